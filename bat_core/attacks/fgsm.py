@@ -1,0 +1,49 @@
+"""The fast gradient sign method."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import ATTACKS, Attack, LogitsFn, Target
+from bat_core.attacks.pgd import PGD
+from bat_core.rng import Draws
+from bat_core.threat import LinfBall
+
+
+@ATTACKS.register("fgsm")
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One signed gradient step as long as the budget, see `fgsm`."""
+
+    random_start: bool = False
+
+    def search(self, logits_fn: LogitsFn, ball: LinfBall, y: Tensor, target: Tensor | None, draws: Draws) -> Tensor:
+        one_step = PGD(eps=self.eps, step_size=self.eps, num_steps=1, random_start=self.random_start)
+        return one_step.search(logits_fn, ball, y, target, draws)
+
+
+def fgsm(
+    logits_fn: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    target: Target = None,
+    random_start: bool = False,
+    generator: torch.Generator | Draws | None = None,
+) -> Tensor:
+    """One cross-entropy gradient step of length eps, projected to the ball and to [0, 1].
+
+    Args:
+        logits_fn: (B, C, H, W) -> (B, K).
+        x: (B, C, H, W) float in [0, 1].  y: (B,) int64.  eps: in the unit of x (8/255).
+        target: None | "mc" | "ll" | "random" | (B,) int64.
+        random_start: take the step from a uniform point of the ball, as training recipes named R- do.
+    Returns:
+        x_adv like x, detached, in [0, 1], within eps of x.
+    Raises:
+        ValueError: eps outside (0, 1], unknown target.
+    Source: Goodfellow et al. 2015, arXiv:1412.6572; targeted form, paper section 4.2.
+    """
+    return FGSM(eps=eps, target=target, random_start=random_start)(logits_fn, x, y, generator=generator)

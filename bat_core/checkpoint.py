@@ -1,0 +1,186 @@
+"""Checkpoints as safetensors and JSON: written atomically, with checksums, resumable bit for bit."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bat_core.config import TrialConfig, from_dict, to_dict
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.fit import TrainState, initial_state
+from bat_core.models import ImageShape, build_model
+
+FORMAT = 1
+DESCRIPTION = "config.json"
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+KEPT = 2  # the newest, and the one before should that be damaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The JSON beside the weights: all that is needed to rebuild the model, and the files' checksums."""
+
+    config: TrialConfig
+    num_classes: int
+    image_shape: ImageShape
+    epoch: int
+    class_names: tuple[str, ...]
+    sha256: Mapping[str, str]
+    format: int = FORMAT
+
+
+def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
+    """Write `folder/epoch_NNNN`, whole or not at all, then drop all but the two newest.
+
+    Returns:
+        The checkpoint's own folder.
+    """
+    target = folder / f"epoch_{state.epoch:04d}"
+    tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
+    _write(target, tensors, config, dataset, state.epoch)
+    for old in checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def save_model(folder: Path, model: nn.Module, config: TrialConfig, dataset: Dataset) -> None:
+    """Write a finished model's weights and description into `folder`, whole or not at all."""
+    _write(folder, {MODEL: _model_tensors(model)}, config, dataset, config.train.epochs)
+
+
+def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
+    """The newest sound checkpoint in `folder`, or None.
+
+    A checkpoint that is damaged, or of another config, is passed over for the one before.
+    """
+    for candidate in reversed(checkpoints(folder)):
+        try:
+            description = read_description(candidate)
+        except InputError:
+            continue
+        if description.config != config:
+            continue
+        state = initial_state(config, dataset, device)
+        state.model.load_state_dict(load_file(candidate / MODEL))
+        _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
+        state.epoch = description.epoch
+        return state
+    return None
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
+    """A trained model, ready to classify images in [0, 1] and to be attacked.
+
+    Args:
+        path: a model folder, a checkpoint, or a trial's folder (its finished model, else its newest checkpoint).
+    Returns:
+        The module in evaluation mode on the CPU, and the config that trained it.
+    Raises:
+        ValueError: no model there, or a damaged one.
+    """
+    folder = _find_model(Path(path))
+    description = read_description(folder)
+    model = build_model(
+        description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
+    )
+    model.load_state_dict(load_file(folder / MODEL))
+    return model.eval(), description.config
+
+
+def read_description(folder: Path) -> Description:
+    """The description of the model in `folder`, when its files are as they were written.
+
+    Raises:
+        InputError: the folder holds no model, or a file of it is damaged.
+    """
+    try:
+        description = from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
+        for name, digest in description.sha256.items():
+            if _digest(folder / name) != digest:
+                raise InputError(f"{folder / name} is damaged: its SHA-256 is not the one in {DESCRIPTION}")
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise InputError(f"{folder} holds no sound model: {error}") from error
+    return description
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("epoch_*"))
+
+
+def _find_model(path: Path) -> Path:
+    candidates = [path, path / "model", *reversed(checkpoints(path / "checkpoints")), *reversed(checkpoints(path))]
+    for candidate in candidates:
+        if (candidate / MODEL).is_file():
+            return candidate
+    raise InputError(f"no model in {str(path)!r}: name a trial's folder, or one that holds {MODEL}")
+
+
+def _write(
+    target: Path, files: Mapping[str, Mapping[str, Tensor]], config: TrialConfig, dataset: Dataset, epoch: int
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, tensors in files.items():
+        save_file(dict(tensors), partial / name)
+        _sync(partial / name)
+    description = Description(
+        config=config,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        epoch=epoch,
+        class_names=dataset.class_names,
+        sha256={name: _digest(partial / name) for name in files},
+    )
+    (partial / DESCRIPTION).write_text(json.dumps(to_dict(description), indent=2))
+    _sync(partial / DESCRIPTION)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    _sync(target.parent)
+
+
+def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {
+        f"{parameter}.{name}": value.detach().cpu().contiguous()
+        for parameter, values in state.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        parameter, name = key.split(".", 1)
+        state.setdefault(int(parameter), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

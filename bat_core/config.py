@@ -1,0 +1,179 @@
+"""What a trial is: frozen, validated, written as JSON and hashed, so that equal trials are known as equal."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from bat_core.losses import LOSSES
+
+FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
+SCHEDULES = ("one_cycle", "multi_step", "cosine")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images. Where they lie is no part of a trial: the same trial runs on another machine."""
+
+    name: str = "digits"
+    train_size: int | None = None
+    val_size: int | None = None
+    test_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for where in ("train_size", "val_size", "test_size"):
+            size = getattr(self, where)
+            if size is not None:
+                check_finite(f"data.{where}", size, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """A training recipe by name, with its parameters (`eps` in [0, 1] units, `beta` ...)."""
+
+    name: str = "R-MC-LA"
+    params: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for param, value in self.params.items():
+            if param == "eps":
+                check_amount("recipe.eps", value)
+            else:
+                check_finite(f"recipe.{param}", value, allow_inf=True)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.params.items()))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the weights are fitted: SGD with momentum, weight decay on convolution and linear weights alone.
+
+    `milestones` belong to `multi_step` and are fractions of `epochs` at which lr falls tenfold; the
+    paper's [60, 90, 100] are 0.6 and 0.9 of 100 epochs. `val_steps` PGD steps estimate the robust
+    accuracy on validation images after each epoch. `batch_size` is global.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.1
+    schedule: str = "one_cycle"
+    milestones: tuple[float, ...] = (0.6, 0.9)
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    val_steps: int = 5
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_finite("train.epochs", self.epochs, low=1)
+        check_finite("train.batch_size", self.batch_size, low=1)
+        check_finite("train.lr", self.lr, strict=True)
+        check_finite("train.momentum", self.momentum)
+        check_finite("train.weight_decay", self.weight_decay)
+        check_finite("train.val_steps", self.val_steps, low=1)
+        check_choice("train.schedule", self.schedule, SCHEDULES)
+        check_choice("train.precision", self.precision, PRECISIONS)
+        if self.momentum >= 1:
+            raise InputError(f"train.momentum={self.momentum:g} must be below 1")
+        if any(not 0 < milestone < 1 for milestone in self.milestones):
+            raise InputError(f"train.milestones={self.milestones} are fractions of the epochs, between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """The evaluation: one PGD trajectory from a random start for each loss, read at `steps`."""
+
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: tuple[int, ...] = FIGURE_1_STEPS
+    losses: tuple[str, ...] = ("ce", "cw")
+    batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        check_amount("attack.eps", self.eps)
+        check_amount("attack.step_size", self.step_size)
+        check_finite("attack.batch_size", self.batch_size, low=1)
+        if not self.steps or not self.losses:
+            raise InputError("attack.steps and attack.losses need at least one entry each")
+        if min(self.steps) < 1 or list(self.steps) != sorted(set(self.steps)):
+            raise InputError(
+                f"attack.steps={self.steps} must be whole numbers from 1 upwards, each larger than the last"
+            )
+        for loss in self.losses:
+            check_choice("attack.losses", loss, LOSSES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One model: the images, the network, the recipe, the fitting, the evaluation and the seed."""
+
+    data: DataConfig = DataConfig()
+    model: str = "small_cnn"
+    recipe: RecipeConfig = RecipeConfig()
+    train: TrainConfig = TrainConfig()
+    attack: AttackConfig = AttackConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_finite("seed", self.seed)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are the same on every machine for equal configs."""
+        text = json.dumps(to_dict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values; infinity is written "inf", which JSON lacks."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and math.isinf(value):
+            return str(value)
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value
+
+    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
+    """The dataclass `kind` from what `to_dict` made of it.
+
+    Raises:
+        InputError: a field that `kind` does not have, or a value of another type.
+    """
+    hints = typing.get_type_hints(kind)
+    if unknown := set(values) - set(hints):
+        raise InputError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}; its fields are {', '.join(hints)}")
+    return kind(**{name: _typed(f"{kind.__name__}.{name}", hints[name], value) for name, value in values.items()})
+
+
+def _typed(where: str, hint: Any, value: Any) -> Any:  # noqa: PLR0911
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), value)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _typed(where, arguments[0], value)
+    if origin is tuple:
+        return tuple(_typed(where, arguments[0], item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _typed(f"{where}.{key}", arguments[1], item) for key, item in value.items()}
+    if hint is float and value in ("inf", "-inf"):
+        return float(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+        raise InputError(f"{where}={value!r} must be of type {hint.__name__}")
+    return value

@@ -1,0 +1,16 @@
+"""Data sets by name. A new file here that registers a loader is a new data set."""
+
+from bat_core.data.augment import Augmentation, to_unit
+from bat_core.data.base import DATASETS, Dataset, Request, Source, Split, dataset_names, load_dataset
+
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Dataset",
+    "Request",
+    "Source",
+    "Split",
+    "dataset_names",
+    "load_dataset",
+    "to_unit",
+]

@@ -1,0 +1,47 @@
+"""From uint8 to [0, 1], with random crops and flips, on whatever device the images are on."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bat_core.rng import Draws
+
+MID_GREY = 128
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Pad by `pad` pixels of mid-grey and crop at random; mirror left to right with probability 1/2."""
+
+    pad: int = 0
+    flip: bool = False
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """uint8 (B, C, H, W) -> uint8 (B, C, H, W), each image moved on its own."""
+        if self.pad:
+            images = self._crop(images, draws)
+        if self.flip:
+            mirrored = draws.integers(2, images).bool()[:, None, None, None]
+            images = torch.where(mirrored, images.flip(3), images)
+        return images
+
+    def _crop(self, images: Tensor, draws: Draws) -> Tensor:
+        size, _, height, width = images.shape
+        padded = F.pad(images, (self.pad,) * 4, value=MID_GREY)
+        device = images.device
+        top = draws.integers(2 * self.pad + 1, images)[:, None] + torch.arange(height, device=device)
+        left = draws.integers(2 * self.pad + 1, images)[:, None] + torch.arange(width, device=device)
+        each = torch.arange(size, device=device)[:, None, None]
+        return padded.permute(0, 2, 3, 1)[each, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)
+
+
+NO_AUGMENTATION = Augmentation()
+CROP_AND_FLIP = Augmentation(pad=4, flip=True)
+CROP = Augmentation(pad=4)
+
+
+def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 -> [0, 1]; images that are floating point already pass unchanged."""
+    return images if images.is_floating_point() else images.to(dtype) / 255

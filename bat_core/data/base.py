@@ -1,0 +1,189 @@
+"""Data sets as uint8 tensors in one canonical order, split so that test is never chosen on."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from bat_core.data.augment import NO_AUGMENTATION, Augmentation
+from bat_core.errors import InputError
+from bat_core.models.base import ImageShape
+from bat_core.registry import Registry
+
+VAL_FRACTION = 10  # one train image in ten ...
+VAL_MOST = 1000  # ... and at most so many are held out to choose by
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, C, H, W), labels int64 (N,), and each image's row in its source, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor) -> "Split":
+        """A split whose rows are simply numbered."""
+        return cls(images, labels, torch.arange(len(images)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, positions: Tensor | slice) -> "Split":
+        """The examples at `positions`, in that order."""
+        return Split(self.images[positions], self.labels[positions], self.rows[positions])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a data set's loader returns: the published splits and what is known of the images.
+
+    `pixel` is the unit in which budgets are counted, in [0, 1]: 1/255 where images have the usual
+    256 levels. `augmentation` is what training on them usually does.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    pixel: float = 1 / 255
+    augmentation: Augmentation = NO_AUGMENTATION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set ready to use: train to fit, val (a part of the published train) to choose, test to report."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    pixel: float
+    augmentation: Augmentation
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(C, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Where a loader looks: `data_dir` as the user named it, and whether it may download there."""
+
+    name: str
+    data_dir: Path | None
+    download: bool = False
+
+    def require_dir(self) -> Path:
+        """The folder, when it is one and holds something (or may be filled).
+
+        Raises:
+            InputError: no folder was named, or it is missing or empty.
+        """
+        if self.data_dir is None:
+            raise InputError(f"data set {self.name!r} is read from a folder: name it with --data-dir DIR")
+        if self.download:
+            return self.data_dir
+        if not self.data_dir.is_dir():
+            raise InputError(
+                f"data folder {str(self.data_dir)!r} does not exist: name an existing one, or add --download"
+            )
+        if not any(self.data_dir.iterdir()):
+            raise InputError(
+                f"data folder {str(self.data_dir)!r} is empty: name one with {self.name} in it, or add --download"
+            )
+        return self.data_dir
+
+
+Loader: TypeAlias = Callable[[Request], Source]
+DATASETS: Registry[Loader] = Registry("data set", "bat_core.data")
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    download: bool = False,
+    train_size: int | None = None,
+    val_size: int | None = None,
+    test_size: int | None = None,
+) -> Dataset:
+    """Load a data set into memory.
+
+    Images are put in the order of a hash of their content, so that a split or a subset is the same
+    whichever format and row order they were stored in. Validation images are the first of train in
+    that order; subsets are the first of what remains.
+
+    Args:
+        data_dir: folder with the images; not needed where they are embedded (digits).
+        train_size, val_size, test_size: at most so many images. Default: all for train and test,
+            a tenth of train and at most 1,000 for val.
+    Returns:
+        `.train .val .test` with images uint8 (N, C, H, W) and labels int64 (N,).
+    Raises:
+        ValueError: unknown name, folder missing or empty, damaged file, labels out of range, a size
+            that the data set does not have.
+    """
+    loader, _ = DATASETS.find(name)
+    directory = Path(data_dir) if data_dir is not None else None
+    source = loader(Request(name=name, data_dir=directory, download=download))
+    _check(name, "train", source.train, len(source.class_names))
+    _check(name, "test", source.test, len(source.class_names))
+    if source.train.images.shape[1:] != source.test.images.shape[1:]:
+        raise InputError(f"data set {name!r}: train and test images differ in size")
+    train = _canonical(source.train)
+    if val_size is None:
+        val_size = min(len(train) // VAL_FRACTION, VAL_MOST)
+    val = _first("val_size", train, val_size, below=len(train))
+    rest = train.take(slice(len(val), None))
+    return Dataset(
+        name=name,
+        train=_first("train_size", rest, train_size),
+        val=val,
+        test=_first("test_size", _canonical(source.test), test_size),
+        class_names=source.class_names,
+        pixel=source.pixel,
+        augmentation=source.augmentation,
+    )
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Every data set's name, sorted."""
+    return DATASETS.names()
+
+
+def _check(name: str, part: str, split: Split, num_classes: int) -> None:
+    if len(split) == 0:
+        raise InputError(f"data set {name!r}: its {part} split holds no images")
+    low, high = int(split.labels.min()), int(split.labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"data set {name!r}: {part} labels span {low}..{high}, but with {num_classes} classes they must lie in"
+            f" 0..{num_classes - 1}"
+        )
+
+
+def _canonical(split: Split) -> Split:
+    images = split.images.numpy()
+    keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    return split.take(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
+
+
+def _first(where: str, split: Split, size: int | None, *, below: int | None = None) -> Split:
+    if size is None:
+        return split
+    if not 1 <= size <= len(split) or size == below:
+        most = len(split) if below is None else below - 1
+        raise InputError(f"{where}={size} must lie in 1..{most}: so many images are there")
+    return split.take(slice(size))

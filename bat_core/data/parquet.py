@@ -1,0 +1,78 @@
+"""Folders of Parquet files as the Hugging Face hub lays them out: {split}-{shard}-of-{count}.parquet."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from bat_core.data.base import Split
+from bat_core.errors import InputError
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMN = "label"
+SHARD = re.compile(r"(?P<split>\w+)-(?P<shard>\d+)-of-(?P<count>\d+)\.parquet")
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether the folder holds Parquet files at all."""
+    return any(folder.glob("*.parquet"))
+
+
+def read_split(folder: Path, split: str) -> Split:
+    """All shards of one split, images decoded, in the order of their rows.
+
+    Args:
+        split: "train" or "test".
+    Returns:
+        A split with images uint8 (N, 3, H, W).
+    Raises:
+        InputError: a shard is missing, cut short or damaged, lacks a column, or images differ in size.
+    """
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for path in _shards(folder, split):
+        table = _read(path)
+        image_column = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
+        if image_column is None or LABEL_COLUMN not in table.column_names:
+            raise InputError(f"{path}: columns are {', '.join(table.column_names)}; needed: img or image, and label")
+        images += [_decode(cell, path) for cell in table.column(image_column).to_pylist()]
+        labels += table.column(LABEL_COLUMN).to_pylist()
+    if len({image.shape for image in images}) > 1:
+        raise InputError(f"{folder}: the images of split {split!r} differ in size")
+    stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    return Split.of(stacked, torch.tensor(labels, dtype=torch.int64))
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    found = {}
+    count = 0
+    for path in sorted(folder.glob("*.parquet")):
+        match = SHARD.fullmatch(path.name)
+        if match and match["split"] == split:
+            found[int(match["shard"])] = path
+            count = max(count, int(match["count"]))
+    if not found:
+        raise InputError(f"{folder}: no file {split}-00000-of-NNNNN.parquet in it")
+    missing = [shard for shard in range(count) if shard not in found]
+    if missing:
+        raise InputError(f"{folder}: shard {missing[0]} of the {count} of split {split!r} is missing")
+    return [found[shard] for shard in range(count)]
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{path} cannot be read as Parquet, it is cut short or damaged: {reason}") from error
+
+
+def _decode(cell: dict[str, bytes], path: Path) -> Tensor:
+    try:
+        return decode_image(torch.frombuffer(bytearray(cell["bytes"]), dtype=torch.uint8), ImageReadMode.RGB)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: an image cannot be decoded: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,198 @@
+"""The epoch loop, nothing else: a generator that yields after each epoch and leaves reporting to its caller."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bat_core.attacks import pgd
+from bat_core.config import TrialConfig
+from bat_core.data import Augmentation, Dataset, Split, to_unit
+from bat_core.forward import autocast, evaluation_mode, resolve_precision
+from bat_core.models import build_model
+from bat_core.recipes import Recipe, get_recipe
+from bat_core.rng import Draws, ExampleDraws, named_generator, named_seed
+from bat_core.schedule import learning_rate
+from bat_core.workers import Workers
+
+VAL_BATCH = 500
+
+
+@dataclass
+class TrainState:
+    """What training goes on from: the model, the optimiser and how many epochs are done.
+
+    Randomness is not part of it: every epoch draws from its own named seed.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """One finished epoch. Accuracies are in [0, 1]; `val_*` are measured on validation images.
+
+    `train_acc` is that on the attacked training images, as the epoch went by. `state` is live: save
+    it before asking for the next report.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_acc: float
+    val_clean_acc: float
+    val_robust_acc: float
+    seconds: float
+    state: TrainState
+
+
+def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState:
+    """A model and its optimiser before the first epoch, from the trial's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(named_seed(config.seed, "init"))
+        model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainState(model, _optimizer(config, model))
+
+
+def fit(
+    config: TrialConfig,
+    dataset: Dataset,
+    *,
+    state: TrainState | None = None,
+    device: torch.device | str = "cpu",
+    workers: Workers = Workers(),
+) -> Iterator[EpochReport]:
+    """Train a model by the trial's recipe.
+
+    Args:
+        dataset: its train split is fitted, its val split measured; test is not looked at.
+        state: where to go on; None begins anew. On CPU, going on equals never having stopped, bit for bit.
+        workers: the processes that share the global batch; each calls fit with the same arguments.
+    Yields:
+        A report after each epoch from state.epoch + 1 to config.train.epochs.
+    Raises:
+        ValueError: more workers than divide the batch, or fewer training images than one batch.
+        FloatingPointError: the loss is no longer finite.
+    """
+    device = torch.device(device)
+    state = state or initial_state(config, dataset, device)
+    trainer = _Trainer(config, dataset, state, device, workers)
+    for epoch in range(state.epoch + 1, config.train.epochs + 1):
+        yield trainer.run_epoch(epoch)
+
+
+class _Trainer:
+    def __init__(
+        self, config: TrialConfig, dataset: Dataset, state: TrainState, device: torch.device, workers: Workers
+    ) -> None:
+        self.config, self.state, self.device, self.workers = config, state, device, workers
+        self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
+        self.augmentation: Augmentation = dataset.augmentation
+        self.images = dataset.train.images.to(device)
+        self.labels = dataset.train.labels.to(device)
+        self.val = dataset.val
+        self.batches = batches_per_epoch(config, len(dataset.train), workers)
+        self.precision = resolve_precision(config.train.precision, device)
+        self.update_model = workers.wrap(state.model)
+
+    def run_epoch(self, epoch: int) -> EpochReport:
+        started = time.perf_counter()
+        order = torch.randperm(len(self.images), generator=named_generator(self.config.seed, "order", epoch))
+        draws = Draws(
+            named_generator(self.config.seed, "draws", epoch, device=self.device), self.workers.rank, self.workers.size
+        )
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images
+        size = self.config.train.batch_size
+        for batch in range(self.batches):
+            progress = (epoch - 1 + batch / self.batches) / self.config.train.epochs
+            for group in self.state.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config.train, progress)
+            chosen = self.workers.share(order[batch * size : (batch + 1) * size]).to(self.device)
+            totals += self._update(self.images[chosen], self.labels[chosen], draws)
+        self.workers.agree(self.state.model)
+        loss, correct, count = self.workers.sum(totals).tolist()
+        if not (loss / count < float("inf")):
+            raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
+        clean, robust = self._validate(epoch)
+        self.state.epoch = epoch
+        return EpochReport(
+            epoch=epoch,
+            lr=self.state.optimizer.param_groups[0]["lr"],
+            train_loss=loss / count,
+            train_acc=correct / count,
+            val_clean_acc=clean,
+            val_robust_acc=robust,
+            seconds=time.perf_counter() - started,
+            state=self.state,
+        )
+
+    def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        model = self.state.model
+        x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=torch.channels_last)
+        with evaluation_mode(model), autocast(self.device, self.precision):
+            x_adv, label = self.recipe.craft(model, x, y, draws)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.precision):
+            losses, logits = self.recipe.loss(self.update_model, x, x_adv, label)
+        losses.mean().backward()
+        self.state.optimizer.step()
+        correct = (logits.detach().argmax(1) == y).sum()
+        return torch.stack([losses.detach().sum(), correct, correct.new_tensor(len(y))]).double()
+
+    def _validate(self, epoch: int) -> tuple[float, float]:
+        mine = self.workers.share(torch.arange(len(self.val)))
+        counts = torch.zeros(3, dtype=torch.float64, device=self.device)
+        with evaluation_mode(self.state.model):
+            for positions in mine.split(VAL_BATCH):
+                counts += self._judge(self.val.take(positions), epoch)
+        clean, robust, count = self.workers.sum(counts).tolist()
+        return clean / count, robust / count
+
+    def _judge(self, part: Split, epoch: int) -> Tensor:
+        attack, model = self.config.attack, self.state.model
+        x, y = to_unit(part.images).to(self.device), part.labels.to(self.device)
+        draws = ExampleDraws(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
+        with autocast(self.device, self.precision):
+            x_adv = pgd(
+                model,
+                x,
+                y,
+                eps=attack.eps,
+                step_size=attack.step_size,
+                num_steps=self.config.train.val_steps,
+                generator=draws,
+            )
+        with torch.no_grad():
+            clean = model(x).argmax(1) == y
+            robust = clean & (model(x_adv).argmax(1) == y)
+        return torch.stack([clean.sum(), robust.sum(), clean.sum().new_tensor(len(y))]).double()
+
+
+def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:
+    """How many full global batches an epoch has; the images left over are others each epoch.
+
+    Raises:
+        ValueError: the batch cannot be shared equally, or there are fewer images than one batch.
+    """
+    size = config.train.batch_size
+    if size % workers.size:
+        raise ValueError(f"train.batch_size={size} cannot be shared equally by {workers.size} workers")
+    if train_size < size:
+        raise ValueError(f"train.batch_size={size} is larger than the {train_size} training images")
+    return train_size // size
+
+
+def _optimizer(config: TrialConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with weight decay on convolution and linear weights, not on norms and biases."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": config.train.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.train.lr, momentum=config.train.momentum)

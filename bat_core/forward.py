@@ -1,0 +1,34 @@
+"""How a forward pass is run: in which mode, in which precision."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Batch norm on its running statistics while crafting and judging; the mode found is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    """Run convolutions and matrix products in `precision`; a no-op for float32."""
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type that "auto" | "float32" | "bfloat16" stands for on a device.
+
+    "auto" is bfloat16 on GPUs that have it in hardware and float32 elsewhere.
+    """
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        name = "bfloat16" if native else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

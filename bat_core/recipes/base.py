@@ -1,0 +1,125 @@
+"""What a training recipe is: an attack on the image, a label, and the loss that is lowered."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bat_core.attacks import Attack, LogitsFn
+from bat_core.errors import InputError
+from bat_core.labels import adversarial_label, smooth_label
+from bat_core.losses import cross_entropy
+from bat_core.registry import Registry
+from bat_core.rng import Draws
+
+CleanLogits: TypeAlias = Callable[[], Tensor]
+
+
+class Label(Protocol):
+    """Makes the label to train on, a class (B,) or a distribution (B, K), from the true classes y (B,).
+
+    `clean_logits()` gives the clean images' (B, K); a label that does not call it costs no forward pass.
+    """
+
+    def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """All mass on the true class, said by the class itself."""
+
+    def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+        return y
+
+
+@dataclass(frozen=True)
+class Smooth:
+    """Label smoothing (LS in the paper), eq. 15."""
+
+    eps_y: float = 0.5
+
+    def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:
+        return smooth_label(y, num_classes=clean_logits().shape[1], eps_y=self.eps_y)
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Label adversary (LA in the paper), eq. 14 and 18."""
+
+    beta: float = 9.0
+    gamma: float = 0.01
+
+    def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:
+        return adversarial_label(clean_logits(), y, beta=self.beta, gamma=self.gamma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one batch becomes one training loss.
+
+    Methods that need another loss than cross-entropy on the attacked images override `loss`.
+    """
+
+    attack: Attack | None = None
+    label: Label = OneHot()
+
+    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Attacked images (B, C, H, W) in [0, 1] and their labels, (B,) or (B, K), all detached.
+
+        `logits_fn` is the bare model with batch norm on its running statistics. The clean images
+        pass it at most once, for the label and the target together.
+        """
+
+        @functools.cache
+        def clean_logits() -> Tensor:
+            with torch.no_grad():
+                return logits_fn(x)
+
+        label = self.label(y, clean_logits)
+        if self.attack is None:
+            return x, label
+        return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits), label
+
+    def loss(  # noqa: ARG002 (x is for methods that train on it too)
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Per-example training loss (B,) and the logits (B, K) of the images trained on, in train mode."""
+        logits = model(x_adv)
+        return cross_entropy(logits, label), logits
+
+
+RecipeFactory: TypeAlias = Callable[..., Recipe]
+RECIPES: Registry[RecipeFactory] = Registry("recipe", "bat_core.recipes")
+
+
+def get_recipe(name: str, **params: float) -> Recipe:
+    """The recipe called `name` in the paper, with the paper's parameters unless given.
+
+    Args:
+        params: what the recipe takes: `eps` (unit of x, default 8/255), `beta`, `gamma`, `eps_y` ...
+    Raises:
+        ValueError: unknown name, a parameter the recipe does not take, or a value outside its range.
+    """
+    factory, captured = RECIPES.find(name)
+    known = recipe_params(name)
+    for param in params:
+        if param not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise InputError(f"recipe {name!r} has no parameter {param!r}: {takes}")
+    return factory(**captured, **params)
+
+
+def recipe_params(name: str) -> Mapping[str, float]:
+    """The parameters that recipe `name` takes, with their defaults."""
+    factory, captured = RECIPES.find(name)
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in captured}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Every recipe's name, sorted."""
+    return RECIPES.names()

@@ -1,0 +1,75 @@
+"""Finding things by name: a new file in a package is enough, there is no list to edit."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from bat_core.errors import unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """What one name, or one family of names made by a rule, stands for."""
+
+    item: T
+    pattern: re.Pattern[str]
+    form: str
+
+
+@dataclass
+class Registry(Generic[T]):
+    """Names of one kind of thing, filled by importing every module of a package once.
+
+    `kind` is the word used in errors; `package` the package whose modules register into it.
+    """
+
+    kind: str
+    package: str
+    _entries: dict[str, Entry[T]] = field(default_factory=dict)
+    _discovered: bool = False
+
+    def register(self, name: str, *, pattern: str | None = None, form: str = "") -> Callable[[T], T]:
+        """Decorator: `name` stands for what is decorated.
+
+        With `pattern` (a regular expression with named groups) it stands for a whole family, described
+        to people by `form`, as `wrn_<depth>_<width>`; `name` is then the family's usual member.
+        """
+
+        def remember(item: T) -> T:
+            if name in self._entries:
+                raise RuntimeError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = Entry(item, re.compile(pattern or re.escape(name)), form)
+            return item
+
+        return remember
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted; a family by its usual member."""
+        self._discover()
+        return tuple(sorted(self._entries))
+
+    def find(self, name: str) -> tuple[T, dict[str, str]]:
+        """The item that bears `name`, and what its pattern's groups captured.
+
+        Raises:
+            InputError: nothing bears that name.
+        """
+        self._discover()
+        for entry in self._entries.values():
+            if match := entry.pattern.fullmatch(name):
+                return entry.item, {key: text for key, text in match.groupdict().items() if text is not None}
+        forms = ", ".join(entry.form for entry in self._entries.values() if entry.form)
+        raise unknown_name(self.kind, name, self._entries, forms=forms)
+
+    def _discover(self) -> None:
+        if self._discovered:
+            return
+        self._discovered = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{module.name}")

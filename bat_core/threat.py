@@ -1,0 +1,69 @@
+"""The L-infinity ball around an image, within [0, 1]: its bounds, a random start, projection, the check."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bat_core.errors import check_amount
+from bat_core.rng import Draws
+
+
+@dataclass(frozen=True)
+class LinfBall:
+    """All images within `eps` of x and in [0, 1] (eq. 2, there in [-1, 1]): the box [lower, upper].
+
+    The bounds are rounded inward, so that `max|z - x| <= eps` holds exactly for every z between
+    them, whether the comparison is made in the images' precision or in float64.
+    """
+
+    x: Tensor
+    eps: float
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float) -> "LinfBall":
+        """The ball around images x (B, C, H, W) in [0, 1].
+
+        Raises:
+            ValueError: eps outside (0, 1], x not floating point, or x leaving [0, 1].
+        """
+        check_amount("eps", eps)
+        if not x.is_floating_point():
+            raise ValueError(f"x is {x.dtype}: attacks take floating-point images in [0, 1]")
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images are in [0, 1]")
+        radius = _round_down(eps, x.dtype).to(x.device)
+        upper, lower = x + radius, x - radius
+        upper = torch.where(upper - x > radius, torch.nextafter(upper, x), upper)
+        lower = torch.where(x - lower > radius, torch.nextafter(lower, x), lower)
+        return cls(x, eps, lower.clamp_(min=0), upper.clamp_(max=1))
+
+    def random_start(self, draws: Draws) -> Tensor:
+        """Uniform in the ball of radius eps around x, then projected to [0, 1] (eq. 3)."""
+        return self.project(self.x + (2 * draws.uniform(self.x) - 1) * self.eps)
+
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest image in the ball."""
+        return torch.minimum(torch.maximum(z, self.lower), self.upper)
+
+    def check(self, x_adv: Tensor) -> Tensor:
+        """x_adv, when it is in the ball and in [0, 1].
+
+        Raises:
+            RuntimeError: it is not, or holds NaN; an attack that cheats is a defect, not a result.
+        """
+        inside = (x_adv >= self.lower) & (x_adv <= self.upper)
+        if x_adv.shape != self.x.shape or not bool(inside.all()):
+            raise RuntimeError(
+                f"the attack left its ball: {int((~inside).sum())} values outside eps={self.eps:g} or [0, 1]"
+            )
+        return x_adv
+
+
+def _round_down(value: float, dtype: torch.dtype) -> Tensor:
+    rounded = torch.tensor(value, dtype=dtype)
+    if rounded.double().item() > value:
+        rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
+    return rounded
