@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Description:
     epoch: int
     class_names: tuple[str, ...]
     sha256: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -48,7 +49,7 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
-    _write(target, tensors, config, dataset, state.epoch)
+    _write(target, tensors, config, dataset, state.epoch, state.metrics)
     for old in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old)
     return target
@@ -56,7 +57,7 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
 
 def save_model(folder: Path, model: nn.Module, config: TrialConfig, dataset: Dataset) -> None:
     """Write a finished model's weights and description into `folder`, whole or not at all."""
-    _write(folder, {MODEL: _model_tensors(model)}, config, dataset, config.train.epochs)
+    _write(folder, {MODEL: _model_tensors(model)}, config, dataset, config.train.epochs, {})
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
@@ -75,6 +76,7 @@ def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device:
         state.model.load_state_dict(load_file(candidate / MODEL))
         _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
         state.epoch = description.epoch
+        state.metrics = dict(description.metrics)
         return state
     return None
 
@@ -128,7 +130,12 @@ def _find_model(path: Path) -> Path:
 
 
 def _write(
-    target: Path, files: Mapping[str, Mapping[str, Tensor]], config: TrialConfig, dataset: Dataset, epoch: int
+    target: Path,
+    files: Mapping[str, Mapping[str, Tensor]],
+    config: TrialConfig,
+    dataset: Dataset,
+    epoch: int,
+    metrics: Mapping[str, float],
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -144,6 +151,7 @@ def _write(
         epoch=epoch,
         class_names=dataset.class_names,
         sha256={name: _digest(partial / name) for name in files},
+        metrics=metrics,
     )
     (partial / DESCRIPTION).write_text(json.dumps(to_dict(description), indent=2))
     _sync(partial / DESCRIPTION)

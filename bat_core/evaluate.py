@@ -145,7 +145,8 @@ def evaluate(
         images: (N, C, H, W) uint8, or float in [0, 1].  labels: (N,) int64.
         attack: budget, step size, steps to read, losses, batch size.
         rows: (N,) names of the examples; default 0 ... N-1.
-        precision: "float32" | "bfloat16" | "auto", for the search alone.
+        precision: "float32" | "bfloat16" | "auto", for the search alone. A search in bfloat16 is judged
+            in float32 at every listed step, and between them wherever it saw an example misclassified.
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
@@ -213,15 +214,21 @@ def _judge_trajectory(
         with autocast(x.device, precision):
             return model(z)
 
+    @torch.no_grad()
+    def classified(z: Tensor, label: Tensor) -> Tensor:
+        return model(z).argmax(1) == label
+
     broken_at = torch.where(clean_correct, UNBROKEN, 0)
     final = []
     for iterate in search.trajectory(searched, x, y, generator=draws):
-        logits = iterate.logits
-        if logits is None or not exact:
-            with torch.no_grad():
-                logits = model(iterate.x)
-        correct = logits.argmax(1) == y
+        listed = iterate.step in attack.steps
+        if iterate.logits is None or (listed and not exact):
+            correct = classified(iterate.x, y)
+        else:
+            correct = iterate.logits.argmax(1) == y
+            if not exact and bool((seen := (broken_at == UNBROKEN) & ~correct).any()):
+                correct[seen] = classified(iterate.x[seen], y[seen])
         broken_at = torch.where((broken_at == UNBROKEN) & ~correct, iterate.step, broken_at)
-        if iterate.step in attack.steps:
+        if listed:
             final.append(correct)
     return broken_at.cpu().numpy(), torch.stack(final, dim=1).cpu().numpy()

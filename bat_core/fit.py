@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,14 @@ VAL_BATCH = 500
 class TrainState:
     """What training goes on from: the model, the optimiser and how many epochs are done.
 
-    Randomness is not part of it: every epoch draws from its own named seed.
+    Randomness is not part of it: every epoch draws from its own named seed. `metrics` are what was
+    measured after the last epoch.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class EpochReport:
     val_robust_acc: float
     seconds: float
     state: TrainState
+
+    def metrics(self) -> dict[str, float]:
+        """All but the state, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
 
 
 def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState:
@@ -120,7 +126,7 @@ class _Trainer:
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
         clean, robust = self._validate(epoch)
         self.state.epoch = epoch
-        return EpochReport(
+        report = EpochReport(
             epoch=epoch,
             lr=self.state.optimizer.param_groups[0]["lr"],
             train_loss=loss / count,
@@ -130,6 +136,8 @@ class _Trainer:
             seconds=time.perf_counter() - started,
             state=self.state,
         )
+        self.state.metrics = report.metrics()
+        return report
 
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
         model = self.state.model

@@ -1,0 +1,1 @@
+"""What a search may vary: pure data, without ray and without torch."""

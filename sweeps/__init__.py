@@ -1,0 +1,1 @@
+"""Sweeps, one runnable file each, and in `engine` what they run on."""

@@ -84,8 +84,8 @@ class Recipe:
             return x, label
         return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits), label
 
-    def loss(  # noqa: ARG002 (x is for methods that train on it too)
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, label: Tensor
+    def loss(
+        self, model: nn.Module, x: Tensor, x_adv: Tensor, label: Tensor  # noqa: ARG002 (for methods that train on x too)
     ) -> tuple[Tensor, Tensor]:
         """Per-example training loss (B,) and the logits (B, K) of the images trained on, in train mode."""
         logits = model(x_adv)

@@ -1,0 +1,1 @@
+"""What sweeps run on: options, Ray, records, MLflow, the table and the figures."""

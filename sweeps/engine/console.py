@@ -1,0 +1,163 @@
+"""What a person sees while a sweep runs: a table of trials, drawn from the records."""
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from sweeps.engine.curves import budget_in_pixels
+from sweeps.engine.records import RECORD, TrialStatus, read_status
+from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+
+PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
+
+
+class StatusBoard:
+    """The state of every trial, read anew only where a record has grown."""
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
+        self.sweep, self.folder = sweep, folder
+        self._seen: dict[str, tuple[int, TrialStatus]] = {}
+
+    def status(self, trial: Trial) -> TrialStatus:
+        """The trial's present state."""
+        record = self.folder.trial(trial) / RECORD
+        size = record.stat().st_size if record.exists() else 0
+        known = self._seen.get(trial.id)
+        if known is None or known[0] != size:
+            known = self._seen[trial.id] = (size, read_status(self.folder.trial(trial)))
+        return known[1]
+
+    def all(self) -> list[tuple[Trial, TrialStatus]]:
+        """Each trial with its state, in the sweep's order."""
+        return [(trial, self.status(trial)) for trial in self.sweep.trials]
+
+
+@contextmanager
+def live_table(sweep: Sweep, folder: SweepFolder, console: Console, *, concurrent: int) -> Iterator[None]:
+    """Show the table while the body runs: in place on a terminal, every few seconds elsewhere."""
+    board = StatusBoard(sweep, folder)
+    began = time.time()
+
+    def table() -> Table:
+        return status_table(board, began, concurrent)
+
+    if console.is_terminal:
+        with Live(get_renderable=table, console=console, refresh_per_second=2):
+            yield
+        return
+    stop = threading.Event()
+
+    def print_now_and_then() -> None:
+        while not stop.wait(PLAIN_INTERVAL):
+            console.print(table())
+
+    printer = threading.Thread(target=print_now_and_then, daemon=True)
+    printer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        printer.join()
+        console.print(table())
+
+
+def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
+    """Trial, budget, seed, epoch, validation accuracies, what it does, time left."""
+    rows = board.all()
+    clock = _Clock(rows, time.time())
+    left = clock.all_left(concurrent)
+    done = sum(status.phase == "finished" for _, status in rows)
+    title = f"{board.sweep.name}: {done} of {len(rows)} trials done, {_clock(time.time() - began)} gone"
+    table = Table(
+        title=title + (f", about {_clock(left)} left" if left is not None and left > 0 else ""), title_justify="left"
+    )
+    for column in ("recipe", "budget", "seed", "epoch", "clean", "robust", "state", "left"):
+        table.add_column(column, justify="left" if column in {"recipe", "state"} else "right", no_wrap=True)
+    for trial, status in rows:
+        clean, robust = _accuracies(status)
+        pixels = budget_in_pixels(trial, board.sweep.pixel)
+        table.add_row(
+            trial.config.recipe.name,
+            f"{pixels:g} px" if pixels else "-",
+            str(trial.config.seed),
+            f"{len(status.epochs)}/{trial.config.train.epochs}",
+            clean,
+            robust,
+            _state(status),
+            clock.left(trial, status),
+        )
+    return table
+
+
+def _accuracies(status: TrialStatus) -> tuple[str, str]:
+    if status.result:
+        return f"[bold]{status.result['clean_acc']:.1%}[/]", f"[bold]{status.result['robust_acc']:.1%}[/]"
+    if status.epochs:
+        last = status.epochs[-1]
+        return f"[dim]{last['val_clean_acc']:.1%}[/]", f"[dim]{last['val_robust_acc']:.1%}[/]"
+    return "", ""
+
+
+def _state(status: TrialStatus) -> str:
+    if status.phase == "attacking" and status.attack:
+        return f"attacking {status.attack['done']}/{status.attack['of']}"
+    if status.phase == "failed":
+        return f"[red]failed[/]: {status.reason[:40]}"
+    return {"finished": "[green]done (test)[/]", "training": "training (val)"}.get(status.phase, status.phase)
+
+
+class _Clock:
+    """Estimates what is left from what finished trials and each trial's own epochs took."""
+
+    def __init__(self, rows: list[tuple[Trial, TrialStatus]], now: float) -> None:
+        self.rows, self.now = rows, now
+        ends = [s for _, s in rows if s.phase == "finished" and s.attack_started and s.ended and s.attempts == 1]
+        self.attack = statistics.fmean([(s.ended or 0) - (s.attack_started or 0) for s in ends]) if ends else None
+        self.whole = statistics.fmean([(s.ended or 0) - (s.started or 0) for s in ends]) if ends else None
+
+    def seconds(self, trial: Trial, status: TrialStatus) -> float | None:
+        if status.done:
+            return 0.0
+        if status.phase == "waiting":
+            return self.whole
+        if self.attack is None:
+            return None
+        if status.phase == "attacking":
+            return max(self.attack - (self.now - (status.attack_started or self.now)), 0.0)
+        if not status.epochs:
+            return self.whole
+        pace = statistics.fmean([epoch["seconds"] for epoch in status.epochs])
+        since = self.now - status.epochs[-1]["time"]
+        return max(pace * (trial.config.train.epochs - len(status.epochs)) - since, 0.0) + self.attack
+
+    def left(self, trial: Trial, status: TrialStatus) -> str:
+        seconds = self.seconds(trial, status)
+        if status.done or status.phase == "waiting":
+            return ""
+        return "?" if seconds is None else _clock(seconds)
+
+    def all_left(self, concurrent: int) -> float | None:
+        each = [self.seconds(trial, status) for trial, status in self.rows]
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known) / max(concurrent, 1) if len(known) == len(each) else None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def relative(path: Path) -> str:
+    """The path as a person standing in the working folder would write it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

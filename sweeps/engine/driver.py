@@ -1,0 +1,174 @@
+"""From options to results: checks, runs, mirrors and reports one sweep."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bat_core.config import TrialConfig
+from bat_core.data import Dataset, load_dataset
+from bat_core.errors import InputError
+from bat_core.fit import batches_per_epoch
+from bat_core.models import build_model
+from bat_core.recipes import get_recipe
+from sweeps.engine.console import live_table, relative
+from sweeps.engine.mirroring import Mirroring
+from sweeps.engine.options import SweepOptions, command_line
+from sweeps.engine.records import exclusive, read_status
+from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
+
+FAILED, INTERRUPTED = 1, 130  # exit codes
+
+
+MakeTrials = Callable[[Dataset], Sequence[Trial]]
+Draw = Callable[[Sweep, SweepFolder], Report]
+
+
+def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw: Draw) -> int:
+    """Run a sweep, or go on with one, and say what came out.
+
+    Args:
+        name: the sweep's name, in its folder and in MLflow.
+        make_trials: what varies and what is fixed, once the data set is known.
+        draw: a pure function of the sweep's records.
+    Returns:
+        The exit code: 0, or 1 if a trial failed, or 130 if it was interrupted.
+    Raises:
+        InputError: the input cannot be used; nothing has been started or written.
+    """
+    console = Console()
+    if options.resume:
+        options.refuse_beside_resume()
+        sweep, folder, dataset = _resumed(options, options.resume)
+    else:
+        sweep, folder, dataset = _begun(options, name, make_trials)
+    with _sole_driver(folder):
+        waiting = [trial for trial in sweep.trials if read_status(folder.trial(trial)).phase != "finished"]
+        console.print(f"{len(waiting)} of {len(sweep.trials)} trials to run, in {relative(folder.path)}")
+        mirroring = Mirroring(sweep, folder)
+        with mirroring.running():
+            if waiting:
+                _run(waiting, sweep, dataset, folder, console, options.address or os.environ.get("RAY_ADDRESS"))
+        return _conclude(sweep, folder, draw, mirroring, console)
+
+
+def check_trial(config: TrialConfig, dataset: Dataset) -> None:
+    """Whether the trial's recipe, model and batch exist and fit the data set, before anything starts.
+
+    Raises:
+        InputError: they do not.
+    """
+    get_recipe(config.recipe.name, **config.recipe.params)
+    with torch.device("meta"):
+        build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+    batches_per_epoch(config, len(dataset.train))
+
+
+def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[Sweep, SweepFolder, Dataset]:
+    folder = SweepFolder(options.output_folder(name).resolve())
+    folder.refuse_if_used()
+    resources = options.resources()
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        _check_machine(resources)
+    dataset = options.load()
+    trials = make_trials(dataset)
+    for trial in trials:
+        check_trial(trial.config, dataset)
+        if trial.config.train.batch_size % resources.num_workers:
+            raise InputError(
+                f"--batch-size {trial.config.train.batch_size} cannot be shared equally by"
+                f" --num-workers {resources.num_workers}"
+            )
+    sweep = Sweep.new(
+        name,
+        command=command_line(),
+        data_dir=str(options.data_dir.resolve()) if options.data_dir else None,
+        pixel=dataset.pixel,
+        resources=resources,
+        trials=trials,
+    )
+    folder.create(sweep)
+    return sweep, folder, dataset
+
+
+def _resumed(options: SweepOptions, path: Path) -> tuple[Sweep, SweepFolder, Dataset]:
+    folder = SweepFolder(path.resolve())
+    sweep = folder.load()
+    data = sweep.trials[0].config.data
+    dataset = load_dataset(
+        data.name,
+        options.data_dir or sweep.data_dir,
+        download=options.download,
+        train_size=data.train_size,
+        val_size=data.val_size,
+        test_size=data.test_size,
+    )
+    return sweep, folder, dataset
+
+
+def _check_machine(resources: Resources) -> None:
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    needed = resources.num_workers * resources.cpus_per_worker
+    if needed > cores:
+        raise InputError(f"a trial needs {needed} CPU cores and this machine has {cores}: use fewer workers")
+    if resources.num_workers * resources.gpus_per_worker > gpus:
+        raise InputError(f"a trial needs {resources.num_workers * resources.gpus_per_worker:g} GPUs, here are {gpus}")
+
+
+@contextmanager
+def _sole_driver(folder: SweepFolder) -> Iterator[None]:
+    try:
+        lock = exclusive(folder.path / ".lock", wait=False)
+        lock.__enter__()
+    except BlockingIOError as error:
+        raise InputError(f"the sweep in {str(folder.path)!r} is running already") from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _run(
+    waiting: Sequence[Trial], sweep: Sweep, dataset: Dataset, folder: SweepFolder, console: Console, address: str | None
+) -> None:
+    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
+
+    with ray_runner.cluster(address=address):
+        concurrent = min(ray_runner.concurrent_trials(sweep.resources), len(waiting))
+        with live_table(sweep, folder, console, concurrent=concurrent):
+            ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent)
+
+
+def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirroring, console: Console) -> int:
+    statuses = {trial.id: read_status(folder.trial(trial)) for trial in sweep.trials}
+    failed = {trial: status.reason for trial, status in statuses.items() if status.phase == "failed"}
+    finished = sum(status.phase == "finished" for status in statuses.values())
+    unfinished = len(statuses) - finished - len(failed)
+    report = draw(sweep, folder) if finished else Report(files=(), sentence="No trial finished.")
+    if not unfinished:
+        folder.write_report(report)
+    trouble = mirroring.once()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
+    for trial, reason in failed.items():
+        say(f"failed {trial}: {reason}", "red")
+    for file in report.files:
+        say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
+    say(f"MLflow: mlflow ui --backend-store-uri {mirroring.uri}  (experiment {sweep.title(folder)})")
+    if trouble:
+        say(
+            f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
+            "yellow",
+        )
+    say(report.sentence, "bold")
+    if unfinished or failed:
+        say(
+            f"{unfinished + len(failed)} trials are not finished; go on with --resume {relative(folder.path)}", "yellow"
+        )
+    return INTERRUPTED if unfinished else FAILED if failed else 0

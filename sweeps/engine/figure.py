@@ -1,0 +1,90 @@
+"""Figure 1: accuracy against the number of PGD steps, a line a training budget."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from bat_core.config import AttackConfig
+from sweeps.engine.curves import Family
+from sweeps.engine.sweep import write_atomically
+
+LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
+REFERENCE_COLOR = "0.45"
+CLEAN_AT = 0.45  # where on the step axis clean accuracy is marked
+COLOR_RANGE = (0.92, 0.08)  # of the colour map, smallest budget to largest
+
+
+def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, note: str) -> Figure:
+    """One panel a loss. Solid: final iterate, mean over seeds, in a band from the lowest to the highest
+    seed. Dotted: worst iterate so far. Left of the axis' break: clean accuracy.
+
+    Args:
+        attack: the evaluation all lines share.  note: what stands under the panels.
+    """
+    figure = Figure(figsize=(5.2 * len(attack.losses), 4.9), layout="constrained")
+    panels = figure.subplots(1, len(attack.losses), sharey=True, squeeze=False)[0]
+    colors = _colors(lines)
+    for axes, loss in zip(panels, attack.losses, strict=True):
+        for family, color in zip(lines, colors, strict=True):
+            _draw_family(axes, family, loss, attack.steps, color)
+        _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}")
+    panels[0].set_ylabel("accuracy on test images")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(title, fontsize=12)
+    figure.supxlabel(note, fontsize=8, color="0.3", x=0.01, ha="left")
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg, the same bytes for the same figure."""
+    paths = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        content = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": "bat-sweeps"}):
+            figure.savefig(content, format=suffix[1:], dpi=160, metadata=metadata)
+        path = stem.with_suffix(suffix)
+        write_atomically(path, content.getvalue())
+        paths.append(path)
+    return paths
+
+
+def _draw_family(axes: Axes, family: Family, loss: str, steps: Sequence[int], color: object) -> None:
+    final, worst = family.curve(loss, "final"), family.curve(loss, "worst")
+    style = "--" if family.role == "reference" else "-"
+    axes.plot(steps, [s.mean for s in final], style, marker="o", ms=3.5, color=color, label=family.label)
+    axes.fill_between(steps, [s.low for s in final], [s.high for s in final], color=color, alpha=0.18, lw=0)
+    axes.plot(steps, [s.mean for s in worst], ":", lw=1.1, color=color)
+    clean = family.clean_acc
+    axes.plot([CLEAN_AT], [clean.mean], marker="D", ms=5, color=color, ls="none")
+    axes.plot([CLEAN_AT, CLEAN_AT], [clean.low, clean.high], color=color, lw=2, alpha=0.5)
+
+
+def _dress(axes: Axes, steps: Sequence[int], title: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(CLEAN_AT * 0.75, steps[-1] * 1.25)
+    axes.set_ylim(-0.02, 1.02)
+    axes.axvline((CLEAN_AT * steps[0]) ** 0.5, color="0.8", lw=0.8)
+    axes.xaxis.set_major_locator(FixedLocator([CLEAN_AT, *steps]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels(["clean", *map(str, steps)])
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("PGD steps")
+
+
+def _colors(lines: Sequence[Family]) -> list[object]:
+    budgets = sorted({family.pixels for family in lines if family.role != "reference"})
+    first, last = COLOR_RANGE
+    colors = {
+        budget: mpl.colormaps["plasma"](first + (last - first) * rank / max(len(budgets) - 1, 1))
+        for rank, budget in enumerate(budgets)
+    }
+    return [REFERENCE_COLOR if family.role == "reference" else colors[family.pixels] for family in lines]

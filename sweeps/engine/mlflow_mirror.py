@@ -1,0 +1,183 @@
+"""Makes MLflow agree with the records. Run twice, it changes nothing the second time.
+
+One experiment a sweep, one parent run with the figure, one child run a trial. Runs are found by the
+tags below, values carry the time at which they were recorded, and MLflow keeps equal values once.
+"""
+
+import datetime
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the records hold what a dead server misses
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+
+import mlflow
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from bat_core.config import to_dict
+from bat_core.evaluate import READINGS, Verdicts
+from sweeps.engine.records import VERDICTS, TrialStatus, read_status
+from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
+from sweeps.engine.trial import MODEL
+
+SWEEP_TAG = "bat.sweep_id"
+TRIAL_TAG = "bat.trial_id"
+ROLE_TAG = "bat.role"
+MODEL_TAG = "bat.model"
+PARENT = "(parent)"
+BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
+STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+
+
+class Mirror:
+    """Brings one sweep into MLflow, as often as one likes.
+
+    Args:
+        uri: the tracking server or database.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder, *, uri: str) -> None:
+        mlflow.set_tracking_uri(uri)
+        self.sweep, self.folder = sweep, folder
+        self.client = MlflowClient(tracking_uri=uri)
+        self._experiment: str | None = None
+        self._runs: dict[str, Run] = {}
+        self._mirrored: dict[str, TrialStatus] = {}
+        self._reported: Report | None = None
+
+    def sync(self) -> None:
+        """Log what the records have and MLflow lacks.
+
+        Raises:
+            MlflowException: the server did not take it; call again later.
+        """
+        parent = self._parent()
+        for trial in self.sweep.trials:
+            status = read_status(self.folder.trial(trial))
+            if status.started is not None and self._mirrored.get(trial.id) != status:
+                self._sync_trial(trial, status, parent.info.run_id)
+                self._mirrored[trial.id] = status
+        if (report := self.folder.report()) and report != self._reported:
+            self._sync_report(report, parent)
+            self._reported = report
+
+    def _sync_report(self, report: Report, run: Run) -> None:
+        """The figure and its numbers on the parent run, which is thereby over."""
+        run_id = run.info.run_id
+        for file in report.files:
+            self.client.log_artifact(run_id, str(self.folder.path / file))
+        self.client.set_tag(run_id, "mlflow.note.content", report.sentence)
+        ended = [self._mirrored[trial.id] for trial in self.sweep.trials]
+        failed = any(status.phase == "failed" for status in ended)
+        self._close(run, "FAILED" if failed else "FINISHED", max(status.ended or 0 for status in ended))
+
+    def _sync_trial(self, trial: Trial, status: TrialStatus, parent: str) -> None:
+        run = self._run(
+            trial.id, trial.id, _ms(status.started or 0), {MLFLOW_PARENT_RUN_ID: parent, ROLE_TAG: trial.role}
+        )
+        run_id = run.info.run_id
+        params = [Param(name, str(value)) for name, value in flatten(to_dict(trial.config)).items()]
+        params.append(Param("config_hash", trial.config.hash))
+        self.client.log_batch(run_id, params=params)
+        metrics = _epoch_metrics(status)
+        if status.phase == "finished" and status.result:
+            trial_folder = self.folder.trial(trial)
+            metrics += _test_metrics(Verdicts.read(trial_folder / VERDICTS), _ms(status.result["time"]))
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        if status.reason:
+            self.client.set_tag(run_id, "bat.reason", status.reason)
+        if status.phase == "finished":
+            self._log_files(run_id, self.folder.trial(trial))
+        if status.phase in STATUS:
+            self._close(run, STATUS[status.phase], status.ended or 0)
+        elif run.info.status != "RUNNING":
+            self.client.update_run(run_id, status="RUNNING")
+
+    def _log_files(self, run_id: str, trial_folder: Path) -> None:
+        run = self.client.get_run(run_id)
+        if MODEL_TAG in run.data.tags:
+            return
+        self.client.log_artifact(run_id, str(trial_folder / VERDICTS))
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name=MODEL,
+                loader_module="sweeps.engine.mlflow_model",
+                data_path=str(trial_folder / MODEL),
+                pip_requirements=[f"bat-sweeps=={self.sweep.version}"],
+            )
+        self.client.set_tag(run_id, MODEL_TAG, logged.model_uri)
+
+    def _close(self, run: Run, status: str, ended: float) -> None:
+        now = self.client.get_run(run.info.run_id)
+        if now.info.status != status or now.info.end_time != _ms(ended):
+            self.client.set_terminated(run.info.run_id, status, _ms(ended))
+
+    def _parent(self) -> Run:
+        created = datetime.datetime.fromisoformat(self.sweep.created).timestamp()
+        return self._run(PARENT, self.folder.path.name, _ms(created), {})
+
+    def _run(self, trial_id: str, name: str, started: int, tags: Mapping[str, str]) -> Run:
+        """The run of a trial (or the parent), found by its tags or made."""
+        if trial_id not in self._runs:
+            experiment = self._experiment_id()
+            query = f"tags.`{SWEEP_TAG}` = '{self.sweep.id}' and tags.`{TRIAL_TAG}` = '{trial_id}'"
+            found = self.client.search_runs([experiment], query, max_results=1)
+            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, **tags}
+            self._runs[trial_id] = (
+                found[0]
+                if found
+                else self.client.create_run(experiment, start_time=started, tags=identity, run_name=name)
+            )
+        return self._runs[trial_id]
+
+    def _experiment_id(self) -> str:
+        if self._experiment is None:
+            name = self.sweep.title(self.folder)
+            for candidate in (name, f"{name}-{self.sweep.id}"):
+                experiment = self.client.get_experiment_by_name(candidate)
+                if experiment is None:
+                    self._experiment = self.client.create_experiment(candidate, tags={SWEEP_TAG: self.sweep.id})
+                elif experiment.tags.get(SWEEP_TAG) == self.sweep.id:
+                    self._experiment = experiment.experiment_id
+                if self._experiment is not None:
+                    break
+            else:
+                raise MlflowException(f"experiment {name!r} belongs to another sweep")
+        return self._experiment
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 0.1}} -> {"train.lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _epoch_metrics(status: TrialStatus) -> list[Metric]:
+    names = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "seconds")
+    return [Metric(name, event[name], _ms(event["time"]), event["epoch"]) for event in status.epochs for name in names]
+
+
+def _test_metrics(verdicts: Verdicts, at: int) -> list[Metric]:
+    """The headline, and the curves with the number of attack steps as their step axis."""
+    metrics = [Metric("clean_acc", verdicts.clean_acc, at, 0), Metric("robust_acc", verdicts.robust_acc, at, 0)]
+    for loss in verdicts.losses:
+        for reading in READINGS:
+            curve = zip(verdicts.steps, verdicts.curve(loss, reading), strict=True)
+            metrics += [Metric(f"pgd_{loss}_{reading}", float(accuracy), at, steps) for steps, accuracy in curve]
+    return metrics
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,34 @@
+"""How MLflow loads our models: from safetensors, without pickle.
+
+`mlflow.pyfunc.load_model(uri)` gives a model whose `predict` maps images (N, C, H, W) in [0, 1] to
+logits (N, K); its `get_raw_model()` is the torch module, in evaluation mode, to be attacked.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bat_core.checkpoint import load_model
+
+
+class ImageClassifier:
+    """What MLflow's pyfunc wraps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def predict(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(N, C, H, W) in [0, 1] -> logits (N, K)."""
+        with torch.no_grad():
+            logits = self.module(torch.from_numpy(np.asarray(images, dtype=np.float32)))
+        return logits.numpy()
+
+    def get_raw_model(self) -> nn.Module:
+        """The torch module."""
+        return self.module
+
+
+def _load_pyfunc(path: str) -> ImageClassifier:
+    module, _ = load_model(path)
+    return ImageClassifier(module)

@@ -1,0 +1,174 @@
+"""The command line that all sweeps share: typed options, one sentence for what cannot be used."""
+
+import datetime
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import App, CycloptsError, Parameter, Token
+
+from bat_core.config import DataConfig, TrainConfig
+from bat_core.data import Dataset, load_dataset
+from bat_core.errors import InputError
+from sweeps.engine.sweep import Resources
+
+BAD_INPUT = 2  # the exit code for input that cannot be used
+WIDE_RESNET = "wrn_28_10"
+
+
+def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
+    """8/255 or 0.03, as the field writes an amount of pixel change."""
+    text = tokens[0].value
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is no amount: write 8/255 or 0.03") from None
+
+
+Amount = Annotated[float, Parameter(converter=parse_amount, n_tokens=1)]
+Several = Parameter(consume_multiple=True)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What every sweep takes. None stands for what is usual for the data set and the model."""
+
+    dataset: str = "digits"
+    """Images: digits (embedded), cifar10, svhn."""
+    data_dir: Path | None = None
+    """Folder with the images: Parquet files of the Hugging Face hub, or torchvision's folder."""
+    download: bool = False
+    """Fetch the data set into --data-dir first, as torchvision does."""
+    train_size: int | None = None
+    """Train on so many images. Default: all that are not held out for validation."""
+    val_size: int | None = None
+    """Hold out so many training images to choose by. Default: a tenth, at most 1,000."""
+    test_size: int | None = None
+    """Evaluate on so many test images. Default: all."""
+    model: str | None = None
+    """small_cnn, preact_resnet18, wrn_28_10 ... Default: small_cnn on digits, else wrn_28_10."""
+    epochs: int | None = None
+    """Passes over the training images. Default: 20 on digits, else 100."""
+    batch_size: int | None = None
+    """Images an update, over all workers. Default: 64 on digits, else 128."""
+    lr: float | None = None
+    """Largest learning rate. Default: 0.1; on svhn with a wide ResNet 0.01."""
+    schedule: str | None = None
+    """one_cycle, multi_step or cosine. Default: multi_step with a wide ResNet, else one_cycle."""
+    precision: str = "auto"
+    """float32, bfloat16, or auto: bfloat16 on GPUs that have it. Verdicts are float32 always."""
+    seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
+    """One model a seed."""
+    output: Path | None = None
+    """A new folder for records, models and figures. Default: outputs/<sweep>-<dataset>-<time>."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder, as it was set up."""
+    num_workers: int = 1
+    """Processes that train one model together."""
+    cpus_per_worker: int = 1
+    """CPU cores of each process."""
+    gpus_per_worker: float | None = None
+    """GPUs of each process; a fraction lets trials share one. Default: 1 where there are GPUs."""
+    address: str | None = None
+    """Ray cluster to run on, such as auto. Default: RAY_ADDRESS, else one started on this machine."""
+
+    def load(self) -> Dataset:
+        """The data set these options name."""
+        return load_dataset(
+            self.dataset,
+            self.data_dir,
+            download=self.download,
+            train_size=self.train_size,
+            val_size=self.val_size,
+            test_size=self.test_size,
+        )
+
+    def data_config(self) -> DataConfig:
+        """Which images, as a part of a trial's config."""
+        return DataConfig(
+            name=self.dataset, train_size=self.train_size, val_size=self.val_size, test_size=self.test_size
+        )
+
+    def model_name(self) -> str:
+        """The model asked for, or the usual one."""
+        return self.model or ("small_cnn" if self.dataset == "digits" else WIDE_RESNET)
+
+    def train_config(self) -> TrainConfig:
+        """How to fit: what was asked for, else the paper's settings for a wide ResNet, else one cycle."""
+        digits, wide = self.dataset == "digits", self.model_name().startswith("wrn_")
+        return TrainConfig(
+            epochs=_or(self.epochs, 20 if digits else 100),
+            batch_size=_or(self.batch_size, 64 if digits else 128),
+            lr=_or(self.lr, 0.01 if self.dataset == "svhn" and wide else 0.1),
+            schedule=self.schedule or ("multi_step" if wide else "one_cycle"),
+            precision=self.precision,
+        )
+
+    def resources(self) -> Resources:
+        """What a trial gets.
+
+        Raises:
+            InputError: less than one worker or core, or GPUs where there are none.
+        """
+        if self.num_workers < 1 or self.cpus_per_worker < 1:
+            raise InputError("--num-workers and --cpus-per-worker must be at least 1")
+        gpus = self.gpus_per_worker
+        if gpus is None:
+            gpus = 1.0 if torch.cuda.is_available() else 0.0
+        if not gpus >= 0:
+            raise InputError(f"--gpus-per-worker={gpus:g} must be at least 0")
+        return Resources(num_workers=self.num_workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=gpus)
+
+    def output_folder(self, name: str) -> Path:
+        """--output, or a folder named after the sweep and the time."""
+        now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        return self.output or Path("outputs") / f"{name}-{self.dataset}-{now}"
+
+    def refuse_beside_resume(self) -> None:
+        """A resumed sweep is as it was set up; options that would change it are refused.
+
+        Raises:
+            InputError: one was given.
+        """
+        allowed = {"resume", "data_dir", "download", "address"}
+        for option in fields(self):
+            if option.name not in allowed and getattr(self, option.name) != option.default:
+                flag = "--" + option.name.replace("_", "-")
+                raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
+
+
+def command(main: Callable[[Any], int]) -> None:
+    """Run `main` with the options on the command line and exit with what it returns.
+
+    `main` takes one argument annotated with a subclass of SweepOptions; its docstring is the help.
+    Input that cannot be used becomes one sentence and exit code 2.
+    """
+    app = App(
+        help=main.__doc__,
+        help_format="plaintext",
+        version_flags=[],
+        result_action="return_value",
+        default_parameter=Parameter(negative=""),
+    )
+    app.default(main)
+    try:
+        code = app(exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = BAD_INPUT
+    sys.exit(code or 0)
+
+
+def command_line() -> str:
+    """The command as it was typed, to be kept with the results."""
+    return shlex.join(["python", *sys.argv])
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

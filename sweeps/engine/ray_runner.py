@@ -1,0 +1,150 @@
+"""Runs trials on Ray: the one place that knows of it.
+
+A trial with one worker runs in a Tune trial's own process; with several, the Tune trial builds a
+TorchTrainer. Trials find their state in the sweep's own folder, so nothing is ever restored from Ray.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Ray reads these when it is imported or when it starts processes.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment as it is
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the records are ours
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import ray
+import torch
+from ray import train, tune
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
+
+import bat_core
+import search_spaces
+import sweeps
+from bat_core.data import Dataset
+from bat_core.workers import Workers
+from sweeps.engine.records import Record, read_status
+from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.trial import run_trial
+
+TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
+PACKAGES = (bat_core, search_spaces, sweeps)
+
+
+@contextmanager
+def cluster(*, address: str | None) -> Iterator[None]:
+    """A Ray cluster for the body: the one at `address`, or one started on this machine and ended after.
+
+    Raises:
+        RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
+    """
+    _let_workers_cache_byte_code()
+    if address:
+        # Every node runs the driver's code, whatever is installed there.
+        context = ray.init(address=address, runtime_env={"py_modules": list(PACKAGES)}, log_to_driver=False)
+    else:
+        context = ray.init(include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        if not context.dashboard_url:
+            raise RuntimeError("Ray's dashboard is off: install ray[default], without it stopped trials leak resources")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def concurrent_trials(resources: Resources) -> int:
+    """How many trials fit the running cluster at once; at least one."""
+    cluster_has = ray.cluster_resources()
+    fits = cluster_has.get("CPU", 1) / (resources.cpus_per_worker * resources.num_workers)
+    if resources.gpus_per_worker:
+        fits = min(fits, cluster_has.get("GPU", 0) / (resources.gpus_per_worker * resources.num_workers))
+    return max(int(fits), 1)
+
+
+def run_trials(
+    trials: Sequence[Trial], sweep: Sweep, dataset: Dataset, folder: SweepFolder, *, concurrent: int
+) -> None:
+    """Run every trial once, `concurrent` at a time; each leaves its own record.
+
+    A trial that fails does so in its record and does not stop the others.
+    """
+    by_id = {trial.id: trial for trial in trials}
+    resources = sweep.resources
+    shared = ray.put(dataset)
+    run_one = _in_process if resources.num_workers == 1 else _with_train
+
+    def trainable(config: dict[str, str]) -> None:
+        trial = by_id[config["trial"]]
+        run_one(trial, shared, folder, resources, sweep)
+
+    if resources.num_workers == 1:
+        needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+    else:
+        needs = {"cpu": 0}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, needs),
+        param_space={"trial": tune.grid_search(list(by_id))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=False),
+        run_config=tune.RunConfig(name="tune", storage_path=str((folder.path / "ray").resolve()), verbose=0),
+    )
+    for result in tuner.fit():
+        if result.error:
+            _record_death(folder.trial(by_id[result.config["trial"]]), result.error)
+
+
+def _record_death(trial_folder: Path, error: Exception) -> None:
+    """A process that was killed could not say why its trial failed; its owner does."""
+    if not read_status(trial_folder).done:
+        Record(trial_folder).append("failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _in_process(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, _: Sweep) -> None:
+    torch.set_num_threads(resources.cpus_per_worker)
+    device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
+    run_trial(trial, ray.get(shared), folder.trial(trial), device=device, workers=Workers(), report=tune.report)
+
+
+def _with_train(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, sweep: Sweep) -> None:
+    def worker() -> None:
+        torch.set_num_threads(resources.cpus_per_worker)
+        run_trial(
+            trial,
+            ray.get(shared),
+            folder.trial(trial),
+            device=get_device(),
+            workers=Workers.current(),
+            report=train.report,
+        )
+
+    needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        needs["GPU"] = resources.gpus_per_worker
+    TorchTrainer(
+        worker,
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=bool(resources.gpus_per_worker),
+            resources_per_worker=needs,
+        ),
+        run_config=train.RunConfig(
+            name=f"{trial.id}-{sweep.id}",
+            storage_path=str((folder.path / "ray").resolve()),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
+        ),
+    ).fit()
+
+
+def _let_workers_cache_byte_code() -> None:
+    """Workers that may not write byte code beside their modules would compile torch at every start."""
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "bat-sweeps" / "pycache"))

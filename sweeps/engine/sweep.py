@@ -1,0 +1,170 @@
+"""What a sweep is, and the folder it lives in."""
+
+import datetime
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import bat_core
+from bat_core.config import TrialConfig, from_dict, to_dict
+from bat_core.errors import InputError
+
+SPEC = "sweep.json"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One model to train and judge. `id` names its folder and its MLflow run.
+
+    A "grid" trial is what the sweep is about; a "reference" is drawn beside it for comparison.
+    """
+
+    id: str
+    config: TrialConfig
+    role: str = "grid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets: `num_workers` processes, each with so many CPU cores and GPUs."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Everything that was decided before the first trial began; written once, as sweep.json.
+
+    `pixel` is the data set's unit of budget in [0, 1].
+    """
+
+    name: str
+    id: str
+    created: str
+    command: str
+    data_dir: str | None
+    pixel: float
+    resources: Resources
+    trials: tuple[Trial, ...]
+    version: str = bat_core.__version__
+
+    @classmethod
+    def new(
+        cls,
+        name: str,
+        *,
+        command: str,
+        data_dir: str | None,
+        pixel: float,
+        resources: Resources,
+        trials: Sequence[Trial],
+    ) -> "Sweep":
+        """A sweep with an id of its own.
+
+        Raises:
+            InputError: two trials bear one id, or there are none.
+        """
+        ids = [trial.id for trial in trials]
+        if not ids:
+            raise InputError("the sweep has no trials: give at least one seed and one budget")
+        if twice := next((trial_id for trial_id in ids if ids.count(trial_id) > 1), None):
+            raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(
+            name=name,
+            id=secrets.token_hex(8),
+            created=created,
+            command=command,
+            data_dir=data_dir,
+            pixel=pixel,
+            resources=resources,
+            trials=tuple(trials),
+        )
+
+    def title(self, folder: "SweepFolder") -> str:
+        """What the sweep is called in MLflow: its folder's name, with its own before it."""
+        name = folder.path.name
+        return name if name.startswith(self.name) else f"{self.name}-{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a finished sweep shows: files in its folder, and what they say in one sentence."""
+
+    files: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep's records, models and figures lie."""
+
+    path: Path
+
+    def trial(self, trial: Trial) -> Path:
+        """The folder of one trial."""
+        return self.path / "trials" / trial.id
+
+    def create(self, sweep: Sweep) -> None:
+        """Make the folder and write the sweep's description into it.
+
+        Raises:
+            InputError: it cannot be written, or holds something already.
+        """
+        self.refuse_if_used()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / SPEC, json.dumps(to_dict(sweep), indent=1))
+        except OSError as error:
+            raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
+
+    def refuse_if_used(self) -> None:
+        """Raises InputError when the folder holds something already."""
+        try:
+            if (self.path / SPEC).exists():
+                raise InputError(
+                    f"{str(self.path)!r} holds a sweep already: go on with --resume, or name another --output"
+                )
+            if self.path.exists() and any(self.path.iterdir()):
+                raise InputError(f"output folder {str(self.path)!r} is not empty: name another --output")
+        except OSError as error:
+            raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
+
+    def load(self) -> Sweep:
+        """The sweep that lives here.
+
+        Raises:
+            InputError: none does.
+        """
+        spec = self.path / SPEC
+        try:
+            return from_dict(Sweep, json.loads(spec.read_text()))
+        except OSError as error:
+            raise InputError(f"--resume {str(self.path)!r}: no sweep there, {SPEC} is missing") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"--resume {str(self.path)!r}: {SPEC} is not a sweep's description: {error}") from error
+
+    def write_report(self, report: Report) -> None:
+        """Keep what the sweep shows beside its records."""
+        write_atomically(self.path / REPORT, json.dumps(to_dict(report), indent=1))
+
+    def report(self) -> Report | None:
+        """What the sweep shows, once it is finished."""
+        path = self.path / REPORT
+        return from_dict(Report, json.loads(path.read_text())) if path.exists() else None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that readers find the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

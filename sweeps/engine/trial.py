@@ -1,0 +1,167 @@
+"""One trial from spec to verdicts. Knows nothing of who runs it: Ray, a test or a script."""
+
+import contextlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import bat_core
+from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
+from bat_core.config import TrialConfig, to_dict
+from bat_core.data import Dataset
+from bat_core.evaluate import Verdicts, evaluate_batches
+from bat_core.fit import TrainState, fit
+from bat_core.workers import Workers
+from sweeps.engine.records import VERDICTS, Record, exclusive, read_status
+from sweeps.engine.sweep import Trial
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+SHARDS = "shards"
+
+Report = Callable[[dict[str, float]], None]
+
+
+def run_trial(
+    trial: Trial,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    report: Report = lambda _: None,
+) -> None:
+    """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
+
+    A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
+    rank 0 alone writes records and checkpoints. `report` gets each epoch's metrics.
+
+    Raises:
+        Exception: whatever stopped the trial, after it was recorded as failed with its reason.
+    """
+    workers = workers or Workers.current()
+    with _sole_writer(folder, workers):
+        if read_status(folder).phase == "finished":
+            return
+        writer = _Writer(trial.config, dataset, folder, workers) if workers.rank == 0 else None
+        try:
+            state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
+            if writer:
+                writer.start(device, state)
+            state = _train(trial.config, dataset, state, device, workers, writer, report)
+            _evaluate(trial.config, dataset, folder, state, workers, writer)
+            if writer:
+                writer.finish(state)
+        except Exception as error:
+            if writer:
+                writer.record.append("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _train(
+    config: TrialConfig,
+    dataset: Dataset,
+    state: TrainState | None,
+    device: torch.device,
+    workers: Workers,
+    writer: "_Writer | None",
+    report: Report,
+) -> TrainState:
+    for epoch in fit(config, dataset, state=state, device=device, workers=workers):
+        state = epoch.state
+        if writer:
+            writer.epoch(state)
+        report(epoch.metrics())
+    assert state is not None
+    return state
+
+
+def _evaluate(
+    config: TrialConfig,
+    dataset: Dataset,
+    folder: Path,
+    state: TrainState,
+    workers: Workers,
+    writer: "_Writer | None",
+) -> None:
+    """Each worker judges its share of the test images; `_Writer.finish` joins the shares."""
+    share = dataset.test.take(workers.share(torch.arange(len(dataset.test))))
+    batches = evaluate_batches(
+        state.model,
+        share.images,
+        share.labels,
+        attack=config.attack,
+        rows=share.rows,
+        seed=config.seed,
+        precision=config.train.precision,
+    )
+    parts, done = [], 0
+    if writer:
+        writer.record.append("attack", done=0, of=len(dataset.test))
+    for verdicts in batches:
+        parts.append(verdicts)
+        done += len(verdicts)
+        if writer:
+            writer.record.append("attack", done=min(done * workers.size, len(dataset.test)), of=len(dataset.test))
+    (folder / SHARDS).mkdir(exist_ok=True)
+    Verdicts.concat(parts).write(_shard(folder, workers.rank, workers.size))
+    if workers.size > 1:
+        dist.barrier()
+
+
+def _shard(folder: Path, rank: int, size: int) -> Path:
+    return folder / SHARDS / f"{rank}-of-{size}.parquet"
+
+
+class _Writer:
+    """Writes what a trial leaves behind."""
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers) -> None:
+        self.config, self.dataset, self.folder, self.workers = config, dataset, folder, workers
+        self.record = Record(folder)
+
+    def start(self, device: torch.device, state: TrainState | None) -> None:
+        """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+        self.record.append(
+            "start",
+            hash=self.config.hash,
+            config=to_dict(self.config),
+            from_epoch=state.epoch if state else 0,
+            device=name,
+            threads=torch.get_num_threads(),
+            workers=self.workers.size,
+            versions={"bat_sweeps": bat_core.__version__, "torch": torch.__version__},
+        )
+        recorded = {event["epoch"] for event in read_status(self.folder).epochs}
+        if state and state.epoch not in recorded:
+            self.record.append("epoch", **state.metrics)
+
+    def epoch(self, state: TrainState) -> None:
+        """The checkpoint comes first: a recorded epoch is one that will not be run again."""
+        save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+        self.record.append("epoch", **state.metrics)
+
+    def finish(self, state: TrainState) -> None:
+        """Join the shards, keep the model, drop the checkpoints; the last line makes it true."""
+        shards = [_shard(self.folder, rank, self.workers.size) for rank in range(self.workers.size)]
+        verdicts = Verdicts.concat([Verdicts.read(shard) for shard in shards])
+        verdicts.write(self.folder / VERDICTS)
+        save_model(self.folder / MODEL, state.model, self.config, self.dataset)
+        self.record.append("finished", n=len(verdicts), clean_acc=verdicts.clean_acc, robust_acc=verdicts.robust_acc)
+        shutil.rmtree(self.folder / SHARDS)
+        shutil.rmtree(self.folder / CHECKPOINTS)
+
+
+@contextlib.contextmanager
+def _sole_writer(folder: Path, workers: Workers) -> Iterator[None]:
+    """One process at a time writes into a trial's folder, also when a killed sweep's worker lingers."""
+    if workers.rank > 0:
+        yield
+        return
+    with exclusive(folder / ".lock"):
+        yield

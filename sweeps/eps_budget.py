@@ -1,0 +1,137 @@
+"""Figure 1 of the paper: does training with a larger budget make a model more robust?
+
+python sweeps/eps_budget.py                                           # digits, minutes on a laptop
+python sweeps/eps_budget.py --dataset cifar10 --data-dir DIR          # the paper's, on GPUs
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from bat_core.config import FIGURE_1_STEPS, AttackConfig, RecipeConfig, TrialConfig
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from sweeps.engine.curves import Family, curves_csv, families, judged_trials
+from sweeps.engine.driver import run_sweep
+from sweeps.engine.figure import draw_curves, save_figure
+from sweeps.engine.options import Amount, Several, SweepOptions, command
+from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial, write_atomically
+
+PIXELS = (1, 2, 4, 8, 12)  # training budgets
+EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
+STEM = "figure_1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsBudgetOptions(SweepOptions):
+    """What varies, and the evaluation."""
+
+    eps_x: Annotated[tuple[Amount, ...] | None, Several] = None
+    """Training budgets, as 4/255. Default: 1, 2, 4, 8 and 12 pixels of the data set (5/255 each on digits)."""
+    recipe: str = "R-MC-LA"
+    """Training recipe."""
+    beta: float | None = None
+    """Multiplier of the adversarial label. Default: the recipe's, 9."""
+    eps: Amount | None = None
+    """Evaluation budget. Default: 8 pixels."""
+    step_size: Amount | None = None
+    """Evaluation step. Default: a quarter of --eps, 2 pixels."""
+    steps: Annotated[tuple[int, ...], Several] = FIGURE_1_STEPS
+    """Numbers of PGD steps to read accuracy at, all from one trajectory."""
+    reference: str | None = "Undefended"
+    """Recipe drawn beside for comparison, one model a seed; "none" leaves it out."""
+
+
+def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
+    """Figure 1: accuracy under PGD against its number of steps, for models trained with growing budgets.
+
+    Trains the recipe at every budget and seed, attacks each model once with cross-entropy and once with
+    the CW margin, and draws all curves. Amounts of pixel change are written 8/255.
+    """
+
+    def make_trials(dataset: Dataset) -> Sequence[Trial]:
+        return grid(options, dataset)
+
+    return run_sweep(options, name="eps_budget", make_trials=make_trials, draw=draw)
+
+
+def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
+    """Every budget with every seed, once; then the reference with every seed."""
+    pixel = dataset.pixel
+    eps = options.eps if options.eps is not None else EVAL_PIXELS * pixel
+    step_size = options.step_size if options.step_size is not None else eps * STEP_PIXELS / EVAL_PIXELS
+    base = TrialConfig(
+        data=options.data_config(),
+        model=options.model_name(),
+        train=options.train_config(),
+        attack=AttackConfig(eps=eps, step_size=step_size, steps=options.steps),
+    )
+    label = {} if options.beta is None else {"beta": options.beta}
+    budgets = options.eps_x if options.eps_x is not None else tuple(count * pixel for count in PIXELS)
+    varied = [
+        Trial(
+            id=f"eps{round(budget / pixel, 3):g}-seed{seed}",
+            config=replace(base, seed=seed, recipe=RecipeConfig(name=options.recipe, params={"eps": budget, **label})),
+        )
+        for budget in budgets
+        for seed in options.seeds
+    ]
+    if not varied:
+        raise InputError("give at least one budget (--eps-x) and one seed (--seeds)")
+    if options.reference in (None, "none"):
+        return varied
+    references = [
+        Trial(
+            id=f"{options.reference.lower()}-seed{seed}",
+            config=replace(base, seed=seed, recipe=RecipeConfig(name=options.reference)),
+            role="reference",
+        )
+        for seed in options.seeds
+    ]
+    return varied + references
+
+
+def draw(sweep: Sweep, folder: SweepFolder) -> Report:
+    """Figure 1 with its numbers."""
+    judged = judged_trials(sweep, folder)
+    write_atomically(folder.path / f"{STEM}.csv", curves_csv(judged))
+    lines = families(judged)
+    config = judged[0].trial.config
+    attack, pixel = config.attack, sweep.pixel
+    seeds = sorted({one.trial.config.seed for one in judged})
+    n = len(judged[0].verdicts)
+    unit = f"1 px = {pixel * 255:g}/255"
+    figure = draw_curves(
+        lines,
+        attack=attack,
+        title=f"{config.data.name}, {config.model}: accuracy under PGD of {attack.eps / pixel:g} px, by training budget",
+        note=(
+            f"n = {n} test images, {len(seeds)} seeds; step {attack.step_size / pixel:g} px from a random start, {unit}."
+            " Solid: final iterate, band from lowest to highest seed; dotted: worst so far; diamond: clean.\n"
+            "PGD bounds robustness from above: stronger attacks (AutoAttack) find less."
+        ),
+    )
+    files = [path.name for path in save_figure(figure, folder.path / STEM)]
+    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, n, len(seeds)))
+
+
+def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, n: int, seeds: int) -> str:
+    trained = [family for family in lines if family.role == "grid"]
+    against = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(attack.losses)})"
+    words = []
+    if trained:
+        best = max(trained, key=lambda family: family.robust_acc.mean)
+        words.append(
+            f"{best.recipe} trained at {best.pixels:g} pixels stands best: {best.robust_acc.mean:.1%} of test images"
+            f" hold under {against}, {best.clean_acc.mean:.1%} are right when clean"
+        )
+    words += [
+        f"{family.recipe.lower()} models keep {family.robust_acc.mean:.1%}"
+        for family in lines
+        if family.role == "reference"
+    ]
+    return f"{'; '.join(words)} (means over {seeds} seeds, n = {n})."
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,29 @@
+"""Bring a sweep's records into MLflow again, for instance after its server was down."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sweeps.engine.mirroring import Mirroring
+from sweeps.engine.options import command
+from sweeps.engine.sweep import SweepFolder
+
+
+def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
+    """Make MLflow (MLFLOW_TRACKING_URI, else mlflow.db here) agree with a sweep's records.
+
+    Run twice, it changes nothing the second time.
+    """
+    folder = SweepFolder(output.resolve())
+    mirroring = Mirroring(folder.load(), folder)
+    if trouble := mirroring.once():
+        print(f"error: MLflow did not take everything: {trouble}", file=sys.stderr)
+        return 1
+    print(f"MLflow at {mirroring.uri} agrees with {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    command(main)
