@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks import pgd
 from bat_core.config import TrialConfig
 from bat_core.data import Augmentation, Dataset, Split, to_unit
+from bat_core.errors import InputError
 from bat_core.forward import autocast, evaluation_mode, resolve_precision
 from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
@@ -189,9 +190,9 @@ def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = W
     """
     size = config.train.batch_size
     if size % workers.size:
-        raise ValueError(f"train.batch_size={size} cannot be shared equally by {workers.size} workers")
+        raise InputError(f"train.batch_size={size} cannot be shared equally by {workers.size} workers")
     if train_size < size:
-        raise ValueError(f"train.batch_size={size} is larger than the {train_size} training images")
+        raise InputError(f"train.batch_size={size} is larger than the {train_size} training images")
     return train_size // size
 
 

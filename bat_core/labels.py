@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bat_core.errors import check_finite
+from bat_core.errors import InputError, check_finite
 
 
 def adversarial_label(logits: Tensor, y: Tensor, *, beta: float, gamma: float = 0.01) -> Tensor:
@@ -25,8 +25,7 @@ def adversarial_label(logits: Tensor, y: Tensor, *, beta: float, gamma: float = 
         ValueError: beta or gamma not above 0, fewer than two classes.
     Source: paper, eq. 13, 14 and 18.
     """
-    check_finite("label.beta", beta, strict=True, allow_inf=True)
-    check_finite("label.gamma", gamma, strict=True)
+    check_beta_and_gamma(beta, gamma)
     num_others = _num_others(logits.shape[1])
     logits = logits.detach()
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -52,9 +51,7 @@ def smooth_label(y: Tensor, *, num_classes: int, eps_y: float) -> Tensor:
         ValueError: eps_y outside [0, 1), fewer than two classes.
     Source: paper, eq. 15; Szegedy et al. 2016, arXiv:1512.00567.
     """
-    check_finite("label.eps_y", eps_y)
-    if eps_y >= 1:
-        raise ValueError(f"label.eps_y={eps_y:g} must be below 1: the true class keeps 1 - eps_y")
+    check_eps_y(eps_y)
     num_others = _num_others(num_classes)
     hot = one_hot(y, num_classes=num_classes)
     return torch.where(hot.bool(), 1 - eps_y, eps_y / num_others).to(hot.dtype)
@@ -63,6 +60,19 @@ def smooth_label(y: Tensor, *, num_classes: int, eps_y: float) -> Tensor:
 def one_hot(y: Tensor, *, num_classes: int) -> Tensor:
     """(B,) int64 -> (B, K) float32 with all mass on y."""
     return F.one_hot(y, num_classes).float()
+
+
+def check_beta_and_gamma(beta: float, gamma: float) -> None:
+    """Raises InputError unless both are above 0; beta may be infinite."""
+    check_finite("label.beta", beta, strict=True, allow_inf=True)
+    check_finite("label.gamma", gamma, strict=True)
+
+
+def check_eps_y(eps_y: float) -> None:
+    """Raises InputError unless eps_y is in [0, 1)."""
+    check_finite("label.eps_y", eps_y)
+    if eps_y >= 1:
+        raise InputError(f"label.eps_y={eps_y:g} must be below 1: the true class keeps 1 - eps_y")
 
 
 def _num_others(num_classes: int) -> int:

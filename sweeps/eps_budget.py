@@ -104,11 +104,11 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     figure = draw_curves(
         lines,
         attack=attack,
-        title=f"{config.data.name}, {config.model}: accuracy under PGD of {attack.eps / pixel:g} px, by training budget",
+        title=f"{config.data.name}, {config.model}: accuracy under PGD at {attack.eps / pixel:g} px, by training budget",
         note=(
             f"n = {n} test images, {len(seeds)} seeds; step {attack.step_size / pixel:g} px from a random start, {unit}."
             " Solid: final iterate, band from lowest to highest seed; dotted: worst so far; diamond: clean.\n"
-            "PGD bounds robustness from above: stronger attacks (AutoAttack) find less."
+            "PGD bounds robustness from above: stronger attacks, such as AutoAttack, can only lower these numbers."
         ),
     )
     files = [path.name for path in save_figure(figure, folder.path / STEM)]

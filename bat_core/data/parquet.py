@@ -1,13 +1,15 @@
 """Folders of Parquet files as the Hugging Face hub lays them out: {split}-{shard}-of-{count}.parquet."""
 
+import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from bat_core.data.base import Split
 from bat_core.errors import InputError
@@ -73,6 +75,7 @@ def _read(path: Path) -> pa.Table:
 
 def _decode(cell: dict[str, bytes], path: Path) -> Tensor:
     try:
-        return decode_image(torch.frombuffer(bytearray(cell["bytes"]), dtype=torch.uint8), ImageReadMode.RGB)
-    except (RuntimeError, TypeError, KeyError) as error:
+        image = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+    except (OSError, TypeError, KeyError) as error:
         raise InputError(f"{path}: an image cannot be decoded: {str(error).splitlines()[0]}") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks import Attack, LogitsFn
 from bat_core.errors import InputError
-from bat_core.labels import adversarial_label, smooth_label
+from bat_core.labels import adversarial_label, check_beta_and_gamma, check_eps_y, smooth_label
 from bat_core.losses import cross_entropy
 from bat_core.registry import Registry
 from bat_core.rng import Draws
@@ -42,6 +42,9 @@ class Smooth:
 
     eps_y: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_eps_y(self.eps_y)
+
     def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:
         return smooth_label(y, num_classes=clean_logits().shape[1], eps_y=self.eps_y)
 
@@ -52,6 +55,9 @@ class Adversarial:
 
     beta: float = 9.0
     gamma: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_beta_and_gamma(self.beta, self.gamma)
 
     def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:
         return adversarial_label(clean_logits(), y, beta=self.beta, gamma=self.gamma)
@@ -85,7 +91,11 @@ class Recipe:
         return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits), label
 
     def loss(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, label: Tensor  # noqa: ARG002 (for methods that train on x too)
+        self,
+        model: nn.Module,
+        x: Tensor,
+        x_adv: Tensor,
+        label: Tensor,  # noqa: ARG002 (for methods that train on x too)
     ) -> tuple[Tensor, Tensor]:
         """Per-example training loss (B,) and the logits (B, K) of the images trained on, in train mode."""
         logits = model(x_adv)

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from bat_core.config import AttackConfig
-from sweeps.engine.curves import Family
+from sweeps.engine.curves import Family, Spread
 from sweeps.engine.sweep import write_atomically
 
 LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
 REFERENCE_COLOR = "0.45"
 CLEAN_AT = 0.45  # where on the step axis clean accuracy is marked
-COLOR_RANGE = (0.92, 0.08)  # of the colour map, smallest budget to largest
+CLEAN_SPACING = 1.07  # factor between two marks there
+COLOR_RANGE = (0.9, 0.0)  # of the colour map, smallest budget to largest
 
 
 def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, note: str) -> Figure:
@@ -30,8 +31,9 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
     panels = figure.subplots(1, len(attack.losses), sharey=True, squeeze=False)[0]
     colors = _colors(lines)
     for axes, loss in zip(panels, attack.losses, strict=True):
-        for family, color in zip(lines, colors, strict=True):
+        for rank, (family, color) in enumerate(zip(lines, colors, strict=True)):
             _draw_family(axes, family, loss, attack.steps, color)
+            _mark_clean(axes, family.clean_acc, color, shift=rank - (len(lines) - 1) / 2)
         _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}")
     panels[0].set_ylabel("accuracy on test images")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -60,9 +62,13 @@ def _draw_family(axes: Axes, family: Family, loss: str, steps: Sequence[int], co
     axes.plot(steps, [s.mean for s in final], style, marker="o", ms=3.5, color=color, label=family.label)
     axes.fill_between(steps, [s.low for s in final], [s.high for s in final], color=color, alpha=0.18, lw=0)
     axes.plot(steps, [s.mean for s in worst], ":", lw=1.1, color=color)
-    clean = family.clean_acc
-    axes.plot([CLEAN_AT], [clean.mean], marker="D", ms=5, color=color, ls="none")
-    axes.plot([CLEAN_AT, CLEAN_AT], [clean.low, clean.high], color=color, lw=2, alpha=0.5)
+
+
+def _mark_clean(axes: Axes, clean: Spread, color: object, *, shift: float) -> None:
+    """A diamond, beside those of the other lines, with a bar from the lowest seed to the highest."""
+    at = CLEAN_AT * CLEAN_SPACING**shift
+    axes.plot([at], [clean.mean], marker="D", ms=4, color=color, ls="none")
+    axes.plot([at, at], [clean.low, clean.high], color=color, lw=2, alpha=0.5)
 
 
 def _dress(axes: Axes, steps: Sequence[int], title: str) -> None:

@@ -35,6 +35,7 @@ from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
 from sweeps.engine.trial import run_trial
 
 TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
+NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 PACKAGES = (bat_core, search_spaces, sweeps)
 
 
@@ -87,7 +88,7 @@ def run_trials(
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
     else:
-        needs = {"cpu": 0}
+        needs = {"memory": NOMINAL_MEMORY}
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
         param_space={"trial": tune.grid_search(list(by_id))},

@@ -1,0 +1,123 @@
+"""Input that cannot be used: one sentence, exit code 2, and nothing left behind."""
+
+import io
+import runpy
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.integration.running import SWEEPS
+
+
+def attempt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["eps_budget.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SWEEPS / "eps_budget.py"), run_name="__main__")
+    return int(stopped.value.code or 0), capsys.readouterr().err
+
+
+def black_png() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, "png")
+    return content.getvalue()
+
+
+def write_parquet(folder: Path, labels: list[int]) -> None:
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        cells = [{"bytes": black_png(), "path": ""} for _ in labels]
+        pq.write_table(pa.table({"img": cells, "label": labels}), folder / f"{split}-00000-of-00001.parquet")
+
+
+CASES = {
+    "eps in pixels": (["--eps", "8"], "attack.eps=8 is outside (0, 1]: images are in [0, 1], so write 8/255, not 8"),
+    "budget in pixels": (["--eps-x", "4"], "recipe.eps=4 is outside (0, 1]"),
+    "budget of zero": (["--eps-x", "0"], "recipe.eps=0 is outside (0, 1]"),
+    "negative epochs": (["--epochs", "-3"], "train.epochs=-3 must be at least 1"),
+    "negative seed": (["--seeds", "-1"], "seed=-1 must be at least 0"),
+    "lr that is no number": (["--lr", "nan"], "train.lr=nan is not a number"),
+    "infinite lr": (["--lr", "inf"], "train.lr=inf is not finite"),
+    "eps that is no number": (["--eps", "nan"], "attack.eps=nan is outside (0, 1]"),
+    "beta of zero": (["--beta", "0"], "label.beta=0 must be above 0"),
+    "not an amount": (["--eps", "8px"], "8px"),
+    "not a whole number": (["--epochs", "three"], "--epochs"),
+    "unknown recipe": (["--recipe", "R-MC-LAA"], "unknown recipe 'R-MC-LAA'; did you mean 'R-MC-LA'?"),
+    "unknown model": (["--model", "wrn_28"], "unknown model 'wrn_28'; did you mean 'wrn_28_10'?"),
+    "wide resnet of no depth": (["--model", "wrn_27_10"], "depth must be 6n + 4"),
+    "unknown data set": (["--dataset", "cifar-10"], "unknown data set 'cifar-10'; did you mean 'cifar10'?"),
+    "unknown option": (["--epoch", "3"], "--epochs"),
+    "unknown schedule": (["--schedule", "cosin"], "did you mean 'cosine'?"),
+    "no data folder named": (["--dataset", "cifar10"], "name it with --data-dir"),
+    "data folder missing": (["--dataset", "cifar10", "--data-dir", "nowhere"], "'nowhere' does not exist"),
+    "data folder empty": (["--dataset", "cifar10", "--data-dir", "empty"], "'empty' is empty"),
+    "data folder of something else": (["--dataset", "svhn", "--data-dir", "other"], "other holds neither"),
+    "parquet cut short": (["--dataset", "cifar10", "--data-dir", "cut"], "cut short or damaged"),
+    "labels out of range": (["--dataset", "cifar10", "--data-dir", "labels"], "train labels span 0..10"),
+    "too many images asked for": (["--train-size", "9999"], "train_size=9999 must lie in 1..1260"),
+    "batch larger than train": (["--train-size", "32"], "train.batch_size=64 is larger than the 32"),
+    "steps not rising": (["--steps", "5", "2"], "attack.steps=(5, 2)"),
+    "the same seed twice": (["--seeds", "1", "1"], "stands in the sweep twice"),
+    "output below a file": (["--output", "other/file/sweep"], "cannot be written"),
+    "output in use": (["--output", "other"], "other' is not empty"),
+    "resume of no sweep": (["--resume", "other"], "no sweep there"),
+    "resume of nothing": (["--resume", "nowhere"], "no sweep there"),
+    "resume with a change": (["--resume", "other", "--epochs", "9"], "--epochs cannot be given with --resume"),
+    "more workers than cores": (["--num-workers", "4096"], "this machine has"),
+    "batch that cannot be shared": (["--batch-size", "63", "--num-workers", "2"], "cannot be shared equally"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_and_nothing_left_behind(
+    case: str, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty / "empty").mkdir()
+    (empty / "other").mkdir()
+    (empty / "other" / "file").touch()
+    write_parquet(empty / "labels", [0, 10])
+    write_parquet(empty / "cut", [0, 1])
+    cut = empty / "cut" / "train-00000-of-00001.parquet"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    before = sorted(empty.rglob("*"))
+
+    arguments, sentence = CASES[case]
+    code, said = attempt(monkeypatch, capsys, *arguments)
+
+    assert code == 2
+    assert sentence in said
+    assert said.startswith("error: ")
+    assert len(said.strip().splitlines()) == 1
+    assert sorted(empty.rglob("*")) == before
+
+
+def test_a_running_sweep_is_not_run_again(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bat_core.config import TrialConfig
+    from sweeps.engine.records import exclusive
+    from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+
+    folder = SweepFolder(empty / "sweep")
+    trials = [Trial(id="one", config=TrialConfig())]
+    folder.create(
+        Sweep.new("eps_budget", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
+    )
+    with exclusive(folder.path / ".lock"):
+        code, said = attempt(monkeypatch, capsys, "--resume", "sweep")
+    assert code == 2
+    assert "is running already" in said
+
+
+def test_help_names_every_common_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for script in ("eps_budget.py", "mirror.py"):
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(SWEEPS / script), run_name="__main__")
+        assert not stopped.value.code
+    said = capsys.readouterr().out
+    for option in ("dataset", "data-dir", "model", "epochs", "seeds", "output", "resume", "eps-x"):
+        assert f"--{option}" in said

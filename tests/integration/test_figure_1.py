@@ -1,0 +1,157 @@
+"""The whole way: options to Ray to records to figure to MLflow, read back from what is left behind."""
+
+import csv
+import io
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from bat_core.checkpoint import load_model
+from bat_core.data import load_dataset, to_unit
+from bat_core.evaluate import Verdicts
+from tests.integration.running import Output, Place
+
+pytestmark = pytest.mark.ray
+EXPERIMENT = "eps_budget-undisturbed"
+GRID = {f"eps{pixels}-seed{seed}" for pixels in (4, 8) for seed in (0, 1)}
+REFERENCES = {f"undefended-seed{seed}" for seed in (0, 1)}
+
+
+def test_every_budget_runs_with_every_seed_once(finished: tuple[Output, str]) -> None:
+    output, _ = finished
+    statuses = output.statuses()
+    assert set(statuses) == GRID | REFERENCES
+    assert all(status.phase == "finished" and status.attempts == 1 for status in statuses.values())
+    assert all([epoch["epoch"] for epoch in status.epochs] == [1, 2, 3] for status in statuses.values())
+
+
+def test_it_says_where_things_are_and_what_they_show(finished: tuple[Output, str]) -> None:
+    _, printed = finished
+    for words in ("undisturbed/figure_1.png", "figure_1.csv", "mlflow ui --backend-store-uri", EXPERIMENT):
+        assert words in printed
+    sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
+    assert "undefended models keep" in sentence
+    assert "time" not in sentence
+
+
+def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> None:
+    output, _ = finished
+    rows = list(csv.DictReader(io.StringIO(output.file("figure_1.csv").decode())))
+    assert len(rows) == 6 * 2 * 2 * 3  # trials, losses, readings, steps
+    for row in rows:
+        verdicts = Verdicts.read(output.folder.path / "trials" / row["trial"] / "verdicts.parquet")
+        curve = verdicts.curve(row["loss"], row["reading"])  # type: ignore[arg-type]
+        expected = curve[verdicts.steps.index(int(row["steps"]))]
+        assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-6)
+        assert int(row["n"]) == 60
+
+
+def test_figures_are_there(finished: tuple[Output, str]) -> None:
+    output, _ = finished
+    assert output.file("figure_1.png").startswith(b"\x89PNG")
+    assert b"<svg" in output.file("figure_1.svg")
+
+
+def test_mlflow_has_one_experiment_one_parent_and_a_child_a_trial(finished: tuple[Output, str], place: Place) -> None:
+    assert finished
+    client = MlflowClient(place.uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert {run.info.run_name for run in children} == GRID | REFERENCES
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert artifacts == {"figure_1.png", "figure_1.svg", "figure_1.csv"}
+
+
+def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], place: Place) -> None:
+    output, _ = finished
+    client = MlflowClient(place.uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    for trial in output.spec.trials:
+        query = f"tags.`bat.trial_id` = '{trial.id}'"
+        (run,) = client.search_runs([experiment.experiment_id], query)
+        assert run.data.params["recipe.name"] == trial.config.recipe.name
+        assert run.data.params["train.epochs"] == "3"
+        verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
+        assert run.data.metrics["robust_acc"] == verdicts.robust_acc
+        history = client.get_metric_history(run.info.run_id, "pgd_cw_worst")
+        assert {metric.step: metric.value for metric in history} == dict(
+            zip(verdicts.steps, verdicts.curve("cw", "worst"), strict=True)
+        )
+        epochs = client.get_metric_history(run.info.run_id, "val_robust_acc")
+        recorded = output.statuses()[trial.id].epochs
+        assert [(m.step, m.value) for m in epochs] == [(e["epoch"], e["val_robust_acc"]) for e in recorded]
+
+
+def test_the_model_in_mlflow_is_the_one_that_was_judged(finished: tuple[Output, str], place: Place) -> None:
+    output, _ = finished
+    mlflow.set_tracking_uri(place.uri)
+    client = MlflowClient(place.uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    trial = output.spec.trials[0]
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`bat.trial_id` = '{trial.id}'")
+    test = load_dataset("digits", train_size=256, val_size=40, test_size=60).test
+    images = to_unit(test.images)
+    loaded = mlflow.pyfunc.load_model(run.data.tags["bat.model"])
+    module, config = load_model(output.folder.trial(trial))
+    assert config == trial.config
+    with torch.no_grad():
+        np.testing.assert_array_equal(loaded.predict(images.numpy()), module(images).numpy())
+    verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
+    order = np.argsort(test.rows.numpy())
+    correct = (module(images).argmax(1) == test.labels).numpy()[order]
+    np.testing.assert_array_equal(correct, verdicts.clean_correct)
+    assert not loaded.get_raw_model().training
+
+
+def snapshot(uri: str) -> object:
+    client = MlflowClient(uri)
+    state = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            histories = {
+                name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
+                for name in run.data.metrics
+            }
+            files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
+            outputs = len(run.outputs.model_outputs) if run.outputs else 0
+            state[run.info.run_id] = (
+                dict(run.data.tags),
+                run.data.params,
+                histories,
+                files,
+                run.info.end_time,
+                outputs,
+            )
+    return state
+
+
+def test_mirroring_again_changes_nothing(finished: tuple[Output, str], place: Place) -> None:
+    assert finished
+    before = snapshot(place.uri)
+    code, printed = place.run("mirror.py", "undisturbed")
+    assert code == 0, printed
+    assert snapshot(place.uri) == before
+
+
+def test_an_empty_server_gets_everything_from_the_records(
+    finished: tuple[Output, str], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeps.engine.mirroring import Mirroring
+
+    output, _ = finished
+    uri = f"sqlite:///{place.path / 'replaced.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(place.path)
+    assert Mirroring(output.spec, output.folder).once() is None
+
+    def values(state: dict) -> list:
+        return sorted(repr((tags["bat.trial_id"], params, metrics)) for tags, params, metrics, *_ in state.values())
+
+    assert values(snapshot(uri)) == values(snapshot(place.uri))

@@ -1,0 +1,69 @@
+"""kill -9 at any moment, then --resume: the same models, the same figure, nothing twice."""
+
+from collections.abc import Callable
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sweeps.engine.records import TrialStatus
+from tests.integration.conftest import GRID, TINY
+from tests.integration.running import Output, Place, kill_tree_when
+
+pytestmark = pytest.mark.ray
+
+Moment = Callable[[dict[str, TrialStatus]], bool]
+
+
+def in_the_middle_of_training(statuses: dict[str, TrialStatus]) -> bool:
+    return any(1 <= len(status.epochs) < 3 for status in statuses.values())
+
+
+def while_attacking_with_one_finished(statuses: dict[str, TrialStatus]) -> bool:
+    phases = [status.phase for status in statuses.values()]
+    return "finished" in phases and ("attacking" in phases or "training" in phases)
+
+
+@pytest.mark.parametrize("moments", [[in_the_middle_of_training, while_attacking_with_one_finished]])
+def test_a_killed_sweep_resumes_to_the_same_end(
+    finished: tuple[Output, str], place: Place, moments: list[Moment]
+) -> None:
+    undisturbed, _ = finished
+    output = place.sweep("killed")
+    arguments = [*TINY, *GRID, "--output", "killed"]
+    for moment in moments:
+        process = place.start("eps_budget.py", *arguments)
+        kill_tree_when(process, lambda moment=moment: moment(output.statuses()))
+        arguments = ["--resume", "killed"]
+    kept = {trial for trial, status in output.statuses().items() if status.phase == "finished"}
+    assert kept
+
+    code, printed = place.run("eps_budget.py", *arguments)
+    assert code == 0, printed
+    statuses = output.statuses()
+    assert all(status.phase == "finished" for status in statuses.values())
+    assert all([epoch["epoch"] for epoch in status.epochs] == [1, 2, 3] for status in statuses.values())
+    assert any(status.attempts > 1 for status in statuses.values())
+    assert output.weights() == undisturbed.weights()
+    assert output.file("figure_1.csv") == undisturbed.file("figure_1.csv")
+    assert output.file("figure_1.png") == undisturbed.file("figure_1.png")
+
+    client = MlflowClient(place.uri)
+    experiment = client.get_experiment_by_name("eps_budget-killed")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == len(statuses) + 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        for name in run.data.metrics:
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+            assert len(steps) == len(set(steps))
+
+
+def test_resuming_a_finished_sweep_runs_nothing(finished: tuple[Output, str], place: Place) -> None:
+    output, _ = finished
+    before = {trial: status.attempts for trial, status in output.statuses().items()}
+    figure = output.file("figure_1.svg")
+    code, printed = place.run("eps_budget.py", "--resume", "undisturbed")
+    assert code == 0, printed
+    assert "0 of 6 trials to run" in printed
+    assert {trial: status.attempts for trial, status in output.statuses().items()} == before
+    assert output.file("figure_1.svg") == figure
