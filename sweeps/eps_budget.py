@@ -100,14 +100,14 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     attack, pixel = config.attack, sweep.pixel
     seeds = sorted({one.trial.config.seed for one in judged})
     n = len(judged[0].verdicts)
-    unit = f"1 px = {pixel * 255:g}/255"
+    eps, step_size = attack.eps / pixel, attack.step_size / pixel
     figure = draw_curves(
         lines,
         attack=attack,
-        title=f"{config.data.name}, {config.model}: accuracy under PGD at {attack.eps / pixel:g} px, by training budget",
+        title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
         note=(
-            f"n = {n} test images, {len(seeds)} seeds; step {attack.step_size / pixel:g} px from a random start, {unit}."
-            " Solid: final iterate, band from lowest to highest seed; dotted: worst so far; diamond: clean.\n"
+            f"n = {n} test images, {len(seeds)} seeds; step {step_size:g} px from a random start,"
+            f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed; dotted: worst so far; diamond: clean.\n"
             "PGD bounds robustness from above: stronger attacks, such as AutoAttack, can only lower these numbers."
         ),
     )

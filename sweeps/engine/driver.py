@@ -51,7 +51,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             if waiting:
-                _run(waiting, sweep, dataset, folder, console, options.address or os.environ.get("RAY_ADDRESS"))
+                _run(waiting, sweep, dataset, folder, console, options.address)
         return _conclude(sweep, folder, draw, mirroring, console)
 
 
@@ -71,9 +71,7 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
     folder = SweepFolder(options.output_folder(name).resolve())
     folder.refuse_if_used()
     resources = options.resources()
-    address = options.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        _check_machine(resources)
+    _check_machine(resources, options.address)
     dataset = options.load()
     trials = make_trials(dataset)
     for trial in trials:
@@ -110,13 +108,20 @@ def _resumed(options: SweepOptions, path: Path) -> tuple[Sweep, SweepFolder, Dat
     return sweep, folder, dataset
 
 
-def _check_machine(resources: Resources) -> None:
+def _check_machine(resources: Resources, address: str | None) -> None:
+    """A cluster may grow to what a trial needs; a machine alone must have it."""
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    needed = resources.num_workers * resources.cpus_per_worker
-    if needed > cores:
-        raise InputError(f"a trial needs {needed} CPU cores and this machine has {cores}: use fewer workers")
-    if resources.num_workers * resources.gpus_per_worker > gpus:
-        raise InputError(f"a trial needs {resources.num_workers * resources.gpus_per_worker:g} GPUs, here are {gpus}")
+    needed_cores = resources.num_workers * resources.cpus_per_worker
+    needed_gpus = resources.num_workers * resources.gpus_per_worker
+    if needed_cores <= cores and needed_gpus <= gpus:
+        return
+    from sweeps.engine import ray_runner  # noqa: PLC0415
+
+    if ray_runner.existing_cluster(address) is None:
+        raise InputError(
+            f"a trial needs {needed_cores} CPU cores and {needed_gpus:g} GPUs, and this machine has {cores} and {gpus}:"
+            " use fewer workers, or a cluster (--address)"
+        )
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def _run(
 ) -> None:
     from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
-    with ray_runner.cluster(address=address):
+    with ray_runner.cluster(address=ray_runner.existing_cluster(address)):
         concurrent = min(ray_runner.concurrent_trials(sweep.resources), len(waiting))
         with live_table(sweep, folder, console, concurrent=concurrent):
             ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent)

@@ -76,7 +76,7 @@ class SweepOptions:
     gpus_per_worker: float | None = None
     """GPUs of each process; a fraction lets trials share one. Default: 1 where there are GPUs."""
     address: str | None = None
-    """Ray cluster to run on, such as auto. Default: RAY_ADDRESS, else one started on this machine."""
+    """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` left here, else "local": one of its own."""
 
     def load(self) -> Dataset:
         """The data set these options name."""

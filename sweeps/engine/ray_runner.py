@@ -22,6 +22,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 import torch
 from ray import train, tune
+from ray._private.services import get_ray_address_from_environment
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -39,9 +40,20 @@ NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray w
 PACKAGES = (bat_core, search_spaces, sweeps)
 
 
+def existing_cluster(address: str | None) -> str | None:
+    """The cluster to join: `address`, else RAY_ADDRESS, else the one `ray start` left running here.
+
+    Returns:
+        None where one is to be started on this machine; `address="local"` asks for that.
+    """
+    if address == "local":
+        return None
+    return address or get_ray_address_from_environment(None, None)
+
+
 @contextmanager
 def cluster(*, address: str | None) -> Iterator[None]:
-    """A Ray cluster for the body: the one at `address`, or one started on this machine and ended after.
+    """A Ray cluster for the body: the one at `address`, or one of its own on this machine, ended after.
 
     Raises:
         RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
@@ -51,7 +63,7 @@ def cluster(*, address: str | None) -> Iterator[None]:
         # Every node runs the driver's code, whatever is installed there.
         context = ray.init(address=address, runtime_env={"py_modules": list(PACKAGES)}, log_to_driver=False)
     else:
-        context = ray.init(include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
+        context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
     try:
         if not context.dashboard_url:
             raise RuntimeError("Ray's dashboard is off: install ray[default], without it stopped trials leak resources")
