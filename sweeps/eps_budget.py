@@ -107,7 +107,8 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
         note=(
             f"n = {n} test images, {len(seeds)} seeds; step {step_size:g} px from a random start,"
-            f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed; dotted: worst so far; diamond: clean.\n"
+            f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed;"
+            " dotted: worst so far; diamond: clean.\n"
             "PGD bounds robustness from above: stronger attacks, such as AutoAttack, can only lower these numbers."
         ),
     )

@@ -93,9 +93,9 @@ class Recipe:
     def loss(
         self,
         model: nn.Module,
-        x: Tensor,
+        x: Tensor,  # noqa: ARG002 (for methods that train on clean images too)
         x_adv: Tensor,
-        label: Tensor,  # noqa: ARG002 (for methods that train on x too)
+        label: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Per-example training loss (B,) and the logits (B, K) of the images trained on, in train mode."""
         logits = model(x_adv)
