@@ -1,0 +1,39 @@
+"""Two workers linked by gloo train the model that one worker trains, and share its evaluation."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bat_core.data import load_dataset
+from bat_core.evaluate import Verdicts, evaluate
+from bat_core.fit import fit
+from sweeps.engine.trial import MODEL
+from tests.integration.conftest import TINY
+from tests.integration.running import Place
+
+pytestmark = pytest.mark.ray
+
+
+def test_two_workers_equal_one_of_the_same_global_batch(place: Place) -> None:
+    options = ["--eps-x", "40/255", "--seeds", "0", "--reference", "none", "--model", "small_cnn_gn"]
+    code, printed = place.run("eps_budget.py", *TINY, *options, "--num-workers", "2", "--output", "two-workers")
+    assert code == 0, printed
+    output = place.sweep("two-workers")
+    (trial,) = output.spec.trials
+    (status,) = output.statuses().values()
+    assert [epoch["epoch"] for epoch in status.epochs] == [1, 2, 3]
+
+    dataset = load_dataset("digits", train_size=256, val_size=40, test_size=60)
+    *_, last = fit(trial.config, dataset)
+    two = load_file(output.folder.trial(trial) / MODEL / "model.safetensors")
+    for name, one in last.state.model.state_dict().items():
+        torch.testing.assert_close(two[name], one.contiguous())
+    assert status.epochs[-1]["val_robust_acc"] == last.val_robust_acc
+    assert status.epochs[-1]["train_loss"] == pytest.approx(last.train_loss)
+
+    verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
+    test = dataset.test
+    alone = evaluate(last.state.model, test.images, test.labels, attack=trial.config.attack, rows=test.rows)
+    assert verdicts.rows.tolist() == alone.rows.tolist()
+    assert verdicts.clean_correct.tolist() == alone.clean_correct.tolist()
+    assert verdicts.broken_at["ce"].tolist() == alone.broken_at["ce"].tolist()
