@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from bat_core.models import ImageShape, build_model
 
 FORMAT = 1
 DESCRIPTION = "config.json"
+CHECKSUMS = "checksums.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 KEPT = 2  # the newest, and the one before should that be damaged
@@ -29,16 +29,22 @@ KEPT = 2  # the newest, and the one before should that be damaged
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The JSON beside the weights: all that is needed to rebuild the model, and the files' checksums."""
+    """The JSON beside the weights: all that is needed to rebuild the model."""
 
     config: TrialConfig
     num_classes: int
     image_shape: ImageShape
     epoch: int
     class_names: tuple[str, ...]
-    sha256: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
     format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """SHA-256 of each file beside it, by name."""
+
+    sha256: Mapping[str, str]
 
 
 def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
@@ -50,8 +56,11 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
     _write(target, tensors, config, dataset, state.epoch, state.metrics)
-    for old in checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    known = checkpoints(folder)
+    place = known.index(target)
+    # What is newer than an epoch just trained belongs to another trial, or was passed over as damaged.
+    for stale in known[: max(place + 1 - KEPT, 0)] + known[place + 1 :]:
+        shutil.rmtree(stale)
     return target
 
 
@@ -107,13 +116,13 @@ def read_description(folder: Path) -> Description:
         InputError: the folder holds no model, or a file of it is damaged.
     """
     try:
-        description = from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
-        for name, digest in description.sha256.items():
-            if _digest(folder / name) != digest:
-                raise InputError(f"{folder / name} is damaged: its SHA-256 is not the one in {DESCRIPTION}")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        checksums = from_dict(Checksums, {"sha256": json.loads((folder / CHECKSUMS).read_text())})
+        for name in {DESCRIPTION, MODEL, *checksums.sha256}:
+            if _digest(folder / name) != checksums.sha256.get(name):
+                raise InputError(f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
+        return from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no sound model: {error}") from error
-    return description
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -150,14 +159,18 @@ def _write(
         image_shape=dataset.image_shape,
         epoch=epoch,
         class_names=dataset.class_names,
-        sha256={name: _digest(partial / name) for name in files},
         metrics=metrics,
     )
-    (partial / DESCRIPTION).write_text(json.dumps(to_dict(description), indent=2))
-    _sync(partial / DESCRIPTION)
+    _write_json(partial / DESCRIPTION, to_dict(description))
+    _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     _sync(target.parent)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2))
+    _sync(path)
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:

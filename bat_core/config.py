@@ -6,8 +6,9 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
@@ -96,7 +97,7 @@ class AttackConfig:
     step_size: float = 2 / 255
     steps: tuple[int, ...] = FIGURE_1_STEPS
     losses: tuple[str, ...] = ("ce", "cw")
-    batch_size: int = 500
+    batch_size: int = 200
 
     def __post_init__(self) -> None:
         check_amount("attack.eps", self.eps)
@@ -129,7 +130,8 @@ class TrialConfig:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are the same on every machine for equal configs."""
-        text = json.dumps(to_dict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        typed = from_dict(TrialConfig, to_dict(self))  # 1 and 1.0 are equal, and so are their trials
+        text = json.dumps(to_dict(typed), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -148,32 +150,52 @@ def to_dict(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
 
 
-def from_dict(kind: type[C], values: Mapping[str, Any]) -> C:
+def from_dict(kind: type[C], values: Any) -> C:
     """The dataclass `kind` from what `to_dict` made of it.
 
     Raises:
-        InputError: a field that `kind` does not have, or a value of another type.
+        InputError: a field that `kind` does not have or that is missing, or a value of another type.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{kind.__name__}={values!r} must be a mapping of its fields")
     hints = typing.get_type_hints(kind)
     if unknown := set(values) - set(hints):
         raise InputError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}; its fields are {', '.join(hints)}")
-    return kind(**{name: _typed(f"{kind.__name__}.{name}", hints[name], value) for name, value in values.items()})
+    typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
+    try:
+        return kind(**typed)
+    except TypeError as error:
+        raise InputError(f"{kind.__name__}: {error}") from error
 
 
-def _typed(where: str, hint: Any, value: Any) -> Any:  # noqa: PLR0911
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotation `hint` has it: JSON knows neither tuples nor infinity, and writes 1.0 as 1."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type[Any], hint), value)
+    convert: Callable[[Any], Any]
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _typed(where, arguments[0], value)
-    if origin is tuple:
-        return tuple(_typed(where, arguments[0], item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _typed(f"{where}.{key}", arguments[1], item) for key, item in value.items()}
-    if hint is float and value in ("inf", "-inf"):
-        return float(value)
-    if hint is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-        raise InputError(f"{where}={value!r} must be of type {hint.__name__}")
-    return value
+        return None if value is None else _typed(name, arguments[0], value)
+    if dataclasses.is_dataclass(hint):
+        fits, convert = isinstance(value, Mapping), partial(from_dict, typing.cast(type[Any], hint))
+    elif origin is tuple:
+        fits, convert = isinstance(value, list | tuple), partial(_typed_items, name, arguments[0])
+    elif origin is Mapping:
+        fits, convert = isinstance(value, Mapping), partial(_typed_values, name, arguments[1])
+    elif hint is float:
+        fits, convert = _is_number(value) or value in ("inf", "-inf"), float
+    else:
+        fits, convert = type(value) is hint, hint
+    if not fits:
+        raise InputError(f"{name}={value!r} must be of type {getattr(hint, '__name__', hint)}")
+    return convert(value)
+
+
+def _typed_items(name: str, hint: Any, values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_typed(name, hint, value) for value in values)
+
+
+def _typed_values(name: str, hint: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _typed(f"{name}.{key}", hint, value) for key, value in values.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

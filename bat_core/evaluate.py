@@ -175,7 +175,8 @@ def evaluate_batches(
     for positions in torch.arange(len(images)).split(attack.batch_size):
         x, y = to_unit(images[positions].to(device)), labels[positions].to(device)
         with evaluation_mode(model):
-            yield _judge_batch(model, x, y, rows[positions], attack, seed, resolve_precision(precision, device))
+            verdicts = _judge_batch(model, x, y, rows[positions], attack, seed, resolve_precision(precision, device))
+        yield verdicts
 
 
 def _judge_batch(

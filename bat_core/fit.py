@@ -109,6 +109,7 @@ class _Trainer:
 
     def run_epoch(self, epoch: int) -> EpochReport:
         started = time.perf_counter()
+        self.state.model.train()
         order = torch.randperm(len(self.images), generator=named_generator(self.config.seed, "order", epoch))
         draws = Draws(
             named_generator(self.config.seed, "draws", epoch, device=self.device), self.workers.rank, self.workers.size

@@ -9,13 +9,14 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Batch norm on its running statistics while crafting and judging; the mode found is restored."""
-    was_training = model.training
+    """Batch norm on its running statistics while crafting and judging; each module's mode is restored."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:

@@ -35,9 +35,9 @@ class LinfBall:
         if not bool(((x >= 0) & (x <= 1)).all()):
             raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images are in [0, 1]")
         radius = _round_down(eps, x.dtype).to(x.device)
-        upper, lower = x + radius, x - radius
-        upper = torch.where(upper - x > radius, torch.nextafter(upper, x), upper)
-        lower = torch.where(x - lower > radius, torch.nextafter(lower, x), lower)
+        upper, lower, exact = x + radius, x - radius, x.double()
+        upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
+        lower = torch.where(exact - lower.double() > radius, torch.nextafter(lower, x), lower)
         return cls(x, eps, lower.clamp_(min=0), upper.clamp_(max=1))
 
     def random_start(self, draws: Draws) -> Tensor:

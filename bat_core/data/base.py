@@ -175,8 +175,8 @@ def _check(name: str, part: str, split: Split, num_classes: int) -> None:
 
 
 def _canonical(split: Split) -> Split:
-    images = split.images.numpy()
-    keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    examples = zip(split.images.numpy(), split.labels.tolist(), strict=True)
+    keys = [(hashlib.sha256(image.tobytes()).digest(), label) for image, label in examples]
     return split.take(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))
 
 

@@ -42,7 +42,7 @@ def read_split(folder: Path, split: str) -> Split:
         if image_column is None or LABEL_COLUMN not in table.column_names:
             raise InputError(f"{path}: columns are {', '.join(table.column_names)}; needed: img or image, and label")
         images += [_decode(cell, path) for cell in table.column(image_column).to_pylist()]
-        labels += table.column(LABEL_COLUMN).to_pylist()
+        labels += _labels(table.column(LABEL_COLUMN), path)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{folder}: the images of split {split!r} differ in size")
     stacked = torch.stack(images) if images else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
@@ -71,6 +71,14 @@ def _read(path: Path) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{path} cannot be read as Parquet, it is cut short or damaged: {reason}") from error
+
+
+def _labels(column: pa.ChunkedArray, path: Path) -> list[int]:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise InputError(
+            f"{path}: column label holds {column.type} with {column.null_count} nulls; needed: whole numbers"
+        )
+    return column.to_pylist()
 
 
 def _decode(cell: dict[str, bytes], path: Path) -> Tensor:

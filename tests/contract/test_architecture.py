@@ -1,0 +1,165 @@
+"""Who may import whom, read from the imports themselves; and what no committed file may hold."""
+
+import ast
+import functools
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE_MAY = {"torch", "torchvision", "numpy", "pyarrow", "bat_core"}
+CORE_MAY_ALSO = {
+    "bat_core/checkpoint.py": {"safetensors"},
+    "bat_core/data/digits.py": {"sklearn"},
+    "bat_core/data/parquet.py": {"PIL"},  # torchvision brings it
+}
+PLATFORM = {"ray", "optuna", "mlflow"}
+UNPICKLER = "bat_core/data/cifar10.py"
+RUNS_WHAT_IT_READS = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
+    "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
+    "pd.read_pickle",
+}  # fmt: skip
+
+
+@functools.cache
+def tree(path):
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def sources(*folders):
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
+def absolute_names(path, node):
+    """The modules that one import statement names, relative ones resolved."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    package = Path(path).parent.parts
+    base = package[: len(package) - node.level + 1] if node.level else ()
+    return {".".join([*base, node.module] if node.module else base)}
+
+
+def imported(path, *, nested=True):
+    """Top-level packages that a file imports; without `nested`, only those imported as the module is."""
+    nodes = ast.walk(tree(path)) if nested else iter(tree(path).body)
+    statements = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {name.split(".")[0] for node in statements for name in absolute_names(path, node)}
+
+
+def foreign(names):
+    return names - set(sys.stdlib_module_names)
+
+
+core = pytest.mark.parametrize("path", sources("bat_core"))
+everything = pytest.mark.parametrize("path", sources("bat_core", "search_spaces", "sweeps"))
+
+
+def test_there_is_something_to_read():
+    assert "bat_core/fit.py" in sources("bat_core")
+    assert imported("bat_core/fit.py") >= {"torch", "bat_core", "time"}
+
+
+@core
+def test_the_core_imports_only_what_it_may(path):
+    assert foreign(imported(path)) <= CORE_MAY | CORE_MAY_ALSO.get(path, set())
+
+
+def test_scikit_learn_is_imported_only_when_digits_are_asked_for():
+    assert "sklearn" in imported("bat_core/data/digits.py")
+    assert "sklearn" not in imported("bat_core/data/digits.py", nested=False)
+
+
+def test_the_core_runs_where_only_its_own_needs_are_installed():
+    forbidden = ["ray", "optuna", "mlflow", "sklearn", "scipy", "pandas", "matplotlib", "safetensors", "sweeps"]
+    program = f"""
+import sys
+for name in {forbidden}: sys.modules[name] = None
+import bat_core.fit, bat_core.evaluate
+from bat_core.attacks import ATTACKS
+from bat_core.data import dataset_names
+from bat_core.models import model_names
+from bat_core.recipes import recipe_names
+assert ATTACKS.names() and dataset_names() and model_names() and recipe_names()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sources("search_spaces"))
+def test_search_spaces_are_pure_data(path):
+    assert not imported(path) & {*PLATFORM, "torch", "torchvision"}
+
+
+@pytest.mark.parametrize("path", sources("bat_core", "search_spaces"))
+def test_nothing_imports_sweeps(path):
+    assert "sweeps" not in imported(path)
+
+
+@pytest.mark.parametrize("path", [path for path in sources("sweeps") if not path.startswith("sweeps/engine/")])
+def test_only_the_engine_names_the_platform(path):
+    assert not imported(path) & PLATFORM
+
+
+@pytest.mark.parametrize("path", sources("sweeps"))
+def test_no_file_in_sweeps_shadows_a_module(path):
+    name = Path(path).stem
+    if name == "__init__" or Path(path).parent != Path("sweeps"):
+        return
+    taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
+    assert name not in taken - {"sweeps"}
+
+
+def dotted(node):
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def unpickles(path):
+    """Names in a file that run what they read, and keywords that allow it."""
+    found = {name for node in ast.walk(tree(path)) if (name := dotted(node)) in RUNS_WHAT_IT_READS}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS_WHAT_IT_READS
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            found.add("allow_pickle")
+    return found
+
+
+@everything
+def test_nothing_unpickles_but_the_one_restricted_unpickler(path):
+    assert unpickles(path) == ({"pickle.Unpickler"} if path == UNPICKLER else set())
+
+
+def committed():
+    """Files that git tracks, and those that it would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is no git checkout")
+    return [ROOT / name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+HOMES = "|".join(["work", "home", "root", "Users"])
+CLOUD_LOGIN = "home/ubuntu/"  # what the cluster file's example has on any machine
+MACHINE_PATH = re.compile(rf"(?<![\w.$}}~/<-])/(?!{CLOUD_LOGIN})(?:{HOMES})/\w[^\s'\"`]*|\b[A-Z]:\\\\?Users\b")
+
+
+def test_no_committed_text_holds_a_path_of_a_machine():
+    found = []
+    for path in committed():
+        content = path.read_bytes()
+        if b"\0" in content:
+            continue
+        text = content.decode("utf-8", errors="replace")
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in MACHINE_PATH.finditer(text)]
+    assert found == []

@@ -1,0 +1,92 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from bat_core.attacks import pgd
+from bat_core.checkpoint import load_checkpoint, save_checkpoint
+from bat_core.data import to_unit
+from bat_core.evaluate import evaluate
+from bat_core.fit import fit
+from bat_core.rng import ExampleDraws
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Models trained once for the module, by precision."""
+    return {}
+
+
+@pytest.fixture
+def trained(results, make_trial, digits):
+    def train(precision):
+        config = make_trial(params={"eps": 10 / 255}, epochs=20, batch_size=16, precision=precision)
+        if precision not in results:
+            results[precision] = list(fit(config, digits, device=CUDA))
+        return config, results[precision]
+
+    return train
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+def test_digits_are_learnt_on_the_gpu(precision, trained):
+    _, reports = trained(precision)
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert reports[-1].val_clean_acc > 0.5
+    model = reports[-1].state.model
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_verdicts_agree_whether_searched_in_bfloat16_or_float32(trained, digits):
+    config, reports = trained("float32")
+    model, test = reports[-1].state.model, digits.test
+    attack = dataclasses.replace(config.attack, steps=(1, 5, 10))
+    searched = {
+        precision: evaluate(model, test.images, test.labels, attack=attack, precision=precision)
+        for precision in ("float32", "bfloat16")
+    }
+    np.testing.assert_array_equal(searched["float32"].clean_correct, searched["bfloat16"].clean_correct)
+    differing = (searched["float32"].robust_correct != searched["bfloat16"].robust_correct).sum()
+    assert differing <= 1  # of 64
+
+
+def test_verdicts_agree_with_the_cpus(trained, digits):
+    config, reports = trained("float32")
+    model, test = reports[-1].state.model, digits.test
+    on_gpu = evaluate(model, test.images, test.labels, attack=config.attack)
+    on_cpu = evaluate(model.cpu(), test.images, test.labels, attack=config.attack)
+    model.to(CUDA)
+    np.testing.assert_array_equal(on_gpu.clean_correct, on_cpu.clean_correct)
+    assert (on_gpu.robust_correct != on_cpu.robust_correct).sum() <= 1
+
+
+def test_attacks_stay_in_the_ball_on_the_gpu(trained, digits):
+    _, reports = trained("float32")
+    model = reports[-1].state.model.eval()
+    x, y = to_unit(digits.test.images).to(CUDA), digits.test.labels.to(CUDA)
+    generators = (torch.Generator(CUDA), torch.Generator(), ExampleDraws(seed=0, names=("t",), indices=range(64)))
+    for generator in generators:
+        for target in (None, "mc", "random"):
+            x_adv = pgd(
+                model, x, y, eps=8 / 255, step_size=2 / 255, num_steps=3, target=target, generator=generator
+            )  # fmt: skip
+            assert x_adv.is_cuda
+            assert (x_adv.double() - x.double()).abs().max().item() <= 8 / 255
+            assert x_adv.min() >= 0
+            assert x_adv.max() <= 1
+
+
+def test_a_checkpoint_goes_from_and_to_the_gpu(trained, digits, tmp_path):
+    config, reports = trained("float32")
+    state = reports[-1].state
+    save_checkpoint(tmp_path, state, config, digits)
+    loaded = load_checkpoint(tmp_path, config, digits, CUDA)
+    for name, tensor in loaded.model.state_dict().items():
+        assert tensor.is_cuda
+        assert torch.equal(tensor, state.model.state_dict()[name])
