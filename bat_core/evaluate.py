@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bat_core.attacks import PGD
 from bat_core.config import AttackConfig
 from bat_core.data import to_unit
-from bat_core.forward import autocast, evaluation_mode, resolve_precision
+from bat_core.forward import autocast, judging, resolve_precision
 from bat_core.rng import ExampleDraws
 
 Reading: TypeAlias = Literal["final", "worst"]
@@ -76,9 +76,17 @@ class Verdicts:
 
     @classmethod
     def concat(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
-        """The verdicts on all parts' examples, sorted by row."""
+        """The verdicts on all parts' examples, sorted by row.
+
+        Raises:
+            ValueError: parts of different attacks, or an example that is judged twice.
+        """
         first = parts[0]
+        if any(part.steps != first.steps or part.losses != first.losses for part in parts):
+            raise ValueError("verdicts of different steps or losses cannot be joined")
         rows = np.concatenate([part.rows for part in parts])
+        if len(np.unique(rows)) < len(rows):
+            raise ValueError("an example is judged twice: rows must differ")
         order = np.argsort(rows, kind="stable")
         return cls(
             rows=rows[order],
@@ -174,7 +182,7 @@ def evaluate_batches(
     rows = torch.arange(len(images)) if rows is None else rows
     for positions in torch.arange(len(images)).split(attack.batch_size):
         x, y = to_unit(images[positions].to(device)), labels[positions].to(device)
-        with evaluation_mode(model):
+        with judging(model):
             verdicts = _judge_batch(model, x, y, rows[positions], attack, seed, resolve_precision(precision, device))
         yield verdicts
 

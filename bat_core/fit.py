@@ -11,7 +11,7 @@ from bat_core.attacks import pgd
 from bat_core.config import TrialConfig
 from bat_core.data import Augmentation, Dataset, Split, to_unit
 from bat_core.errors import InputError
-from bat_core.forward import autocast, evaluation_mode, resolve_precision
+from bat_core.forward import autocast, evaluation_mode, judging, resolve_precision
 from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import Draws, ExampleDraws, named_generator, named_seed
@@ -157,7 +157,7 @@ class _Trainer:
     def _validate(self, epoch: int) -> tuple[float, float]:
         mine = self.workers.share(torch.arange(len(self.val)))
         counts = torch.zeros(3, dtype=torch.float64, device=self.device)
-        with evaluation_mode(self.state.model):
+        with judging(self.state.model):
             for positions in mine.split(VAL_BATCH):
                 counts += self._judge(self.val.take(positions), epoch)
         clean, robust, count = self.workers.sum(counts).tolist()

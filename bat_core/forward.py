@@ -19,6 +19,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextlib.contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and float32 that is float32: cuDNN would otherwise round convolutions to TF32."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with evaluation_mode(model):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
     """Run convolutions and matrix products in `precision`; a no-op for float32."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)

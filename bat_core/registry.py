@@ -31,6 +31,7 @@ class Registry(Generic[T]):
     kind: str
     package: str
     _entries: dict[str, Entry[T]] = field(default_factory=dict)
+    _importing: bool = False
     _discovered: bool = False
 
     def register(self, name: str, *, pattern: str | None = None, form: str = "") -> Callable[[T], T]:
@@ -67,9 +68,13 @@ class Registry(Generic[T]):
         raise unknown_name(self.kind, name, self._entries, forms=forms)
 
     def _discover(self) -> None:
-        if self._discovered:
+        if self._discovered or self._importing:
             return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        self._importing = True
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._discovered = True
+        finally:
+            self._importing = False

@@ -56,7 +56,8 @@ class ExampleDraws(Draws):
     """Random numbers that belong to an example, whatever batch, shard or order it is met in.
 
     Each example has a generator of its own, named by (seed, *names, its index), so that a verdict
-    does not depend on the batch size nor on how many workers share the test set.
+    does not depend on the batch size nor on how many workers share the test set. Asked twice, it
+    answers the same: a restart takes another name.
     """
 
     seed: int = 0
@@ -68,11 +69,11 @@ class ExampleDraws(Draws):
         return torch.stack(rows).to(like.device)
 
     def integers(self, high: int, like: Tensor) -> Tensor:
-        rows = [torch.randint(high, (), generator=self._generator(i)) for i in self.indices]
+        rows = [torch.randint(high, (), generator=self._generator("integers", i)) for i in self.indices]
         return torch.stack(rows).to(like.device)
 
-    def _generator(self, index: int) -> torch.Generator:
-        return named_generator(self.seed, *self.names, index)
+    def _generator(self, *place: str | int) -> torch.Generator:
+        return named_generator(self.seed, *self.names, *place)
 
 
 def as_draws(generator: torch.Generator | Draws | None) -> Draws:

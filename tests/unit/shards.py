@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torchvision.io import encode_png
+from PIL import Image
 
 SIDE = 8
 
@@ -17,7 +17,9 @@ def images(count: int, seed: int) -> torch.Tensor:
 
 
 def png(image: torch.Tensor) -> bytes:
-    return encode_png(image).numpy().tobytes()
+    content = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "png")
+    return content.getvalue()
 
 
 def table(pictures, labels, *, column="img") -> pa.Table:

@@ -96,7 +96,9 @@ DAMAGE = {
     "other JSON": lambda f: (f / "config.json").write_text("{}"),
     "a JSON list": lambda f: (f / "config.json").write_text("[]"),
     "not UTF-8": lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
-    "no checksums": lambda f: rewrite(f, lambda d: d.update(sha256={})),
+    "no checksums": lambda f: (f / "checksums.json").unlink(),
+    "empty checksums": lambda f: (f / "checksums.json").write_text("{}"),
+    "flipped checksum": lambda f: flip(f / "checksums.json", 30),
     "another epoch": lambda f: rewrite(f, lambda d: d.update(epoch=1)),
     "emptied folder": lambda f: (shutil.rmtree(f), f.mkdir()),
 }

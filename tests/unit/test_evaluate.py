@@ -216,3 +216,14 @@ def test_a_verdict_is_a_float32_pass_whatever_the_search_ran_in(label, correct_i
 def test_images_that_cannot_be_judged(images):
     with pytest.raises(ValueError, match=r"there are no images|images are in \[0, 1\]"):
         evaluate(small_net().float(), images, torch.zeros(len(images), dtype=torch.int64), attack=AttackConfig(**SHORT))
+
+
+def test_parts_of_different_attacks_or_of_the_same_examples_are_not_joined():
+    model, y = Linear(normal(3, 12)), classes(9, 3)
+    images = uniform(9, 3, 2, 2)
+    whole = evaluate(model, images, y, attack=AttackConfig(**SHORT))
+    other = evaluate(model, images, y, attack=AttackConfig(**{**SHORT, "steps": (1, 2, 3)}), rows=torch.arange(9, 18))
+    with pytest.raises(ValueError, match="different steps"):
+        Verdicts.concat([whole, other])
+    with pytest.raises(ValueError, match="judged twice"):
+        Verdicts.concat([whole, whole])
