@@ -13,12 +13,14 @@ from typing import Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the records hold what a dead server misses
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the table is drawn there
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from bat_core.config import to_dict
 from bat_core.evaluate import READINGS, Verdicts
@@ -30,6 +32,7 @@ SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
 ROLE_TAG = "bat.role"
 MODEL_TAG = "bat.model"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}
@@ -129,7 +132,7 @@ class Mirror:
             experiment = self._experiment_id()
             query = f"tags.`{SWEEP_TAG}` = '{self.sweep.id}' and tags.`{TRIAL_TAG}` = '{trial_id}'"
             found = self.client.search_runs([experiment], query, max_results=1)
-            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, **tags}
+            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, MLFLOW_SOURCE_NAME: self.sweep.command, **tags}
             self._runs[trial_id] = (
                 found[0]
                 if found
@@ -140,10 +143,11 @@ class Mirror:
     def _experiment_id(self) -> str:
         if self._experiment is None:
             name = self.sweep.title(self.folder)
+            tags = {SWEEP_TAG: self.sweep.id, KIND_TAG: KIND}
             for candidate in (name, f"{name}-{self.sweep.id}"):
                 experiment = self.client.get_experiment_by_name(candidate)
                 if experiment is None:
-                    self._experiment = self.client.create_experiment(candidate, tags={SWEEP_TAG: self.sweep.id})
+                    self._experiment = self.client.create_experiment(candidate, tags=tags)
                 elif experiment.tags.get(SWEEP_TAG) == self.sweep.id:
                     self._experiment = experiment.experiment_id
                 if self._experiment is not None:
