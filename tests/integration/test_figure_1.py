@@ -155,3 +155,16 @@ def test_an_empty_server_gets_everything_from_the_records(
         return sorted(repr((tags["bat.trial_id"], params, metrics)) for tags, params, metrics, *_ in state.values())
 
     assert values(snapshot(uri)) == values(snapshot(place.uri))
+
+
+def test_a_server_that_is_away_is_told_and_harms_nothing(
+    finished: tuple[Output, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweeps.engine.mirroring import Mirroring
+
+    output, _ = finished
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    trouble = Mirroring(output.spec, output.folder).once()
+    assert trouble
+    assert "127.0.0.1" in trouble
+    assert "\n" not in trouble
