@@ -57,7 +57,7 @@ class LinfBall:
         inside = (x_adv >= self.lower) & (x_adv <= self.upper)
         if x_adv.shape != self.x.shape or not bool(inside.all()):
             raise RuntimeError(
-                f"the attack left its ball: {int((~inside).sum())} values are outside eps={self.eps:g} or [0, 1], or NaN"
+                f"the attack left its ball: {int((~inside).sum())} values outside eps={self.eps:g} or [0, 1], or NaN"
             )
         return x_adv
 

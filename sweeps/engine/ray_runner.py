@@ -104,7 +104,7 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
         param_space={"trial": tune.grid_search(list(by_id))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=False),
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=resources.num_workers == 1),
         run_config=tune.RunConfig(name="tune", storage_path=str((folder.path / "ray").resolve()), verbose=0),
     )
     for result in tuner.fit():
