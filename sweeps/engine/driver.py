@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -21,7 +21,6 @@ from sweeps.engine.records import exclusive, read_status
 from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
-
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
@@ -51,7 +50,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             if waiting:
-                _run(waiting, sweep, dataset, folder, console, options.address)
+                _run(waiting, sweep, dataset, folder, console, options)
         return _conclude(sweep, folder, draw, mirroring, console)
 
 
@@ -126,24 +125,26 @@ def _check_machine(resources: Resources, address: str | None) -> None:
 
 @contextmanager
 def _sole_driver(folder: SweepFolder) -> Iterator[None]:
-    try:
-        lock = exclusive(folder.path / ".lock", wait=False)
-        lock.__enter__()
-    except BlockingIOError as error:
-        raise InputError(f"the sweep in {str(folder.path)!r} is running already") from error
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(folder.path / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise InputError(f"the sweep in {str(folder.path)!r} is running already") from error
         yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _run(
-    waiting: Sequence[Trial], sweep: Sweep, dataset: Dataset, folder: SweepFolder, console: Console, address: str | None
+    waiting: Sequence[Trial],
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: SweepFolder,
+    console: Console,
+    options: SweepOptions,
 ) -> None:
     from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
-    with ray_runner.cluster(address=ray_runner.existing_cluster(address)):
-        concurrent = min(ray_runner.concurrent_trials(sweep.resources), len(waiting))
+    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+        concurrent = min(options.max_concurrent or ray_runner.concurrent_trials(sweep.resources), len(waiting))
         with live_table(sweep, folder, console, concurrent=concurrent):
             ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent)
 

@@ -17,7 +17,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the t
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
@@ -31,6 +31,7 @@ from sweeps.engine.trial import MODEL
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
 ROLE_TAG = "bat.role"
+REASON_TAG = "bat.reason"  # why a trial failed
 MODEL_TAG = "bat.model"
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
@@ -66,7 +67,8 @@ class Mirror:
             if status.started is not None and self._mirrored.get(trial.id) != status:
                 self._sync_trial(trial, status, parent.info.run_id)
                 self._mirrored[trial.id] = status
-        if (report := self.folder.report()) and report != self._reported:
+        over = all(trial.id in self._mirrored and self._mirrored[trial.id].done for trial in self.sweep.trials)
+        if over and (report := self.folder.report()) and report != self._reported:
             self._sync_report(report, parent)
             self._reported = report
 
@@ -95,7 +97,10 @@ class Mirror:
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         if status.reason:
-            self.client.set_tag(run_id, "bat.reason", status.reason)
+            self.client.set_tag(run_id, REASON_TAG, status.reason)
+        elif REASON_TAG in run.data.tags:
+            self.client.delete_tag(run_id, REASON_TAG)
+            self._runs[trial.id] = self.client.get_run(run_id)
         if status.phase == "finished":
             self._log_files(run_id, self.folder.trial(trial))
         if status.phase in STATUS:
@@ -108,6 +113,16 @@ class Mirror:
         if MODEL_TAG in run.data.tags:
             return
         self.client.log_artifact(run_id, str(trial_folder / VERDICTS))
+        self.client.set_tag(run_id, MODEL_TAG, self._model_of(run) or self._log_model(run_id, trial_folder))
+
+    def _model_of(self, run: Run) -> str | None:
+        """The model that an earlier mirroring logged whole but could not name any more."""
+        for output in run.outputs.model_outputs if run.outputs else []:
+            if self.client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
+                return f"models:/{output.model_id}"
+        return None
+
+    def _log_model(self, run_id: str, trial_folder: Path) -> str:
         with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name=MODEL,
@@ -115,7 +130,7 @@ class Mirror:
                 data_path=str(trial_folder / MODEL),
                 pip_requirements=[f"bat-sweeps=={self.sweep.version}"],
             )
-        self.client.set_tag(run_id, MODEL_TAG, logged.model_uri)
+        return str(logged.model_uri)
 
     def _close(self, run: Run, status: str, ended: float) -> None:
         now = self.client.get_run(run.info.run_id)

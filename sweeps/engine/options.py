@@ -75,6 +75,8 @@ class SweepOptions:
     """CPU cores of each process."""
     gpus_per_worker: float | None = None
     """GPUs of each process; a fraction lets trials share one. Default: 1 where there are GPUs."""
+    max_concurrent: int | None = None
+    """Trials at once. Default: as many as fit what the cluster has now; say more where it can grow."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` left here, else "local": one of its own."""
 
@@ -118,6 +120,8 @@ class SweepOptions:
         """
         if self.num_workers < 1 or self.cpus_per_worker < 1:
             raise InputError("--num-workers and --cpus-per-worker must be at least 1")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise InputError(f"--max-concurrent={self.max_concurrent} must be at least 1")
         gpus = self.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if torch.cuda.is_available() else 0.0
@@ -136,7 +140,7 @@ class SweepOptions:
         Raises:
             InputError: one was given.
         """
-        allowed = {"resume", "data_dir", "download", "address"}
+        allowed = {"resume", "data_dir", "download", "max_concurrent", "address"}
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
