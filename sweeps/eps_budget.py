@@ -11,9 +11,10 @@ from typing import Annotated
 from bat_core.config import FIGURE_1_STEPS, AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.recipes import recipe_params
 from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
-from sweeps.engine.figure import draw_curves, save_figure
+from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
 from sweeps.engine.options import Amount, Several, SweepOptions, command
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial, write_atomically
 
@@ -66,12 +67,12 @@ def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
         train=options.train_config(),
         attack=AttackConfig(eps=eps, step_size=step_size, steps=options.steps),
     )
-    label = {} if options.beta is None else {"beta": options.beta}
+    params = dict(recipe_params(options.recipe)) | ({} if options.beta is None else {"beta": options.beta})
     budgets = options.eps_x if options.eps_x is not None else tuple(count * pixel for count in PIXELS)
     varied = [
         Trial(
             id=f"eps{round(budget / pixel, 3):g}-seed{seed}",
-            config=replace(base, seed=seed, recipe=RecipeConfig(name=options.recipe, params={"eps": budget, **label})),
+            config=replace(base, seed=seed, recipe=RecipeConfig(name=options.recipe, params=params | {"eps": budget})),
         )
         for budget in budgets
         for seed in options.seeds
@@ -98,7 +99,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     lines = families(judged)
     config = judged[0].trial.config
     attack, pixel = config.attack, sweep.pixel
-    seeds = sorted({one.trial.config.seed for one in judged})
+    seeds = _count(len({one.trial.config.seed for one in judged}), "seed")
     n = len(judged[0].verdicts)
     eps, step_size = attack.eps / pixel, attack.step_size / pixel
     figure = draw_curves(
@@ -106,19 +107,20 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         attack=attack,
         title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
         note=(
-            f"n = {n} test images, {len(seeds)} seeds; step {step_size:g} px from a random start,"
+            f"n = {n} test images, {seeds}; step {step_size:g} px from a random start,"
             f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed;"
             " dotted: worst so far; diamond: clean.\n"
             "PGD bounds robustness from above: stronger attacks, such as AutoAttack, can only lower these numbers."
         ),
     )
     files = [path.name for path in save_figure(figure, folder.path / STEM)]
-    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, n, len(seeds)))
+    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, n, seeds))
 
 
-def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, n: int, seeds: int) -> str:
+def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, n: int, seeds: str) -> str:
     trained = [family for family in lines if family.role == "grid"]
-    against = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(attack.losses)})"
+    names = [LOSS_TITLES.get(loss, loss) for loss in attack.losses]
+    against = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(names)})"
     words = []
     if trained:
         best = max(trained, key=lambda family: family.robust_acc.mean)
@@ -131,7 +133,11 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, n: in
         for family in lines
         if family.role == "reference"
     ]
-    return f"{'; '.join(words)} (means over {seeds} seeds, n = {n})."
+    return f"{'; '.join(words)} (means over {seeds}, n = {n})."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def _torchvision_folder(folder: Path, *, download: bool) -> tuple[Split, Split]:
                 f"{folder} holds neither train-*.parquet nor {CIFAR10.base_folder}/: name CIFAR-10's folder, or add"
                 " --download"
             )
-        download_and_extract_archive(CIFAR10.url, str(folder), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+        try:
+            download_and_extract_archive(CIFAR10.url, str(folder), filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"CIFAR-10 cannot be downloaded into {folder}: {error}") from error
     return _batches(batches, CIFAR10.train_list), _batches(batches, CIFAR10.test_list)
 
 

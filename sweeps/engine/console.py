@@ -158,6 +158,6 @@ def _clock(seconds: float) -> str:
 def relative(path: Path) -> str:
     """The path as a person standing in the working folder would write it."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)

@@ -1,6 +1,7 @@
 """From options to results: checks, runs, mirrors and reports one sweep."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -166,7 +167,7 @@ def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirrorin
         say(f"failed {trial}: {reason}", "red")
     for file in report.files:
         say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
-    say(f"MLflow: mlflow ui --backend-store-uri {mirroring.uri}  (experiment {sweep.title(folder)})")
+    say(f"MLflow: {_how_to_open(mirroring.uri)}, experiment {sweep.title(folder)}")
     if trouble:
         say(
             f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
@@ -178,3 +179,9 @@ def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirrorin
             f"{unfinished + len(failed)} trials are not finished; go on with --resume {relative(folder.path)}", "yellow"
         )
     return INTERRUPTED if unfinished else FAILED if failed else 0
+
+
+def _how_to_open(uri: str) -> str:
+    if uri.startswith("http"):
+        return uri
+    return f"{relative(Path(sys.executable))} -m mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000"
