@@ -109,7 +109,7 @@ def _state(status: TrialStatus) -> str:
     if status.phase == "attacking" and status.attack:
         return f"attacking {status.attack['done']}/{status.attack['of']}"
     if status.phase == "failed":
-        return f"[red]failed[/]: {status.reason[:40]}"
+        return f"[red]failed[/]: {status.reason.partition(':')[0]}"
     return {"finished": "[green]done (test)[/]", "training": "training (val)"}.get(status.phase, status.phase)
 
 

@@ -1,6 +1,7 @@
 """Figure 1: accuracy against the number of PGD steps, a line a training budget."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def _mark_clean(axes: Axes, clean: Spread, color: object, *, shift: float) -> No
 def _dress(axes: Axes, steps: Sequence[int], title: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(CLEAN_AT * 0.75, steps[-1] * 1.25)
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(-0.02, math.ceil(axes.dataLim.ymax * 10) / 10 + 0.02)
     axes.axvline((CLEAN_AT * steps[0]) ** 0.5, color="0.8", lw=0.8)
     axes.xaxis.set_major_locator(FixedLocator([CLEAN_AT, *steps]))
     axes.xaxis.set_minor_locator(NullLocator())
