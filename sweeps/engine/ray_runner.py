@@ -29,6 +29,7 @@ import bat_core
 import search_spaces
 import sweeps
 from bat_core.data import Dataset
+from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine.records import Record, read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
@@ -55,12 +56,17 @@ def cluster(*, address: str | None) -> Iterator[None]:
     """A Ray cluster for the body: the one at `address`, or one of its own on this machine, ended after.
 
     Raises:
+        InputError: the cluster at `address` cannot be reached.
         RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
     """
     _let_workers_cache_byte_code()
     if address:
         # Every node runs the driver's code, whatever is installed there.
-        context = ray.init(address=address, runtime_env={"py_modules": list(PACKAGES)}, log_to_driver=False)
+        code = {"py_modules": list(PACKAGES)}
+        try:
+            context = ray.init(address=address, runtime_env=code, log_to_driver=False)
+        except ConnectionError as error:
+            raise InputError(f"{error}: start it, or say --address local") from error
     else:
         context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
     try:
