@@ -10,14 +10,15 @@ import torch
 from rich.console import Console
 
 from bat_core.config import TrialConfig
-from bat_core.data import Dataset, load_dataset
+from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.fit import batches_per_epoch
 from bat_core.models import build_model
 from bat_core.recipes import get_recipe
+from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
 from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.options import SweepOptions, command_line
+from sweeps.engine.options import SweepOptions, command_line, load_images
 from sweeps.engine.records import exclusive, read_status
 from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
 
@@ -55,7 +56,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         return _conclude(sweep, folder, draw, mirroring, console)
 
 
-def check_trial(config: TrialConfig, dataset: Dataset) -> None:
+def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
     """Whether the trial's recipe, model and batch exist and fit the data set, before anything starts.
 
     Raises:
@@ -64,7 +65,7 @@ def check_trial(config: TrialConfig, dataset: Dataset) -> None:
     get_recipe(config.recipe.name, **config.recipe.params)
     with torch.device("meta"):
         build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
-    batches_per_epoch(config, len(dataset.train))
+    batches_per_epoch(config, len(dataset.train), workers)
 
 
 def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[Sweep, SweepFolder, Dataset]:
@@ -72,15 +73,10 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
     folder.refuse_if_used()
     resources = options.resources()
     _check_machine(resources, options.address)
-    dataset = options.load()
+    dataset = load_images(options.data_config(), options.data_dir, download=options.download)
     trials = make_trials(dataset)
     for trial in trials:
-        check_trial(trial.config, dataset)
-        if trial.config.train.batch_size % resources.num_workers:
-            raise InputError(
-                f"--batch-size {trial.config.train.batch_size} cannot be shared equally by"
-                f" --num-workers {resources.num_workers}"
-            )
+        check_trial(trial.config, dataset, Workers(size=resources.num_workers))
     sweep = Sweep.new(
         name,
         command=command_line(),
@@ -96,15 +92,7 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
 def _resumed(options: SweepOptions, path: Path) -> tuple[Sweep, SweepFolder, Dataset]:
     folder = SweepFolder(path.resolve())
     sweep = folder.load()
-    data = sweep.trials[0].config.data
-    dataset = load_dataset(
-        data.name,
-        options.data_dir or sweep.data_dir,
-        download=options.download,
-        train_size=data.train_size,
-        val_size=data.val_size,
-        test_size=data.test_size,
-    )
+    dataset = load_images(sweep.trials[0].config.data, options.data_dir or sweep.data_dir, download=options.download)
     return sweep, folder, dataset
 
 

@@ -80,17 +80,6 @@ class SweepOptions:
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` left here, else "local": one of its own."""
 
-    def load(self) -> Dataset:
-        """The data set these options name."""
-        return load_dataset(
-            self.dataset,
-            self.data_dir,
-            download=self.download,
-            train_size=self.train_size,
-            val_size=self.val_size,
-            test_size=self.test_size,
-        )
-
     def data_config(self) -> DataConfig:
         """Which images, as a part of a trial's config."""
         return DataConfig(
@@ -147,10 +136,22 @@ class SweepOptions:
                 raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
 
 
+def load_images(data: DataConfig, data_dir: str | Path | None, *, download: bool) -> Dataset:
+    """The images that a trial's config names, from where this machine has them."""
+    return load_dataset(
+        data.name,
+        data_dir,
+        download=download,
+        train_size=data.train_size,
+        val_size=data.val_size,
+        test_size=data.test_size,
+    )
+
+
 def command(main: Callable[[Any], int]) -> None:
     """Run `main` with the options on the command line and exit with what it returns.
 
-    `main` takes one argument annotated with a subclass of SweepOptions; its docstring is the help.
+    Its arguments' annotations are the options, its docstring the help.
     Input that cannot be used becomes one sentence and exit code 2.
     """
     app = App(
