@@ -1,136 +1,23 @@
-"""From attacks to per-example verdicts, and from verdicts to curves and the worst case."""
+"""From attacks to per-example verdicts. Whatever a search ran in, a verdict is a float32 forward pass."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks import PGD
+from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.data import to_unit
 from bat_core.forward import autocast, judging, resolve_precision
 from bat_core.rng import ExampleDraws
+from bat_core.suites import Entry, Suite, trajectories
+from bat_core.verdicts import SPARED, UNBROKEN, Outcome, Verdicts
 
-Reading: TypeAlias = Literal["final", "worst"]
-READINGS: tuple[Reading, ...] = ("final", "worst")
-UNBROKEN = -1
+BATCH = 200
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verdicts:
-    """What became of each example. Arrays have N rows, one an example.
-
-    `rows` is the example's row in its source. `broken_at[loss]` is the first step whose iterate was
-    misclassified, 0 where the clean image or the random start already was, UNBROKEN where none was.
-    `final[loss]` (N, len(steps)) says whether x^k, for each k in `steps`, was classified correctly.
-    """
-
-    rows: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    clean_correct: npt.NDArray[np.bool_]
-    steps: tuple[int, ...]
-    broken_at: Mapping[str, npt.NDArray[np.int64]]
-    final: Mapping[str, npt.NDArray[np.bool_]]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def losses(self) -> tuple[str, ...]:
-        """The losses attacked with."""
-        return tuple(self.broken_at)
-
-    @property
-    def clean_acc(self) -> float:
-        """Accuracy on clean images, in [0, 1]."""
-        return float(self.clean_correct.mean())
-
-    @property
-    def robust_correct(self) -> npt.NDArray[np.bool_]:
-        """(N,): correct when clean and at every iterate of every trajectory."""
-        return np.logical_and.reduce([broken == UNBROKEN for broken in self.broken_at.values()])
-
-    @property
-    def robust_acc(self) -> float:
-        """The headline, in [0, 1]: per-example worst case over all that was tried."""
-        return float(self.robust_correct.mean())
-
-    def curve(self, loss: str, reading: Reading) -> npt.NDArray[np.float64]:
-        """Accuracy under PGD-k for each k in `steps`: (len(steps),) in [0, 1].
-
-        "final" asks whether x^k is misclassified, as the paper does; "worst" whether any of the clean
-        image, x^0 ... x^k is.
-        """
-        if reading == "final":
-            return self.final[loss].mean(axis=0)
-        broken = self.broken_at[loss]
-        return np.array([np.mean((broken == UNBROKEN) | (broken > step)) for step in self.steps])
-
-    @classmethod
-    def concat(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
-        """The verdicts on all parts' examples, sorted by row.
-
-        Raises:
-            ValueError: parts of different attacks, or an example that is judged twice.
-        """
-        first = parts[0]
-        if any(part.steps != first.steps or part.losses != first.losses for part in parts):
-            raise ValueError("verdicts of different steps or losses cannot be joined")
-        rows = np.concatenate([part.rows for part in parts])
-        if len(np.unique(rows)) < len(rows):
-            raise ValueError("an example is judged twice: rows must differ")
-        order = np.argsort(rows, kind="stable")
-        return cls(
-            rows=rows[order],
-            labels=np.concatenate([part.labels for part in parts])[order],
-            clean_correct=np.concatenate([part.clean_correct for part in parts])[order],
-            steps=first.steps,
-            broken_at={k: np.concatenate([part.broken_at[k] for part in parts])[order] for k in first.broken_at},
-            final={k: np.concatenate([part.final[k] for part in parts])[order] for k in first.final},
-        )
-
-    def write(self, path: Path) -> None:
-        """One row an example: index, label, clean_correct, broken_at_<loss> (null: never), final_<loss>_<k>."""
-        columns: dict[str, pa.Array] = {
-            "index": pa.array(self.rows),
-            "label": pa.array(self.labels),
-            "clean_correct": pa.array(self.clean_correct),
-        }
-        for loss in self.losses:
-            broken = self.broken_at[loss]
-            columns[f"broken_at_{loss}"] = pa.array(broken, mask=broken == UNBROKEN)
-            for position, step in enumerate(self.steps):
-                columns[f"final_{loss}_{step}"] = pa.array(self.final[loss][:, position])
-        described = {"steps": list(self.steps), "losses": list(self.losses)}
-        table = pa.table(columns).replace_schema_metadata({"bat_sweeps": json.dumps(described)})
-        pq.write_table(table, path)
-
-    @classmethod
-    def read(cls, path: Path) -> "Verdicts":
-        """What `write` wrote."""
-        table = pq.read_table(path)
-        described = json.loads((table.schema.metadata or {})[b"bat_sweeps"])
-        steps, losses = tuple(described["steps"]), tuple(described["losses"])
-
-        return cls(
-            rows=table.column("index").to_numpy(),
-            labels=table.column("label").to_numpy(),
-            clean_correct=table.column("clean_correct").to_numpy(),
-            steps=steps,
-            broken_at={loss: table.column(f"broken_at_{loss}").fill_null(UNBROKEN).to_numpy() for loss in losses},
-            final={
-                loss: np.stack([table.column(f"final_{loss}_{step}").to_numpy() for step in steps], axis=1)
-                for loss in losses
-            },
-        )
+SaveAdversarial: TypeAlias = Callable[[str, Tensor, Tensor], None]
 
 
 def evaluate(
@@ -138,31 +25,35 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: AttackConfig = AttackConfig(),
+    attack: AttackConfig | Suite = AttackConfig(),
     rows: Tensor | None = None,
     seed: int = 0,
     precision: str = "float32",
+    batch_size: int | None = None,
 ) -> Verdicts:
-    """Attack every image with one PGD trajectory a loss and judge every iterate in float32.
+    """Attack every image and judge every point that an attack passes through, in float32.
 
-    Each trajectory starts from the clean image by a random start of its own, which depends on
-    (seed, loss, row) alone: batch size, order and sharding do not change it.
+    Each attack starts from the clean image, by a random start of its own which depends on (seed,
+    attack, row) alone: batch size, order and sharding do not change it. (AutoAttack draws for a batch.)
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K), put in evaluation mode meanwhile; attacked on its device.
         images: (N, C, H, W) uint8, or float in [0, 1].  labels: (N,) int64.
-        attack: budget, step size, steps to read, losses, batch size.
+        attack: a suite, or the budget, steps and losses of a trial's own PGD trajectories.
         rows: (N,) names of the examples; default 0 ... N-1.
         precision: "float32" | "bfloat16" | "auto", for the search alone. A search in bfloat16 is judged
             in float32 at every listed step, and between them wherever it saw an example misclassified.
+        batch_size: images at once; halved, and halved again, where memory does not suffice.
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
         ValueError: no images, or images outside [0, 1].
     Source: paper, section 5 (evaluation); Figure 1.
     """
-    parts = evaluate_batches(model, images, labels, attack=attack, rows=rows, seed=seed, precision=precision)
-    return Verdicts.concat(list(parts))
+    batches = evaluate_batches(
+        model, images, labels, attack=attack, rows=rows, seed=seed, precision=precision, batch_size=batch_size
+    )
+    return Verdicts.concat(list(batches))
 
 
 def evaluate_batches(
@@ -170,74 +61,166 @@ def evaluate_batches(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: AttackConfig = AttackConfig(),
+    attack: AttackConfig | Suite = AttackConfig(),
     rows: Tensor | None = None,
     seed: int = 0,
     precision: str = "float32",
+    batch_size: int | None = None,
 ) -> Iterator[Verdicts]:
     """As `evaluate`, yielding the verdicts of each batch as it is done."""
     if len(images) == 0:
         raise ValueError("evaluate: there are no images")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
+    size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
+    judge = Judge(model, seed=seed, precision=precision)
     rows = torch.arange(len(images)) if rows is None else rows
-    for positions in torch.arange(len(images)).split(attack.batch_size):
-        x, y = to_unit(images[positions].to(device)), labels[positions].to(device)
-        with judging(model):
-            verdicts = _judge_batch(model, x, y, rows[positions], attack, seed, resolve_precision(precision, device))
+    for positions in torch.arange(len(images)).split(size):
+        batch = images[positions]
+        verdicts = judge.extend(judge.clean(batch, labels[positions], rows[positions]), batch, suite)
         yield verdicts
 
 
-def _judge_batch(
-    model: nn.Module, x: Tensor, y: Tensor, rows: Tensor, attack: AttackConfig, seed: int, precision: torch.dtype
-) -> Verdicts:
-    with torch.no_grad():
-        clean_correct = model(x).argmax(1) == y
-    broken_at, final = {}, {}
-    for loss in attack.losses:
-        draws = ExampleDraws(seed=seed, names=("evaluate", loss), indices=rows.tolist())
-        broken_at[loss], final[loss] = _judge_trajectory(model, x, y, clean_correct, attack, loss, draws, precision)
-    return Verdicts(
-        rows=rows.numpy(),
-        labels=y.cpu().numpy(),
-        clean_correct=clean_correct.cpu().numpy(),
-        steps=attack.steps,
-        broken_at=broken_at,
-        final=final,
-    )
+class Judge:
+    """Attacks one model and judges it, a batch at a time.
 
+    `seed` names the random starts. `precision` is that of the search. A batch that does not fit into
+    memory is halved, and so are those that follow; `halvings` counts how often.
+    """
 
-def _judge_trajectory(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    clean_correct: Tensor,
-    attack: AttackConfig,
-    loss: str,
-    draws: ExampleDraws,
-    precision: torch.dtype,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    search = PGD(eps=attack.eps, step_size=attack.step_size, num_steps=attack.steps[-1], loss=loss)
-    exact = precision == torch.float32
+    def __init__(self, model: nn.Module, *, seed: int = 0, precision: str = "float32") -> None:
+        self.model, self.seed = model, seed
+        tensors = [*model.parameters(), *model.buffers()]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.precision = resolve_precision(precision, self.device)
+        self.halvings = 0
+        self._most: int | None = None  # images that are known to fit
 
-    def searched(z: Tensor) -> Tensor:
-        with autocast(x.device, precision):
-            return model(z)
+    def clean(self, images: Tensor, labels: Tensor, rows: Tensor) -> Verdicts:
+        """Verdicts on clean images: no attack yet."""
+        correct = np.empty(len(images), dtype=np.bool_)
+
+        def classify_part(part: slice) -> None:
+            correct[part] = self._classify(images[part], labels[part]).cpu().numpy()
+
+        self._in_parts(len(images), classify_part)
+        return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
+
+    def extend(
+        self, verdicts: Verdicts, images: Tensor, suite: Suite, *, save: SaveAdversarial | None = None
+    ) -> Verdicts:
+        """The verdicts on `images` so far, and then those of every attack in `suite`."""
+        for entry in suite.entries:
+            verdicts = verdicts.attacked(entry.name, self.attack(entry, images, verdicts, save=save))
+        return verdicts
+
+    def attack(
+        self, entry: Entry, images: Tensor, verdicts: Verdicts, *, save: SaveAdversarial | None = None
+    ) -> Outcome:
+        """What the attack does to `images`, whose verdicts so far are `verdicts`.
+
+        Args:
+            save: gets the attack's name, rows (M,) and, of each, the image that broke it or the last
+                one tried, (M, C, H, W) float32.
+        """
+        standing = torch.from_numpy(verdicts.robust_after(len(verdicts.outcomes)))
+        attacked = np.flatnonzero(standing.numpy()) if entry.drop else np.arange(len(verdicts))
+        broken_at = np.where(verdicts.clean_correct, SPARED, 0).astype(np.int64)
+        final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
+        labels, rows = torch.from_numpy(verdicts.labels), torch.from_numpy(verdicts.rows)
+        clean = torch.from_numpy(verdicts.clean_correct)
+
+        def attack_part(part: slice) -> None:
+            chosen = torch.from_numpy(attacked[part])
+            x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
+            trial = _Trial(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
+            with judging(self.model):
+                trial.run()
+            broken_at[attacked[part]] = trial.broken_at.cpu().numpy()
+            if entry.steps:
+                final[attacked[part]] = trial.final.cpu().numpy()
+            if save is not None:
+                assert trial.x_adv is not None
+                save(entry.name, rows[chosen], trial.x_adv.cpu())
+
+        self._in_parts(len(attacked), attack_part)
+        return Outcome(broken_at=broken_at, steps=entry.steps, final=final)
 
     @torch.no_grad()
-    def classified(z: Tensor, label: Tensor) -> Tensor:
-        return model(z).argmax(1) == label
+    def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
+        with judging(self.model):
+            return classified(self.model(to_unit(images.to(self.device))), labels.to(self.device))
 
-    broken_at = torch.where(clean_correct, UNBROKEN, 0)
-    final = []
-    for iterate in search.trajectory(searched, x, y, generator=draws):
-        listed = iterate.step in attack.steps
-        if iterate.logits is None or (listed and not exact):
-            correct = classified(iterate.x, y)
-        else:
-            correct = iterate.logits.argmax(1) == y
-            if not exact and bool((seen := (broken_at == UNBROKEN) & ~correct).any()):
-                correct[seen] = classified(iterate.x[seen], y[seen])
-        broken_at = torch.where((broken_at == UNBROKEN) & ~correct, iterate.step, broken_at)
-        if listed:
-            final.append(correct)
-    return broken_at.cpu().numpy(), torch.stack(final, dim=1).cpu().numpy()
+    def _in_parts(self, count: int, run: Callable[[slice], None]) -> None:
+        """`run` on all of 0..count, in one piece or, where memory does not suffice, in smaller ones."""
+        done = 0
+        while done < count:
+            size = min(self._most or count, count - done)
+            try:
+                run(slice(done, done + size))
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self._most, self.halvings = size // 2, self.halvings + 1
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+            else:
+                done += size
+
+
+class _Trial:
+    """One attack on one batch, judged as it goes."""
+
+    def __init__(
+        self, judge: Judge, entry: Entry, x: Tensor, y: Tensor, clean: Tensor, rows: Tensor, *, keep: bool
+    ) -> None:
+        self.judge, self.entry, self.x, self.y, self.rows = judge, entry, x, y, rows
+        self.broken_at = torch.where(clean, UNBROKEN, 0)
+        self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
+        self.x_adv = x.clone() if keep else None
+
+    def run(self) -> None:
+        judge, entry = self.judge, self.entry
+        draws = ExampleDraws(seed=judge.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
+        standing = self.broken_at == UNBROKEN if entry.drop else None
+
+        def searched(z: Tensor) -> Tensor:
+            with autocast(z.device, judge.precision):
+                return judge.model(z)
+
+        trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=draws, standing=standing)
+        for iterate in trajectory:
+            correct = self._correct(iterate)
+            before = self.broken_at[iterate.rows]
+            fell = ~correct & ((before == UNBROKEN) | (before > iterate.step))
+            self.broken_at[iterate.rows] = torch.where(fell, iterate.step, before)
+            if iterate.step in entry.steps:
+                self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
+            if standing is not None:
+                standing[iterate.rows] &= correct
+            if self.x_adv is not None:
+                shown = fell | (before == UNBROKEN)
+                self.x_adv[iterate.rows[shown]] = iterate.x[shown]
+
+    @torch.no_grad()
+    def _correct(self, iterate: Iterate) -> Tensor:
+        """(M,): is the iterate classified correctly, in float32?"""
+        y = self.y[iterate.rows]
+        exact = self.judge.precision == torch.float32
+        if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
+            return classified(self.judge.model(iterate.x), y)
+        correct = classified(iterate.logits, y)
+        if not exact and bool((seen := (self.broken_at[iterate.rows] == UNBROKEN) & ~correct).any()):
+            correct[seen] = classified(self.judge.model(iterate.x[seen]), y[seen])
+        return correct
+
+
+def classified(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,): is y the class of the largest logit? NaN classifies nothing."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might help: CUDA's error, Python's, or that of torch's CPU allocator."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)

@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bat_core.errors import unknown_name
+from bat_core.errors import InputError, unknown_name
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+TINY = 1e-12  # keeps a ratio of logits finite where they are all equal
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -41,6 +44,39 @@ def cw_margin(logits: Tensor, label: Tensor) -> Tensor:
     return largest_other(logits, label).values - own
 
 
+def dlr(logits: Tensor, label: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin over the gap between the first and the third largest logit.
+
+    Scaling or shifting all logits does not change it, so scaled logits cannot hide its gradient.
+
+    Args:
+        logits: (B, K) with K >= 3.  label: (B,) int64.
+    Returns:
+        (B,) in [-1, 1] but for ties, float32 or better.
+    Raises:
+        ValueError: fewer than three classes.
+    Source: Croce and Hein 2020, arXiv:2003.01690, eq. 5.
+    """
+    logits = _at_least_float32(logits)
+    top = _largest(logits, 3, "dlr")
+    return cw_margin(logits, label) / (top[:, 0] - top[:, 2] + TINY)
+
+
+def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    """The same towards the class `target`: large where it outweighs `label`.
+
+    Args:
+        logits: (B, K) with K >= 4.  label, target: (B,) int64.
+    Raises:
+        ValueError: fewer than four classes.
+    Source: Croce and Hein 2020, arXiv:2003.01690, eq. 6.
+    """
+    logits = _at_least_float32(logits)
+    top = _largest(logits, 4, "targeted dlr")
+    gap = (logits.gather(1, target[:, None]) - logits.gather(1, label[:, None])).squeeze(1)
+    return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
+
+
 def largest_other(logits: Tensor, label: Tensor) -> torch.return_types.max:
     """Largest logit and its class among the classes that are not `label`: values (B,), indices (B,)."""
     return logits.scatter(1, label[:, None], -torch.inf).max(dim=1)
@@ -50,7 +86,13 @@ def _at_least_float32(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "cw": cw_margin}
+def _largest(logits: Tensor, count: int, loss: str) -> Tensor:
+    if logits.shape[1] < count:
+        raise InputError(f"loss {loss!r} compares {count} logits and the model has {logits.shape[1]} classes: use cw")
+    return logits.topk(count, dim=1).values
+
+
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "cw": cw_margin, "dlr": dlr}
 
 
 def get_loss(name: str) -> Loss:
@@ -62,3 +104,22 @@ def get_loss(name: str) -> Loss:
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     return LOSSES[name]
+
+
+def objective(name: str) -> Objective:
+    """What an attack with the loss called `name` ascends: (logits, y, target or None) -> (B,).
+
+    Untargeted it is the loss to the true label y; targeted, minus the loss to the target (section
+    4.2), but for "dlr", whose targeted form weighs target and true label against each other.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    loss = get_loss(name)
+
+    def value(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        if target is None:
+            return loss(logits, y)
+        return targeted_dlr(logits, y, target) if name == "dlr" else -loss(logits, target)
+
+    return value

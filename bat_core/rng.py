@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class Draws:
         shape = (like.shape[0] * self.size,)
         return self._share(torch.randint(high, shape, generator=self.generator, device=self._device(like)), like)
 
+    def restart(self, number: int) -> "Draws":  # noqa: ARG002
+        """What restart `number` of an attack draws from: a generator simply goes on."""
+        return self
+
+    def take(self, rows: Tensor) -> "Draws":  # noqa: ARG002
+        """What some examples of the batch draw from: a generator knows no examples."""
+        return self
+
     def _device(self, like: Tensor) -> torch.device:
         return like.device if self.generator is None else self.generator.device
 
@@ -71,6 +79,12 @@ class ExampleDraws(Draws):
     def integers(self, high: int, like: Tensor) -> Tensor:
         rows = [torch.randint(high, (), generator=self._generator("integers", i)) for i in self.indices]
         return torch.stack(rows).to(like.device)
+
+    def restart(self, number: int) -> "ExampleDraws":
+        return replace(self, names=(*self.names, "restart", number)) if number else self
+
+    def take(self, rows: Tensor) -> "ExampleDraws":
+        return replace(self, indices=[self.indices[row] for row in rows.tolist()])
 
     def _generator(self, *place: str | int) -> torch.Generator:
         return named_generator(self.seed, *self.names, *place)

@@ -46,7 +46,11 @@ class LinfBall:
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest image in the ball."""
-        return torch.minimum(torch.maximum(z, self.lower), self.upper)
+        return torch.clamp(z, self.lower, self.upper)
+
+    def take(self, rows: Tensor) -> "LinfBall":
+        """The balls around some of the images, chosen by positions or by a mask (B,)."""
+        return LinfBall(self.x[rows], self.eps, self.lower[rows], self.upper[rows])
 
     def check(self, x_adv: Tensor) -> Tensor:
         """x_adv, when it is in the ball and in [0, 1].

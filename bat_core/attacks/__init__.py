@@ -1,7 +1,30 @@
 """Attacks in the L-infinity ball. A new file here that registers a class is a new attack."""
 
-from bat_core.attacks.base import ATTACKS, Attack, LogitsFn, Target
+from bat_core.attacks.apgd import APGD
+from bat_core.attacks.autoattack import AutoAttack
+from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem, Target
 from bat_core.attacks.fgsm import FGSM, fgsm
-from bat_core.attacks.pgd import PGD, Iterate, pgd
+from bat_core.attacks.gradient import GradientAttack
+from bat_core.attacks.noise import Noise
+from bat_core.attacks.pgd import PGD, pgd
+from bat_core.attacks.square import Square
+from bat_core.attacks.transfer import Transfer
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "Iterate", "LogitsFn", "Target", "fgsm", "pgd"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "GradientAttack",
+    "Iterate",
+    "LogitsFn",
+    "Noise",
+    "Problem",
+    "Square",
+    "Target",
+    "Transfer",
+    "fgsm",
+    "pgd",
+]

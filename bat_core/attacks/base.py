@@ -1,9 +1,9 @@
-"""What every attack shares: its checks, its target, and the registry that finds it."""
+"""What every attack shares: its checks, its targets and restarts, and the registry that finds it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,32 +15,73 @@ from bat_core.rng import Draws, as_draws
 from bat_core.threat import LinfBall
 
 LogitsFn: TypeAlias = Callable[[Tensor], Tensor]
-TargetName: TypeAlias = Literal["mc", "ll", "random"]
+TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
 Target: TypeAlias = TargetName | Tensor | None
 
-TARGETS: tuple[TargetName, ...] = ("mc", "ll", "random")
+TARGETS: tuple[TargetName, ...] = ("mc", "ll", "random", "every")
+EVERY_MOST = 9  # "every" takes so many classes at most, as AutoAttack does
 ATTACKS: Registry[type["Attack"]] = Registry("attack", "bat_core.attacks")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be attacked: the balls around M images, their classes y (M,), the classes to push them to.
+
+    `rows` (M,) are the images' positions in the batch that the caller gave.
+    """
+
+    ball: LinfBall
+    y: Tensor
+    target: Tensor | None
+    rows: Tensor
+
+    def keep(self, mask: Tensor) -> "Problem":
+        """Of these examples, the ones where `mask` (M,) holds."""
+        target = None if self.target is None else self.target[mask]
+        return Problem(self.ball.take(mask), self.y[mask], target, self.rows[mask])
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """One point of a search: the images x (M, C, H, W) at positions `rows` (M,) of the batch.
+
+    Step 0 is the start. `logits` are logits_fn's at x where the search needed them, else None.
+    """
+
+    step: int
+    rows: Tensor
+    x: Tensor
+    logits: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """An attack within the L-infinity ball of radius `eps`, ready to be called on a batch.
 
-    Subclasses write `search`. The base alone makes the ball, resolves the target and checks what
-    comes back, so that no attack can leave its budget.
+    Subclasses write `iterates`. The base alone makes the balls, resolves the targets, repeats the
+    search and checks what comes back, so that no attack can leave its budget.
 
     `eps` is in the images' unit (8/255). `target` is None (untargeted), "mc" (most confusing: the
-    likeliest wrong class), "ll" (least likely class), "random" (a uniform wrong class) or a (B,)
-    int64 tensor; "mc" and "ll" are read from the clean images' logits.
+    likeliest wrong class), "ll" (least likely class), "random" (a uniform wrong class), "every" (the
+    likeliest nine wrong classes, one search each) or a (B,) int64 tensor; all but "random" are read
+    from the clean images' logits. `restarts` is how often the search is made, each time from another
+    start. Of several searches the worst counts, for each example.
     """
+
+    takes_target: ClassVar[bool] = True
 
     eps: float
     target: Target = None
+    restarts: int = 1
 
     def __post_init__(self) -> None:
         check_amount("attack.eps", self.eps)
         if isinstance(self.target, str):
             check_choice("attack.target", self.target, TARGETS)
+        if self.target is not None and not self.takes_target:
+            raise InputError(f"attack.target={self.target!r}: {type(self).__name__} has no targets of its own")
+        if self.restarts < 1:
+            raise InputError(f"attack.restarts={self.restarts} must be at least 1")
 
     def __call__(
         self,
@@ -64,17 +105,82 @@ class Attack(ABC):
             ValueError: x outside [0, 1] or not floating point.
             RuntimeError: the search left the ball.
         """
-        draws = as_draws(generator)
         ball = LinfBall.around(x.detach(), self.eps)
-        target = choose_target(self.target, logits_fn, x, y, draws=draws, clean_logits=clean_logits)
-        return ball.check(self.search(logits_fn, ball, y, target, draws).detach())
+        worst: Tensor | None = None
+        for problem, draws in self._searches(logits_fn, ball, y, as_draws(generator), clean_logits):
+            found = ball.check(self.search(logits_fn, problem, draws).detach())
+            if worst is not None:
+                holds = _classified(logits_fn, worst, y)
+                found = torch.where(holds[:, None, None, None], found, worst)
+            worst = found
+        assert worst is not None
+        return worst
+
+    def trajectory(
+        self,
+        logits_fn: LogitsFn,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | Draws | None = None,
+        standing: Tensor | None = None,
+    ) -> Iterator[Iterate]:
+        """Every point that the searches pass through, one search after the other.
+
+        One PGD trajectory holds every PGD-k with k up to its number of steps.
+
+        Args:
+            standing: (B,) bool, the examples to attack; default all. The caller may clear more of it
+                between two points, for instance where an example has fallen, and the search leaves those.
+        Raises:
+            ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball.
+        """
+        ball = LinfBall.around(x.detach(), self.eps)
+        rows: Tensor | None = None
+        for problem, draws in self._searches(logits_fn, ball, y, as_draws(generator), None):
+            asked = problem if standing is None else problem.keep(standing)
+            if len(asked.rows) == 0:
+                return
+            own = draws if len(asked.rows) == len(x) else draws.take(asked.rows)
+            within = ball
+            for iterate in self.iterates(logits_fn, asked, own, standing):
+                if iterate.rows is not rows:
+                    rows = iterate.rows
+                    within = ball if len(rows) == len(x) else ball.take(rows)
+                within.check(iterate.x)
+                yield iterate
+
+    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+        """The outcome of one search: its last point, unless a subclass knows better."""
+        *_, last = self.iterates(logits_fn, problem, draws, None)
+        return last.x
 
     @abstractmethod
-    def search(self, logits_fn: LogitsFn, ball: LinfBall, y: Tensor, target: Tensor | None, draws: Draws) -> Tensor:
-        """The attack itself: images in `ball`, away from y or (if given) towards the classes `target`."""
+    def iterates(
+        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+    ) -> Iterator[Iterate]:
+        """One search: points in the problem's balls, away from y or (if given) towards `problem.target`.
+
+        Examples that `standing` (over the whole batch) no longer holds are to be left out when it is
+        cheap to do so.
+        """
+
+    def _searches(
+        self,
+        logits_fn: LogitsFn,
+        ball: LinfBall,
+        y: Tensor,
+        draws: Draws,
+        clean_logits: Callable[[], Tensor] | None,
+    ) -> Iterator[tuple[Problem, Draws]]:
+        """Each search with its own target and its own source of randomness."""
+        rows = torch.arange(len(y), device=y.device)
+        targets = choose_targets(self.target, logits_fn, ball.x, y, draws=draws, clean_logits=clean_logits)
+        for number, target in enumerate(target for target in targets for _ in range(self.restarts)):
+            yield Problem(ball, y, target, rows), draws.restart(number)
 
 
-def choose_target(
+def choose_targets(
     target: Target,
     logits_fn: LogitsFn,
     x: Tensor,
@@ -82,24 +188,34 @@ def choose_target(
     *,
     draws: Draws,
     clean_logits: Callable[[], Tensor] | None = None,
-) -> Tensor | None:
-    """The class each example is pushed towards: (B,) int64, or None for an untargeted attack.
+) -> list[Tensor | None]:
+    """The classes each example is pushed towards, one search after the other: (B,) int64 each.
 
+    Returns:
+        [None] for an untargeted attack, several entries for "every", else one.
     Raises:
         ValueError: unknown target name, or a tensor that is not (B,) int64.
-    Source: paper, eq. 23 (ll) and eq. 24 (mc).
+    Source: paper, eq. 23 (ll) and eq. 24 (mc); "every": Croce and Hein 2020, arXiv:2003.01690.
     """
     if target is None:
-        return None
+        return [None]
     if isinstance(target, Tensor):
         if target.shape != y.shape or target.dtype != torch.int64:
             raise InputError(f"target is {tuple(target.shape)} {target.dtype}; it must be {tuple(y.shape)} torch.int64")
-        return target
+        return [target]
     check_choice("attack.target", target, TARGETS)
     with torch.no_grad():
         logits = logits_fn(x) if clean_logits is None else clean_logits()
     if target == "mc":
-        return largest_other(logits, y).indices
+        return [largest_other(logits, y).indices]
     if target == "ll":
-        return largest_other(-logits, y).indices
-    return (y + 1 + draws.integers(logits.shape[1] - 1, y)) % logits.shape[1]
+        return [largest_other(-logits, y).indices]
+    if target == "every":
+        wrong = logits.scatter(1, y[:, None], -torch.inf)
+        return list(wrong.topk(min(EVERY_MOST, logits.shape[1] - 1), dim=1).indices.unbind(1))
+    return [(y + 1 + draws.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
+
+
+@torch.no_grad()
+def _classified(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
+    return logits_fn(x).argmax(1) == y

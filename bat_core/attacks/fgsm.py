@@ -1,26 +1,26 @@
 """The fast gradient sign method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bat_core.attacks.base import ATTACKS, Attack, LogitsFn, Target
-from bat_core.attacks.pgd import PGD
+from bat_core.attacks.base import ATTACKS, LogitsFn, Target
+from bat_core.attacks.gradient import FixedSteps, GradientAttack, StepRule
 from bat_core.rng import Draws
 from bat_core.threat import LinfBall
 
 
 @ATTACKS.register("fgsm")
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(GradientAttack):
     """One signed gradient step as long as the budget, see `fgsm`."""
 
+    num_steps: int = field(default=1, init=False)
     random_start: bool = False
 
-    def search(self, logits_fn: LogitsFn, ball: LinfBall, y: Tensor, target: Tensor | None, draws: Draws) -> Tensor:
-        one_step = PGD(eps=self.eps, step_size=self.eps, num_steps=1, random_start=self.random_start)
-        return one_step.search(logits_fn, ball, y, target, draws)
+    def rule(self, ball: LinfBall) -> StepRule:  # noqa: ARG002
+        return FixedSteps(self.eps)
 
 
 def fgsm(
@@ -38,7 +38,7 @@ def fgsm(
     Args:
         logits_fn: (B, C, H, W) -> (B, K).
         x: (B, C, H, W) float in [0, 1].  y: (B,) int64.  eps: in the unit of x (8/255).
-        target: None | "mc" | "ll" | "random" | (B,) int64.
+        target: None | "mc" | "ll" | "random" | "every" | (B,) int64 tensor.
         random_start: take the step from a uniform point of the ball, as training recipes named R- do.
     Returns:
         x_adv like x, detached, in [0, 1], within eps of x.

@@ -1,0 +1,107 @@
+"""Auto-PGD: projected gradient ascent that finds its own step sizes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import ATTACKS, LogitsFn, Problem
+from bat_core.attacks.gradient import GradientAttack, StepRule, direction
+from bat_core.rng import Draws
+from bat_core.threat import LinfBall
+
+FIRST, SHRINK, LEAST = 0.22, 0.03, 0.06  # of num_steps: the first period, how much each is shorter, the shortest
+RISING = 0.75  # a period in which the objective rose in fewer steps than this share has stalled
+MOMENTUM = 0.75  # weight of the new step against the last one
+
+
+@ATTACKS.register("apgd")
+@dataclass(frozen=True, kw_only=True)
+class APGD(GradientAttack):
+    """Auto-PGD. With loss "dlr" and target "every" it is APGD-T, with loss "ce" APGD-CE.
+
+    Steps begin at twice the budget. At checkpoints that come ever closer, an example whose objective has
+    stalled goes back to its best point and halves its step.
+
+    Source: Croce and Hein 2020, arXiv:2003.01690, algorithm 1.
+    """
+
+    num_steps: int = 100
+
+    def rule(self, ball: LinfBall) -> StepRule:
+        return _AutoSteps(ball, self.num_steps)
+
+    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+        """The first misclassified point of each example, the last point where there was none."""
+        found = torch.zeros_like(problem.y, dtype=torch.bool)
+        x_adv = problem.ball.x
+        for iterate in self.iterates(logits_fn, problem, draws, None):
+            x_adv = torch.where(found[:, None, None, None], x_adv, iterate.x)
+            if iterate.logits is not None:
+                found |= iterate.logits.argmax(1) != problem.y
+        return x_adv
+
+
+class _AutoSteps:
+    """Step sizes, best points and what happened since the last checkpoint, for each example."""
+
+    def __init__(self, ball: LinfBall, num_steps: int) -> None:
+        count = len(ball.x)
+        self.checkpoints = checkpoints(num_steps)
+        self.step = 0
+        self.period_start = 0
+        self.size = torch.full((count, 1, 1, 1), 2 * ball.eps, dtype=ball.x.dtype, device=ball.x.device)
+        self.best = torch.full((count,), -math.inf, device=ball.x.device)
+        self.best_before = self.best.clone()  # at the last checkpoint
+        self.halved_before = torch.ones(count, dtype=torch.bool, device=ball.x.device)
+        self.rises = torch.zeros(count, device=ball.x.device)
+        self.last_value = self.best.clone()
+        self.best_x = self.best_gradient = self.last_x = ball.x
+
+    def keep(self, mask: Tensor) -> None:
+        for name in (
+            "size", "best", "best_before", "halved_before", "rises", "last_value", "best_x", "best_gradient", "last_x",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[mask])
+
+    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
+        if self.step > 0:
+            self.rises += values > self.last_value
+        self.last_value = values
+        better = values > self.best
+        self.best = torch.where(better, values, self.best)
+        self.best_x = torch.where(better[:, None, None, None], x, self.best_x)
+        self.best_gradient = torch.where(better[:, None, None, None], gradient, self.best_gradient)
+        if self.step in self.checkpoints:
+            halve = self._halve()[:, None, None, None]
+            x = torch.where(halve, self.best_x, x)
+            gradient = torch.where(halve, self.best_gradient, gradient)
+        following = ball.project(x + self.size * direction(gradient))
+        if self.step > 0:
+            following = ball.project(x + MOMENTUM * (following - x) + (1 - MOMENTUM) * (x - self.last_x))
+        self.last_x = x
+        self.step += 1
+        return following
+
+    def _halve(self) -> Tensor:
+        """Halve the steps of examples that have stalled, and say which."""
+        stalled = self.rises < RISING * (self.step - self.period_start)
+        stuck = ~self.halved_before & (self.best <= self.best_before)
+        halve = stalled | stuck
+        self.size = torch.where(halve[:, None, None, None], self.size / 2, self.size)
+        self.halved_before, self.best_before = halve, self.best
+        self.rises = torch.zeros_like(self.rises)
+        self.period_start = self.step
+        return halve
+
+
+def checkpoints(num_steps: int) -> frozenset[int]:
+    """The steps at which step sizes are reviewed: 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
+    period = max(int(FIRST * num_steps), 1)
+    found, step = [], period
+    while step < num_steps:
+        found.append(step)
+        period = max(period - max(int(SHRINK * num_steps), 1), int(LEAST * num_steps), 1)
+        step += period
+    return frozenset(found)

@@ -1,0 +1,119 @@
+"""AutoAttack, part by part, as its authors wrote it (the package pyautoattack)."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bat_core.attacks.base import ATTACKS, EVERY_MOST, Attack, Iterate, LogitsFn, Problem
+from bat_core.errors import InputError, check_choice
+from bat_core.rng import Draws
+
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
+LEAST_CLASSES = 4  # the targeted DLR loss compares four logits
+
+
+@ATTACKS.register("autoattack")
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Attack):
+    """One part of AutoAttack's standard version for L-infinity.
+
+    The parts run one after the other on what still stands make up the standard evaluation. With fewer
+    than ten classes the targeted parts take every wrong class there is.
+
+    Source: Croce and Hein 2020, arXiv:2003.01690; package pyautoattack, which is its code unchanged.
+    """
+
+    takes_target: ClassVar[bool] = False
+
+    part: str = "apgd-ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("attack.part", self.part, PARTS)
+        if self.restarts != 1:
+            raise InputError(f"attack.restarts={self.restarts}: AutoAttack's standard version makes one search a part")
+
+    def iterates(
+        self,
+        logits_fn: LogitsFn,
+        problem: Problem,
+        draws: Draws,
+        standing: Tensor | None,  # noqa: ARG002
+    ) -> Iterator[Iterate]:
+        library = library_attack()
+        x, y = problem.ball.x.contiguous(), problem.y
+        model = _Contiguous(logits_fn)
+        with torch.no_grad():
+            num_classes = model(x[:1]).shape[1]
+        if num_classes < LEAST_CLASSES:
+            raise InputError(
+                f"AutoAttack needs {LEAST_CLASSES} classes, the model has {num_classes}: use --suite paper"
+            )
+        with _own_randomness(x.device), _quiet():
+            seed = int(draws.integers(2**31 - 1, y)[0])
+            attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
+            attack.attacks_to_run = [self.part]
+            targets = min(EVERY_MOST, num_classes - 1)
+            attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
+            x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
+        yield Iterate(1, problem.rows, problem.ball.project(x_adv.detach()))
+
+
+def library_attack() -> Any:
+    """pyautoattack's AutoAttack.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (the core runs without it)
+    except ImportError as error:
+        raise InputError(
+            "AutoAttack comes with the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
+        ) from error
+    return Library
+
+
+class _Contiguous(nn.Module):
+    """The model as AutoAttack wants it: a module whose input gradients can be viewed as rows."""
+
+    def __init__(self, logits_fn: LogitsFn) -> None:
+        super().__init__()
+        self.logits_fn = logits_fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits_fn(_ContiguousGradient.apply(x))
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return gradients[0].contiguous()
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """AutoAttack seeds torch's global generator; here nobody else notices."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Its warnings (random model, probabilities, zero gradients) are measured and said by `checks`."""
+    logger = logging.getLogger("auto-attack")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

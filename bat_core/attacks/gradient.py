@@ -1,0 +1,110 @@
+"""What gradient attacks are composed of: a loss, a target, a start, a rule for the steps, restarts."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import Attack, Iterate, LogitsFn, Problem
+from bat_core.errors import InputError, check_amount
+from bat_core.losses import Objective, objective
+from bat_core.rng import Draws
+from bat_core.threat import LinfBall
+
+
+class StepRule(Protocol):
+    """Where a search goes from x. It may remember what it needs of each example."""
+
+    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
+        """The next point in the ball, from x (M, ...), the objective's `values` (M,) there and its gradient."""
+        ...
+
+    def keep(self, mask: Tensor) -> None:
+        """Forget the examples where `mask` (M,) does not hold."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """`num_steps` steps up the gradient of `loss`, by the rule that a subclass gives.
+
+    `loss` is "ce", "cw" or "dlr". `random_start` starts uniformly in the ball, else at x. `eot` is the
+    number of passes whose gradients are averaged; only models that are random need more than one
+    (expectation over transformation, Athalye et al. 2018, arXiv:1802.00420).
+    """
+
+    num_steps: int
+    loss: str = "ce"
+    random_start: bool = True
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        objective(self.loss)
+        for name in ("num_steps", "eot"):
+            if getattr(self, name) < 1:
+                raise InputError(f"attack.{name}={getattr(self, name)} must be at least 1")
+
+    @abstractmethod
+    def rule(self, ball: LinfBall) -> StepRule:
+        """The rule for one search in `ball`."""
+
+    def iterates(
+        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+    ) -> Iterator[Iterate]:
+        ascended = objective(self.loss)
+        rule = self.rule(problem.ball)
+        x = problem.ball.random_start(draws) if self.random_start else problem.ball.x
+        for step in range(self.num_steps):
+            logits, values, gradient = _input_gradient(logits_fn, ascended, x, problem, self.eot)
+            yield Iterate(step, problem.rows, x, logits)
+            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+                problem = problem.keep(kept)
+                if len(problem.rows) == 0:
+                    return
+                x, gradient, values = x[kept], gradient[kept], values[kept]
+                rule.keep(kept)
+            x = rule.advance(problem.ball, x, gradient, values)
+        yield Iterate(self.num_steps, problem.rows, x)
+
+
+def _input_gradient(
+    logits_fn: LogitsFn, ascended: Objective, x: Tensor, problem: Problem, eot: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (M, K), objective (M,) and its gradient with respect to x, the mean of `eot` passes."""
+    x = x.detach().requires_grad_()
+    passes = []
+    for _ in range(eot):
+        with torch.enable_grad():
+            logits = logits_fn(x)
+            values = ascended(logits, problem.y, problem.target)
+        (gradient,) = torch.autograd.grad(values.sum(), x)
+        passes.append((logits.detach(), values.detach(), gradient))
+    if eot == 1:
+        return passes[0]
+    logits, values, gradient = (torch.stack(parts).mean(0) for parts in zip(*passes, strict=True))
+    return logits, values, gradient
+
+
+@dataclass(frozen=True)
+class FixedSteps:
+    """Signed steps of one size (eq. 4)."""
+
+    size: float
+
+    def __post_init__(self) -> None:
+        check_amount("attack.step_size", self.size)
+
+    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        return ball.project(torch.add(x, direction(gradient), alpha=self.size))
+
+    def keep(self, mask: Tensor) -> None:
+        """Nothing is remembered."""
+
+
+def direction(gradient: Tensor) -> Tensor:
+    """The gradient's sign; no direction where it is NaN, as models that break down may give it."""
+    return gradient.sign().nan_to_num_(nan=0.0)

@@ -1,0 +1,46 @@
+"""Random noise in the ball: what any attack has to beat."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.errors import InputError
+from bat_core.rng import Draws
+
+
+@ATTACKS.register("noise")
+@dataclass(frozen=True, kw_only=True)
+class Noise(Attack):
+    """`num_steps` images drawn at random from the corners of the ball, +-eps at every pixel.
+
+    Corners, for they hold the largest noise that the budget allows.
+    """
+
+    takes_target: ClassVar[bool] = False
+
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_steps < 1:
+            raise InputError(f"attack.num_steps={self.num_steps} must be at least 1")
+
+    def iterates(
+        self,
+        logits_fn: LogitsFn,  # noqa: ARG002
+        problem: Problem,
+        draws: Draws,
+        standing: Tensor | None,
+    ) -> Iterator[Iterate]:
+        for step in range(1, self.num_steps + 1):
+            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+                problem, draws = problem.keep(kept), draws.take(kept.nonzero().squeeze(1))
+                if len(problem.rows) == 0:
+                    return
+            ball = problem.ball
+            drawn = draws.restart(step).uniform(ball.x)
+            yield Iterate(step, problem.rows, ball.project(torch.where(drawn < 0.5, ball.lower, ball.upper)))

@@ -1,0 +1,107 @@
+"""Square Attack: random search that asks the model for logits alone, never for a gradient."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.errors import InputError, check_amount
+from bat_core.losses import objective
+from bat_core.rng import Draws
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
+SCHEDULED = 10_000
+
+
+@ATTACKS.register("square")
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Squares of +-eps are tried at random places and kept where the margin grows.
+
+    An attack without gradients: where it breaks what gradient attacks cannot, gradients are masked.
+    `num_steps` is the number of queries, `area` the first squares' share of the image.
+
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 and 2; schedule of its appendix,
+    which AutoAttack does not stretch to the number of queries, and so neither does this.
+    """
+
+    num_steps: int = 5000
+    loss: str = "cw"
+    area: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        objective(self.loss)
+        check_amount("attack.area", self.area)
+        if self.num_steps < 1:
+            raise InputError(f"attack.num_steps={self.num_steps} must be at least 1")
+
+    @torch.no_grad()
+    def iterates(
+        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+    ) -> Iterator[Iterate]:
+        ascended = objective(self.loss)
+        _, channels, height, width = problem.ball.x.shape
+        numbers = self._numbers(problem, draws)
+        columns = numbers[:, : channels * width].view(-1, channels, 1, width)
+        numbers = numbers[:, channels * width :].view(len(problem.rows), self.num_steps, 2 + channels)
+        x = problem.ball.project(problem.ball.x + self.eps * _sign(columns))
+        best = torch.full((len(x),), -torch.inf, device=x.device)
+        candidate = x
+        for step in range(self.num_steps + 1):
+            logits = logits_fn(candidate)
+            values = ascended(logits, problem.y, problem.target)
+            better = values > best
+            best = torch.where(better, values, best)
+            x = torch.where(better[:, None, None, None], candidate, x)
+            yield Iterate(step, problem.rows, candidate, logits)
+            if step == self.num_steps:
+                return
+            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+                problem, x, best, numbers = problem.keep(kept), x[kept], best[kept], numbers[kept]
+                if len(problem.rows) == 0:
+                    return
+            side = square_side(self.area, step, height, width)
+            candidate = self._with_square(problem, x, numbers[:, step], side)
+
+    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+        """The point of the largest margin."""
+        ascended, best, x_adv = objective(self.loss), None, problem.ball.x
+        for iterate in self.iterates(logits_fn, problem, draws, None):
+            assert iterate.logits is not None
+            values = ascended(iterate.logits, problem.y, problem.target)
+            better = torch.ones_like(values, dtype=torch.bool) if best is None else values > best
+            x_adv = torch.where(better[:, None, None, None], iterate.x, x_adv)
+            best = values if best is None else torch.where(better, values, best)
+        return x_adv
+
+    def _numbers(self, problem: Problem, draws: Draws) -> Tensor:
+        """All random numbers of the search, (M, .) in [0, 1): the stripes, then place and signs of each square."""
+        _, channels, _, width = problem.ball.x.shape
+        count = channels * width + self.num_steps * (2 + channels)
+        return draws.uniform(problem.ball.x.new_empty(len(problem.rows), count))
+
+    def _with_square(self, problem: Problem, x: Tensor, numbers: Tensor, side: int) -> Tensor:
+        """x with a square of `side` pixels set to +-eps around the clean image, placed and signed by `numbers`."""
+        height, width = x.shape[2:]
+        tops = (numbers[:, 0] * (height - side + 1)).long()
+        lefts = (numbers[:, 1] * (width - side + 1)).long()
+        down, across = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        in_rows = (down >= tops[:, None]) & (down < tops[:, None] + side)
+        in_columns = (across >= lefts[:, None]) & (across < lefts[:, None] + side)
+        inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+        signs = _sign(numbers[:, 2:])[:, :, None, None]
+        return torch.where(inside, problem.ball.project(problem.ball.x + self.eps * signs), x)
+
+
+def square_side(area: float, step: int, height: int, width: int) -> int:
+    """Pixels of a square's side after `step` queries: its area halves as the search goes on."""
+    share = area / 2 ** sum(step >= query for query in HALVINGS)
+    return min(max(round((share * height * width) ** 0.5), 1), height, width)
+
+
+def _sign(numbers: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) as -1 or 1."""
+    return torch.where(numbers < 0.5, -1.0, 1.0)

@@ -1,0 +1,50 @@
+"""Black-box attack by transfer: crafted on other models, judged on this one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.errors import InputError
+from bat_core.forward import evaluation_mode
+from bat_core.rng import Draws
+
+
+@ATTACKS.register("transfer")
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """The attack `crafted_by`, made on each of `sources` and handed on (Table 7).
+
+    Sources are modules that take the same images; they are put in evaluation mode meanwhile. The
+    attacked model's logits are not looked at.
+    """
+
+    takes_target: ClassVar[bool] = False
+
+    sources: tuple[nn.Module, ...]
+    crafted_by: Attack
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise InputError("attack.sources is empty: a transfer attack needs a model to be crafted on")
+        if self.crafted_by.eps != self.eps:
+            raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
+
+    def iterates(
+        self,
+        logits_fn: LogitsFn,  # noqa: ARG002
+        problem: Problem,
+        draws: Draws,
+        standing: Tensor | None,
+    ) -> Iterator[Iterate]:
+        for number, source in enumerate(self.sources):
+            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+                problem, draws = problem.keep(kept), draws.take(kept.nonzero().squeeze(1))
+                if len(problem.rows) == 0:
+                    return
+            with evaluation_mode(source):
+                x_adv = self.crafted_by(source, problem.ball.x, problem.y, generator=draws)
+            yield Iterate(number + 1, problem.rows, x_adv)

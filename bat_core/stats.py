@@ -1,0 +1,30 @@
+"""Intervals for counted accuracies."""
+
+import math
+from typing import NamedTuple
+
+Z95 = 1.959963984540054  # the standard normal's 97.5 % point
+
+
+class Interval(NamedTuple):
+    """A 95 % interval, in [0, 1]."""
+
+    low: float
+    high: float
+
+
+def wilson(correct: int, n: int) -> Interval:
+    """The 95 % Wilson score interval of an accuracy of `correct` in `n`.
+
+    It says how much another draw of test images could change the number, not another training.
+
+    Raises:
+        ValueError: n < 1, or correct outside 0..n.
+    Source: E. B. Wilson 1927, J. Am. Stat. Assoc. 22.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"{correct} correct of {n}: there must be at least one example, and no more correct than that")
+    share, spread = correct / n, Z95**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return Interval(max(centre - half, 0.0), min(centre + half, 1.0))

@@ -1,0 +1,174 @@
+"""Named sets of attacks: what a robustness is the robustness against."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack
+from bat_core.attacks.autoattack import PARTS
+from bat_core.config import FIGURE_1_STEPS, AttackConfig
+from bat_core.errors import InputError, unknown_name
+
+STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One attack of a suite.
+
+    `steps` are the numbers of steps to read the accuracy at, off one trajectory. With `drop` an example
+    is let go as soon as it falls and the entry attacks only what the entries before left standing: the
+    worst case is the same, at a fraction of the cost, but there is no accuracy of this attack alone.
+    """
+
+    name: str
+    attack: Attack
+    steps: tuple[int, ...] = ()
+    drop: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """The attack's settings as plain values, for tables and records."""
+        settings = {f.name: getattr(self.attack, f.name) for f in fields(self.attack)}
+        plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
+        return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.drop}
+
+    def readings(self) -> list[tuple[str, int | None]]:
+        """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
+        if not self.steps:
+            return [(self.name.upper(), None)]
+        return [(f"{self.name.upper()}{step}", step) for step in self.steps]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Attacks that are run in order, each from the clean image; the worst of all is the robustness.
+
+    `verified_by` names what in it makes the worst case trustworthy; None where only the paper's own
+    attacks ran, which can be off by 30 points (README). `subset` is how many images it is meant for.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    verified_by: str | None = None
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"suite {self.name!r} needs attacks with names of their own, it has {names}")
+
+    @property
+    def label(self) -> str:
+        """The suite's name, with the words that a number without verification must bear."""
+        return self.name if self.verified_by else f"{self.name}, not verified"
+
+    def entry(self, name: str) -> Entry:
+        """The entry called `name`."""
+        return next(entry for entry in self.entries if entry.name == name)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings as plain values."""
+        return {
+            "name": self.name,
+            "verified_by": self.verified_by,
+            "entries": {entry.name: entry.describe() for entry in self.entries},
+        }
+
+
+def paper(*, eps: float, step_size: float) -> Suite:
+    """The paper's white-box attacks: FGSM, CE7, CE20, CE100, CW20, CW100, CW200 (Tables 5 and 6)."""
+    return Suite(
+        name="paper",
+        entries=(
+            Entry(name="fgsm", attack=FGSM(eps=eps)),
+            _trajectory("ce", eps, step_size, (7, 20, 100)),
+            _trajectory("cw", eps, step_size, (20, 100, 200)),
+        ),
+    )
+
+
+def curve(*, eps: float, step_size: float) -> Suite:
+    """Figure 1 and beyond: PGD with both losses, read from 1 step to 1,000."""
+    steps = (*FIGURE_1_STEPS, 500, 1000)
+    return Suite(name="curve", entries=tuple(_trajectory(loss, eps, step_size, steps) for loss in ("ce", "cw")))
+
+
+def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD finds its own steps)
+    """APGD-CE and APGD-T with AutoAttack's settings, on a subset: a verified number for searches."""
+    return Suite(
+        name="quick",
+        entries=(
+            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), drop=True),
+            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), drop=True),
+        ),
+        verified_by="APGD-CE, APGD-T",
+        subset=1000,
+    )
+
+
+def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
+    """AutoAttack, standard version, as its authors wrote it: the field's measure."""
+    return Suite(
+        name="standard",
+        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), drop=True) for part in PARTS),
+        verified_by="AutoAttack",
+    )
+
+
+SUITES: dict[str, Callable[..., Suite]] = {
+    "paper": paper,
+    "curve": curve,
+    "quick": quick,
+    "standard": standard,
+}
+
+
+def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite:
+    """The suite called `name`, or several joined as "paper+standard".
+
+    Args:
+        eps: budget, in the images' unit.
+        step_size: of attacks with fixed steps; default a quarter of eps, the paper's 2 pixels of 8.
+    Raises:
+        ValueError: unknown name, or the same attack twice.
+    """
+    step_size = eps / STEPS_OF_EPS if step_size is None else step_size
+    parts = name.split("+")
+    if missing := next((part for part in parts if part not in SUITES), None):
+        raise unknown_name("suite", missing, SUITES, forms="or several joined as paper+quick")
+    return join([SUITES[part](eps=eps, step_size=step_size) for part in parts])
+
+
+def join(suites: Sequence[Suite]) -> Suite:
+    """All attacks of several suites, as one; an attack that two of them share is run once."""
+    if len(suites) == 1:
+        return suites[0]
+    entries: dict[str, Entry] = {}
+    for suite in suites:
+        for entry in suite.entries:
+            name = entry.name
+            while name in entries and entries[name].attack != entry.attack:
+                name = f"{suite.name}-{entry.name}"
+            entries.setdefault(name, Entry(**{**_fields(entry), "name": name}))
+    verified = ", ".join(suite.verified_by for suite in suites if suite.verified_by)
+    subsets = [suite.subset for suite in suites]
+    return Suite(
+        name="+".join(suite.name for suite in suites),
+        entries=tuple(entries.values()),
+        verified_by=verified or None,
+        subset=None if None in subsets else min(size for size in subsets if size is not None),
+    )
+
+
+def trajectories(config: AttackConfig) -> Suite:
+    """A trial's own curves: one PGD trajectory a loss, read at the configured steps."""
+    entries = tuple(_trajectory(loss, config.eps, config.step_size, config.steps) for loss in config.losses)
+    return Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
+
+
+def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...]) -> Entry:
+    return Entry(name=loss, attack=PGD(eps=eps, step_size=step_size, num_steps=steps[-1], loss=loss), steps=steps)
+
+
+def _fields(entry: Entry) -> Mapping[str, Any]:
+    return {f.name: getattr(entry, f.name) for f in fields(entry)}

@@ -1,0 +1,193 @@
+"""What became of each example under each attack, and the curves and worst cases that follow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bat_core.errors import InputError
+
+Reading: TypeAlias = Literal["final", "worst"]
+READINGS: tuple[Reading, ...] = ("final", "worst")
+UNBROKEN = -1  # attacked, and nothing broke it
+SPARED = -2  # not attacked: it had fallen before
+METADATA = "bat_sweeps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one attack did to N examples.
+
+    `broken_at` (N,) is the first step whose iterate was misclassified, 0 where the clean image or the
+    start already was, UNBROKEN where none was, SPARED where an earlier attack had broken the example.
+    `final` (N, len(steps)) says whether x^k, for each k in `steps`, was classified correctly.
+    """
+
+    broken_at: npt.NDArray[np.int64]
+    steps: tuple[int, ...] = ()
+    final: npt.NDArray[np.bool_]
+
+    @property
+    def holds(self) -> npt.NDArray[np.bool_]:
+        """(N,): correct when clean and at every iterate. Spared examples do not hold."""
+        return self.broken_at == UNBROKEN
+
+    def curve(self, reading: Reading) -> npt.NDArray[np.float64]:
+        """Accuracy after k steps for each k in `steps`: (len(steps),) in [0, 1].
+
+        "final" asks whether x^k is misclassified, as the paper does; "worst" whether any of the clean
+        image, x^0 ... x^k is.
+        """
+        if reading == "final":
+            return self.final.mean(axis=0)
+        return np.array([np.mean(self.holds | (self.broken_at > step)) for step in self.steps])
+
+    def take(self, positions: npt.NDArray[np.int64]) -> "Outcome":
+        """That of some examples, in the order of `positions`."""
+        return Outcome(broken_at=self.broken_at[positions], steps=self.steps, final=self.final[positions])
+
+    @classmethod
+    def concat(cls, parts: Sequence["Outcome"]) -> "Outcome":
+        """That of all parts' examples."""
+        return cls(
+            broken_at=np.concatenate([part.broken_at for part in parts]),
+            steps=parts[0].steps,
+            final=np.concatenate([part.final for part in parts]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """What became of each of N examples. `rows` are their rows in the source, `outcomes` goes by attack."""
+
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    clean_correct: npt.NDArray[np.bool_]
+    outcomes: Mapping[str, Outcome]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def clean_acc(self) -> float:
+        """Accuracy on clean images, in [0, 1]."""
+        return float(self.clean_correct.mean())
+
+    @property
+    def robust_correct(self) -> npt.NDArray[np.bool_]:
+        """(N,): correct when clean and at every iterate of every attack."""
+        return self.robust_after(len(self.outcomes))
+
+    @property
+    def robust_acc(self) -> float:
+        """The headline, in [0, 1]: per-example worst case over all that was tried."""
+        return float(self.robust_correct.mean())
+
+    def robust_after(self, count: int) -> npt.NDArray[np.bool_]:
+        """(N,): what stands after the first `count` attacks."""
+        return np.logical_and.reduce([self.clean_correct, *[one.holds for one in list(self.outcomes.values())[:count]]])
+
+    def curve(self, name: str, reading: Reading) -> npt.NDArray[np.float64]:
+        """`Outcome.curve` of the attack called `name`."""
+        return self.outcomes[name].curve(reading)
+
+    def attacked(self, name: str, outcome: Outcome) -> "Verdicts":
+        """The same examples, after one attack more.
+
+        Raises:
+            ValueError: an attack of that name was there, or it met another number of examples.
+        """
+        if name in self.outcomes or len(outcome.broken_at) != len(self):
+            raise ValueError(f"attack {name!r} cannot be added to {len(self)} verdicts under {list(self.outcomes)}")
+        return replace(self, outcomes={**self.outcomes, name: outcome})
+
+    def bare(self) -> "Verdicts":
+        """The same examples before any attack."""
+        return replace(self, outcomes={})
+
+    def take(self, positions: npt.NDArray[np.int64]) -> "Verdicts":
+        """Those of some examples, in the order of `positions`."""
+        return Verdicts(
+            rows=self.rows[positions],
+            labels=self.labels[positions],
+            clean_correct=self.clean_correct[positions],
+            outcomes={name: outcome.take(positions) for name, outcome in self.outcomes.items()},
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
+        """The verdicts on all parts' examples, sorted by row.
+
+        Raises:
+            ValueError: parts of different attacks, or an example that is judged twice.
+        """
+        attacks = [{name: outcome.steps for name, outcome in part.outcomes.items()} for part in parts]
+        if any(one != attacks[0] for one in attacks):
+            raise ValueError("verdicts of different attacks or steps cannot be concatenated")
+        rows = np.concatenate([part.rows for part in parts])
+        if len(np.unique(rows)) < len(rows):
+            raise ValueError("an example is judged twice: rows must differ")
+        whole = cls(
+            rows=rows,
+            labels=np.concatenate([part.labels for part in parts]),
+            clean_correct=np.concatenate([part.clean_correct for part in parts]),
+            outcomes={name: Outcome.concat([part.outcomes[name] for part in parts]) for name in attacks[0]},
+        )
+        return whole.take(np.argsort(rows, kind="stable"))
+
+    def write(self, path: Path) -> None:
+        """One row an example.
+
+        Columns: index, label, clean_correct, robust_correct; and for each attack attacked_<name> (false:
+        spared), broken_at_<name> (null: never) and final_<name>_<k>.
+        """
+        columns: dict[str, pa.Array] = {
+            "index": pa.array(self.rows),
+            "label": pa.array(self.labels),
+            "clean_correct": pa.array(self.clean_correct),
+            "robust_correct": pa.array(self.robust_correct),
+        }
+        for name, outcome in self.outcomes.items():
+            columns[f"attacked_{name}"] = pa.array(outcome.broken_at != SPARED)
+            columns[f"broken_at_{name}"] = pa.array(outcome.broken_at, mask=outcome.broken_at < 0)
+            for position, step in enumerate(outcome.steps):
+                columns[f"final_{name}_{step}"] = pa.array(outcome.final[:, position])
+        described = {"steps": {name: list(outcome.steps) for name, outcome in self.outcomes.items()}}
+        table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(described)})
+        pq.write_table(table, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Verdicts":
+        """What `write` wrote.
+
+        Raises:
+            InputError: the file is cut short, or holds something else.
+        """
+        try:
+            table = pq.read_table(path)
+            steps = json.loads((table.schema.metadata or {})[METADATA.encode()])["steps"]
+            return cls(
+                rows=table.column("index").to_numpy(),
+                labels=table.column("label").to_numpy(),
+                clean_correct=table.column("clean_correct").to_numpy(),
+                outcomes={name: _read_outcome(table, name, tuple(read_at)) for name, read_at in steps.items()},
+            )
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{str(path)!r} holds no whole verdicts: {error}") from error
+
+
+def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome:
+    attacked = table.column(f"attacked_{name}").to_numpy()
+    broken_at = table.column(f"broken_at_{name}").fill_null(UNBROKEN).to_numpy()
+    final = [table.column(f"final_{name}_{step}").to_numpy() for step in steps]
+    return Outcome(
+        broken_at=np.where(attacked, broken_at, SPARED),
+        steps=steps,
+        final=np.stack(final, axis=1) if final else np.empty((len(table), 0), dtype=np.bool_),
+    )
