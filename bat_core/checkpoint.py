@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bat_core.collapse import Peak
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
@@ -37,6 +38,7 @@ class Description:
     epoch: int
     class_names: tuple[str, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    peak: Peak = field(default_factory=Peak)
     format: int = FORMAT
 
 
@@ -55,7 +57,7 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
-    _write(target, tensors, config, dataset, state.epoch, state.metrics)
+    _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
     # What is newer than an epoch just trained belongs to another trial, or was passed over as damaged.
@@ -64,9 +66,9 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     return target
 
 
-def save_model(folder: Path, model: nn.Module, config: TrialConfig, dataset: Dataset) -> None:
+def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> None:
     """Write a finished model's weights and description into `folder`, whole or not at all."""
-    _write(folder, {MODEL: _model_tensors(model)}, config, dataset, config.train.epochs, {})
+    _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
@@ -85,7 +87,7 @@ def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device:
         state.model.load_state_dict(load_file(candidate / MODEL))
         _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
         state.epoch = description.epoch
-        state.metrics = dict(description.metrics)
+        state.metrics, state.peak = dict(description.metrics), description.peak
         return state
     return None
 
@@ -143,8 +145,7 @@ def _write(
     files: Mapping[str, Mapping[str, Tensor]],
     config: TrialConfig,
     dataset: Dataset,
-    epoch: int,
-    metrics: Mapping[str, float],
+    state: TrainState,
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -157,9 +158,10 @@ def _write(
         config=config,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
-        epoch=epoch,
+        epoch=state.epoch,
         class_names=dataset.class_names,
-        metrics=metrics,
+        metrics=state.metrics,
+        peak=state.peak,
     )
     _write_json(partial / DESCRIPTION, to_dict(description))
     _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks import pgd
+from bat_core.attacks import fgsm, pgd
+from bat_core.collapse import Peak
 from bat_core.config import TrialConfig
 from bat_core.data import Augmentation, Dataset, Split, to_unit
 from bat_core.errors import InputError
@@ -26,21 +27,24 @@ class TrainState:
     """What training goes on from: the model, the optimiser and how many epochs are done.
 
     Randomness is not part of it: every epoch draws from its own named seed. `metrics` are what was
-    measured after the last epoch.
+    measured after the last epoch, `peak` is the best of all, by which a collapse is seen.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    peak: Peak = field(default_factory=Peak)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
     """One finished epoch. Accuracies are in [0, 1]; `val_*` are measured on validation images.
 
-    `train_acc` is that on the attacked training images, as the epoch went by. `state` is live: save
-    it before asking for the next report.
+    `train_acc` is that on the attacked training images, as the epoch went by. `val_robust_acc` is under
+    PGD at the evaluation's budget, `val_one_step_acc` under FGSM at the recipe's own. `collapsed` says
+    that this epoch fell to catastrophic overfitting: what it trained is less robust than what it had.
+    `state` is live: save it before asking for the next report.
     """
 
     epoch: int
@@ -49,12 +53,14 @@ class EpochReport:
     train_acc: float
     val_clean_acc: float
     val_robust_acc: float
+    val_one_step_acc: float
     seconds: float
     state: TrainState
+    collapsed: bool = False
 
     def metrics(self) -> dict[str, float]:
         """All but the state, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "state"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"state", "collapsed"}}
 
 
 def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState:
@@ -126,7 +132,7 @@ class _Trainer:
         loss, correct, count = self.workers.sum(totals).tolist()
         if not (loss / count < float("inf")):
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
-        clean, robust = self._validate(epoch)
+        clean, robust, one_step = self._validate(epoch)
         self.state.epoch = epoch
         report = EpochReport(
             epoch=epoch,
@@ -135,10 +141,13 @@ class _Trainer:
             train_acc=correct / count,
             val_clean_acc=clean,
             val_robust_acc=robust,
+            val_one_step_acc=one_step,
             seconds=time.perf_counter() - started,
             state=self.state,
+            collapsed=self.recipe.attack is not None and self.state.peak.collapsed(robust, one_step),
         )
         self.state.metrics = report.metrics()
+        self.state.peak = self.state.peak.after(robust, one_step)
         return report
 
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
@@ -154,33 +163,30 @@ class _Trainer:
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([losses.detach().sum(), correct, correct.new_tensor(len(y))]).double()
 
-    def _validate(self, epoch: int) -> tuple[float, float]:
+    def _validate(self, epoch: int) -> tuple[float, float, float]:
+        """Accuracy on clean validation images, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
-        counts = torch.zeros(3, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(4, dtype=torch.float64, device=self.device)
         with judging(self.state.model):
             for positions in mine.split(VAL_BATCH):
                 counts += self._judge(self.val.take(positions), epoch)
-        clean, robust, count = self.workers.sum(counts).tolist()
-        return clean / count, robust / count
+        clean, robust, one_step, count = self.workers.sum(counts).tolist()
+        return clean / count, robust / count, one_step / count
 
     def _judge(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
         x, y = to_unit(part.images).to(self.device), part.labels.to(self.device)
         draws = ExampleDraws(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
+        own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
         with autocast(self.device, self.precision):
-            x_adv = pgd(
-                model,
-                x,
-                y,
-                eps=attack.eps,
-                step_size=attack.step_size,
-                num_steps=self.config.train.val_steps,
-                generator=draws,
-            )
+            steps = self.config.train.val_steps
+            many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=draws)
+            one = fgsm(model, x, y, eps=own_eps)
         with torch.no_grad():
             clean = model(x).argmax(1) == y
-            robust = clean & (model(x_adv).argmax(1) == y)
-        return torch.stack([clean.sum(), robust.sum(), clean.sum().new_tensor(len(y))]).double()
+            robust = clean & (model(many).argmax(1) == y)
+            one_step = model(one).argmax(1) == y
+        return torch.stack([clean.sum(), robust.sum(), one_step.sum(), clean.sum().new_tensor(len(y))]).double()
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:

@@ -6,9 +6,11 @@ from typing import Any
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack
 from bat_core.attacks.autoattack import PARTS
+from bat_core.attacks.base import EVERY_MOST
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 
+AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 
 
@@ -31,6 +33,18 @@ class Entry:
         settings = {f.name: getattr(self.attack, f.name) for f in fields(self.attack)}
         plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
         return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.drop}
+
+    @property
+    def searches(self) -> int:
+        """How many targets are tried one after the other."""
+        return EVERY_MOST if self.attack.target == "every" else 1
+
+    @property
+    def cost(self) -> float:
+        """About how many gradients an image costs, by which progress is reckoned."""
+        if isinstance(self.attack, AutoAttack):
+            return AUTOATTACK_COST[self.attack.part]
+        return float(getattr(self.attack, "num_steps", 1) * self.searches * self.attack.restarts)
 
     def readings(self) -> list[tuple[str, int | None]]:
         """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
@@ -164,6 +178,16 @@ def trajectories(config: AttackConfig) -> Suite:
     """A trial's own curves: one PGD trajectory a loss, read at the configured steps."""
     entries = tuple(_trajectory(loss, config.eps, config.step_size, config.steps) for loss in config.losses)
     return Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
+
+
+def suite_of(config: AttackConfig) -> Suite:
+    """All that a trial's evaluation holds against its model."""
+    return join([suite for suite in (trajectories(config), verification(config)) if suite])
+
+
+def verification(config: AttackConfig) -> Suite | None:
+    """What follows a trial's own curves to verify them; None where it is not to be."""
+    return quick(eps=config.eps, step_size=config.step_size) if config.verify else None
 
 
 def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...]) -> Entry:

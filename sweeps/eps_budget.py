@@ -47,7 +47,8 @@ def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
     """Figure 1: accuracy under PGD against its number of steps, for models trained with growing budgets.
 
     Trains the recipe at every budget and seed, attacks each model once with cross-entropy and once with
-    the CW margin, and draws all curves. Amounts of pixel change are written 8/255.
+    the CW margin, verifies the worst case by APGD-CE and APGD-T, and draws all curves. Amounts of pixel
+    change are written 8/255.
     """
 
     def make_trials(dataset: Dataset) -> Sequence[Trial]:
@@ -65,7 +66,7 @@ def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
         data=options.data_config(),
         model=options.model_name(),
         train=options.train_config(),
-        attack=AttackConfig(eps=eps, step_size=step_size, steps=options.steps),
+        attack=AttackConfig(eps=eps, step_size=step_size, steps=options.steps, verify=options.verify_size()),
     )
     params = dict(recipe_params(options.recipe)) | ({} if options.beta is None else {"beta": options.beta})
     budgets = options.eps_x if options.eps_x is not None else tuple(count * pixel for count in PIXELS)
@@ -99,41 +100,63 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     lines = families(judged)
     config = judged[0].trial.config
     attack, pixel = config.attack, sweep.pixel
-    seeds = _count(len({one.trial.config.seed for one in judged}), "seed")
-    n = len(judged[0].verdicts)
+    scope = Scope(
+        n=len(judged[0].verdicts),
+        verified_n=len(judged[0].headline),
+        suite=judged[0].suite,
+        seeds=_count(len({one.trial.config.seed for one in judged}), "seed"),
+    )
     eps, step_size = attack.eps / pixel, attack.step_size / pixel
+    beyond = (
+        f"Squares: verified worst case ({scope.suite}: with APGD-CE and APGD-T), n = {scope.verified_n} of them."
+        if lines[0].verified
+        else "Not verified: stronger attacks, such as AutoAttack, can only lower these numbers."
+    )
     figure = draw_curves(
         lines,
         attack=attack,
         title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
         note=(
-            f"n = {n} test images, {seeds}; step {step_size:g} px from a random start,"
+            f"n = {scope.n} test images, {scope.seeds}; step {step_size:g} px from a random start,"
             f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed;"
-            " dotted: worst so far; diamond: clean.\n"
-            "PGD bounds robustness from above: stronger attacks, such as AutoAttack, can only lower these numbers."
+            f" dotted: worst so far; diamond: clean.\n{beyond}"
         ),
     )
     files = [path.name for path in save_figure(figure, folder.path / STEM)]
-    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, n, seeds))
+    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, scope))
 
 
-def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, n: int, seeds: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What the numbers stand for."""
+
+    n: int
+    verified_n: int
+    suite: str
+    seeds: str
+
+
+def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope: Scope) -> str:
     trained = [family for family in lines if family.role == "grid"]
     names = [LOSS_TITLES.get(loss, loss) for loss in attack.losses]
-    against = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(names)})"
+    pgd = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(names)}, n = {scope.n})"
     words = []
     if trained:
         best = max(trained, key=lambda family: family.robust_acc.mean)
+        held = f"{best.pgd_acc.mean:.1%} of test images hold under {pgd}"
+        if best.verified:
+            held += f" and {best.robust_acc.mean:.1%} under {scope.suite} (n = {scope.verified_n})"
         words.append(
-            f"{best.recipe} trained at {best.pixels:g} pixels stands best: {best.robust_acc.mean:.1%} of test images"
-            f" hold under {against}, {best.clean_acc.mean:.1%} are right when clean"
+            f"{best.recipe} trained at {best.pixels:g} pixels stands best: {held},"
+            f" {best.clean_acc.mean:.1%} are right when clean"
         )
     words += [
         f"{family.recipe.lower()} models keep {family.robust_acc.mean:.1%}"
         for family in lines
         if family.role == "reference"
     ]
-    return f"{'; '.join(words)} (means over {seeds}, n = {n})."
+    unverified = "" if lines[0].verified else "; not verified"
+    return f"{'; '.join(words)} (means over {scope.seeds}{unverified})."
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from sweeps.engine.curves import budget_in_pixels
 from sweeps.engine.records import RECORD, TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 
+VERDICT_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
 
 
@@ -78,6 +79,7 @@ def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
     table = Table(
         title=title + (f", about {_clock(left)} left" if left is not None and left > 0 else ""), title_justify="left"
     )
+    table.caption, table.caption_justify = _caption(rows), "left"
     for column in ("recipe", "budget", "seed", "epoch", "clean", "robust", "state", "left"):
         table.add_column(column, justify="left" if column in {"recipe", "state"} else "right", no_wrap=True)
     for trial, status in rows:
@@ -96,6 +98,17 @@ def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
     return table
 
 
+def _caption(rows: list[tuple[Trial, TrialStatus]]) -> str:
+    """What the robust accuracies stand for."""
+    steps = sorted({trial.config.train.val_steps for trial, _ in rows})
+    said = [f"grey: validation, PGD-{'/'.join(map(str, steps))}, not verified"]
+    results = [status.result for _, status in rows if status.result]
+    if results:
+        suites = {f"{result['suite']} (n = {result['robust_n']})" for result in results}
+        said.insert(0, f"robust: test, worst of {' / '.join(sorted(suites))}")
+    return "; ".join(said)
+
+
 def _accuracies(status: TrialStatus) -> tuple[str, str]:
     if status.result:
         return f"[bold]{status.result['clean_acc']:.1%}[/]", f"[bold]{status.result['robust_acc']:.1%}[/]"
@@ -105,12 +118,20 @@ def _accuracies(status: TrialStatus) -> tuple[str, str]:
     return "", ""
 
 
+def verdict_style(verdict: str) -> str:
+    """The word in its colour."""
+    return f"[{VERDICT_STYLES[verdict]}]{verdict}[/]"
+
+
 def _state(status: TrialStatus) -> str:
     if status.phase == "attacking" and status.attack:
         return f"attacking {status.attack['done']}/{status.attack['of']}"
     if status.phase == "failed":
         return f"[red]failed[/]: {status.reason.partition(':')[0]}"
-    return {"finished": "[green]done (test)[/]", "training": "training (val)"}.get(status.phase, status.phase)
+    collapsed = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
+    if status.result:
+        return f"done, {verdict_style(status.result['verdict'])}{collapsed}"
+    return f"training (val){collapsed}" if status.phase == "training" else status.phase
 
 
 class _Clock:

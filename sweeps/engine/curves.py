@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bat_core.evaluate import READINGS, Reading, Verdicts
-from sweeps.engine.records import VERDICTS, read_status
+from bat_core.verdicts import READINGS, Reading, Verdicts
+from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 
 COLUMNS = (
@@ -21,19 +21,31 @@ COLUMNS = (
     "reading",
     "steps",
     "accuracy",
-    "clean_acc",
-    "robust_acc",
     "n",
+    "clean_acc",
+    "pgd_acc",
+    "robust_acc",
+    "robust_n",
+    "suite",
+    "verdict",
 )
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished trial with its verdicts. `pixels` is its training budget, 0 for an undefended model."""
+    """A finished trial with its verdicts.
+
+    `verdicts` are those of its own curves, `headline` those that its robustness is read from: the same
+    or, where the trial was verified, some of them with the verifying suite's. `suite` names what they
+    stand for, `verdict` is that of the checks. `pixels` is the training budget, 0 for an undefended model.
+    """
 
     trial: Trial
     verdicts: Verdicts
     pixels: float
+    headline: Verdicts
+    suite: str
+    verdict: str
 
     @property
     def recipe(self) -> str:
@@ -79,18 +91,38 @@ class Family:
         return Spread.of([judged.verdicts.clean_acc for judged in self.members])
 
     @property
-    def robust_acc(self) -> Spread:
-        """Per-example worst case over all trajectories."""
+    def pgd_acc(self) -> Spread:
+        """Per-example worst case over the curves."""
         return Spread.of([judged.verdicts.robust_acc for judged in self.members])
+
+    @property
+    def robust_acc(self) -> Spread:
+        """Per-example worst case over all that was tried."""
+        return Spread.of([judged.headline.robust_acc for judged in self.members])
+
+    @property
+    def verified(self) -> bool:
+        """Whether a verifying suite had its say on every member."""
+        return all(judged.headline is not judged.verdicts for judged in self.members)
 
 
 def judged_trials(sweep: Sweep, folder: SweepFolder) -> list[Judged]:
     """The finished trials, in the sweep's order."""
-    return [
-        Judged(trial, Verdicts.read(folder.trial(trial) / VERDICTS), budget_in_pixels(trial, sweep.pixel))
-        for trial in sweep.trials
-        if read_status(folder.trial(trial)).phase == "finished"
-    ]
+    statuses = [(trial, read_status(folder.trial(trial))) for trial in sweep.trials]
+    return [_judged(trial, status, sweep, folder) for trial, status in statuses if status.phase == "finished"]
+
+
+def _judged(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder) -> Judged:
+    assert status.result is not None
+    verdicts, verified = Verdicts.read(folder.trial(trial) / VERDICTS), folder.trial(trial) / VERIFIED
+    return Judged(
+        trial=trial,
+        verdicts=verdicts,
+        pixels=budget_in_pixels(trial, sweep.pixel),
+        headline=Verdicts.read(verified) if verified.exists() else verdicts,
+        suite=status.result["suite"],
+        verdict=status.result["verdict"],
+    )
 
 
 def budget_in_pixels(trial: Trial, pixel: float) -> float:
@@ -114,9 +146,9 @@ def curves_csv(judged: Sequence[Judged]) -> str:
     writer.writerow(COLUMNS)
     for one in judged:
         verdicts, config = one.verdicts, one.trial.config
-        for loss in verdicts.losses:
+        for loss, outcome in verdicts.outcomes.items():
             for reading in READINGS:
-                for steps, accuracy in zip(verdicts.steps, verdicts.curve(loss, reading), strict=True):
+                for steps, accuracy in zip(outcome.steps, outcome.curve(reading), strict=True):
                     writer.writerow(
                         [
                             one.trial.id,
@@ -129,9 +161,13 @@ def curves_csv(judged: Sequence[Judged]) -> str:
                             reading,
                             steps,
                             round(float(accuracy), 6),
+                            len(verdicts),
                             round(verdicts.clean_acc, 6),
                             round(verdicts.robust_acc, 6),
-                            len(verdicts),
+                            round(one.headline.robust_acc, 6),
+                            len(one.headline),
+                            one.suite,
+                            one.verdict,
                         ]
                     )
     return text.getvalue()

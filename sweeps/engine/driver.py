@@ -20,7 +20,7 @@ from sweeps.engine.console import live_table, relative
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import SweepOptions, command_line, load_images
 from sweeps.engine.records import exclusive, read_status
-from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import SPEC, Report, Resources, Sweep, SweepFolder, Trial, refuse_if_used
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
 
@@ -46,7 +46,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         sweep, folder, dataset = _resumed(options, options.resume)
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
-    with _sole_driver(folder):
+    with sole_driver(folder.path, "sweep"):
         waiting = [trial for trial in sweep.trials if read_status(folder.trial(trial)).phase != "finished"]
         console.print(f"{len(waiting)} of {len(sweep.trials)} trials to run, in {relative(folder.path)}")
         mirroring = Mirroring(sweep, folder)
@@ -70,7 +70,7 @@ def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None
 
 def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[Sweep, SweepFolder, Dataset]:
     folder = SweepFolder(options.output_folder(name).resolve())
-    folder.refuse_if_used()
+    refuse_if_used(folder.path, SPEC, "a sweep")
     resources = options.resources()
     _check_machine(resources, options.address)
     dataset = load_images(options.data_config(), options.data_dir, download=options.download)
@@ -113,12 +113,17 @@ def _check_machine(resources: Resources, address: str | None) -> None:
 
 
 @contextmanager
-def _sole_driver(folder: SweepFolder) -> Iterator[None]:
+def sole_driver(folder: Path, noun: str) -> Iterator[None]:
+    """One process at a time drives the sweep or evaluation in a folder.
+
+    Raises:
+        InputError: another does.
+    """
     with ExitStack() as held:
         try:
-            held.enter_context(exclusive(folder.path / ".lock", wait=False))
+            held.enter_context(exclusive(folder / ".lock", wait=False))
         except BlockingIOError as error:
-            raise InputError(f"the sweep in {str(folder.path)!r} is running already") from error
+            raise InputError(f"the {noun} in {str(folder)!r} is running already") from error
         yield
 
 
@@ -155,7 +160,7 @@ def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirrorin
         say(f"failed {trial}: {reason}", "red")
     for file in report.files:
         say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
-    say(f"MLflow: {_how_to_open(mirroring.uri)}, experiment {sweep.title(folder)}")
+    say(f"MLflow: {how_to_open(mirroring.uri)}, experiment {sweep.title(folder)}")
     if trouble:
         say(
             f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
@@ -169,7 +174,8 @@ def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirrorin
     return INTERRUPTED if unfinished else FAILED if failed else 0
 
 
-def _how_to_open(uri: str) -> str:
+def how_to_open(uri: str) -> str:
+    """What to type, or where to look, to see what MLflow has."""
     if uri.startswith("http"):
         return uri
     return f"{relative(Path(sys.executable))} -m mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000"

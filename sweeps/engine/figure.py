@@ -17,13 +17,15 @@ from sweeps.engine.sweep import write_atomically
 LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
 REFERENCE_COLOR = "0.45"
 CLEAN_AT = 0.45  # where on the step axis clean accuracy is marked
-CLEAN_SPACING = 1.07  # factor between two marks there
+VERIFIED_BEYOND = 3.0  # times the last step: where the verified worst case is marked
+SPACING = 1.07  # factor between two marks there
 COLOR_RANGE = (0.9, 0.0)  # of the colour map, smallest budget to largest
 
 
 def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, note: str) -> Figure:
     """One panel a loss. Solid: final iterate, mean over seeds, in a band from the lowest to the highest
-    seed. Dotted: worst iterate so far. Left of the axis' break: clean accuracy.
+    seed. Dotted: worst iterate so far. Left of the axis' break: clean accuracy; right of it: the
+    verified worst case over both panels' attacks and the verifying suite's.
 
     Args:
         attack: the evaluation all lines share.  note: what stands under the panels.
@@ -34,8 +36,12 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
     for axes, loss in zip(panels, attack.losses, strict=True):
         for rank, (family, color) in enumerate(zip(lines, colors, strict=True)):
             _draw_family(axes, family, loss, attack.steps, color)
-            _mark_clean(axes, family.clean_acc, color, shift=rank - (len(lines) - 1) / 2)
-        _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}")
+            shift = SPACING ** (rank - (len(lines) - 1) / 2)
+            _mark(axes, CLEAN_AT * shift, family.clean_acc, color, "D")
+            if family.verified:
+                _mark(axes, attack.steps[-1] * VERIFIED_BEYOND * shift, family.robust_acc, color, "s")
+        verified = any(family.verified for family in lines)
+        _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
     panels[0].set_ylabel("accuracy on test images")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -65,21 +71,25 @@ def _draw_family(axes: Axes, family: Family, loss: str, steps: Sequence[int], co
     axes.plot(steps, [s.mean for s in worst], ":", lw=1.1, color=color)
 
 
-def _mark_clean(axes: Axes, clean: Spread, color: object, *, shift: float) -> None:
-    """A diamond, beside those of the other lines, with a bar from the lowest seed to the highest."""
-    at = CLEAN_AT * CLEAN_SPACING**shift
-    axes.plot([at], [clean.mean], marker="D", ms=4, color=color, ls="none")
-    axes.plot([at, at], [clean.low, clean.high], color=color, lw=2, alpha=0.5)
+def _mark(axes: Axes, at: float, accuracy: Spread, color: object, marker: str) -> None:
+    """A mark with a bar from the lowest seed to the highest."""
+    axes.plot([at], [accuracy.mean], marker=marker, ms=4, color=color, ls="none")
+    axes.plot([at, at], [accuracy.low, accuracy.high], color=color, lw=2, alpha=0.5)
 
 
-def _dress(axes: Axes, steps: Sequence[int], title: str) -> None:
-    axes.set_xscale("log")
-    axes.set_xlim(CLEAN_AT * 0.75, steps[-1] * 1.25)
-    axes.set_ylim(-0.02, math.ceil(axes.dataLim.ymax * 10) / 10 + 0.02)
+def _dress(axes: Axes, steps: Sequence[int], title: str, *, verified: bool) -> None:
+    end = steps[-1] * VERIFIED_BEYOND
+    ticks = {CLEAN_AT: "clean", **{float(step): str(step) for step in steps}}
     axes.axvline((CLEAN_AT * steps[0]) ** 0.5, color="0.8", lw=0.8)
-    axes.xaxis.set_major_locator(FixedLocator([CLEAN_AT, *steps]))
+    if verified:
+        ticks[end] = "verified"
+        axes.axvline((end * steps[-1]) ** 0.5, color="0.8", lw=0.8)
+    axes.set_xscale("log")
+    axes.set_xlim(CLEAN_AT * 0.75, (end if verified else steps[-1]) * 1.3)
+    axes.set_ylim(-0.02, math.ceil(axes.dataLim.ymax * 10) / 10 + 0.02)
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels(["clean", *map(str, steps)])
+    axes.set_xticklabels(list(ticks.values()))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y", color="0.92")
     axes.spines[["top", "right"]].set_visible(False)

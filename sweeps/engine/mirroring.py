@@ -17,6 +17,22 @@ INTERVAL = 3.0  # seconds between two looks at the records
 NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment")
 
 
+def tracking_uri() -> str:
+    """The tracking server or database that MLFLOW_TRACKING_URI names, else MLflow's own default here."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def why(error: Exception) -> str:
+    """An error of MLflow's in one line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+
+
+def hush() -> None:
+    """Silence MLflow's loggers; to be called after it is imported, which sets their levels."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 class Mirroring:
     """Mirrors one sweep to the tracking server that MLFLOW_TRACKING_URI names.
 
@@ -24,7 +40,7 @@ class Mirroring:
     """
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        self.uri = tracking_uri()
         self._sweep, self._folder = sweep, folder
         self._mirror: Mirror | None = None
         self._busy = threading.Lock()
@@ -53,12 +69,11 @@ class Mirroring:
                     self._mirror = self._connect()
                 self._mirror.sync()
             except Exception as error:
-                return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                return why(error)
             return None
 
     def _connect(self) -> "Mirror":
         from sweeps.engine.mlflow_mirror import Mirror  # noqa: PLC0415 (seconds to import)
 
-        for name in NOISY:  # after the import, which sets their levels
-            logging.getLogger(name).setLevel(logging.ERROR)
+        hush()
         return Mirror(self._sweep, self._folder, uri=self.uri)

@@ -23,8 +23,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from bat_core.config import to_dict
-from bat_core.evaluate import READINGS, Verdicts
-from sweeps.engine.records import VERDICTS, TrialStatus, read_status
+from bat_core.verdicts import READINGS, Verdicts
+from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
 from sweeps.engine.trial import MODEL
 
@@ -33,6 +33,10 @@ TRIAL_TAG = "bat.trial_id"
 ROLE_TAG = "bat.role"
 REASON_TAG = "bat.reason"  # why a trial failed
 MODEL_TAG = "bat.model"
+SUITE_TAG = "bat.suite"  # what robust_acc is the robustness against
+VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
+FLAGS_TAG = "bat.flags"
+COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitting
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
@@ -93,9 +97,11 @@ class Mirror:
         metrics = _epoch_metrics(status)
         if status.phase == "finished" and status.result:
             trial_folder = self.folder.trial(trial)
-            metrics += _test_metrics(Verdicts.read(trial_folder / VERDICTS), _ms(status.result["time"]))
+            metrics += _test_metrics(Verdicts.read(trial_folder / VERDICTS), status.result)
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        for tag, value in _tags(status).items():
+            self.client.set_tag(run_id, tag, value)
         if status.reason:
             self.client.set_tag(run_id, REASON_TAG, status.reason)
         elif REASON_TAG in run.data.tags:
@@ -112,7 +118,9 @@ class Mirror:
         run = self.client.get_run(run_id)
         if MODEL_TAG in run.data.tags:
             return
-        self.client.log_artifact(run_id, str(trial_folder / VERDICTS))
+        for name in (VERDICTS, VERIFIED):
+            if (trial_folder / name).exists():
+                self.client.log_artifact(run_id, str(trial_folder / name))
         self.client.set_tag(run_id, MODEL_TAG, self._model_of(run) or self._log_model(run_id, trial_folder))
 
     def _model_of(self, run: Run) -> str | None:
@@ -184,18 +192,29 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _epoch_metrics(status: TrialStatus) -> list[Metric]:
-    names = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "seconds")
+    names = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
     return [Metric(name, event[name], _ms(event["time"]), event["epoch"]) for event in status.epochs for name in names]
 
 
-def _test_metrics(verdicts: Verdicts, at: int) -> list[Metric]:
+def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any]) -> list[Metric]:
     """The headline, and the curves with the number of attack steps as their step axis."""
-    metrics = [Metric("clean_acc", verdicts.clean_acc, at, 0), Metric("robust_acc", verdicts.robust_acc, at, 0)]
-    for loss in verdicts.losses:
+    at = _ms(result["time"])
+    metrics = [Metric(name, result[name], at, 0) for name in ("clean_acc", "pgd_acc", "robust_acc")]
+    for loss, outcome in verdicts.outcomes.items():
         for reading in READINGS:
-            curve = zip(verdicts.steps, verdicts.curve(loss, reading), strict=True)
+            curve = zip(outcome.steps, outcome.curve(reading), strict=True)
             metrics += [Metric(f"pgd_{loss}_{reading}", float(accuracy), at, steps) for steps, accuracy in curve]
     return metrics
+
+
+def _tags(status: TrialStatus) -> dict[str, str]:
+    """What no robust accuracy is shown without: the suite it stands for, its n, the verdict of the checks."""
+    tags = {} if status.collapsed is None else {COLLAPSED_TAG: str(status.collapsed)}
+    if status.phase == "finished" and status.result:
+        tags[SUITE_TAG] = f"{status.result['suite']} (n = {status.result['robust_n']})"
+        tags[VERDICT_TAG] = status.result["verdict"]
+        tags[FLAGS_TAG] = ", ".join(status.result["flags"]) or "none"
+    return tags
 
 
 def _ms(seconds: float) -> int:

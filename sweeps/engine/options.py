@@ -63,6 +63,10 @@ class SweepOptions:
     """one_cycle, multi_step or cosine. Default: multi_step with a wide ResNet, else one_cycle."""
     precision: str = "auto"
     """float32, bfloat16, or auto: bfloat16 on GPUs that have it. Verdicts are float32 always."""
+    on_collapse: str = "stop"
+    """When one-step training collapses (catastrophic overfitting): stop, and keep the epoch before; or go_on."""
+    verify: int | None = None
+    """Verify by APGD-CE and APGD-T on so many test images; 0: not at all. Default: 200 on digits, else 1000."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
     """One model a seed."""
     output: Path | None = None
@@ -99,7 +103,12 @@ class SweepOptions:
             lr=_or(self.lr, 0.01 if self.dataset == "svhn" and wide else 0.1),
             schedule=self.schedule or ("multi_step" if wide else "one_cycle"),
             precision=self.precision,
+            on_collapse=self.on_collapse,
         )
+
+    def verify_size(self) -> int:
+        """How many test images the verifying suite is run on."""
+        return _or(self.verify, 200 if self.dataset == "digits" else 1000)
 
     def resources(self) -> Resources:
         """What a trial gets.
@@ -120,8 +129,7 @@ class SweepOptions:
 
     def output_folder(self, name: str) -> Path:
         """--output, or a folder named after the sweep and the time."""
-        now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        return self.output or Path("outputs") / f"{name}-{self.dataset}-{now}"
+        return self.output or timestamped(f"{name}-{self.dataset}")
 
     def refuse_beside_resume(self) -> None:
         """A resumed sweep is as it was set up; options that would change it are refused.
@@ -134,6 +142,12 @@ class SweepOptions:
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
                 raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
+
+
+def timestamped(name: str) -> Path:
+    """A folder for results that is named after what made them and the time."""
+    now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("outputs") / f"{name}-{now}"
 
 
 def load_images(data: DataConfig, data_dir: str | Path | None, *, download: bool) -> Dataset:

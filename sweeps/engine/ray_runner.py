@@ -7,7 +7,7 @@ TorchTrainer. Trials find their state in the sweep's own folder, so nothing is e
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ray import train, tune
 from ray._private.services import get_ray_address_from_environment
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import ActorPool
 
 import bat_core
 import search_spaces
@@ -115,6 +116,41 @@ def run_trials(
     for result in tuner.fit():
         if result.error:
             _record_death(folder.trial(by_id[result.config["trial"]]), result.error)
+
+
+def run_tasks(
+    function: Callable[..., None],
+    calls: Sequence[tuple[Any, ...]],
+    shared: tuple[Any, ...],
+    *,
+    gpus: float,
+    most: int | None,
+) -> None:
+    """`function(*shared, *call)` for every call, each in a Ray worker, `most` at a time.
+
+    Workers are kept from call to call, so that what a process has loaded it need not load again.
+
+    Raises:
+        Exception: what the first call that failed raised.
+    """
+    fits = concurrent_trials(Resources(gpus_per_worker=gpus))
+    common = [ray.put(one) for one in shared]
+
+    worker = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+    pool = ActorPool([worker.remote(function) for _ in range(min(most or fits, fits, len(calls)))])
+    for _ in pool.map_unordered(lambda one, call: one.run.remote(call, *common), calls):
+        pass
+
+
+class _Worker:
+    """A process that calls one function again and again."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        torch.set_num_threads(1)
+        self.function = function
+
+    def run(self, call: tuple[Any, ...], *shared: Any) -> None:
+        self.function(*shared, *call)
 
 
 def _record_death(trial_folder: Path, error: Exception) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
+VERIFIED = "verified.parquet"
 
 Phase: TypeAlias = Literal["waiting", "training", "attacking", "finished", "failed"]
 Event: TypeAlias = dict[str, Any]
@@ -39,7 +40,7 @@ class Record:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What a record says of its trial so far."""
+    """What a record says of its trial so far. `collapsed` is the first epoch lost to catastrophic overfitting."""
 
     phase: Phase = "waiting"
     epochs: tuple[Event, ...] = ()
@@ -49,6 +50,7 @@ class TrialStatus:
     ended: float | None = None
     attempts: int = 0
     reason: str = ""
+    collapsed: int | None = None
     result: Mapping[str, Any] | None = None
 
     @property
@@ -88,6 +90,8 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
             }
         case "epoch":
             changes = {"epochs": (*status.epochs, event)}
+            if event.get("collapsed") and status.collapsed is None:
+                changes["collapsed"] = event["epoch"]
         case "attack":
             first = status.phase != "attacking"
             changes = {"phase": "attacking", "attack": event}

@@ -117,22 +117,10 @@ class SweepFolder:
         Raises:
             InputError: it cannot be written, or holds something already.
         """
-        self.refuse_if_used()
+        refuse_if_used(self.path, SPEC, "a sweep")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / SPEC, json.dumps(to_dict(sweep), indent=1))
-        except OSError as error:
-            raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
-
-    def refuse_if_used(self) -> None:
-        """Raises InputError when the folder holds something already."""
-        try:
-            if (self.path / SPEC).exists():
-                raise InputError(
-                    f"{str(self.path)!r} holds a sweep already: go on with --resume, or name another --output"
-                )
-            if self.path.exists() and any(self.path.iterdir()):
-                raise InputError(f"output folder {str(self.path)!r} is not empty: name another --output")
         except OSError as error:
             raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
 
@@ -158,6 +146,17 @@ class SweepFolder:
         """What the sweep shows, once it is finished."""
         path = self.path / REPORT
         return from_dict(Report, json.loads(path.read_text())) if path.exists() else None
+
+
+def refuse_if_used(folder: Path, spec: str, noun: str) -> None:
+    """Raises InputError when the folder holds something already: `noun`, if `spec` lies in it."""
+    try:
+        if (folder / spec).exists():
+            raise InputError(f"{str(folder)!r} holds {noun} already: go on with --resume, or name another --output")
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"output folder {str(folder)!r} is not empty: name another --output")
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

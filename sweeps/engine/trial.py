@@ -6,17 +6,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 import bat_core
 from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
+from bat_core.checks import examine
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
-from bat_core.evaluate import Verdicts, evaluate_batches
+from bat_core.evaluate import Judge
 from bat_core.fit import TrainState, fit
+from bat_core.suites import suite_of, trajectories, verification
+from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
-from sweeps.engine.records import VERDICTS, Record, exclusive, read_status
+from sweeps.engine.records import VERDICTS, VERIFIED, Record, exclusive, read_status
 from sweeps.engine.sweep import Trial
 
 CHECKPOINTS = "checkpoints"
@@ -52,7 +56,7 @@ def run_trial(
             state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
             if writer:
                 writer.start(device, state)
-            state = _train(trial.config, dataset, state, device, workers, writer, report)
+            state = _train(trial.config, dataset, folder, state, device, workers, writer, report)
             _evaluate(trial.config, dataset, folder, state, workers, writer)
             if writer:
                 writer.finish(state)
@@ -65,17 +69,27 @@ def run_trial(
 def _train(
     config: TrialConfig,
     dataset: Dataset,
+    folder: Path,
     state: TrainState | None,
     device: torch.device,
     workers: Workers,
     writer: "_Writer | None",
     report: Report,
 ) -> TrainState:
+    """The model to judge: the last epoch's, or the one before training collapsed."""
+    keep_sound = config.train.on_collapse == "stop"
+    if keep_sound and state is not None and read_status(folder).collapsed is not None:
+        return state
     for epoch in fit(config, dataset, state=state, device=device, workers=workers):
-        state = epoch.state
+        lost = epoch.collapsed and keep_sound
         if writer:
-            writer.epoch(state)
+            writer.epoch(epoch.state, collapsed=epoch.collapsed, keep=not lost)
         report(epoch.metrics())
+        if lost:
+            sound = load_checkpoint(folder / CHECKPOINTS, config, dataset, device)
+            assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
+            return sound
+        state = epoch.state
     assert state is not None
     return state
 
@@ -89,32 +103,33 @@ def _evaluate(
     writer: "_Writer | None",
 ) -> None:
     """Each worker judges its share of the test images; `_Writer.finish` joins the shares."""
-    share = dataset.test.take(workers.share(torch.arange(len(dataset.test))))
-    batches = evaluate_batches(
-        state.model,
-        share.images,
-        share.labels,
-        attack=config.attack,
-        rows=share.rows,
-        seed=config.seed,
-        precision=config.train.precision,
-    )
-    parts, done = [], 0
+    mine = workers.share(torch.arange(len(dataset.test)))
+    curves, verified = trajectories(config.attack), verification(config.attack)
+    judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
+    parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
+    done = 0
     if writer:
         writer.record.append("attack", done=0, of=len(dataset.test))
-    for verdicts in batches:
-        parts.append(verdicts)
-        done += len(verdicts)
+    for positions in mine.split(config.attack.batch_size):
+        batch = dataset.test.take(positions)
+        verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
+        parts[VERDICTS].append(verdicts)
+        chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
+        if verified and len(chosen):
+            parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
+        done += len(positions)
         if writer:
             writer.record.append("attack", done=min(done * workers.size, len(dataset.test)), of=len(dataset.test))
     (folder / SHARDS).mkdir(exist_ok=True)
-    Verdicts.concat(parts).write(_shard(folder, workers.rank, workers.size))
+    for name, share in parts.items():
+        if share:
+            Verdicts.concat(share).write(_shard(folder, name, workers.rank, workers.size))
     if workers.size > 1:
         dist.barrier()
 
 
-def _shard(folder: Path, rank: int, size: int) -> Path:
-    return folder / SHARDS / f"{rank}-of-{size}.parquet"
+def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
+    return folder / SHARDS / f"{rank}-of-{size}-{name}"
 
 
 class _Writer:
@@ -141,20 +156,50 @@ class _Writer:
         if state and state.epoch not in recorded:
             self.record.append("epoch", **state.metrics)
 
-    def epoch(self, state: TrainState) -> None:
+    def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
         """The checkpoint comes first: a recorded epoch is one that will not be run again."""
-        save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
-        self.record.append("epoch", **state.metrics)
+        if keep:
+            save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+        self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
 
     def finish(self, state: TrainState) -> None:
-        """Join the shards, keep the model, drop the checkpoints; the last line makes it true."""
-        shards = [_shard(self.folder, rank, self.workers.size) for rank in range(self.workers.size)]
-        verdicts = Verdicts.concat([Verdicts.read(shard) for shard in shards])
-        verdicts.write(self.folder / VERDICTS)
-        save_model(self.folder / MODEL, state.model, self.config, self.dataset)
-        self.record.append("finished", n=len(verdicts), clean_acc=verdicts.clean_acc, robust_acc=verdicts.robust_acc)
+        """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
+        curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
+        assert curves is not None
+        headline = curves if verified is None else verified
+        findings = examine(
+            state.model,
+            self.dataset.val.images,
+            self.dataset.val.labels,
+            eps=self.config.attack.eps,
+            depth="cheap",
+            seed=self.config.seed,
+        )
+        save_model(self.folder / MODEL, state, self.config, self.dataset)
+        self.record.append(
+            "finished",
+            n=len(curves),
+            clean_acc=curves.clean_acc,
+            pgd_acc=curves.robust_acc,
+            robust_acc=headline.robust_acc,
+            robust_n=len(headline),
+            suite=suite_of(self.config.attack).label,
+            verdict=findings.verdict,
+            flags=[flag.name for flag in findings.flags],
+            findings=to_dict(findings),
+            epoch=state.epoch,
+        )
         shutil.rmtree(self.folder / SHARDS)
         shutil.rmtree(self.folder / CHECKPOINTS)
+
+    def _joined(self, name: str) -> Verdicts | None:
+        shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
+        found = [Verdicts.read(shard) for shard in shards if shard.exists()]
+        if not found:
+            return None
+        verdicts = Verdicts.concat(found)
+        verdicts.write(self.folder / name)
+        return verdicts
 
 
 @contextlib.contextmanager

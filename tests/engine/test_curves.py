@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
-from bat_core.evaluate import UNBROKEN, Verdicts
+from bat_core.verdicts import UNBROKEN, Outcome, Verdicts
 from sweeps.engine.curves import Judged, curves_csv, families, judged_trials
 from sweeps.engine.figure import draw_curves, save_figure
 from sweeps.engine.records import VERDICTS, Record
@@ -20,13 +20,12 @@ STEPS = (1, 3)
 def verdicts(broken: list[int]) -> Verdicts:
     broken_at = np.array(broken)
     final = np.stack([(broken_at == UNBROKEN) | (broken_at > step) for step in STEPS], axis=1)
+    outcome = Outcome(broken_at=broken_at, steps=STEPS, final=final)
     return Verdicts(
         rows=np.arange(len(broken)),
         labels=np.zeros(len(broken), dtype=np.int64),
         clean_correct=broken_at != 0,
-        steps=STEPS,
-        broken_at={"ce": broken_at, "cw": broken_at},
-        final={"ce": final, "cw": final},
+        outcomes={"ce": outcome, "cw": outcome},
     )
 
 
@@ -36,7 +35,8 @@ def trial(pixels: float, seed: int, role: str = "grid") -> Trial:
 
 
 def judged(pixels: float, seed: int, broken: list[int], role: str = "grid") -> Judged:
-    return Judged(trial(pixels, seed, role), verdicts(broken), pixels)
+    own = verdicts(broken)
+    return Judged(trial(pixels, seed, role), own, pixels, headline=own, suite="PGD-3, not verified", verdict="clear")
 
 
 @pytest.fixture
@@ -85,6 +85,6 @@ def test_only_finished_trials_are_drawn(tmp_path: Path) -> None:
         record.append("start")
         verdicts([UNBROKEN]).write(folder.trial(one) / VERDICTS)
         if one is trials[1]:
-            record.append("finished")
+            record.append("finished", suite="PGD-3, not verified", verdict="clear")
     assert [one.trial.id for one in judged_trials(sweep, folder)] == ["8-1"]
     assert judged_trials(sweep, folder)[0].pixels == 8

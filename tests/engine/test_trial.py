@@ -8,8 +8,8 @@ import torch
 
 from bat_core.checkpoint import load_model
 from bat_core.data import Dataset
-from bat_core.evaluate import Verdicts
-from sweeps.engine.records import RECORD, VERDICTS, read_events, read_status
+from bat_core.verdicts import Verdicts
+from sweeps.engine.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep import Trial
 from sweeps.engine.trial import run_trial
 
@@ -37,9 +37,12 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
     events = [event["event"] for event in read_events(tmp_path)]
     assert events[:4] == ["start", "epoch", "epoch", "attack"]
     assert events[-1] == "finished"
-    verdicts = Verdicts.read(tmp_path / VERDICTS)
+    verdicts, verified = Verdicts.read(tmp_path / VERDICTS), Verdicts.read(tmp_path / VERIFIED)
     status = read_status(tmp_path)
-    assert status.result["robust_acc"] == verdicts.robust_acc
+    assert status.result["pgd_acc"] == verdicts.robust_acc
+    assert status.result["robust_acc"] == verified.robust_acc
+    assert list(verified.outcomes) == ["ce", "cw", "apgd-ce", "apgd-t"]
+    assert (status.result["suite"], status.result["robust_n"]) == ("PGD-3+quick", len(verified))
     assert len(verdicts) == len(digits.test)
     assert load_model(tmp_path)[1] == trial.config
     left = {path.name for path in tmp_path.iterdir()}

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset, to_unit
-from bat_core.evaluate import Verdicts
+from bat_core.verdicts import Verdicts
 from tests.integration.running import Output, Place
 
 pytestmark = pytest.mark.ray

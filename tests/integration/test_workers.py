@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from bat_core.data import load_dataset
-from bat_core.evaluate import Verdicts, evaluate
+from bat_core.evaluate import evaluate
+from bat_core.verdicts import Verdicts
 from bat_core.fit import fit
 from sweeps.engine.trial import MODEL
 from tests.integration.conftest import TINY
@@ -36,4 +37,4 @@ def test_two_workers_equal_one_of_the_same_global_batch(place: Place) -> None:
     alone = evaluate(last.state.model, test.images, test.labels, attack=trial.config.attack, rows=test.rows)
     assert verdicts.rows.tolist() == alone.rows.tolist()
     assert verdicts.clean_correct.tolist() == alone.clean_correct.tolist()
-    assert verdicts.broken_at["ce"].tolist() == alone.broken_at["ce"].tolist()
+    assert verdicts.outcomes["ce"].broken_at.tolist() == alone.outcomes["ce"].broken_at.tolist()

@@ -5,21 +5,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bat_core.attacks import FGSM, PGD, Attack, fgsm, pgd
-from bat_core.attacks.base import choose_target
+from bat_core.attacks import APGD, FGSM, PGD, Attack, Iterate, Noise, fgsm, pgd
+from bat_core.attacks.base import choose_targets
 from bat_core.rng import Draws, ExampleDraws
 
 from .toys import Linear, classes, normal, small_net, uniform
 
 
 class Cheat(Attack):
-    def search(self, logits_fn, ball, y, target, draws):
-        return ball.x + 1.01 * self.eps
+    def iterates(self, logits_fn, problem, draws, standing):
+        yield Iterate(1, problem.rows, problem.ball.x + 1.01 * self.eps)
 
 
 class Spoil(Attack):
-    def search(self, logits_fn, ball, y, target, draws):
-        return torch.where(torch.arange(len(y))[:, None, None, None] == 1, math.nan, ball.x)
+    def iterates(self, logits_fn, problem, draws, standing):
+        yield Iterate(1, problem.rows, torch.where(problem.rows[:, None, None, None] == 1, math.nan, problem.ball.x))
+
+
+class CheatOnTheWay(Attack):
+    def iterates(self, logits_fn, problem, draws, standing):
+        yield Iterate(0, problem.rows, problem.ball.x)
+        yield Iterate(1, problem.rows, problem.ball.x + 1.01 * self.eps)
+        yield Iterate(2, problem.rows, problem.ball.x)
 
 
 def sixteen(num_classes=4):
@@ -32,6 +39,9 @@ def make_attacks(eps, target=None):
         FGSM(eps=eps, target=target, random_start=True),
         PGD(eps=eps, target=target, step_size=eps / 2, num_steps=3),
         PGD(eps=eps, target=target, step_size=eps, num_steps=2, loss="cw", random_start=False),
+        PGD(eps=eps, target=target, step_size=eps / 2, num_steps=2, restarts=3),
+        APGD(eps=eps, target=target, num_steps=6),
+        APGD(eps=eps, target=target, num_steps=6, loss="cw", restarts=2),
     ]
 
 
@@ -42,11 +52,19 @@ def test_an_attack_that_leaves_its_ball_is_a_defect(attack):
         attack(model, x, y)
 
 
+@pytest.mark.parametrize("attack", [Cheat(eps=0.1), Spoil(eps=0.1), CheatOnTheWay(eps=0.1)])
+@pytest.mark.parametrize("standing", [None, torch.ones(8, dtype=torch.bool), torch.arange(8) == 1])
+def test_every_point_of_a_trajectory_is_checked(attack, standing):
+    model, x, y = sixteen()
+    with pytest.raises(RuntimeError, match="left its ball"):
+        list(attack.trajectory(model, x, y, standing=standing))
+
+
 @given(
     eps=st.one_of(st.floats(1e-3, 1), st.integers(1, 64).map(lambda k: k / 255)),
     levels=st.lists(st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 1.0])), min_size=12, max_size=12),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
-    target=st.sampled_from([None, "mc", "ll", "random"]),
+    target=st.sampled_from([None, "mc", "ll", "random", "every"]),
 )
 def test_no_attack_leaves_the_ball_or_the_range(eps, levels, dtype, target):
     x = torch.tensor(levels).to(dtype).view(3, 1, 2, 2)
@@ -138,12 +156,23 @@ def test_clean_logits_at_hand_save_the_forward_pass():
     assert torch.equal(saved, attack(model, x, y))
 
 
+@pytest.mark.parametrize(("num_classes", "searches"), [(2, 1), (5, 4), (10, 9), (13, 9)])
+def test_every_wrong_class_is_a_target_the_likeliest_first_and_nine_at_most(num_classes, searches):
+    logits, y = normal(40, num_classes), classes(40, num_classes)
+    targets = choose_targets("every", lambda _: logits, torch.zeros(40, 1), y, draws=Draws())
+    by_likelihood = [
+        sorted(set(range(num_classes)) - {own}, key=row.__getitem__, reverse=True)
+        for row, own in zip(logits.tolist(), y.tolist(), strict=True)
+    ]
+    assert torch.stack(targets, dim=1).tolist() == [wrong[:searches] for wrong in by_likelihood]
+
+
 @pytest.mark.parametrize(
     "draws", [Draws(torch.Generator().manual_seed(0)), ExampleDraws(seed=0, names=("t",), indices=range(6000))]
 )
 def test_a_random_target_is_any_wrong_class_alike(draws):
     y = torch.arange(6000) % 4
-    target = choose_target("random", lambda x: torch.zeros(len(x), 4), torch.zeros(6000, 1), y, draws=draws)
+    (target,) = choose_targets("random", lambda x: torch.zeros(len(x), 4), torch.zeros(6000, 1), y, draws=draws)
     assert (target != y).all()
     for own in range(4):
         observed = torch.bincount(target[y == own], minlength=4).double()
@@ -186,8 +215,21 @@ def test_pixels_are_told_to_be_written_in_255ths():
 
 
 def test_an_unknown_target_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown attack\.target 'lll'; did you mean 'll'\? Known: ll, mc, random"):
+    with pytest.raises(
+        ValueError, match=r"unknown attack\.target 'lll'; did you mean 'll'\? Known: every, ll, mc, random"
+    ):
         FGSM(eps=0.1, target="lll")
+
+
+def test_no_search_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"attack\.restarts=0 must be at least 1"):
+        FGSM(eps=0.1, restarts=0)
+
+
+@pytest.mark.parametrize("target", ["mc", torch.zeros(8, dtype=torch.int64)])
+def test_a_target_for_an_attack_that_takes_none(target):
+    with pytest.raises(ValueError, match=r"attack\.target=.*: Noise has no targets of its own"):
+        Noise(eps=0.1, target=target)
 
 
 @pytest.mark.parametrize("x", [uniform(2, 1, 4, 4) * 255, torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])

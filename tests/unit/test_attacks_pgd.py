@@ -70,7 +70,7 @@ def test_a_targeted_iterate_is_foolboxs():
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["ce", "cw"])
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr"])
 @pytest.mark.parametrize("target", [None, "mc", "random"])
 def test_one_trajectory_holds_every_shorter_attack(loss, target):
     model, x, y = small_net(), uniform(8, 3, 8, 8, dtype=torch.float64), classes(8, 5)
@@ -121,7 +121,9 @@ def test_a_step_costs_one_forward_pass(num_steps):
         ({"step_size": 2}, r"attack\.step_size=2 is outside \(0, 1\].*so write 2/255, not 2"),
         ({"step_size": 0}, r"attack\.step_size=0 is outside \(0, 1\]"),
         ({"step_size": math.nan}, r"attack\.step_size=nan is outside \(0, 1\]"),
-        ({"loss": "dlr"}, "unknown loss 'dlr'"),
+        ({"loss": "clw"}, "unknown loss 'clw'; did you mean 'cw'"),
+        ({"loss": "dlr"}, "loss 'dlr' compares 3 logits and the model has 2 classes: use cw"),
+        ({"restarts": 0}, r"attack\.restarts=0 must be at least 1"),
     ],
 )
 def test_settings_outside_their_range(changes, message):

@@ -56,6 +56,30 @@ def test_an_examples_draws_depend_on_seed_names_and_index(changes):
     assert not torch.equal(example_draws([4]).uniform(like), example_draws(**{"indices": [4], **changes}).uniform(like))
 
 
+def test_a_restart_draws_anew_and_the_first_is_no_restart():
+    like = torch.empty(1, 1, 4, 4)
+    draws = example_draws([4])
+    starts = [draws.restart(number).uniform(like) for number in range(4)]
+    assert torch.equal(starts[0], draws.uniform(like))
+    assert len({tuple(start.flatten().tolist()) for start in starts}) == 4
+    assert torch.equal(draws.restart(3).uniform(like), starts[3])
+
+
+def test_some_of_the_examples_draw_what_they_drew_among_all():
+    draws, rows = example_draws([4, 0, 17, 2]), torch.tensor([3, 0])
+    noise, targets = draws.uniform(torch.empty(4, 3, 2, 2)), draws.integers(1000, torch.empty(4))
+    assert list(draws.take(rows).indices) == [2, 4]
+    assert torch.equal(draws.take(rows).uniform(torch.empty(2, 3, 2, 2)), noise[rows])
+    assert torch.equal(draws.take(rows).integers(1000, torch.empty(2)), targets[rows])
+
+
+def test_a_plain_generator_goes_on_over_restarts():
+    draws = Draws(make())
+    expected = torch.rand(8, generator=make())
+    parts = [draws.uniform(torch.empty(4)), draws.restart(1).take(torch.tensor([0])).uniform(torch.empty(4))]
+    assert torch.equal(torch.cat(parts), expected)
+
+
 def test_draws_are_of_the_images_type():
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         like = torch.empty(2, 1, 2, 2, dtype=dtype)

@@ -1,0 +1,28 @@
+"""Catastrophic overfitting: one-step training that stops being robust while it looks better than ever.
+
+Source: Wong et al. 2020, arXiv:2001.03994, section 5; Andriushchenko and Flammarion 2020, arXiv:2007.02617.
+"""
+
+from dataclasses import dataclass
+
+FALLEN = 0.5  # share of its best multi-step accuracy below which a model has collapsed
+GAP = 0.1  # by which one-step accuracy then exceeds multi-step accuracy
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The best multi-step validation accuracy so far, and the one-step accuracy in that epoch; in [0, 1]."""
+
+    robust_acc: float = 0.0
+    one_step_acc: float = 0.0
+
+    def after(self, robust_acc: float, one_step_acc: float) -> "Peak":
+        """The peak once an epoch with these accuracies is over."""
+        return Peak(robust_acc, one_step_acc) if robust_acc > self.robust_acc else self
+
+    def collapsed(self, robust_acc: float, one_step_acc: float) -> bool:
+        """Whether an epoch with these accuracies has lost what was there: multi-step accuracy fell while
+        one-step accuracy rose.
+        """
+        fell = robust_acc < FALLEN * self.robust_acc
+        return fell and one_step_acc >= self.one_step_acc and one_step_acc - robust_acc >= GAP

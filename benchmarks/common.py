@@ -1,0 +1,182 @@
+"""What the benchmarks share: images, models, counts, versions, tables, the report on disk, the command line."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+from torch import nn
+
+from bat_core.checkpoint import load_model, save_model
+from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
+from bat_core.data import Dataset, Split
+from bat_core.errors import InputError
+from bat_core.fit import fit
+from bat_core.recipes import recipe_params
+
+EVAL_PIXELS, STEP_PIXELS = 8, 2
+PACKAGES = ("bat-sweeps", "torch", "foolbox", "pyautoattack", "torchattacks", "numpy")
+CONSOLE = Console(width=None if sys.stdout.isatty() else 160)
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Test images in blocks of one batch each, and the budget they are attacked with."""
+
+    blocks: tuple[Split, ...]
+    eps: float
+    step_size: float
+    batch_size: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, n: int, batch_size: int) -> "Images":
+        """The first `n` test images in the data set's canonical order.
+
+        Raises:
+            InputError: there are fewer.
+        """
+        if not 1 <= n <= len(dataset.test):
+            raise InputError(f"--n={n} must lie in 1..{len(dataset.test)}: so many test images are there")
+        starts = range(0, n, batch_size)
+        blocks = tuple(dataset.test.take(slice(start, min(start + batch_size, n))) for start in starts)
+        eps, step_size = EVAL_PIXELS * dataset.pixel, STEP_PIXELS * dataset.pixel
+        return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size)
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    def whole(self) -> Split:
+        """All of them in one piece."""
+        parts = zip(*((block.images, block.labels, block.rows) for block in self.blocks), strict=True)
+        return Split(*(torch.cat(part) for part in parts))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The model that is trained where none is named; it is kept in `cache` and trained once."""
+
+    cache: Path = Path("outputs/benchmarks")
+    """Where models trained here are kept."""
+    network: str = "small_cnn"
+    """The network trained where --model is not given."""
+    recipe: str = "R-MC-LA"
+    """Its recipe, at 8 pixels."""
+    epochs: int = 8
+    """Its passes over the training images."""
+    train_size: int = 10_000
+    """Its number of training images, or all there are if there are fewer."""
+
+    def trained(self, dataset: Dataset) -> nn.Module:
+        """The trained model, in evaluation mode on the CPU."""
+        eps = EVAL_PIXELS * dataset.pixel
+        train = dataset.train.take(slice(self.train_size))
+        params = {"eps": eps} if "eps" in recipe_params(self.recipe) else {}
+        config = TrialConfig(
+            data=DataConfig(name=dataset.name, train_size=len(train)),
+            model=self.network,
+            recipe=RecipeConfig(name=self.recipe, params=params),
+            train=TrainConfig(epochs=self.epochs, lr=0.2, precision="bfloat16"),
+            attack=AttackConfig(eps=eps, step_size=STEP_PIXELS * dataset.pixel),
+        )
+        folder = self.cache / f"{dataset.name}-{config.hash}"
+        if not folder.is_dir():
+            say(f"trains a model for {self.epochs} epochs into {folder}")
+            *_, last = fit(config, replace(dataset, train=train))
+            save_model(folder, last.state, config, dataset)
+        return load_model(folder)[0]
+
+
+def discordant(one: Flags, other: Flags) -> tuple[int, int, float]:
+    """How many only `one` holds, how many only `other` does, and the exact two-sided sign test's p."""
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    pairs = only_one + only_other
+    return only_one, only_other, float(binomtest(only_one, pairs).pvalue) if pairs else 1.0
+
+
+def points(one: Flags, other: Flags) -> float:
+    """Difference of two accuracies on the same images, in percentage points, without rounding errors."""
+    return 100 * (int(one.sum()) - int(other.sum())) / len(one)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured with and on."""
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "load": os.getloadavg(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; all columns but the first are numbers."""
+    drawn = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    CONSOLE.print(drawn)
+
+
+def say(text: str) -> None:
+    """A line about where the run is, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def met(holds: bool) -> str:
+    """Whether a target was reached."""
+    return "yes" if holds else "NO"
+
+
+def write_report(path: Path | None, report: Mapping[str, Any]) -> None:
+    """Write `report` as JSON, whole or not at all."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(report, indent=2, default=str))
+    partial.replace(path)
+
+
+def command(main: Callable[[Any], Any]) -> None:
+    """Run `main` with the options on the command line; input that cannot be used becomes one sentence."""
+    app = App(help=main.__doc__, help_format="plaintext", version_flags=[], default_parameter=Parameter(negative=""))
+    app.default(main)
+    try:
+        app(exit_on_error=False, print_error=False, result_action="return_value")
+    except (InputError, CycloptsError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

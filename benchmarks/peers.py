@@ -1,0 +1,110 @@
+"""Other libraries' attacks, each called as its users call it."""
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import eagerpy as ep
+import foolbox
+import torch
+from foolbox.attacks.carlini_wagner import best_other_classes
+from pyautoattack import AutoAttack
+from pyautoattack.autopgd_base import APGDAttack
+from torch import Tensor, nn
+
+logging.getLogger("auto-attack").setLevel(logging.ERROR)
+
+PARTS = ("apgd-ce", "apgd-t")
+MOST_TARGETS = 9
+
+
+class LinfMarginPGD(foolbox.attacks.LinfPGD):  # type: ignore[misc]
+    """foolbox has no L-infinity attack on the margin (CW) loss; this is the hook it offers for one."""
+
+    def get_loss_fn(self, model: foolbox.Model, labels: ep.Tensor) -> Callable[[ep.Tensor], ep.Tensor]:
+        def margin(inputs: ep.Tensor) -> ep.Tensor:
+            logits, rows = model(inputs), range(len(inputs))
+            return (logits[rows, best_other_classes(logits, labels)] - logits[rows, labels]).sum()
+
+        return margin
+
+
+FOOLBOX = {"ce": foolbox.attacks.LinfPGD, "cw": LinfMarginPGD}
+
+
+def foolbox_pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    num_steps: int,
+    loss: str = "ce",
+    freeze: bool = False,
+) -> Tensor:
+    """(B,) bool: what foolbox's PGD leaves classified correctly, by foolbox's own verdict on the last iterate.
+
+    It computes gradients of the weights too, unless they are frozen, which is left to its user.
+    """
+    with frozen(model) if freeze else nullcontext():
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        attack = FOOLBOX[loss](abs_stepsize=step_size, steps=num_steps, random_start=True)
+        _, _, success = attack(wrapped, x, y, epsilons=eps)
+    model.zero_grad(set_to_none=True)
+    return ~success
+
+
+def torchattacks() -> Any:
+    """The package torchattacks where it can be imported, else None."""
+    try:
+        return importlib.import_module("torchattacks")
+    except ImportError:
+        return None
+
+
+def torchattacks_pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step_size: float, num_steps: int) -> Tensor:
+    """(B, C, H, W): the last iterate of torchattacks' PGD on cross-entropy."""
+    return torchattacks().PGD(model, eps=eps, alpha=step_size, steps=num_steps, random_start=True)(x, y)
+
+
+def apgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, num_steps: int) -> Tensor:
+    """(B, C, H, W): APGD-CE of AutoAttack's own code, `num_steps` + 1 gradients on images that are classified right."""
+    attack = APGDAttack(model, n_iter=num_steps, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
+    with own_randomness():
+        return attack.perturb(x, y)
+
+
+def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, part: str, seed: int, batch_size: int) -> Tensor:
+    """(B,) bool: what one part of AutoAttack's standard version, run alone, leaves classified correctly."""
+    with own_randomness():
+        attack = AutoAttack(model, norm="Linf", eps=eps, seed=seed, version="standard", device=x.device)
+        attack.attacks_to_run = [part]
+        with torch.no_grad():
+            targets = min(MOST_TARGETS, model(x[:1]).shape[1] - 1)
+        attack.apgd_targeted.n_target_classes = targets
+        _, y_adv = attack.run_standard_evaluation(x, y, batch_size=batch_size)
+    return y_adv == y
+
+
+@contextmanager
+def own_randomness(seed: int | None = None) -> Iterator[None]:
+    """These libraries draw from torch's global generator; nobody else notices."""
+    with torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the weights meanwhile."""
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in wanted.items():
+            parameter.requires_grad_(flag)

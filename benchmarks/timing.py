@@ -1,0 +1,119 @@
+"""Contenders that take turns, and how many times faster one is than another."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Generic, TypeVar
+
+import torch
+from common import met, say, table
+
+from bat_core.data import Split
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Measured(Generic[T]):
+    """Seconds and results of each contender: seconds by block and repeat, results by block."""
+
+    seconds: Mapping[str, list[float]]
+    results: Mapping[str, list[T]]
+
+    def total(self, *names: str) -> list[float]:
+        """Seconds of several contenders together, by block and repeat."""
+        return [sum(times) for times in zip(*(self.seconds[name] for name in names), strict=True)]
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[Split], T]], blocks: Sequence[Split], *, repeats: int, device: str = "cpu"
+) -> Measured[T]:
+    """Run all contenders on each block, `repeats` times over, another one first each time."""
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    results: dict[str, list[T]] = {name: [] for name in names}
+    for turn in range(repeats * len(blocks)):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            took, result = timed(contenders[name], blocks[turn % len(blocks)], device=device)
+            seconds[name].append(took)
+            if turn < len(blocks):
+                results[name].append(result)
+            say(f"  turn {turn + 1} of {repeats * len(blocks)}: {name} {took:.2f} s")
+    return Measured(seconds, results)
+
+
+def timed(run: Callable[[Split], T], block: Split, *, device: str) -> tuple[float, T]:
+    """Seconds by the wall clock, and the result."""
+    synchronise(device)
+    started = time.perf_counter()
+    result = run(block)
+    synchronise(device)
+    return time.perf_counter() - started, result
+
+
+def synchronise(device: str) -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How many times faster ours is, pair by pair: other seconds over our seconds."""
+
+    median: float
+    least: float
+    most: float
+    pairs: int
+
+    @classmethod
+    def of(cls, ours: Sequence[float], other: Sequence[float]) -> "Speedup":
+        ratios = [theirs / mine for mine, theirs in zip(ours, other, strict=True)]
+        return cls(median=median(ratios), least=min(ratios), most=max(ratios), pairs=len(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f}x ({self.least:.2f}-{self.most:.2f})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One line of a table: seconds of ours and of the other, turn by turn, and what target they were to meet."""
+
+    what: str
+    ours: list[float]
+    other: list[float]
+    target: float | None = None
+    accuracy: str = ""
+
+    @property
+    def speedup(self) -> Speedup:
+        return Speedup.of(self.ours, self.other)
+
+    def cells(self) -> list[str]:
+        goal = "" if self.target is None else f">= {self.target:g}x"
+        reached = "" if self.target is None else met(self.speedup.median >= self.target)
+        seconds = [f"{median(times):.3g}" for times in (self.ours, self.other)]
+        return [self.what, *seconds, str(self.speedup), goal, reached, self.accuracy]
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self) | {"speedup": asdict(self.speedup)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a part came to."""
+
+    title: str
+    comparisons: list[Comparison]
+    seconds: Mapping[str, list[float]]
+    details: Mapping[str, Any]
+
+    def show(self) -> None:
+        columns = ("", "ours s", "other s", "speed-up (least-most)", "target", "met", "accuracy")
+        table(self.title, columns, [comparison.cells() for comparison in self.comparisons])
+
+    def describe(self) -> dict[str, Any]:
+        lines = [comparison.describe() for comparison in self.comparisons]
+        return {"title": self.title, "comparisons": lines, "seconds": self.seconds, **self.details}

@@ -1,0 +1,113 @@
+"""Evaluations in MLflow: models read from it, and numbers written to the run that each model belongs to.
+
+Run twice, it changes nothing the second time: runs are found by their tags, and values carry the time
+at which the evaluation was begun.
+"""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sweeps.engine.mlflow_mirror as mirror  # isort: skip (it sets up MLflow before the import below)
+import mlflow
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
+
+from bat_core.errors import InputError
+from sweeps.engine.evaluation import SUMMARY, VERDICTS, Evaluation, Examined
+
+OUR_LOADER = "sweeps.engine.mlflow_model"
+EXPERIMENT = "evaluations"  # for models that no run of ours made
+MODEL_NAME_TAG = "bat.model_name"
+EVALUATION_TAG = "bat.evaluation"
+
+
+def download_model(uri: str, folder: Path) -> tuple[Path, str]:
+    """The folder of one of our models in MLflow, and the run that made it ("" if none is known).
+
+    Only models that a sweep of ours logged are taken, from safetensors: others could run code when loaded.
+
+    Raises:
+        InputError: MLflow has no such model, or it is of another kind.
+    """
+    try:
+        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_empty(folder, uri)))
+        described = Model.load(str(place))
+    except (MlflowException, OSError) as error:
+        raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
+    pyfunc = (described.flavors or {}).get("python_function", {})
+    if pyfunc.get("loader_module") != OUR_LOADER:
+        raise InputError(
+            f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
+            " --weights instead"
+        )
+    return place / pyfunc["data"], str(described.run_id or "")
+
+
+def log_evaluation(
+    evaluation: Evaluation, folder: Path, model: Examined, summary: Mapping[str, Any], *, uri: str
+) -> None:
+    """Bring one model's summary onto its run: the headline, every attack, verdict, flags, files.
+
+    Raises:
+        MlflowException: the server did not take it; resume the evaluation to try again.
+    """
+    client = MlflowClient(tracking_uri=uri)
+    run = _run(client, evaluation, model)
+    run_id = run.info.run_id
+    at = int(datetime.datetime.fromisoformat(evaluation.created).timestamp() * 1000)
+    suite = evaluation.suite.replace("+", ".")
+    numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
+    low, high = summary["robust_acc_interval"]
+    numbers |= {"robust_acc_low": low, "robust_acc_high": high, "n": summary["n"]}
+    client.log_batch(run_id, metrics=[Metric(f"eval/{suite}/{name}", value, at, 0) for name, value in numbers.items()])
+    flags = ", ".join(flag["name"] for flag in summary["flags"]) or "none"
+    client.set_tag(run_id, f"bat.eval.{suite}", headline(summary))
+    client.set_tag(run_id, mirror.VERDICT_TAG, summary["verdict"])
+    client.set_tag(run_id, mirror.FLAGS_TAG, flags)
+    for name in (SUMMARY, VERDICTS):
+        client.log_artifact(run_id, str(folder / name), f"evaluation/{suite}")
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The one line that says what a model is worth, with the suite that it is worth it against."""
+    low, high = summary["robust_acc_interval"]
+    return (
+        f"{summary['robust_acc']:.1%} [{low:.1%}, {high:.1%}] under {summary['suite']} at eps {summary['eps']:.4f},"
+        f" n = {summary['n']}, {summary['verdict']}"
+    )
+
+
+def _run(client: MlflowClient, evaluation: Evaluation, model: Examined) -> Run:
+    """The run that made the model, where MLflow knows it; else one of the evaluation's own."""
+    source = model.source
+    if source.run_id:
+        return client.get_run(source.run_id)
+    if source.sweep_id:
+        query = f"tags.`{mirror.SWEEP_TAG}` = '{source.sweep_id}' and tags.`{mirror.TRIAL_TAG}` = '{source.trial_id}'"
+        everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+        if found := client.search_runs(everywhere, query, max_results=1):
+            return found[0]
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    experiment_id = (
+        experiment.experiment_id
+        if experiment
+        else client.create_experiment(EXPERIMENT, tags={mirror.KIND_TAG: mirror.KIND})
+    )
+    query = f"tags.`{EVALUATION_TAG}` = '{evaluation.id}' and tags.`{MODEL_NAME_TAG}` = '{source.name}'"
+    if found := client.search_runs([experiment_id], query, max_results=1):
+        return found[0]
+    tags = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name, MLFLOW_SOURCE_NAME: evaluation.command}
+    run = client.create_run(experiment_id, run_name=source.name, tags=tags)
+    client.set_terminated(run.info.run_id)
+    return run
+
+
+def _empty(folder: Path, uri: str) -> str:
+    place = folder / "".join(character if character.isalnum() else "-" for character in uri)
+    place.mkdir(parents=True, exist_ok=True)
+    return str(place)

@@ -1,0 +1,26 @@
+"""How robust is a model really? Attacks any classifier and says what stands, and whether to believe it.
+
+python sweeps/evaluate.py outputs/eps_budget-digits-.../trials/eps8-seed0             # one model
+python sweeps/evaluate.py outputs/eps_budget-digits-... --suite standard              # a whole sweep, AutoAttack
+python sweeps/evaluate.py my_package.nets:robust_net --weights net.safetensors --dataset cifar10 --data-dir DIR
+"""
+
+from sweeps.engine.evaluating import EvaluateOptions, run_evaluation
+from sweeps.engine.options import command
+
+
+def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
+    """Attack models and report the worst case, example by example, with its interval and a verdict on it.
+
+    MODEL is a model, checkpoint or trial folder, a sweep's folder (all of its trials), an MLflow URI
+    (models:/..., runs:/.../model) or package.module:factory, a function that returns a torch module
+    which takes images in [0, 1] and returns logits.
+
+    Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), quick
+    (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); several are joined by +.
+    """
+    return run_evaluation(models, options)
+
+
+if __name__ == "__main__":
+    command(main)
