@@ -50,6 +50,8 @@ class Entry:
         """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
         if not self.steps:
             return [(self.name.upper(), None)]
+        if isinstance(self.attack, FGSM):
+            return [(self.name.upper(), 1)]
         return [(f"{self.name.upper()}{step}", step) for step in self.steps]
 
 
@@ -94,7 +96,7 @@ def paper(*, eps: float, step_size: float) -> Suite:
     return Suite(
         name="paper",
         entries=(
-            Entry(name="fgsm", attack=FGSM(eps=eps)),
+            Entry(name="fgsm", attack=FGSM(eps=eps), steps=(1,)),
             _trajectory("ce", eps, step_size, (7, 20, 100)),
             _trajectory("cw", eps, step_size, (20, 100, 200)),
         ),

@@ -1,8 +1,6 @@
 """What an evaluation of models is, the folder it lives in, and how it goes on where it stopped."""
 
-import datetime
 import json
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +12,18 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-import bat_core
 from bat_core.checks import Depth, examine
-from bat_core.config import from_dict, to_dict
+from bat_core.config import to_dict
 from bat_core.data import Split
 from bat_core.errors import InputError
 from bat_core.evaluate import Judge
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
-from sweeps.engine.models import ModelSource
-from sweeps.engine.sweep import refuse_if_used, write_atomically
+from sweeps.engine.assessment import Assessment, Examined, read_spec, write_spec
+from sweeps.engine.sweep import write_atomically
 
-SPEC = "evaluation.json"
+NOUN, SPEC = "evaluation", "evaluation.json"
 SUMMARY = "summary.json"
 CHECKS = "checks.json"
 VERDICTS = "verdicts.parquet"
@@ -36,55 +33,16 @@ CLEAN = "clean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examined:
-    """A model of an evaluation: where it comes from, its weights' SHA-256, what the inspection said of it."""
-
-    source: ModelSource
-    fingerprint: str
-    findings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Assessment):
     """All that was decided before the first attack; written once, as evaluation.json."""
 
-    id: str
-    created: str
-    command: str
-    models: tuple[Examined, ...]
-    dataset: str
-    data_dir: str | None
-    split: str
-    n: int
-    pixel: float
     suite: str
-    eps: float
-    step_size: float
-    seed: int
-    precision: str
-    shard_size: int
     checks: str
     save_adversarial: bool
-    version: str = bat_core.__version__
-
-    @classmethod
-    def new(cls, **decided: Any) -> "Evaluation":
-        """An evaluation with an id of its own."""
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return cls(id=secrets.token_hex(8), created=created, **decided)
 
     def attacks(self) -> Suite:
         """The suite, at this budget and step size."""
         return get_suite(self.suite, eps=self.eps, step_size=self.step_size)
-
-    def shards(self) -> list[slice]:
-        """Positions of the images, in pieces that are done and kept one by one."""
-        return [slice(start, min(start + self.shard_size, self.n)) for start in range(0, self.n, self.shard_size)]
-
-    @property
-    def eps_in_pixels(self) -> float:
-        """The budget in the data set's pixels."""
-        return round(self.eps / self.pixel, 6)
 
 
 @dataclass(frozen=True)
@@ -103,12 +61,7 @@ class EvaluationFolder:
         Raises:
             InputError: it cannot be written, or holds something already.
         """
-        refuse_if_used(self.path, SPEC, "an evaluation")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / SPEC, json.dumps(to_dict(evaluation), indent=1))
-        except OSError as error:
-            raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
+        write_spec(self.path, SPEC, NOUN, evaluation)
 
     def load(self) -> Evaluation:
         """The evaluation that lives here.
@@ -116,10 +69,7 @@ class EvaluationFolder:
         Raises:
             InputError: none does.
         """
-        try:
-            return from_dict(Evaluation, json.loads((self.path / SPEC).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"--resume {str(self.path)!r}: no evaluation there: {error}") from error
+        return read_spec(Evaluation, self.path, SPEC, NOUN)
 
 
 def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split, shard: slice) -> None:

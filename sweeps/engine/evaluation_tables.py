@@ -14,21 +14,17 @@ from sweeps.engine.evaluation import Evaluation
 
 Summary = Mapping[str, Any]
 HEADLINE = ("model", "clean", "robust", "95 %", "checks")
+MOST_IN_FULL = 4  # models whose attacks are shown on the terminal with all settings
 DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts", "on")
 
 
 def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary]) -> None:
     """Every attack's line, then the headline, then what raised a flag."""
-    each = _rich(DETAIL[1:], title="Each attack", caption=settings(evaluation))
-    for summary in summaries:
-        each.add_section()
-        each.add_row(f"[bold]{escape(summary['model'])}[/]")
-        for row in details(evaluation, [summary]):
-            each.add_row(*row[1:])
-    worst = _rich(HEADLINE, title=f"Worst case over {summaries[0]['suite']}", caption=f"n = {evaluation.n}")
+    console.print(*_attack_tables(evaluation, summaries), settings(evaluation), "", sep="\n", highlight=False)
+    worst = _rich(HEADLINE, title=f"Worst case over {summaries[0]['suite']}, n = {evaluation.n}")
     for row in headlines(summaries):
         worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
-    console.print(each, worst, sep="\n")
+    console.print(worst)
     for summary in summaries:
         for finding in summary["findings"]:
             console.print(f"{summary['model']}: {finding}", style="yellow", markup=False, highlight=False)
@@ -36,6 +32,22 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
             text = f"{summary['model']} is {flag['verdict']} ({flag['name']}): {flag['says']}; {flag['why']}"
             style = "red" if flag["verdict"] == "masked" else "yellow"
             console.print(text, style=style, markup=False, highlight=False)
+
+
+def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
+    """A table a model; of many models one table, with accuracies alone (table.md and table.csv have the rest)."""
+    if len(summaries) <= MOST_IN_FULL:
+        tables = []
+        for summary in summaries:
+            tables.append(_rich(DETAIL[1:], title=str(summary["model"])))
+            for row in details(evaluation, [summary]):
+                tables[-1].add_row(*row[1:])
+        return tables
+    names = list(summaries[0]["per_attack"])
+    table = _rich(["model", *names], title="Accuracy under each attack, %")
+    for summary in summaries:
+        table.add_row(escape(str(summary["model"])), *[f"{100 * summary['per_attack'][name]:.1f}" for name in names])
+    return [table]
 
 
 def settings(evaluation: Evaluation) -> str:
@@ -106,11 +118,11 @@ def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     return text.getvalue()
 
 
-def _rich(columns: Sequence[str], *, title: str, caption: str) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", highlight=False)
+def _rich(columns: Sequence[str], *, title: str) -> Table:
+    table = Table(title=title, title_justify="left", highlight=False)
     for column in columns:
         words = column in {"model", "attack", "checks", "on"}
-        table.add_column(column, justify="left" if words else "right", no_wrap=column not in {"model", "attack"})
+        table.add_column(column, justify="left" if words else "right", no_wrap=column != "model")
     return table
 
 

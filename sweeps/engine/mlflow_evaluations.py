@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
 from bat_core.errors import InputError
-from sweeps.engine.evaluation import SUMMARY, VERDICTS, Evaluation, Examined
+from sweeps.engine.assessment import Examined
+from sweeps.engine.evaluation import SUMMARY, VERDICTS, Evaluation
 
 OUR_LOADER = "sweeps.engine.mlflow_model"
 EXPERIMENT = "evaluations"  # for models that no run of ours made
@@ -26,8 +27,8 @@ MODEL_NAME_TAG = "bat.model_name"
 EVALUATION_TAG = "bat.evaluation"
 
 
-def download_model(uri: str, folder: Path) -> tuple[Path, str]:
-    """The folder of one of our models in MLflow, and the run that made it ("" if none is known).
+def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
+    """The folder of one of our models in MLflow, and the id and name of the run that made it.
 
     Only models that a sweep of ours logged are taken, from safetensors: others could run code when loaded.
 
@@ -37,6 +38,7 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str]:
     try:
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_empty(folder, uri)))
         described = Model.load(str(place))
+        run = MlflowClient().get_run(str(described.run_id))
     except (MlflowException, OSError) as error:
         raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
     pyfunc = (described.flavors or {}).get("python_function", {})
@@ -45,7 +47,7 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str]:
             f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
             " --weights instead"
         )
-    return place / pyfunc["data"], str(described.run_id or "")
+    return place / pyfunc["data"], run.info.run_id, run.info.run_name
 
 
 def log_evaluation(

@@ -88,8 +88,8 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
     if name.startswith(MLFLOW_SCHEMES):
         from sweeps.engine.mlflow_evaluations import download_model  # noqa: PLC0415 (seconds to import)
 
-        folder, run_id = download_model(name, downloads)
-        return [_ours(folder, name=re.sub(r"\W+", "-", name.split(":/")[1]).strip("-"), run_id=run_id)]
+        folder, run_id, run_name = download_model(name, downloads)
+        return [_ours(folder, name=run_name, run_id=run_id)]
     path = Path(name)
     if (path / SPEC).exists():
         return _of_sweep(SweepFolder(path.resolve()))

@@ -1,0 +1,246 @@
+"""Do the red flags tell masked models from honest ones? Seven kinds of models, made for it.
+
+python benchmarks/masking.py --dataset digits --cache outputs/masking --output benchmarks/results/masking_digits.json
+python benchmarks/masking.py --dataset cifar10 --data-dir DIR --cache outputs/masking --output ...
+
+Limits in `bat_core/checks.py` were set on seed 100 and are judged here on others.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from bat_core.checkpoint import load_model, save_model
+from bat_core.checks import IMAGES, Findings, examine
+from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
+from bat_core.data import Dataset, load_dataset
+from bat_core.data.augment import NO_AUGMENTATION
+from bat_core.evaluate import evaluate
+from bat_core.fit import fit
+from bat_core.suites import get_suite
+
+PIXELS = 8
+
+
+class Scaled(nn.Module):
+    """Logits times 10^4: softmax saturates, and cross-entropy's gradient is zero in float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * self.model(x)
+
+
+class Quantised(Scaled):
+    """Images rounded to nine levels: no gradient comes through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((x * 8).round() / 8)
+
+
+class Noisy(Scaled):
+    """Gaussian noise on every image, anew at every pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x + 0.1 * torch.randn_like(x))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model: the recipe it is trained by, what is done to it after, and what must be found."""
+
+    recipe: str
+    must: str = ""  # "clear", "not clear", or nothing where the finding is what is asked
+    wrap: Callable[[nn.Module], nn.Module] | None = None
+
+
+KINDS = {
+    "undefended": Kind("Undefended", "clear"),
+    "Madry": Kind("Madry", "clear"),
+    "R-MC-LA": Kind("R-MC-LA"),
+    "FGSM, label leaking": Kind("FGSM", "not clear"),
+    "logits x 10^4": Kind("Undefended", "not clear", Scaled),
+    "quantised input": Kind("Undefended", "not clear", Quantised),
+    "random at inference": Kind("Undefended", "not clear", Noisy),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How models are trained on one data set; `leaking` is FGSM's own, under which it leaks the label.
+
+    Small networks do not leak at a budget of 8 pixels: it takes a larger one, few images and many
+    passes. Such a model is judged at the budget it was trained with, `leaking_pixels`.
+    """
+
+    model: str
+    train_size: int | None
+    train: TrainConfig
+    leaking_model: str
+    leaking_size: int
+    leaking: TrainConfig
+    leaking_pixels: int
+
+
+SCALES = {
+    "digits": Scale(
+        model="small_cnn",
+        train_size=None,
+        train=TrainConfig(epochs=20, batch_size=64, lr=0.1),
+        leaking_model="small_cnn",
+        leaking_size=1000,
+        leaking=TrainConfig(epochs=80, batch_size=64, lr=0.2, on_collapse="go_on"),
+        leaking_pixels=20,
+    ),
+    "cifar10": Scale(
+        model="small_cnn",
+        train_size=10_000,
+        train=TrainConfig(epochs=6, batch_size=128, lr=0.2, precision="bfloat16"),
+        leaking_model="small_cnn_64",
+        leaking_size=500,
+        leaking=TrainConfig(epochs=80, batch_size=32, lr=0.1, precision="bfloat16", on_collapse="go_on"),
+        leaking_pixels=16,
+    ),
+}
+
+
+def trial(dataset: Dataset, recipe: str, seed: int) -> TrialConfig:
+    """The config that a recipe is trained with here."""
+    scale, leaks = SCALES[dataset.name], recipe == "FGSM"
+    eps = (scale.leaking_pixels if leaks else PIXELS) * dataset.pixel
+    return TrialConfig(
+        data=DataConfig(name=dataset.name, train_size=scale.leaking_size if leaks else scale.train_size),
+        model=scale.leaking_model if leaks else scale.model,
+        recipe=RecipeConfig(name=recipe, params={} if recipe == "Undefended" else {"eps": eps}),
+        train=scale.leaking if leaks else scale.train,
+        attack=AttackConfig(eps=eps, step_size=eps / 4),
+        seed=seed,
+    )
+
+
+def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
+    """The trained model, from the cache if it is there."""
+    folder = cache / f"{dataset.name}-{config.recipe.name}-{config.hash}"
+    if not folder.exists():
+        images = dataset
+        if config.recipe.name == "FGSM":
+            few = dataset.train.take(slice(config.data.train_size))
+            images = dataclasses.replace(dataset, train=few, augmentation=NO_AUGMENTATION)
+        *_, last = fit(config, images)
+        save_model(folder, last.state, config, dataset)
+    return load_model(folder)[0]
+
+
+def judge(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
+    """Findings on test images, with the verified suite where the checks are the full ones."""
+    part = dataset.test.take(slice(IMAGES))
+    accuracies: dict[str, float] = {}
+    verified = None
+    if depth == "full":
+        verdicts = evaluate(model, part.images, part.labels, attack=get_suite("quick", eps=eps))
+        verified = torch.from_numpy(verdicts.robust_correct)
+        accuracies = {"verified": verdicts.robust_acc}
+    started = time.perf_counter()
+    findings = examine(model, part.images, part.labels, eps=eps, depth=depth, verified=verified)
+    return findings, {**accuracies, "seconds": time.perf_counter() - started}
+
+
+def run(dataset: Dataset, seeds: list[int], cache: Path, depths: list[str], console: Console) -> list[dict[str, Any]]:
+    """Every kind with every seed."""
+    rows = []
+    for seed in seeds:
+        for name, kind in KINDS.items():
+            config = trial(dataset, kind.recipe, seed)
+            model = trained(config, dataset, cache)
+            model = kind.wrap(model) if kind.wrap else model
+            torch.manual_seed(seed)  # what is random at inference
+            for depth in depths:
+                findings, numbers = judge(model.eval(), dataset, config.attack.eps, depth)
+                rows.append(
+                    {
+                        "kind": name,
+                        "seed": seed,
+                        "depth": depth,
+                        "must": kind.must,
+                        "as_it_must": _as_it_must(kind, findings),
+                        "eps_pixels": config.attack.eps / dataset.pixel,
+                        **numbers,
+                        **findings.describe(),
+                    }
+                )
+                flags = ", ".join(f"{flag.name} {flag.value:.3f}" for flag in findings.flags)
+                console.print(f"seed {seed} {name} ({depth}): {findings.verdict} [{flags}]", markup=False)
+    return rows
+
+
+def _as_it_must(kind: Kind, findings: Findings) -> bool:
+    return not kind.must or (findings.verdict == "clear") == (kind.must == "clear")
+
+
+def table(rows: list[dict[str, Any]], title: str) -> Table:
+    """A line a kind: what each seed got."""
+    drawn = Table(title=title, title_justify="left")
+    for column in ("kind", "eps", "clean", "PGD-CE", "verified", "full checks", "cheap checks", "must be"):
+        drawn.add_column(column)
+    for name, kind in KINDS.items():
+        of = {
+            depth: [row for row in rows if row["kind"] == name and row["depth"] == depth] for depth in ("full", "cheap")
+        }
+        full = of["full"] or of["cheap"]
+        drawn.add_row(
+            name,
+            f"{full[0]['eps_pixels']:g} px",
+            _range([row["evidence"]["clean_acc"] for row in full]),
+            _range([row["evidence"]["ce_worst"] for row in full]),
+            _range([row["verified"] for row in of["full"]]),
+            ", ".join(row["verdict"] for row in of["full"]),
+            ", ".join(row["verdict"] for row in of["cheap"]),
+            kind.must or "(whatever it is)",
+        )
+    return drawn
+
+
+def _range(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{min(values):.0%}" if min(values) == max(values) else f"{min(values):.0%}-{max(values):.0%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=sorted(SCALES), default="digits")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--depths", nargs="+", choices=["full", "cheap"], default=["full", "cheap"])
+    parser.add_argument("--cache", type=Path, default=Path("outputs/masking"))
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console = Console()
+    dataset = load_dataset(
+        options.dataset, options.data_dir, train_size=SCALES[options.dataset].train_size, val_size=None
+    )
+    rows = run(dataset, options.seeds, options.cache, options.depths, console)
+    console.print(table(rows, f"{options.dataset}, {IMAGES} test images, seeds {options.seeds}"))
+    if options.output:
+        versions = {"torch": torch.__version__, "python": platform.python_version(), "cpu": platform.processor()}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""From the command line to models and images that can be attacked; how the attacking is spread and watched."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bat_core.config import PRECISIONS
+from bat_core.data import Dataset, Split, load_dataset
+from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from bat_core.inspection import inspect
+from bat_core.suites import STEPS_OF_EPS
+from sweeps.engine.assessment import Assessment, Examined
+from sweeps.engine.models import ModelSource, find_models, fingerprint
+from sweeps.engine.options import Amount, command_line
+
+PIXELS = 8  # of budget, unless another is asked for
+PLAIN_INTERVAL = 15.0  # seconds between two lines of progress where the output is no terminal
+GPU_BATCH, CPU_BATCH = 1000, 250
+SPLITS = ("test", "val")
+HOPELESS = {"forward", "output", "classes", "no_gradient"}  # findings on what cannot be attacked at all
+
+Run: TypeAlias = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], None]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AssessOptions:
+    """Which images, which budget, on which machine. None stands for what is usual."""
+
+    dataset: str | None = None
+    """Images: digits, cifar10, svhn. Default: what the model was trained on."""
+    data_dir: Path | None = None
+    """Folder with the images. Default: the one the model's sweep read."""
+    split: str = "test"
+    """test, or val: images held out of train, to choose by."""
+    n: int | None = None
+    """Attack so many images. Default: all."""
+    eps: Amount | None = None
+    """Budget, as 8/255. Default: 8 pixels of the data set."""
+    step_size: Amount | None = None
+    """Step of attacks with fixed steps. Default: a quarter of --eps."""
+    seed: int = 0
+    """Names the random starts."""
+    weights: Path | None = None
+    """state_dict for a package.module:factory: safetensors, or what torch.save wrote."""
+    precision: str = "float32"
+    """Of the search: float32, bfloat16 or auto. Verdicts are float32 always."""
+    batch_size: int | None = None
+    """Images at once, and in one shard. Default: 250, on GPUs 1,000."""
+    despite_findings: bool = False
+    """Attack a model even if it fails the inspection (probabilities, another range ...)."""
+    workers: int | None = None
+    """Processes that share the work. Default: one a GPU, on a cluster as many as fit, else this one alone."""
+    gpus_per_worker: float | None = None
+    """GPUs of each process. Default: 1 where there are GPUs."""
+    address: str | None = None
+    """Ray cluster to join. Default: RAY_ADDRESS, else none."""
+    output: Path | None = None
+    """A new folder for results."""
+    resume: Path | None = None
+    """Go on in this folder, at the shard where it stopped."""
+
+    def check(self) -> None:
+        """Raises InputError for what cannot be used, before anything is loaded."""
+        check_choice("--split", self.split, SPLITS)
+        check_choice("--precision", self.precision, PRECISIONS)
+        for name in ("eps", "step_size"):
+            if getattr(self, name) is not None:
+                check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
+        for name in ("n", "batch_size", "workers"):
+            if getattr(self, name) is not None:
+                check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
+
+    def refuse_beside_resume(self, models: Sequence[str], noun: str) -> None:
+        """A resumed `noun` is as it was set up."""
+        allowed = {"resume", "data_dir", "workers", "gpus_per_worker", "address"}
+        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
+        given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
+        if given:
+            raise InputError(f"{given[0]} cannot be given with --resume: the {noun} goes on as it was set up")
+
+    def gpus(self) -> float:
+        """GPUs of each process."""
+        usual = 1.0 if torch.cuda.is_available() else 0.0
+        return usual if self.gpus_per_worker is None else self.gpus_per_worker
+
+    def alone(self) -> bool:
+        """Whether this process does all the work."""
+        several_gpus = bool(self.gpus()) and torch.cuda.device_count() > 1
+        return self.workers == 1 or (self.workers is None and self.address is None and not several_gpus)
+
+
+def decide(
+    models: Sequence[str], options: AssessOptions, folder: Path, console: Console, *, subset: int | None = None
+) -> tuple[dict[str, Any], Split]:
+    """The fields of an `Assessment` in `folder`, and its images; every model has been looked at.
+
+    Args:
+        subset: attack so many images, unless --n says otherwise.
+    Raises:
+        InputError: a model or the images cannot be used as they are.
+    """
+    sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
+    dataset, data_dir = _images(sources, options)
+    eps = options.eps if options.eps is not None else PIXELS * dataset.pixel
+    images = dataset.test if options.split == "test" else dataset.val
+    n = _count(options.n, subset, len(images))
+    part = images.take(slice(n))
+    decided = {
+        "command": command_line(),
+        "models": _examined(sources, part, dataset, options, console),
+        "dataset": dataset.name,
+        "data_dir": data_dir,
+        "split": options.split,
+        "n": n,
+        "pixel": dataset.pixel,
+        "eps": eps,
+        "step_size": options.step_size if options.step_size is not None else eps / STEPS_OF_EPS,
+        "seed": options.seed,
+        "precision": options.precision,
+        "shard_size": options.batch_size or (GPU_BATCH if options.gpus() else CPU_BATCH),
+    }
+    return decided, part
+
+
+def found_again(assessment: Assessment, data_dir: Path | None, noun: str) -> Split:
+    """The images of an assessment that is resumed.
+
+    Raises:
+        InputError: they are gone, or a model is another one by now.
+    """
+    dataset = load_dataset(assessment.dataset, data_dir or assessment.data_dir)
+    for model in assessment.models:
+        if fingerprint(model.source.load()) != model.fingerprint:
+            raise InputError(f"model {model.source.name!r} is not the one this {noun} began with: begin a new one")
+    return assessment.part(dataset)
+
+
+def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dataset, str | None]:
+    """The data set that all models are attacked on, and where it lies."""
+    names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
+    if len(names) != 1:
+        said = f"the models were trained on {' and '.join(sorted(filter(None, names)))}" if names else "none is known"
+        raise InputError(f"name the images with --dataset: {said}")
+    (name,) = names
+    assert name is not None
+    known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
+    data_dir = str(options.data_dir.resolve()) if options.data_dir else known
+    return load_dataset(name, data_dir), data_dir
+
+
+def _count(asked: int | None, subset: int | None, there: int) -> int:
+    if asked is not None and asked > there:
+        raise InputError(f"--n={asked}: there are {there} images")
+    return asked or min(subset or there, there)
+
+
+def _examined(
+    sources: Sequence[ModelSource], part: Split, dataset: Dataset, options: AssessOptions, console: Console
+) -> tuple[Examined, ...]:
+    """Look at every model before any is attacked.
+
+    Raises:
+        InputError: one cannot be attacked as it is.
+    """
+    examined = []
+    for source in sources:
+        model = source.load("cuda" if options.gpus() else "cpu")
+        findings = inspect(model, part.images, part.labels, num_classes=dataset.num_classes)
+        for finding in findings:
+            if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
+                remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"
+                raise InputError(f"model {source.name!r}: {finding.says}{remedy}")
+            console.print(f"{source.name}: {finding.says}", style="yellow", markup=False, highlight=False)
+        weights = fingerprint(model)
+        if source.factory and fingerprint(source.load()) != weights:
+            raise InputError(f"model {source.name!r} has other weights each time it is made: seed it, or add --weights")
+        said = tuple(finding.says for finding in findings)
+        examined.append(Examined(source=source, fingerprint=weights, findings=said))
+    return tuple(examined)
+
+
+@contextmanager
+def spread(options: AssessOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
+    """Gives run(function, calls), which makes every `function(*shared, *call)`: here, or on several processes."""
+    if options.alone():
+
+        def run(function: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
+            for call in calls:
+                function(*shared, *call)
+
+        yield run
+        return
+    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed in one process)
+
+    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+        yield lambda function, calls: ray_runner.run_tasks(
+            function, calls, shared, gpus=options.gpus(), most=options.workers
+        )
+
+
+@contextmanager
+def progress(console: Console, *, total: float, done: Callable[[], float], doing: Callable[[], str]) -> Iterator[None]:
+    """A bar with the time left while the body runs; a line now and then where there is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task("attacking", total=total, completed=done())
+    stop = threading.Event()
+
+    def watch() -> None:
+        interval = 0.5 if console.is_terminal else PLAIN_INTERVAL
+        while not stop.wait(interval):
+            now = done()
+            bar.update(task, completed=now, description=doing())
+            if not console.is_terminal:
+                left = bar.tasks[0].time_remaining
+                words = "" if left is None else f", about {round(left)} s left"
+                console.print(f"{doing()}: {now / total:.0%}{words}", highlight=False)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    with bar:
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            bar.update(task, completed=done())

@@ -1,0 +1,100 @@
+"""What an evaluation and a transfer matrix have in common: models, images and a budget, decided before any attack."""
+
+import datetime
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import bat_core
+from bat_core.config import from_dict, to_dict
+from bat_core.data import Dataset, Split
+from bat_core.errors import InputError
+from sweeps.engine.models import ModelSource
+from sweeps.engine.sweep import refuse_if_used, write_atomically
+
+
+VOWELS = "aeiou"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A model that is to be attacked: where it comes from, its weights' SHA-256, what the inspection said of it."""
+
+    source: ModelSource
+    fingerprint: str
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """Which models are attacked on which images, and how far an image may be moved.
+
+    `eps` and `step_size` are in the images' unit, `pixel` is the data set's. A shard's results are kept
+    on disk as a whole.
+    """
+
+    id: str
+    created: str
+    command: str
+    models: tuple[Examined, ...]
+    dataset: str
+    data_dir: str | None
+    split: str
+    n: int
+    pixel: float
+    eps: float
+    step_size: float
+    seed: int
+    precision: str
+    shard_size: int
+    version: str = bat_core.__version__
+
+    @classmethod
+    def new(cls, **decided: Any) -> Self:
+        """One with an id of its own."""
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(id=secrets.token_hex(8), created=created, **decided)
+
+    def shards(self) -> list[slice]:
+        """Positions of the images, in pieces that are done and kept one by one."""
+        return [slice(start, min(start + self.shard_size, self.n)) for start in range(0, self.n, self.shard_size)]
+
+    def part(self, dataset: Dataset) -> Split:
+        """The images."""
+        return (dataset.test if self.split == "test" else dataset.val).take(slice(self.n))
+
+    @property
+    def eps_in_pixels(self) -> float:
+        """The budget in the data set's pixels."""
+        return round(self.eps / self.pixel, 6)
+
+
+A = TypeVar("A", bound=Assessment)
+
+
+def write_spec(folder: Path, name: str, noun: str, assessment: Assessment) -> None:
+    """Write what was decided into a new folder.
+
+    Raises:
+        InputError: it cannot be written, or holds something already.
+    """
+    refuse_if_used(folder, name, f"{'an' if noun[0] in VOWELS else 'a'} {noun}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, json.dumps(to_dict(assessment), indent=1))
+    except OSError as error:
+        raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+
+
+def read_spec(kind: type[A], folder: Path, name: str, noun: str) -> A:
+    """What `write_spec` wrote.
+
+    Raises:
+        InputError: nothing of this kind lies there.
+    """
+    try:
+        return from_dict(kind, json.loads((folder / name).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"--resume {str(folder)!r}: no {noun} there: {error}") from error
