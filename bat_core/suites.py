@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack
+from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Transfer
 from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import EVERY_MOST
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
@@ -44,6 +44,8 @@ class Entry:
         """About how many gradients an image costs, by which progress is reckoned."""
         if isinstance(self.attack, AutoAttack):
             return AUTOATTACK_COST[self.attack.part]
+        if isinstance(self.attack, Transfer):
+            return len(self.attack.sources) * Entry(name="crafted", attack=self.attack.crafted_by).cost
         return float(getattr(self.attack, "num_steps", 1) * self.searches * self.attack.restarts)
 
     def readings(self) -> list[tuple[str, int | None]]:

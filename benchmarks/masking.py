@@ -106,9 +106,9 @@ SCALES = {
         leaking_pixels=20,
     ),
     "cifar10": Scale(
-        model="small_cnn",
-        train_size=10_000,
-        train=TrainConfig(epochs=6, batch_size=128, lr=0.2, precision="bfloat16"),
+        model="small_cnn_16",
+        train_size=5000,
+        train=TrainConfig(epochs=8, batch_size=128, lr=0.2, precision="bfloat16"),
         leaking_model="small_cnn_64",
         leaking_size=500,
         leaking=TrainConfig(epochs=80, batch_size=32, lr=0.1, precision="bfloat16", on_collapse="go_on"),

@@ -1,5 +1,6 @@
 """From the command line to models and images that can be attacked; how the attacking is spread and watched."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,10 +93,15 @@ class AssessOptions:
         usual = 1.0 if torch.cuda.is_available() else 0.0
         return usual if self.gpus_per_worker is None else self.gpus_per_worker
 
+    def device(self) -> str:
+        """What models are put on."""
+        return "cuda" if self.gpus() else "cpu"
+
     def alone(self) -> bool:
         """Whether this process does all the work."""
         several_gpus = bool(self.gpus()) and torch.cuda.device_count() > 1
-        return self.workers == 1 or (self.workers is None and self.address is None and not several_gpus)
+        cluster = self.address or os.environ.get("RAY_ADDRESS")
+        return self.workers == 1 or (self.workers is None and not cluster and not several_gpus)
 
 
 def decide(
@@ -139,8 +145,7 @@ def found_again(assessment: Assessment, data_dir: Path | None, noun: str) -> Spl
     """
     dataset = load_dataset(assessment.dataset, data_dir or assessment.data_dir)
     for model in assessment.models:
-        if fingerprint(model.source.load()) != model.fingerprint:
-            raise InputError(f"model {model.source.name!r} is not the one this {noun} began with: begin a new one")
+        model.load("cpu", noun)
     return assessment.part(dataset)
 
 
@@ -173,7 +178,7 @@ def _examined(
     """
     examined = []
     for source in sources:
-        model = source.load("cuda" if options.gpus() else "cpu")
+        model = source.load(options.device())
         findings = inspect(model, part.images, part.labels, num_classes=dataset.num_classes)
         for finding in findings:
             if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
@@ -218,7 +223,8 @@ def progress(console: Console, *, total: float, done: Callable[[], float], doing
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    task = bar.add_task("attacking", total=total, completed=done())
+    task = bar.add_task("attacking", total=total)
+    bar.tasks[0].completed = done()  # an update would count it as done just now
     stop = threading.Event()
 
     def watch() -> None:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from torch import nn
+
 import bat_core
 from bat_core.config import from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError
-from sweeps.engine.models import ModelSource
+from sweeps.engine.models import ModelSource, fingerprint
 from sweeps.engine.sweep import refuse_if_used, write_atomically
-
-
-VOWELS = "aeiou"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +24,17 @@ class Examined:
     source: ModelSource
     fingerprint: str
     findings: tuple[str, ...] = ()
+
+    def load(self, device: str, noun: str) -> nn.Module:
+        """The model, in evaluation mode.
+
+        Raises:
+            InputError: it is not the one that was examined.
+        """
+        model = self.source.load(device)
+        if fingerprint(model) != self.fingerprint:
+            raise InputError(f"model {self.source.name!r} is not the one this {noun} began with: begin a new one")
+        return model.eval()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +85,12 @@ A = TypeVar("A", bound=Assessment)
 
 
 def write_spec(folder: Path, name: str, noun: str, assessment: Assessment) -> None:
-    """Write what was decided into a new folder.
+    """Write what was decided into a new folder, which from then on holds `noun`.
 
     Raises:
         InputError: it cannot be written, or holds something already.
     """
-    refuse_if_used(folder, name, f"{'an' if noun[0] in VOWELS else 'a'} {noun}")
+    refuse_if_used(folder, name, noun)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, json.dumps(to_dict(assessment), indent=1))

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from bat_core.checks import DEPTHS
-from bat_core.data import Split
+from bat_core.data import Split, to_unit
 from bat_core.errors import InputError, check_choice
 from bat_core.evaluate import Judge
 from bat_core.suites import get_suite
 from sweeps.engine.assessing import AssessOptions, decide, found_again, progress, spread
+from sweeps.engine.assessment import Examined
 from sweeps.engine.console import relative
 from sweeps.engine.driver import how_to_open, sole_driver
 from sweeps.engine.evaluation import (
@@ -31,7 +32,8 @@ from sweeps.engine.evaluation import (
 )
 from sweeps.engine.evaluation_tables import as_csv, markdown, show
 from sweeps.engine.mirroring import hush, tracking_uri, why
-from sweeps.engine.options import timestamped
+from sweeps.engine.models import find_models, fingerprint
+from sweeps.engine.options import Several, timestamped
 from sweeps.engine.sweep import refuse_if_used, write_atomically
 
 
@@ -44,6 +46,8 @@ class EvaluateOptions(AssessOptions):
     """Attacks: paper, curve, quick, standard, or several joined as paper+standard."""
     n: int | None = None
     """Evaluate on so many images. Default: all, or as many as the suite is meant for."""
+    transfer_from: Annotated[tuple[str, ...], Several] = ()
+    """Attack also with what CE20 finds on these models (as MODEL): a black box."""
     checks: str = "full"
     """Red flags of gradient masking: full, cheap or none."""
     save_adversarial: bool = False
@@ -110,10 +114,35 @@ def _begun(
     subset = get_suite(options.suite, eps=0.5).subset
     decided, part = decide(models, options, folder.path, console, subset=subset)
     evaluation = Evaluation.new(
-        **decided, suite=options.suite, checks=options.checks, save_adversarial=options.save_adversarial
+        **decided,
+        suite=options.suite,
+        checks=options.checks,
+        save_adversarial=options.save_adversarial,
+        transfer_from=_black_boxes(options, folder, part, decided["models"][0]),
     )
     folder.create(evaluation)
     return evaluation, folder, part
+
+
+def _black_boxes(
+    options: EvaluateOptions, folder: EvaluationFolder, part: Split, attacked: Examined
+) -> tuple[Examined, ...]:
+    """The models that a transfer attack is crafted on.
+
+    Raises:
+        InputError: one does not answer to the same images with the same classes.
+    """
+    if not options.transfer_from:
+        return ()
+    downloads, x = folder.path.with_name(f"{folder.path.name}-models"), to_unit(part.images[:2])
+    classes = attacked.load("cpu", NOUN)(x).shape[1]
+    found = []
+    for source in find_models(options.transfer_from, weights=None, downloads=downloads):
+        model = source.load().eval()
+        if model(x).shape != (len(x), classes):
+            raise InputError(f"--transfer-from: {source.name!r} does not return {classes} logits an image")
+        found.append(Examined(source=source, fingerprint=fingerprint(model)))
+    return tuple(found)
 
 
 def _resumed(options: EvaluateOptions, path: Path) -> tuple[Evaluation, EvaluationFolder, Split]:

@@ -1,8 +1,9 @@
 """What an evaluation of models is, the folder it lives in, and how it goes on where it stopped."""
 
+import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from bat_core.attacks import PGD, Transfer
 from bat_core.checks import Depth, examine
 from bat_core.config import to_dict
 from bat_core.data import Split
@@ -30,6 +32,7 @@ VERDICTS = "verdicts.parquet"
 SHARDS = "shards"
 ADVERSARIAL = "adversarial"
 CLEAN = "clean"
+TRANSFERRED_STEPS = 20  # CE20, as in Table 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,25 @@ class Evaluation(Assessment):
     suite: str
     checks: str
     save_adversarial: bool
+    transfer_from: tuple[Examined, ...] = ()
 
-    def attacks(self) -> Suite:
-        """The suite, at this budget and step size."""
-        return get_suite(self.suite, eps=self.eps, step_size=self.step_size)
+    def attacks(self, device: str = "cpu") -> Suite:
+        """The suite, at this budget and step size, and then what other models know."""
+        return _attacks(self, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _attacks(evaluation: Evaluation, device: str) -> Suite:
+    suite = get_suite(evaluation.suite, eps=evaluation.eps, step_size=evaluation.step_size)
+    if not evaluation.transfer_from:
+        return suite
+    transfer = Transfer(
+        eps=evaluation.eps,
+        sources=tuple(model.load(device, NOUN) for model in evaluation.transfer_from),
+        crafted_by=PGD(eps=evaluation.eps, step_size=evaluation.step_size, num_steps=TRANSFERRED_STEPS),
+    )
+    entry = Entry(name="transfer", attack=transfer, drop=True)
+    return replace(suite, name=f"{suite.name}+transfer", entries=(*suite.entries, entry))
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ class EvaluationFolder:
         Raises:
             InputError: it cannot be written, or holds something already.
         """
-        write_spec(self.path, SPEC, NOUN, evaluation)
+        write_spec(self.path, SPEC, f"an {NOUN}", evaluation)
 
     def load(self) -> Evaluation:
         """The evaluation that lives here.
@@ -78,7 +96,7 @@ def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split,
     Args:
         folder: the model's.  part: all images of the evaluation.
     """
-    suite, images = evaluation.attacks(), part.take(shard)
+    suite, images = evaluation.attacks(judge.device.type), part.take(shard)
     place = folder / SHARDS / f"{shard.start:06d}"
     place.mkdir(parents=True, exist_ok=True)
     verdicts = read_whole(place / f"{CLEAN}.parquet", images.rows)
