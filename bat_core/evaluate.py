@@ -191,7 +191,7 @@ class _Trial:
         for iterate in trajectory:
             correct = self._correct(iterate)
             before = self.broken_at[iterate.rows]
-            fell = ~correct & ((before == UNBROKEN) | (before > iterate.step))
+            fell = ~correct & self._could_fall(iterate)
             self.broken_at[iterate.rows] = torch.where(fell, iterate.step, before)
             if iterate.step in entry.steps:
                 self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
@@ -201,6 +201,11 @@ class _Trial:
                 shown = fell | (before == UNBROKEN)
                 self.x_adv[iterate.rows[shown]] = iterate.x[shown]
 
+    def _could_fall(self, iterate: Iterate) -> Tensor:
+        """(M,): has the example not fallen at this step or before?"""
+        before = self.broken_at[iterate.rows]
+        return (before == UNBROKEN) | (before > iterate.step)
+
     @torch.no_grad()
     def _correct(self, iterate: Iterate) -> Tensor:
         """(M,): is the iterate classified correctly, in float32?"""
@@ -209,7 +214,7 @@ class _Trial:
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
             return classified(self.judge.model(iterate.x), y)
         correct = classified(iterate.logits, y)
-        if not exact and bool((seen := (self.broken_at[iterate.rows] == UNBROKEN) & ~correct).any()):
+        if not exact and bool((seen := self._could_fall(iterate) & ~correct).any()):
             correct[seen] = classified(self.judge.model(iterate.x[seen]), y[seen])
         return correct
 

@@ -52,7 +52,7 @@ def dlr(logits: Tensor, label: Tensor) -> Tensor:
     Args:
         logits: (B, K) with K >= 3.  label: (B,) int64.
     Returns:
-        (B,) in [-1, 1] but for ties, float32 or better.
+        (B,) at least -1, float32 or better; above 0 where the label is not predicted.
     Raises:
         ValueError: fewer than three classes.
     Source: Croce and Hein 2020, arXiv:2003.01690, eq. 5.

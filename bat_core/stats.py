@@ -27,4 +27,4 @@ def wilson(correct: int, n: int) -> Interval:
     share, spread = correct / n, Z95**2 / n
     centre = (share + spread / 2) / (1 + spread)
     half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return Interval(max(centre - half, 0.0), min(centre + half, 1.0))
+    return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)

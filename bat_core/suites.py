@@ -1,7 +1,8 @@
 """Named sets of attacks: what a robustness is the robustness against."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Transfer
@@ -27,6 +28,15 @@ class Entry:
     attack: Attack
     steps: tuple[int, ...] = ()
     drop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps and self.drop:
+            raise InputError(
+                f"suite entry {self.name!r}: what falls is dropped, so nothing can be read at steps {self.steps}"
+            )
+        taken = getattr(self.attack, "num_steps", 1)
+        if self.steps and not 1 <= min(self.steps) <= max(self.steps) <= taken:
+            raise InputError(f"suite entry {self.name!r} is read at steps {self.steps}: they must lie in 1..{taken}")
 
     def describe(self) -> dict[str, Any]:
         """The attack's settings as plain values, for tables and records."""
@@ -148,7 +158,7 @@ def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite
         eps: budget, in the images' unit.
         step_size: of attacks with fixed steps; default a quarter of eps, the paper's 2 pixels of 8.
     Raises:
-        ValueError: unknown name, or the same attack twice.
+        ValueError: unknown name.
     """
     step_size = eps / STEPS_OF_EPS if step_size is None else step_size
     parts = name.split("+")
@@ -164,10 +174,12 @@ def join(suites: Sequence[Suite]) -> Suite:
     entries: dict[str, Entry] = {}
     for suite in suites:
         for entry in suite.entries:
-            name = entry.name
-            while name in entries and entries[name].attack != entry.attack:
-                name = f"{suite.name}-{entry.name}"
-            entries.setdefault(name, Entry(**{**_fields(entry), "name": name}))
+            known = next(
+                (one for one in entries.values() if (one.attack, one.drop) == (entry.attack, entry.drop)), None
+            )
+            name = known.name if known else _own_name(entry.name, suite.name, entries)
+            steps = sorted({*entry.steps, *(known.steps if known else ())})
+            entries[name] = replace(entry, name=name, steps=tuple(steps))
     verified = ", ".join(suite.verified_by for suite in suites if suite.verified_by)
     subsets = [suite.subset for suite in suites]
     return Suite(
@@ -198,5 +210,9 @@ def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...])
     return Entry(name=loss, attack=PGD(eps=eps, step_size=step_size, num_steps=steps[-1], loss=loss), steps=steps)
 
 
-def _fields(entry: Entry) -> Mapping[str, Any]:
-    return {f.name: getattr(entry, f.name) for f in fields(entry)}
+def _own_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:
+    """`name`, or, if another attack bears it, one made of the suite's."""
+    candidates = itertools.chain(
+        [name, f"{suite}-{name}"], (f"{suite}-{name}-{number}" for number in itertools.count(2))
+    )
+    return next(candidate for candidate in candidates if candidate not in taken)

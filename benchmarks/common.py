@@ -18,9 +18,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
-from torch import nn
 
-from bat_core.checkpoint import load_model, save_model
+from bat_core.checkpoint import save_model
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError
@@ -45,15 +44,15 @@ class Images:
 
     @classmethod
     def of(cls, dataset: Dataset, *, n: int, batch_size: int) -> "Images":
-        """The first `n` test images in the data set's canonical order.
+        """The first `n` test images, by their rows: verdicts come back in that order.
 
         Raises:
             InputError: there are fewer.
         """
         if not 1 <= n <= len(dataset.test):
             raise InputError(f"--n={n} must lie in 1..{len(dataset.test)}: so many test images are there")
-        starts = range(0, n, batch_size)
-        blocks = tuple(dataset.test.take(slice(start, min(start + batch_size, n))) for start in starts)
+        first = dataset.test.take(slice(n))
+        blocks = tuple(first.take(positions) for positions in first.rows.argsort().split(batch_size))
         eps, step_size = EVAL_PIXELS * dataset.pixel, STEP_PIXELS * dataset.pixel
         return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size)
 
@@ -69,37 +68,35 @@ class Images:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The model that is trained where none is named; it is kept in `cache` and trained once."""
+    """How models are trained where none are named."""
 
     cache: Path = Path("outputs/benchmarks")
-    """Where models trained here are kept."""
+    """Where models trained here are kept, so that each is trained once."""
     network: str = "small_cnn"
-    """The network trained where --model is not given."""
-    recipe: str = "R-MC-LA"
-    """Its recipe, at 8 pixels."""
+    """The network that is trained."""
     epochs: int = 8
-    """Its passes over the training images."""
+    """Passes over the training images."""
     train_size: int = 10_000
-    """Its number of training images, or all there are if there are fewer."""
+    """Train on so many images, or all there are if there are fewer."""
 
-    def trained(self, dataset: Dataset) -> nn.Module:
-        """The trained model, in evaluation mode on the CPU."""
+    def trained(self, dataset: Dataset, recipe: str) -> Path:
+        """The folder of a model trained by `recipe` at 8 pixels."""
         eps = EVAL_PIXELS * dataset.pixel
         train = dataset.train.take(slice(self.train_size))
-        params = {"eps": eps} if "eps" in recipe_params(self.recipe) else {}
+        params = {"eps": eps} if "eps" in recipe_params(recipe) else {}
         config = TrialConfig(
             data=DataConfig(name=dataset.name, train_size=len(train)),
             model=self.network,
-            recipe=RecipeConfig(name=self.recipe, params=params),
+            recipe=RecipeConfig(name=recipe, params=params),
             train=TrainConfig(epochs=self.epochs, lr=0.2, precision="bfloat16"),
             attack=AttackConfig(eps=eps, step_size=STEP_PIXELS * dataset.pixel),
         )
         folder = self.cache / f"{dataset.name}-{config.hash}"
         if not folder.is_dir():
-            say(f"trains a model for {self.epochs} epochs into {folder}")
+            say(f"trains {recipe} for {self.epochs} epochs into {folder}")
             *_, last = fit(config, replace(dataset, train=train))
             save_model(folder, last.state, config, dataset)
-        return load_model(folder)[0]
+        return folder
 
 
 def discordant(one: Flags, other: Flags) -> tuple[int, int, float]:

@@ -44,14 +44,18 @@ def foolbox_pgd(
     num_steps: int,
     loss: str = "ce",
     freeze: bool = False,
+    start: Tensor | None = None,
 ) -> Tensor:
     """(B,) bool: what foolbox's PGD leaves classified correctly, by foolbox's own verdict on the last iterate.
 
-    It computes gradients of the weights too, unless they are frozen, which is left to its user.
+    It computes gradients of the weights too, unless they are frozen, which is left to its user. `start` takes the
+    place of its own random start.
     """
     with frozen(model) if freeze else nullcontext():
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
         attack = FOOLBOX[loss](abs_stepsize=step_size, steps=num_steps, random_start=True)
+        if start is not None:
+            attack.get_random_start = lambda *_: ep.astensor(start)
         _, _, success = attack(wrapped, x, y, epsilons=eps)
     model.zero_grad(set_to_none=True)
     return ~success
@@ -75,6 +79,17 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, num_steps: int) 
     attack = APGDAttack(model, n_iter=num_steps, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
     with own_randomness():
         return attack.perturb(x, y)
+
+
+def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Tensor:
+    """(B,) bool: what APGD-CE of AutoAttack's own code leaves classified correctly, from a given start."""
+    with torch.no_grad():
+        correct = model(x).argmax(1) == y
+    attack = APGDAttack(model, n_iter=100, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
+    attack.init_hyperparam(x)
+    _, holds, _, _ = attack.attack_single_run(x[correct], y[correct], x_init=start[correct])
+    correct[correct.clone()] = holds.bool()
+    return correct
 
 
 def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, part: str, seed: int, batch_size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Contenders that take turns, and how many times faster one is than another."""
+"""Contenders that take turns on the same images, and how many times faster one is than another."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +7,14 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 import torch
-from common import met, say, table
+from common import Images, met, say, table
+from torch import Tensor, nn
 
-from bat_core.data import Split
+from bat_core.config import AttackConfig
+from bat_core.data import Split, to_unit
+from bat_core.evaluate import classified, evaluate
+from bat_core.suites import Suite
+from bat_core.verdicts import Verdicts
 
 T = TypeVar("T")
 
@@ -57,6 +62,45 @@ def synchronise(device: str) -> None:
     """Wait for the GPU, where there is one."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model under attack, its images, and how it is measured."""
+
+    model: nn.Module
+    images: Images
+    repeats: int
+    device: str
+
+    @property
+    def budget(self) -> dict[str, float]:
+        return {"eps": self.images.eps, "step_size": self.images.step_size}
+
+    def unit(self, block: Split) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and labels, on the device."""
+        return to_unit(block.images.to(self.device)), block.labels.to(self.device)
+
+    def judging(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
+        """Evaluation of a block, as our users call it."""
+
+        def run(block: Split) -> Verdicts:
+            images, labels, size = block.images, block.labels, len(block)
+            return evaluate(
+                self.model, images, labels, attack=attack, rows=block.rows, precision=precision, batch_size=size
+            )
+
+        return run
+
+    def run(self, contenders: Mapping[str, Callable[[Split], T]], blocks: Sequence[Split] = ()) -> Measured[T]:
+        """Contenders take turns, on all images or on other ones."""
+        return interleaved(contenders, blocks or self.images.blocks, repeats=self.repeats, device=self.device)
+
+    def correct_batch(self, size: int) -> Split:
+        """At most `size` images that the model classifies correctly: some attacks leave out what it does not."""
+        with torch.no_grad():
+            right = [classified(self.model(x), y) for x, y in map(self.unit, self.images.blocks)]
+        return self.images.whole().take(torch.cat(right).cpu().nonzero().squeeze(1)[:size])
 
 
 @dataclass(frozen=True, kw_only=True)

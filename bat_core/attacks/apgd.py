@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, LogitsFn, Problem
-from bat_core.attacks.gradient import GradientAttack, StepRule, direction
+from bat_core.attacks.gradient import GradientAttack, StepRule
 from bat_core.rng import Draws
 from bat_core.threat import LinfBall
 
@@ -77,7 +77,7 @@ class _AutoSteps:
             halve = self._halve()[:, None, None, None]
             x = torch.where(halve, self.best_x, x)
             gradient = torch.where(halve, self.best_gradient, gradient)
-        following = ball.project(x + self.size * direction(gradient))
+        following = ball.project(x + self.size * gradient.sign())
         if self.step > 0:
             following = ball.project(x + MOMENTUM * (following - x) + (1 - MOMENTUM) * (x - self.last_x))
         self.last_x = x

@@ -1,6 +1,7 @@
 """AutoAttack, part by part, as its authors wrote it (the package pyautoattack)."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ class AutoAttack(Attack):
         standing: Tensor | None,  # noqa: ARG002
     ) -> Iterator[Iterate]:
         library = library_attack()
-        x, y = problem.ball.x.contiguous(), problem.y
-        model = _Contiguous(logits_fn)
+        x, y = problem.ball.x.float().contiguous(), problem.y
+        model = _AsTheLibraryTakesIt(logits_fn, problem.ball.x.dtype)
         with torch.no_grad():
             num_classes = model(x[:1]).shape[1]
         if num_classes < LEAST_CLASSES:
@@ -61,7 +62,7 @@ class AutoAttack(Attack):
             targets = min(EVERY_MOST, num_classes - 1)
             attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
             x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
-        yield Iterate(1, problem.rows, problem.ball.project(x_adv.detach()))
+        yield Iterate(1, problem.rows, problem.ball.project(x_adv.detach().to(problem.ball.x.dtype)))
 
 
 def library_attack() -> Any:
@@ -79,15 +80,15 @@ def library_attack() -> Any:
     return Library
 
 
-class _Contiguous(nn.Module):
-    """The model as AutoAttack wants it: a module whose input gradients can be viewed as rows."""
+class _AsTheLibraryTakesIt(nn.Module):
+    """The model as a module on float32 images, whose input gradients can be viewed as rows."""
 
-    def __init__(self, logits_fn: LogitsFn) -> None:
+    def __init__(self, logits_fn: LogitsFn, dtype: torch.dtype) -> None:
         super().__init__()
-        self.logits_fn = logits_fn
+        self.logits_fn, self.dtype = logits_fn, dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits_fn(_ContiguousGradient.apply(x))
+        return self.logits_fn(_ContiguousGradient.apply(x).to(self.dtype)).float()
 
 
 class _ContiguousGradient(torch.autograd.Function):
@@ -102,9 +103,13 @@ class _ContiguousGradient(torch.autograd.Function):
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """AutoAttack seeds torch's global generator; here nobody else notices."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    """AutoAttack seeds torch's global generator and ends every trace function; here nobody else notices."""
+    tracing = sys.gettrace()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        sys.settrace(tracing)
 
 
 @contextmanager

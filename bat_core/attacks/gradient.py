@@ -60,7 +60,7 @@ class GradientAttack(Attack):
         x = problem.ball.random_start(draws) if self.random_start else problem.ball.x
         for step in range(self.num_steps):
             logits, values, gradient = _input_gradient(logits_fn, ascended, x, problem, self.eot)
-            yield Iterate(step, problem.rows, x, logits)
+            yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None)
             if standing is not None and not bool((kept := standing[problem.rows]).all()):
                 problem = problem.keep(kept)
                 if len(problem.rows) == 0:
@@ -81,7 +81,8 @@ def _input_gradient(
         with torch.enable_grad():
             logits = logits_fn(x)
             values = ascended(logits, problem.y, problem.target)
-        (gradient,) = torch.autograd.grad(values.sum(), x)
+            # A model that breaks its gradient off leaves an attack where it is; `checks` says so.
+            gradient = torch.autograd.grad(values.sum(), x)[0] if values.requires_grad else torch.zeros_like(x)
         passes.append((logits.detach(), values.detach(), gradient))
     if eot == 1:
         return passes[0]
@@ -91,7 +92,7 @@ def _input_gradient(
 
 @dataclass(frozen=True)
 class FixedSteps:
-    """Signed steps of one size (eq. 4)."""
+    """Signed steps of one size (eq. 4). The sign of NaN is 0: there is no direction where a model breaks down."""
 
     size: float
 
@@ -99,12 +100,7 @@ class FixedSteps:
         check_amount("attack.step_size", self.size)
 
     def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
-        return ball.project(torch.add(x, direction(gradient), alpha=self.size))
+        return ball.project(torch.add(x, gradient.sign(), alpha=self.size))
 
     def keep(self, mask: Tensor) -> None:
         """Nothing is remembered."""
-
-
-def direction(gradient: Tensor) -> Tensor:
-    """The gradient's sign; no direction where it is NaN, as models that break down may give it."""
-    return gradient.sign().nan_to_num_(nan=0.0)

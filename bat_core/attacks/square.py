@@ -104,4 +104,4 @@ def square_side(area: float, step: int, height: int, width: int) -> int:
 
 def _sign(numbers: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) as -1 or 1."""
-    return torch.where(numbers < 0.5, -1.0, 1.0)
+    return torch.where(numbers < 0.5, -1.0, 1.0).to(numbers.dtype)

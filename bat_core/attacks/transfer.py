@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
@@ -18,7 +19,7 @@ class Transfer(Attack):
     """The attack `crafted_by`, made on each of `sources` and handed on (Table 7).
 
     Sources are modules that take the same images; they are put in evaluation mode meanwhile. The
-    attacked model's logits are not looked at.
+    attacked model is not asked while they are crafted.
     """
 
     takes_target: ClassVar[bool] = False
@@ -33,9 +34,18 @@ class Transfer(Attack):
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
 
+    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+        """Of each example, the first source's image that the attacked model does not see through."""
+        first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, draws, None)]
+        for x_adv in others:
+            with torch.no_grad():
+                holds = logits_fn(first).argmax(1) == problem.y
+            first = torch.where(holds[:, None, None, None], x_adv, first)
+        return first
+
     def iterates(
         self,
-        logits_fn: LogitsFn,  # noqa: ARG002
+        logits_fn: LogitsFn,  # noqa: ARG002 (a black box: it is judged, not asked)
         problem: Problem,
         draws: Draws,
         standing: Tensor | None,

@@ -1,17 +1,19 @@
 """Evaluations in MLflow: models read from it, and numbers written to the run that each model belongs to.
 
+A transfer matrix is of several models and has a run of its own.
+
 Run twice, it changes nothing the second time: runs are found by their tags, and values carry the time
 at which the evaluation was begun.
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sweeps.engine.mlflow_mirror as mirror  # isort: skip (it sets up MLflow before the import below)
 import mlflow
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
@@ -20,11 +22,15 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 from bat_core.errors import InputError
 from sweeps.engine.assessment import Examined
 from sweeps.engine.evaluation import SUMMARY, VERDICTS, Evaluation
+from sweeps.engine.transfer import Matrix, label
+from sweeps.engine.transfer_cells import NOT_VERIFIED
 
 OUR_LOADER = "sweeps.engine.mlflow_model"
 EXPERIMENT = "evaluations"  # for models that no run of ours made
 MODEL_NAME_TAG = "bat.model_name"
 EVALUATION_TAG = "bat.evaluation"
+TRANSFERS = "transfer"  # the experiment of transfer matrices
+TRANSFER_TAG = "bat.transfer"
 
 
 def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
@@ -75,6 +81,26 @@ def log_evaluation(
         client.log_artifact(run_id, str(folder / name), f"evaluation/{suite}")
 
 
+def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], says: str, *, uri: str) -> None:
+    """Bring a transfer matrix into MLflow, as one run: its settings, its files, what it says.
+
+    Args:
+        files: in `folder`.  says: in a sentence or two, for people.
+    Raises:
+        MlflowException: the server did not take it; resume the transfer matrix to try again.
+    """
+    client = MlflowClient(tracking_uri=uri)
+    run_id = _own_run(client, TRANSFERS, folder.name, {TRANSFER_TAG: matrix.id}, matrix.command).info.run_id
+    names = ("dataset", "split", "n", "pixel", "eps", "step_size", "seed", "precision", "version")
+    settings = {name: getattr(matrix, name) for name in names} | {"models": ", ".join(matrix.names)}
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+    suite = "+".join(map(label, matrix.attacks()))
+    client.set_tag(run_id, mirror.SUITE_TAG, f"{suite}, {NOT_VERIFIED} (n = {matrix.n})")
+    client.set_tag(run_id, "mlflow.note.content", says)
+    for name in files:
+        client.log_artifact(run_id, str(folder / name))
+
+
 def headline(summary: Mapping[str, Any]) -> str:
     """The one line that says what a model is worth, with the suite that it is worth it against."""
     low, high = summary["robust_acc_interval"]
@@ -94,17 +120,20 @@ def _run(client: MlflowClient, evaluation: Evaluation, model: Examined) -> Run:
         everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
         if found := client.search_runs(everywhere, query, max_results=1):
             return found[0]
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    identity = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name}
+    return _own_run(client, EXPERIMENT, source.name, identity, evaluation.command)
+
+
+def _own_run(client: MlflowClient, experiment: str, name: str, identity: Mapping[str, str], command: str) -> Run:
+    """The run in an experiment that bears the tags `identity`; made, and over, where there is none yet."""
+    known = client.get_experiment_by_name(experiment)
     experiment_id = (
-        experiment.experiment_id
-        if experiment
-        else client.create_experiment(EXPERIMENT, tags={mirror.KIND_TAG: mirror.KIND})
+        known.experiment_id if known else client.create_experiment(experiment, tags={mirror.KIND_TAG: mirror.KIND})
     )
-    query = f"tags.`{EVALUATION_TAG}` = '{evaluation.id}' and tags.`{MODEL_NAME_TAG}` = '{source.name}'"
+    query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
     if found := client.search_runs([experiment_id], query, max_results=1):
         return found[0]
-    tags = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name, MLFLOW_SOURCE_NAME: evaluation.command}
-    run = client.create_run(experiment_id, run_name=source.name, tags=tags)
+    run = client.create_run(experiment_id, run_name=name, tags={**identity, MLFLOW_SOURCE_NAME: command})
     client.set_terminated(run.info.run_id)
     return run
 

@@ -13,12 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE_MAY = {"torch", "torchvision", "numpy", "pyarrow", "bat_core"}
 CORE_MAY_ALSO = {
+    "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
     "bat_core/data/parquet.py": {"PIL"},  # torchvision brings it
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
-UNPICKLER = "bat_core/data/cifar10.py"
+WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
+MAY_READ_PICKLES = {"bat_core/data/cifar10.py": {"pickle.Unpickler"}, "sweeps/engine/models.py": {WEIGHTS_ONLY}}
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
@@ -70,21 +72,29 @@ def test_the_core_imports_only_what_it_may(path):
     assert foreign(imported(path)) <= CORE_MAY | CORE_MAY_ALSO.get(path, set())
 
 
-def test_scikit_learn_is_imported_only_when_digits_are_asked_for():
-    assert "sklearn" in imported("bat_core/data/digits.py")
-    assert "sklearn" not in imported("bat_core/data/digits.py", nested=False)
+@pytest.mark.parametrize(
+    ("path", "package"),
+    [("bat_core/data/digits.py", "sklearn"), ("bat_core/attacks/autoattack.py", "pyautoattack")],
+)
+def test_a_package_that_few_need_is_imported_only_when_it_is_asked_for(path, package):
+    assert package in imported(path)
+    assert package not in imported(path, nested=False)
 
 
 def test_the_core_runs_where_only_its_own_needs_are_installed():
-    forbidden = ["ray", "optuna", "mlflow", "sklearn", "scipy", "pandas", "matplotlib", "safetensors", "sweeps"]
+    forbidden = [
+        "ray", "optuna", "mlflow", "sklearn", "scipy", "pandas", "matplotlib", "safetensors", "pyautoattack", "sweeps",
+    ]  # fmt: skip
     program = f"""
 import sys
 for name in {forbidden}: sys.modules[name] = None
-import bat_core.fit, bat_core.evaluate
+import bat_core.fit, bat_core.evaluate, bat_core.checks
 from bat_core.attacks import ATTACKS
 from bat_core.data import dataset_names
 from bat_core.models import model_names
 from bat_core.recipes import recipe_names
+from bat_core.suites import SUITES, get_suite
+assert all(get_suite(name, eps=0.1).entries for name in SUITES)
 assert ATTACKS.names() and dataset_names() and model_names() and recipe_names()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -123,9 +133,20 @@ def dotted(node):
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
+def reads_weights_only(node):
+    if not isinstance(node, ast.Call) or dotted(node.func) != "torch.load":
+        return False
+    given = {keyword.arg: keyword.value for keyword in node.keywords}.get("weights_only")
+    return isinstance(given, ast.Constant) and given.value is True
+
+
 def unpickles(path):
     """Names in a file that run what they read, and keywords that allow it."""
-    found = {name for node in ast.walk(tree(path)) if (name := dotted(node)) in RUNS_WHAT_IT_READS}
+    restricted = {id(node.func) for node in ast.walk(tree(path)) if reads_weights_only(node)}
+    found = {WEIGHTS_ONLY} if restricted else set()
+    for node in ast.walk(tree(path)):
+        if id(node) not in restricted and dotted(node) in RUNS_WHAT_IT_READS:
+            found.add(dotted(node))
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS_WHAT_IT_READS
@@ -135,8 +156,8 @@ def unpickles(path):
 
 
 @everything
-def test_nothing_unpickles_but_the_one_restricted_unpickler(path):
-    assert unpickles(path) == ({"pickle.Unpickler"} if path == UNPICKLER else set())
+def test_nothing_unpickles_but_the_restricted_readers(path):
+    assert unpickles(path) == MAY_READ_PICKLES.get(path, set())
 
 
 def committed():

@@ -1,24 +1,29 @@
 """What every attack that discovery finds must keep to."""
 
 import dataclasses
-import inspect
 
 import pytest
 import torch
 from torch import nn
 
-from bat_core.attacks import ATTACKS
+from bat_core.attacks import ATTACKS, PGD
+from bat_core.errors import InputError
+from bat_core.rng import ExampleDraws
 
 EPS = 8 / 255
-USUAL = {"eps": EPS, "step_size": EPS / 4, "num_steps": 3}
+USUAL = {"eps": EPS, "step_size": EPS / 4, "num_steps": 20}
+BLIND = {"noise"}  # does not look for what raises the loss
+BY_BATCH = {"autoattack"}  # draws for a batch and ends on its own
 
 
-def make(name, **settings):
+def make(name, model, **settings):
+    """The attack called `name`; a transfer attack is crafted on the attacked model itself."""
     kind, captured = ATTACKS.find(name)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
-    assert required <= USUAL.keys(), "add the new required setting to USUAL"
-    return kind(**{key: value for key, value in USUAL.items() if key in fields}, **captured, **settings)
+    usual = {**USUAL, "sources": (model,), "crafted_by": PGD(**USUAL)}
+    chosen = [field for field in dataclasses.fields(kind) if field.init]
+    required = {field.name for field in chosen if field.default is dataclasses.MISSING}
+    assert required <= usual.keys(), "add the new required setting to `usual`"
+    return kind(**{field.name: usual[field.name] for field in chosen if field.name in usual} | captured | settings)
 
 
 @pytest.fixture
@@ -30,17 +35,23 @@ def problem():
     return model, x, torch.arange(6) % 5
 
 
-every_attack = pytest.mark.parametrize("name", ATTACKS.names())
-every_target = pytest.mark.parametrize("target", [None, "mc", "ll", "random"])
+NAMES = ATTACKS.names()
+TARGETS = [None, "mc", "ll", "random", "every"]
+every_attack = pytest.mark.parametrize("name", NAMES)
+aimed = [(name, target) for name in NAMES for target in TARGETS if target is None or ATTACKS.find(name)[0].takes_target]
+every_aim = pytest.mark.parametrize(("name", "target"), aimed)
 
 
-@every_attack
-@every_target
+def draws(rows):
+    return ExampleDraws(seed=0, names=("contract",), indices=list(rows))
+
+
+@every_aim
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_stays_in_the_ball(name, target, dtype, problem, generator):
     model, x, y = problem
-    x = x.to(dtype)
-    x_adv = make(name, target=target)(model.to(dtype), x, y, generator=generator)
+    x, model = x.to(dtype), model.to(dtype)
+    x_adv = make(name, model, target=target)(model, x, y, generator=generator)
     assert x_adv.shape == x.shape
     assert x_adv.dtype == dtype
     assert (x_adv - x).abs().max().item() <= EPS
@@ -51,36 +62,84 @@ def test_it_stays_in_the_ball(name, target, dtype, problem, generator):
 
 
 @every_attack
-@every_target
-def test_a_generator_decides_it(name, target, problem):
+def test_each_point_that_it_passes_is_in_the_ball(name, problem):
     model, x, y = problem
-    runs = [make(name, target=target)(model, x, y, generator=torch.Generator().manual_seed(7)) for _ in range(2)]
+    points = list(make(name, model).trajectory(model, x, y, generator=draws(range(6))))
+    assert points
+    for point in points:
+        assert (point.x - x[point.rows]).abs().max().item() <= EPS
+        assert 0 <= point.x.min() <= point.x.max() <= 1
+        if point.logits is not None:
+            torch.testing.assert_close(point.logits, model(point.x).detach())
+
+
+@every_aim
+def test_a_generator_decides_it_and_nothing_else_is_drawn_from(name, target, problem):
+    model, x, y = problem
+    before = torch.random.get_rng_state()
+    attack = make(name, model, target=target)
+    runs = [attack(model, x, y, generator=torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(*runs)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @every_attack
 def test_it_leaves_model_and_images_as_they_were(name, problem, generator):
     model, x, y = problem
     state, before = {key: value.clone() for key, value in model.state_dict().items()}, x.clone()
-    x_adv = make(name)(model, x, y, generator=generator)
+    x_adv = make(name, model)(model, x, y, generator=generator)
     assert not x_adv.requires_grad
     assert torch.equal(x, before)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-@every_attack
+@pytest.mark.parametrize("name", sorted(set(NAMES) - BLIND))
 def test_it_raises_the_loss(name, problem, generator):
     model, x, y = problem
-    x_adv = make(name)(model, x, y, generator=generator)
+    x_adv = make(name, model)(model, x, y, generator=generator)
     before, after = (nn.functional.cross_entropy(model(z), y) for z in (x, x_adv))
     assert after > before
 
 
 @every_attack
+def test_it_attacks_only_what_it_is_asked_to(name, problem):
+    model, x, y = problem
+    standing = torch.tensor([False, True, True, False, True, False])
+    rows = [
+        point.rows.tolist()
+        for point in make(name, model).trajectory(model, x, y, generator=draws(range(6)), standing=standing)
+    ]
+    assert rows
+    assert all(found == [1, 2, 4] for found in rows)
+    nothing = torch.zeros(6, dtype=torch.bool)
+    assert list(make(name, model).trajectory(model, x, y, generator=draws(range(6)), standing=nothing)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - BY_BATCH))
+def test_examples_that_are_let_go_are_not_met_again_and_shift_no_other(name, problem):
+    model, x, y = (part.double() if part is not problem[2] else part for part in problem)
+    attack = make(name, model, restarts=2)
+    whole = list(attack.trajectory(model, x, y, generator=draws(range(6))))
+    standing, gone = torch.ones(6, dtype=torch.bool), set()
+    for point, before in zip(attack.trajectory(model, x, y, generator=draws(range(6)), standing=standing), whole):  # noqa: B905
+        assert point.rows.tolist() == [row for row in range(6) if row not in gone]
+        torch.testing.assert_close(point.x, before.x[point.rows], rtol=0, atol=1e-9)
+        if len(gone) < 5:
+            gone.add(len(gone))
+            standing[len(gone) - 1] = False
+    assert len(gone) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not ATTACKS.find(name)[0].takes_target])
+@pytest.mark.parametrize("target", ["mc", "every", torch.zeros(6, dtype=torch.int64)])
+def test_a_target_that_it_has_no_use_for_is_refused(name, target, problem):
+    with pytest.raises(InputError, match=r"attack\.target=.* has no targets of its own"):
+        make(name, problem[0], target=target)
+
+
+@every_attack
 @pytest.mark.parametrize("eps", [8, 0, -1, float("nan")])
-def test_it_refuses_a_budget_outside_its_range(name, eps):
-    kind, _ = ATTACKS.find(name)
-    settings = {key: value for key, value in USUAL.items() if key in inspect.signature(kind).parameters}
-    with pytest.raises(ValueError, match=r"attack\.eps="):
-        kind(**{**settings, "eps": eps})
+def test_it_refuses_a_budget_outside_its_range(name, eps, problem):
+    with pytest.raises(InputError, match=r"attack\.eps="):
+        make(name, problem[0], eps=eps)

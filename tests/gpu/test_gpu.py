@@ -6,10 +6,12 @@ import torch
 
 from bat_core.attacks import pgd
 from bat_core.checkpoint import load_checkpoint, save_checkpoint
+from bat_core.checks import examine
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import fit
 from bat_core.rng import ExampleDraws
+from bat_core.suites import get_suite
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 
@@ -64,6 +66,43 @@ def test_verdicts_agree_with_the_cpus(trained, digits):
     model.to(CUDA)
     np.testing.assert_array_equal(on_gpu.clean_correct, on_cpu.clean_correct)
     assert (on_gpu.robust_correct != on_cpu.robust_correct).sum() <= 1
+
+
+@pytest.mark.parametrize("name", ["quick", "standard"])
+def test_a_verified_suite_agrees_with_the_cpus(name, trained, digits):
+    config, reports = trained("float32")
+    model, test = reports[-1].state.model, digits.test.take(slice(16))
+    suite = get_suite(name, eps=config.attack.eps)
+    on_gpu = evaluate(model, test.images, test.labels, attack=suite)
+    on_cpu = evaluate(model.cpu(), test.images, test.labels, attack=suite)
+    model.to(CUDA)
+    assert (on_gpu.robust_correct != on_cpu.robust_correct).sum() <= 1
+
+
+def test_a_model_is_examined_on_the_gpu(trained, digits):
+    config, reports = trained("float32")
+    findings = examine(reports[-1].state.model, digits.val.images, digits.val.labels, eps=config.attack.eps)
+    assert findings.verdict == "clear"
+
+
+def test_a_batch_that_does_not_fit_on_the_gpu_is_halved(trained, digits):
+    class Hungry(torch.nn.Module):
+        """Takes a twentieth of the card's memory for every image."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            memory = torch.cuda.get_device_properties(x.device).total_memory
+            torch.empty(len(x) * memory // 20, dtype=torch.uint8, device=x.device)
+            return self.model(x)
+
+    config, reports = trained("float32")
+    model, test = reports[-1].state.model, digits.test
+    plain = evaluate(model, test.images, test.labels, attack=config.attack)
+    hungry = evaluate(Hungry(model), test.images, test.labels, attack=config.attack, batch_size=64)
+    np.testing.assert_array_equal(plain.robust_correct, hungry.robust_correct)
 
 
 def test_attacks_stay_in_the_ball_on_the_gpu(trained, digits):

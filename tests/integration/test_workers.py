@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 
 from bat_core.data import load_dataset
 from bat_core.evaluate import evaluate
-from bat_core.verdicts import Verdicts
 from bat_core.fit import fit
+from bat_core.verdicts import Verdicts
 from sweeps.engine.trial import MODEL
 from tests.integration.conftest import TINY
 from tests.integration.running import Place

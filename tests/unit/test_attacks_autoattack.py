@@ -87,7 +87,6 @@ def test_a_single_image_will_do():
         assert len(verdicts) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the library searches in float32, and the model is asked in that")
 def test_a_model_in_float64_is_attacked_too():
     model, x, y = small()
     AutoAttack(eps=0.02)(model.double(), x.double(), y)

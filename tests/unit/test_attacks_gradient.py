@@ -93,7 +93,7 @@ def test_the_gradient_is_the_mean_of_as_many_passes_as_asked_for():
     start, end = attack.trajectory(model, x, y)
     assert model.passes == 3
     torch.testing.assert_close(end.x.flatten(), torch.tensor([0.6, 0.4]))
-    torch.testing.assert_close(start.logits, torch.tensor([[-(2.0 + 0.0 - 2.0) / 3, 0.0]]))
+    assert start.logits is None  # the mean of several passes is no pass: whoever judges makes one
 
 
 class Breaking(nn.Module):

@@ -185,7 +185,7 @@ def test_a_model_is_found_from_its_trial_its_checkpoint_or_its_own_folder(saved,
     state = load_checkpoint(folder, config, digits, CPU)
     x = digits.test.images[:8].double() / 255
     expected = copy.deepcopy(state.model).eval().double()(x)
-    save_model(trial / "elsewhere", state.model, config, digits)
+    save_model(trial / "elsewhere", state, config, digits)
     for place in (trial, str(folder), folder / "epoch_0002", trial / "elsewhere"):
         model, found = load_model(place)
         assert found == config
@@ -199,7 +199,7 @@ def test_a_trials_finished_model_goes_before_its_checkpoints(saved, digits):
     with torch.no_grad():
         for parameter in state.model.parameters():
             parameter.zero_()
-    save_model(folder.parent / "model", state.model, config, digits)
+    save_model(folder.parent / "model", state, config, digits)
     model, _ = load_model(folder.parent)
     assert not any(parameter.any() for parameter in model.parameters())
 

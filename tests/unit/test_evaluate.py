@@ -1,13 +1,14 @@
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
 from bat_core.config import AttackConfig
-from bat_core.evaluate import UNBROKEN, Verdicts, evaluate, evaluate_batches
+from bat_core.evaluate import evaluate, evaluate_batches
 from bat_core.rng import ExampleDraws
+from bat_core.verdicts import UNBROKEN, Verdicts
 
+from .test_verdicts import assert_same
 from .toys import Linear, classes, normal, small_net, uniform
 
 CENTRE, RADIUS, SLOPE = 0.52, 0.012, 20.0
@@ -55,8 +56,8 @@ def test_each_example_breaks_at_the_step_computed_by_hand(pit, loss):
         expected_broken.append(0 if not correct(x) else fate.index(False) if False in fate else UNBROKEN)
         expected_final.append([fate[step] for step in ATTACK.steps])
     assert len(set(expected_broken)) > 5
-    np.testing.assert_array_equal(verdicts.broken_at[loss], expected_broken)
-    np.testing.assert_array_equal(verdicts.final[loss], expected_final)
+    np.testing.assert_array_equal(verdicts.outcomes[loss].broken_at, expected_broken)
+    np.testing.assert_array_equal(verdicts.outcomes[loss].final, expected_final)
     np.testing.assert_array_equal(verdicts.clean_correct, [correct(x) for x in levels])
 
 
@@ -81,61 +82,8 @@ def test_the_headline_is_each_examples_worst_case(pit):
     np.testing.assert_array_equal(verdicts.robust_correct, survives)
     assert verdicts.robust_acc == np.mean(survives)
     assert verdicts.clean_acc == np.mean([correct(x) for x in levels])
-    ends = [verdicts.curve(loss, "worst")[-1] for loss in verdicts.losses]
+    ends = [verdicts.curve(loss, "worst")[-1] for loss in verdicts.outcomes]
     assert verdicts.robust_acc <= min(ends)
-
-
-def hand_made(**changes):
-    return Verdicts(
-        **{
-            "rows": np.array([3, 8, 9]),
-            "labels": np.array([1, 0, 2]),
-            "clean_correct": np.array([True, True, False]),
-            "steps": (1, 4),
-            "broken_at": {"ce": np.array([UNBROKEN, 3, 0]), "cw": np.array([2, UNBROKEN, 0])},
-            "final": {
-                "ce": np.array([[True, True], [True, False], [False, True]]),
-                "cw": np.array([[True, False], [True, True], [False, False]]),
-            },
-            **changes,
-        }
-    )
-
-
-def test_the_worst_case_is_taken_over_losses_by_example():
-    verdicts = hand_made()
-    assert verdicts.robust_correct.tolist() == [False, False, False]
-    assert verdicts.robust_acc == 0
-    assert verdicts.curve("ce", "worst").tolist() == pytest.approx([2 / 3, 1 / 3])
-    assert verdicts.curve("ce", "final").tolist() == pytest.approx([2 / 3, 2 / 3])
-
-
-def assert_same(one, other):
-    assert one.steps == other.steps
-    for name in ("rows", "labels", "clean_correct"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert getattr(one, name).dtype == getattr(other, name).dtype
-    for loss in one.losses:
-        np.testing.assert_array_equal(one.broken_at[loss], other.broken_at[loss])
-        np.testing.assert_array_equal(one.final[loss], other.final[loss])
-    assert one.losses == other.losses
-
-
-def test_verdicts_survive_parquet(tmp_path):
-    hand_made().write(tmp_path / "v.parquet")
-    assert_same(Verdicts.read(tmp_path / "v.parquet"), hand_made())
-
-
-def test_a_verdict_file_reads_without_this_project(tmp_path):
-    hand_made().write(tmp_path / "v.parquet")
-    table = pq.read_table(tmp_path / "v.parquet").to_pydict()
-    assert list(table) == [
-        "index", "label", "clean_correct",
-        "broken_at_ce", "final_ce_1", "final_ce_4", "broken_at_cw", "final_cw_1", "final_cw_4",
-    ]  # fmt: skip
-    assert table["index"] == [3, 8, 9]
-    assert table["broken_at_ce"] == [None, 3, 0]
-    assert table["final_cw_4"] == [False, True, False]
 
 
 def problem(count=20):
@@ -160,7 +108,7 @@ def test_neither_batch_size_nor_order_nor_sharding_changes_a_verdict():
 def test_the_seed_decides_the_start():
     levels, y = torch.linspace(0.4, 0.6, 40, dtype=torch.float64).view(-1, 1, 1, 1), torch.zeros(40, dtype=torch.int64)
     one, other = (evaluate(Pit(), levels, y, attack=ATTACK, seed=seed) for seed in (0, 1))
-    assert (one.broken_at["ce"] != other.broken_at["ce"]).any()
+    assert (one.outcomes["ce"].broken_at != other.outcomes["ce"].broken_at).any()
 
 
 def test_batches_come_as_they_are_done():
@@ -216,14 +164,3 @@ def test_a_verdict_is_a_float32_pass_whatever_the_search_ran_in(label, correct_i
 def test_images_that_cannot_be_judged(images):
     with pytest.raises(ValueError, match=r"there are no images|images are in \[0, 1\]"):
         evaluate(small_net().float(), images, torch.zeros(len(images), dtype=torch.int64), attack=AttackConfig(**SHORT))
-
-
-def test_parts_of_different_attacks_or_of_the_same_examples_are_not_joined():
-    model, y = Linear(normal(3, 12)), classes(9, 3)
-    images = uniform(9, 3, 2, 2)
-    whole = evaluate(model, images, y, attack=AttackConfig(**SHORT))
-    other = evaluate(model, images, y, attack=AttackConfig(**{**SHORT, "steps": (1, 2, 3)}), rows=torch.arange(9, 18))
-    with pytest.raises(ValueError, match="different steps"):
-        Verdicts.concat([whole, other])
-    with pytest.raises(ValueError, match="judged twice"):
-        Verdicts.concat([whole, whole])

@@ -1,0 +1,120 @@
+"""Two attacks on the same images, image by image: what each run left standing, and what runs come to together."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from common import Flags, discordant, points, table
+from scipy.stats import binomtest
+
+from bat_core.stats import Z95
+
+TARGET = 0.3  # points
+SHARED = "-shared"  # ends the name of an attack that both make from the same start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attack of ours and theirs on one model with one seed. `ours`, `theirs` (N,): 1 where it still stands."""
+
+    model: str
+    recipe: str
+    attack: str
+    seed: int
+    ours: str
+    theirs: str
+    our_seconds: float
+    their_seconds: float
+
+    @property
+    def flags(self) -> tuple[Flags, Flags]:
+        ours, theirs = (np.array([mark == "1" for mark in marks]) for marks in (self.ours, self.theirs))
+        return ours, theirs
+
+    def describe(self) -> dict[str, Any]:
+        ours, theirs = self.flags
+        only_theirs_broke, only_ours_broke, p = discordant(ours, theirs)
+        return asdict(self) | {
+            "our_acc": float(ours.mean()),
+            "their_acc": float(theirs.mean()),
+            "points": points(ours, theirs),
+            "only_ours_broke": only_ours_broke,
+            "only_theirs_broke": only_theirs_broke,
+            "sign_test_p": p,
+        }
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """One attack on one model over all seeds.
+
+    The sign test is over images: on how many more seeds broke ours than theirs, and on how many fewer.
+    """
+    pairs = [run.flags for run in runs]
+    differences = [points(ours, theirs) for ours, theirs in pairs]
+    net = np.sum([ours.astype(int) - theirs.astype(int) for ours, theirs in pairs], axis=0)
+    fewer, more = int((net > 0).sum()), int((net < 0).sum())
+    mean = float(np.mean(differences))
+    shared = runs[0].attack.endswith(SHARED)
+    return {
+        "model": runs[0].model,
+        "recipe": runs[0].recipe,
+        "attack": runs[0].attack,
+        "our_acc": [float(ours.mean()) for ours, _ in pairs],
+        "their_acc": [float(theirs.mean()) for _, theirs in pairs],
+        "points": differences,
+        "mean_points": mean,
+        "points_by_chance": None if shared else _by_chance(np.concatenate(pairs)),
+        "images_ours_broke_oftener": more,
+        "images_theirs_broke_oftener": fewer,
+        "sign_test_p": float(binomtest(more, more + fewer).pvalue) if more + fewer else 1.0,
+        "within_target": abs(mean) <= TARGET,
+        "ours_weaker": mean > TARGET,
+    }
+
+
+def _by_chance(flags: Flags) -> float:
+    """Points that the means of two halves of these runs (2S, N) differ by at most, in 95 of 100 cases.
+
+    Each image stands with a probability of its own in every run, whoever attacked it.
+    """
+    runs, n = flags.shape
+    variance = flags.var(axis=0, ddof=1).sum() * 2 / (runs / 2) / n**2
+    return float(100 * Z95 * np.sqrt(variance))
+
+
+def show(report: dict[str, Any], n: int) -> None:
+    runs = [
+        [
+            f"{run['recipe']} {run['attack']} seed {run['seed']}",
+            f"{run['our_acc']:.2%}",
+            f"{run['their_acc']:.2%}",
+            f"{run['points']:+.2f}",
+            f"{run['only_ours_broke']} / {run['only_theirs_broke']}",
+            f"{run['sign_test_p']:.2g}",
+            f"{run['our_seconds']:.0f} / {run['their_seconds']:.0f}",
+        ]
+        for run in report["runs"]
+    ]
+    columns = ("", "ours", "theirs", "points", "broken by ours / theirs only", "sign test p", "seconds")
+    table(f"Robust accuracy, each seed, n = {n}", columns, runs)
+    means = [
+        [
+            f"{case['recipe']} {case['attack']}",
+            _mean_and_range(case["our_acc"]),
+            _mean_and_range(case["their_acc"]),
+            f"{case['mean_points']:+.2f}",
+            "" if case["points_by_chance"] is None else f"{case['points_by_chance']:.2f}",
+            f"{case['images_ours_broke_oftener']} / {case['images_theirs_broke_oftener']}",
+            f"{case['sign_test_p']:.2g}",
+            "yes" if case["within_target"] else f"NO, ours is {'weaker' if case['ours_weaker'] else 'stronger'}",
+        ]
+        for case in report["summary"]
+    ]
+    outcome = f"within {TARGET}"
+    columns = ("", "ours (range)", "theirs (range)", "points", "by chance", "oftener ours / theirs", "p", outcome)
+    table(f"Means over seeds, n = {n}; images broken oftener by ours / theirs", columns, means)
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2%} ({min(values):.2%}-{max(values):.2%})"
