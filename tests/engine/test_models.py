@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bat_core.checkpoint import load_model
+from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.errors import InputError
 from sweeps.engine.models import ModelSource, _with_own_names, find_models, fingerprint
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
@@ -20,8 +21,17 @@ from sweeps.engine.trial import run_trial
 FINISHED, STOPPED, WAITING = "finished-one", "stopped-one", "waiting-one"
 
 
+CONFIG = TrialConfig(
+    data=DataConfig(train_size=128, val_size=32, test_size=64),
+    model="small_cnn_8",
+    recipe=RecipeConfig(name="Undefended"),
+    train=TrainConfig(epochs=2, batch_size=32, val_steps=1),
+    attack=AttackConfig(eps=40 / 255, step_size=10 / 255, steps=(1,), verify=0),
+)
+
+
 class Killed(BaseException):
-    pass
+    """Stands in for a signal."""
 
 
 def kill(_):
@@ -29,11 +39,10 @@ def kill(_):
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory, make_trial_once, digits):
+def sweep(tmp_path_factory, digits):
     """A sweep's folder: one trial is finished, one was killed after its first epoch, one has not begun."""
     folder = SweepFolder(tmp_path_factory.mktemp("sweep"))
-    config = make_trial_once
-    trials = [Trial(id=name, config=replace(config, seed=n)) for n, name in enumerate((FINISHED, STOPPED, WAITING))]
+    trials = [Trial(id=name, config=replace(CONFIG, seed=n)) for n, name in enumerate((FINISHED, STOPPED, WAITING))]
     folder.create(Sweep.new("s", command="", data_dir="/images", pixel=5 / 255, resources=Resources(), trials=trials))
     run_trial(trials[0], digits, folder.trial(trials[0]), device=torch.device("cpu"))
     with pytest.raises(Killed):
@@ -41,21 +50,7 @@ def sweep(tmp_path_factory, make_trial_once, digits):
     return folder
 
 
-@pytest.fixture(scope="module")
-def make_trial_once():
-    from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
-
-    return TrialConfig(
-        data=DataConfig(train_size=128, val_size=32, test_size=64),
-        model="small_cnn_8",
-        recipe=RecipeConfig(name="Undefended"),
-        train=TrainConfig(epochs=2, batch_size=32, val_steps=1),
-        attack=AttackConfig(eps=40 / 255, step_size=10 / 255, steps=(1,), verify=0),
-    )
-
-
 NETS = """
-from pathlib import Path
 from torch import nn
 
 def linear():
@@ -79,9 +74,9 @@ def here(tmp_path, monkeypatch):
     """A working folder with a module of the person's own, `nets`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "nets"})
     (tmp_path / "nets.py").write_text(NETS)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("nets", None)
 
 
 def find(*names, weights=None):
@@ -95,8 +90,7 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 def refused(*names, weights=None) -> str:
     with pytest.raises(InputError) as caught:
-        for source in find(*names, weights=weights):
-            source.load()
+        _ = [source.load() for source in find(*names, weights=weights)]
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
@@ -218,7 +212,7 @@ class RunsCode:
 PICKLES = {
     "a state_dict with a passenger": lambda evil, weights, path: torch.save({**weights, "0.extra": evil}, path),
     "a passenger alone": lambda evil, weights, path: torch.save(evil, path),
-    "a plain pickle": lambda evil, weights, path: path.write_bytes(pickle.dumps({**weights, "x": evil})),
+    "a plain pickle": lambda evil, weights, path: path.write_bytes(pickle.dumps({**weights, "x": evil}, protocol=2)),
     "named as if it were safe": lambda evil, weights, path: torch.save(
         evil, path.with_suffix(".safetensors").as_posix()
     ),

@@ -4,7 +4,10 @@ import pytest
 
 from tests.integration.running import Output, Place
 
-TINY = ("--train-size", "256", "--test-size", "60", "--val-size", "40", "--epochs", "3", "--steps", "1", "2", "5")
+TINY = (
+    *("--train-size", "256", "--test-size", "60", "--val-size", "40", "--epochs", "3", "--steps", "1", "2", "5"),
+    *("--verify", "8"),
+)
 GRID = ("--eps-x", "20/255", "40/255", "--seeds", "0", "1")
 
 

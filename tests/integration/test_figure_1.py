@@ -34,7 +34,9 @@ def test_it_says_where_things_are_and_what_they_show(finished: tuple[Output, str
         assert words in printed
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
     assert "undefended models keep" in sentence
-    assert "means over 2 seeds, n = 60" in sentence
+    assert "n = 60) and" in sentence
+    assert "under PGD-5+quick (n = 8)" in sentence
+    assert "means over 2 seeds" in sentence
 
 
 def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> None:
@@ -44,7 +46,7 @@ def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> No
     for row in rows:
         verdicts = Verdicts.read(output.folder.path / "trials" / row["trial"] / "verdicts.parquet")
         curve = verdicts.curve(row["loss"], row["reading"])  # type: ignore[arg-type]
-        expected = curve[verdicts.steps.index(int(row["steps"]))]
+        expected = curve[verdicts.outcomes[row["loss"]].steps.index(int(row["steps"]))]
         assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-6)
         assert int(row["n"]) == 60
 
@@ -81,10 +83,14 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
         if trial.role == "grid":
             assert run.data.params["recipe.params.beta"] == "9.0"
         verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
-        assert run.data.metrics["robust_acc"] == verdicts.robust_acc
+        verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
+        assert run.data.metrics["pgd_acc"] == verdicts.robust_acc
+        assert run.data.metrics["robust_acc"] == verified.robust_acc
+        assert run.data.tags["bat.suite"] == "PGD-5+quick (n = 8)"
+        assert run.data.tags["bat.verdict"] in {"clear", "suspect", "masked"}
         history = client.get_metric_history(run.info.run_id, "pgd_cw_worst")
         assert {metric.step: metric.value for metric in history} == dict(
-            zip(verdicts.steps, verdicts.curve("cw", "worst"), strict=True)
+            zip(verdicts.outcomes["cw"].steps, verdicts.curve("cw", "worst"), strict=True)
         )
         epochs = client.get_metric_history(run.info.run_id, "val_robust_acc")
         recorded = output.statuses()[trial.id].epochs
