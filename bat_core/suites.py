@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Transfer
+from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import EVERY_MOST
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
@@ -89,6 +89,17 @@ class Suite:
     def label(self) -> str:
         """The suite's name, with the words that a number without verification must bear."""
         return self.name if self.verified_by else f"{self.name}, not verified"
+
+    def label_for(self, verdict: str) -> str:
+        """The label, once the checks have given their verdict.
+
+        Gradient attacks verify nothing on a model whose gradients are masked: there it takes a suite
+        with a black box, such as `standard`.
+        """
+        black_box = any(isinstance(entry.attack, Square) or entry.name == "square" for entry in self.entries)
+        if verdict == "masked" and self.verified_by and not black_box:
+            return f"{self.name}, not verified: masked"
+        return self.label
 
     def entry(self, name: str) -> Entry:
         """The entry called `name`."""

@@ -165,7 +165,7 @@ def summarise(evaluation: Evaluation, model: Examined, verdicts: Verdicts, folde
         "n": len(verdicts),
         "eps": evaluation.eps,
         "eps_pixels": evaluation.eps_in_pixels,
-        "suite": suite.label,
+        "suite": suite.label_for(checks["verdict"] if checks else "not checked"),
         "verified_by": suite.verified_by,
         "clean_acc": verdicts.clean_acc,
         "clean_acc_interval": list(wilson(int(verdicts.clean_correct.sum()), len(verdicts))),

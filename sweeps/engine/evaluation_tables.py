@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.engine.console import verdict_style
+from sweeps.engine.console import VERDICT_STYLES, verdict_style
 from sweeps.engine.evaluation import Evaluation
 
 Summary = Mapping[str, Any]
@@ -21,7 +21,7 @@ DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts
 def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary]) -> None:
     """Every attack's line, then the headline, then what raised a flag."""
     console.print(*_attack_tables(evaluation, summaries), settings(evaluation), "", sep="\n", highlight=False)
-    worst = _rich(HEADLINE, title=f"Worst case over {summaries[0]['suite']}, n = {evaluation.n}")
+    worst = _rich(HEADLINE, title=f"Worst case over {evaluation.attacks().label}, n = {evaluation.n}")
     for row in headlines(summaries):
         worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
     console.print(worst)
@@ -36,15 +36,16 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
 
 def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
     """A table a model; of many models one table, with accuracies alone (table.md and table.csv have the rest)."""
+    scope = f"{evaluation.attacks().label}, n = {evaluation.n}"
     if len(summaries) <= MOST_IN_FULL:
         tables = []
         for summary in summaries:
-            tables.append(_rich(DETAIL[1:], title=str(summary["model"])))
+            tables.append(_rich(DETAIL[1:], title=f"{summary['model']}: {scope}"))
             for row in details(evaluation, [summary]):
                 tables[-1].add_row(*row[1:])
         return tables
     names = list(summaries[0]["per_attack"])
-    table = _rich(["model", *names], title="Accuracy under each attack, %")
+    table = _rich(["model", *names], title=f"Accuracy in %: {scope}")
     for summary in summaries:
         table.add_row(escape(str(summary["model"])), *[f"{100 * summary['per_attack'][name]:.1f}" for name in names])
     return [table]
@@ -67,7 +68,7 @@ def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
             _percent(one["clean_acc"]),
             _percent(one["robust_acc"]),
             _interval(one["robust_acc_interval"]),
-            str(one["verdict"]),
+            _verdict(one),
         ]
         for one in summaries
     ]
@@ -94,7 +95,7 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
 def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     """Both tables for a report."""
     parts = [
-        f"Worst case over {summaries[0]['suite']}; {settings(evaluation)}.",
+        f"Worst case over {evaluation.attacks().label}; {settings(evaluation)}.",
         _markdown(HEADLINE, headlines(summaries)),
         _markdown(DETAIL, details(evaluation, summaries)),
     ]
@@ -131,8 +132,14 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _styled(verdict: str) -> str:
-    return verdict_style(verdict) if verdict != "not checked" else verdict
+def _verdict(one: Summary) -> str:
+    """The verdict; of a masked model also that gradient attacks verified nothing."""
+    return f"{one['verdict']}, not verified" if str(one["suite"]).endswith(": masked") else str(one["verdict"])
+
+
+def _styled(words: str) -> str:
+    verdict, comma, rest = words.partition(",")
+    return f"{verdict_style(verdict)}{comma}{rest}" if verdict in VERDICT_STYLES else words
 
 
 def _steps(line: Mapping[str, Any]) -> str:

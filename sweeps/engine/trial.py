@@ -183,7 +183,7 @@ class _Writer:
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
-            suite=suite_of(self.config.attack).label,
+            suite=suite_of(self.config.attack).label_for(findings.verdict),
             verdict=findings.verdict,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),

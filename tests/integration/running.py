@@ -1,6 +1,9 @@
 """Run a sweep as a person does: its script, in a process of its own, in an empty folder."""
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
+from mlflow.tracking import MlflowClient
 
 from sweeps.engine.records import TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder
@@ -69,6 +74,42 @@ class Output:
 
     def file(self, name: str) -> bytes:
         return (self.folder.path / name).read_bytes()
+
+
+def attempt(patch: pytest.MonkeyPatch, script: str, *arguments: str) -> tuple[int, str]:
+    """Run a script in this process and working folder. Returns its exit code and what it said to stderr."""
+    patch.setattr(sys, "argv", [script, *arguments])
+    patch.setattr(sys, "path", list(sys.path))
+    known, said = set(sys.modules), io.StringIO()
+    with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SWEEPS / script), run_name="__main__")
+    for name in set(sys.modules) - known:  # a module of the working folder is not that of the next one
+        if (file := getattr(sys.modules[name], "__file__", None)) and Path(file).parent == Path.cwd():
+            del sys.modules[name]
+    return int(stopped.value.code or 0), said.getvalue()
+
+
+def snapshot(uri: str) -> dict[str, tuple]:
+    """All that MLflow has of every run."""
+    client = MlflowClient(uri)
+    state = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            histories = {
+                name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
+                for name in run.data.metrics
+            }
+            files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
+            outputs = len(run.outputs.model_outputs) if run.outputs else 0
+            state[run.info.run_id] = (
+                dict(run.data.tags),
+                run.data.params,
+                histories,
+                files,
+                run.info.end_time,
+                outputs,
+            )
+    return state
 
 
 def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

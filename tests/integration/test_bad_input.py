@@ -1,7 +1,6 @@
 """Input that cannot be used: one sentence, exit code 2, and nothing left behind."""
 
 import io
-import runpy
 import sys
 from pathlib import Path
 
@@ -10,14 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.integration.running import SWEEPS
-
-
-def attempt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["eps_budget.py", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(SWEEPS / "eps_budget.py"), run_name="__main__")
-    return int(stopped.value.code or 0), capsys.readouterr().err
+from tests.integration.running import attempt
 
 
 def black_png() -> bytes:
@@ -68,13 +60,71 @@ CASES = {
     "resume with a change": (["--resume", "other", "--epochs", "9"], "--epochs cannot be given with --resume"),
     "more workers than cores": (["--num-workers", "4096"], "this machine has"),
     "batch that cannot be shared": (["--batch-size", "63", "--num-workers", "2"], "cannot be shared equally"),
+    "less than no verification": (["--verify", "-1"], "attack.verify=-1 must be at least 0"),
+    "unknown end of a collapse": (["--on-collapse", "stopp"], "'stopp'; did you mean 'stop'?"),
 }
+NETS = """
+import torch
+from torch import nn
 
 
-@pytest.mark.parametrize("case", CASES)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(64)[:10])
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T
+
+
+def net():
+    return Net().eval()
+"""
+NET = ("nets:net", "--dataset", "digits")
+EVALUATE_CASES = {
+    "no model": ([], "name at least one MODEL"),
+    "unknown suite": ([*NET, "--suite", "standart"], "unknown suite 'standart'; did you mean 'standard'?"),
+    "unknown part of a suite": ([*NET, "--suite", "paper+quik"], "unknown suite 'quik'; did you mean 'quick'?"),
+    "unknown checks": ([*NET, "--checks", "ful"], "unknown --checks 'ful'; did you mean 'full'?"),
+    "unknown split": ([*NET, "--split", "train"], "unknown --split 'train'"),
+    "unknown precision": ([*NET, "--precision", "float16"], "unknown --precision 'float16'; did you mean"),
+    "unknown option": ([*NET, "--suit", "paper"], "--suit"),
+    "eps in pixels": (
+        [*NET, "--eps", "8"],
+        "--eps=8 is outside (0, 1]: images are in [0, 1], so write 8/255, not 8",
+    ),
+    "step in pixels": ([*NET, "--step-size", "2"], "--step-size=2 is outside (0, 1]"),
+    "eps that is no number": ([*NET, "--eps", "nan"], "--eps=nan is outside (0, 1]"),
+    "more images than there are": ([*NET, "--n", "9999"], "--n=9999: there are 397 images"),
+    "no images": ([*NET, "--n", "0"], "--n=0 must be at least 1"),
+    "no batch": ([*NET, "--batch-size", "0"], "--batch-size=0 must be at least 1"),
+    "weights without a factory": (["other", "--weights", "w.pt"], "--weights belongs to one package.module:factory"),
+    "weights that are missing": ([*NET, "--weights", "w.safetensors"], "No such file"),
+    "weights of something else": ([*NET, "--weights", "other/file"], "other/file' is no plain state_dict"),
+    "no data set": (["nets:net"], "name the images with --dataset"),
+    "unknown data set": (["nets:net", "--dataset", "digit"], "unknown data set 'digit'; did you mean 'digits'?"),
+    "no data folder named": (["nets:net", "--dataset", "cifar10"], "name it with --data-dir"),
+    "folder that is missing": (["nowhere"], "model 'nowhere' is no folder, no MLflow URI"),
+    "folder without a model": (["empty"], "no model in"),
+    "module that is missing": (["netz:net"], "module 'netz' cannot be imported"),
+    "factory that is missing": (["nets:nett"], "has no attribute 'nett'"),
+    "black box that is missing": ([*NET, "--transfer-from", "nowhere"], "model 'nowhere' is no folder"),
+    "output in use": ([*NET, "--output", "other"], "other' is not empty"),
+    "output below a file": ([*NET, "--output", "other/file/out"], "cannot be written"),
+    "resume of nothing": (["--resume", "nowhere"], "no evaluation there"),
+    "resume of something else": (["--resume", "other"], "no evaluation there"),
+    "resume with a model": (["nets:net", "--resume", "other"], "nets:net cannot be given with --resume"),
+    "resume with a change": (["--resume", "other", "--n", "3"], "--n cannot be given with --resume"),
+}
+SCRIPTS = {"eps_budget.py": CASES, "evaluate.py": EVALUATE_CASES}
+
+
+@pytest.mark.parametrize(("script", "case"), [(script, case) for script, cases in SCRIPTS.items() for case in cases])
 def test_one_sentence_and_nothing_left_behind(
-    case: str, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str, case: str, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (empty / "nets.py").write_text(NETS)
     (empty / "empty").mkdir()
     (empty / "other").mkdir()
     (empty / "other" / "file").touch()
@@ -84,8 +134,8 @@ def test_one_sentence_and_nothing_left_behind(
     cut.write_bytes(cut.read_bytes()[:-40])
     before = sorted(empty.rglob("*"))
 
-    arguments, sentence = CASES[case]
-    code, said = attempt(monkeypatch, capsys, *arguments)
+    arguments, sentence = SCRIPTS[script][case]
+    code, said = attempt(monkeypatch, script, *arguments)
 
     assert code == 2
     assert sentence in said
@@ -94,9 +144,7 @@ def test_one_sentence_and_nothing_left_behind(
     assert sorted(empty.rglob("*")) == before
 
 
-def test_a_running_sweep_is_not_run_again(
-    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_running_sweep_is_not_run_again(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bat_core.config import TrialConfig
     from sweeps.engine.records import exclusive
     from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
@@ -107,17 +155,27 @@ def test_a_running_sweep_is_not_run_again(
         Sweep.new("eps_budget", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
     )
     with exclusive(folder.path / ".lock"):
-        code, said = attempt(monkeypatch, capsys, "--resume", "sweep")
+        code, said = attempt(monkeypatch, "eps_budget.py", "--resume", "sweep")
     assert code == 2
     assert "is running already" in said
 
 
-def test_help_names_every_common_option(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for script in ("eps_budget.py", "mirror.py"):
-        monkeypatch.setattr(sys, "argv", [script, "--help"])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(SWEEPS / script), run_name="__main__")
-        assert not stopped.value.code
+OPTIONS = {
+    "eps_budget.py": "dataset data-dir model epochs seeds output resume eps-x verify on-collapse",
+    "evaluate.py": (
+        "dataset data-dir split suite n eps step-size seed weights checks save-adversarial transfer-from precision"
+        " batch-size workers address output resume"
+    ),
+    "mirror.py": "help",
+}
+
+
+@pytest.mark.parametrize("script", OPTIONS)
+def test_help_names_every_option(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = attempt(monkeypatch, script, "--help")
     said = capsys.readouterr().out
-    for option in ("dataset", "data-dir", "model", "epochs", "seeds", "output", "resume", "eps-x"):
+    assert code == 0
+    for option in OPTIONS[script].split():
         assert f"--{option}" in said

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 
 import mlflow
 import numpy as np
@@ -12,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset, to_unit
 from bat_core.verdicts import Verdicts
-from tests.integration.running import Output, Place
+from tests.integration.running import Output, Place, snapshot
 
 pytestmark = pytest.mark.ray
 EXPERIMENT = "eps_budget-undisturbed"
@@ -33,10 +34,36 @@ def test_it_says_where_things_are_and_what_they_show(finished: tuple[Output, str
     for words in ("undisturbed/figure_1.png", "figure_1.csv", "mlflow ui --backend-store-uri", EXPERIMENT):
         assert words in printed
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
-    assert "undefended models keep" in sentence
-    assert "n = 60) and" in sentence
-    assert "under PGD-5+quick (n = 8)" in sentence
-    assert "means over 2 seeds" in sentence
+    held, undefended = sentence.split("; undefended models keep ")
+    assert "hold under PGD-5 of 8 pixels (worst of " in held
+    assert "n = 60) and" in held
+    assert undefended.endswith("(means over 2 seeds).")
+    assert "not verified" not in sentence
+
+
+def test_the_sentence_tells_the_best_budget_by_its_verified_number(finished: tuple[Output, str]) -> None:
+    output, printed = finished
+    results = {trial: status.result for trial, status in output.statuses().items()}
+
+    def mean(pixels: int, name: str) -> float:
+        return statistics.fmean(results[f"eps{pixels}-seed{seed}"][name] for seed in (0, 1))
+
+    best = max((4, 8), key=lambda pixels: mean(pixels, "robust_acc"))
+    sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
+    assert sentence.startswith(f"R-MC-LA trained at {best} pixels stands best: {mean(best, 'pgd_acc'):.1%} of test")
+    assert f"and {mean(best, 'robust_acc'):.1%} under PGD-5+quick (n = 8), {mean(best, 'clean_acc'):.1%}" in sentence
+
+
+def test_a_trial_records_what_its_number_stands_for(finished: tuple[Output, str]) -> None:
+    output, _ = finished
+    for trial, status in output.statuses().items():
+        folder, result = output.folder.path / "trials" / trial, status.result
+        curves, verified = (Verdicts.read(folder / name) for name in ("verdicts.parquet", "verified.parquet"))
+        assert (result["n"], result["robust_n"], result["suite"]) == (60, 8, "PGD-5+quick")
+        assert (len(curves), len(verified)) == (60, 8)
+        assert (result["pgd_acc"], result["robust_acc"]) == (curves.robust_acc, verified.robust_acc)
+        assert (result["epoch"], status.collapsed) == (3, None)
+        assert result["verdict"] in {"clear", "suspect", "masked"}
 
 
 def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> None:
@@ -48,7 +75,11 @@ def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> No
         curve = verdicts.curve(row["loss"], row["reading"])  # type: ignore[arg-type]
         expected = curve[verdicts.outcomes[row["loss"]].steps.index(int(row["steps"]))]
         assert float(row["accuracy"]) == pytest.approx(expected, abs=1e-6)
-        assert int(row["n"]) == 60
+        result = output.statuses()[row["trial"]].result
+        for name in ("clean_acc", "pgd_acc", "robust_acc"):
+            assert float(row[name]) == pytest.approx(result[name], abs=1e-6)
+        assert (int(row["n"]), int(row["robust_n"])) == (60, 8)
+        assert (row["suite"], row["verdict"]) == ("PGD-5+quick", result["verdict"])
 
 
 def test_figures_are_there(finished: tuple[Output, str]) -> None:
@@ -86,15 +117,20 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
         verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
         assert run.data.metrics["pgd_acc"] == verdicts.robust_acc
         assert run.data.metrics["robust_acc"] == verified.robust_acc
-        assert run.data.tags["bat.suite"] == "PGD-5+quick (n = 8)"
-        assert run.data.tags["bat.verdict"] in {"clear", "suspect", "masked"}
         history = client.get_metric_history(run.info.run_id, "pgd_cw_worst")
         assert {metric.step: metric.value for metric in history} == dict(
             zip(verdicts.outcomes["cw"].steps, verdicts.curve("cw", "worst"), strict=True)
         )
         epochs = client.get_metric_history(run.info.run_id, "val_robust_acc")
-        recorded = output.statuses()[trial.id].epochs
-        assert [(m.step, m.value) for m in epochs] == [(e["epoch"], e["val_robust_acc"]) for e in recorded]
+        status = output.statuses()[trial.id]
+        assert [(m.step, m.value) for m in epochs] == [(e["epoch"], e["val_robust_acc"]) for e in status.epochs]
+        tags = run.data.tags
+        assert tags["bat.suite"] == "PGD-5+quick (n = 8)"
+        assert tags["bat.verdict"] == status.result["verdict"]
+        assert tags["bat.flags"] == (", ".join(status.result["flags"]) or "none")
+        assert "bat.collapsed" not in tags
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert {"verdicts.parquet", "verified.parquet"} <= files
 
 
 def test_the_model_in_mlflow_is_the_one_that_was_judged(finished: tuple[Output, str], place: Place) -> None:
@@ -116,28 +152,6 @@ def test_the_model_in_mlflow_is_the_one_that_was_judged(finished: tuple[Output, 
     correct = (module(images).argmax(1) == test.labels).numpy()[order]
     np.testing.assert_array_equal(correct, verdicts.clean_correct)
     assert not loaded.get_raw_model().training
-
-
-def snapshot(uri: str) -> object:
-    client = MlflowClient(uri)
-    state = {}
-    for experiment in client.search_experiments():
-        for run in client.search_runs([experiment.experiment_id]):
-            histories = {
-                name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
-                for name in run.data.metrics
-            }
-            files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
-            outputs = len(run.outputs.model_outputs) if run.outputs else 0
-            state[run.info.run_id] = (
-                dict(run.data.tags),
-                run.data.params,
-                histories,
-                files,
-                run.info.end_time,
-                outputs,
-            )
-    return state
 
 
 def test_mirroring_again_changes_nothing(finished: tuple[Output, str], place: Place) -> None:

@@ -44,6 +44,9 @@ def test_a_killed_sweep_resumes_to_the_same_end(
     assert all([epoch["epoch"] for epoch in status.epochs] == [1, 2, 3] for status in statuses.values())
     assert any(status.attempts > 1 for status in statuses.values())
     assert output.weights() == undisturbed.weights()
+    for trial in statuses:
+        for name in ("verdicts.parquet", "verified.parquet"):
+            assert output.file(f"trials/{trial}/{name}") == undisturbed.file(f"trials/{trial}/{name}")
     assert output.file("figure_1.csv") == undisturbed.file("figure_1.csv")
     assert output.file("figure_1.png") == undisturbed.file("figure_1.png")
 

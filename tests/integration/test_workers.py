@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset
 from bat_core.evaluate import evaluate
 from bat_core.fit import fit
+from bat_core.suites import suite_of
 from bat_core.verdicts import Verdicts
 from sweeps.engine.trial import MODEL
 from tests.integration.conftest import TINY
@@ -38,3 +40,12 @@ def test_two_workers_equal_one_of_the_same_global_batch(place: Place) -> None:
     assert verdicts.rows.tolist() == alone.rows.tolist()
     assert verdicts.clean_correct.tolist() == alone.clean_correct.tolist()
     assert verdicts.outcomes["ce"].broken_at.tolist() == alone.outcomes["ce"].broken_at.tolist()
+
+    verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
+    first = test.take(slice(8))
+    suite = suite_of(trial.config.attack)
+    model, _ = load_model(output.folder.trial(trial))
+    alone = evaluate(model, first.images, first.labels, attack=suite, rows=first.rows)
+    assert verified.rows.tolist() == alone.rows.tolist()
+    assert verified.robust_correct.tolist() == alone.robust_correct.tolist()
+    assert (status.result["robust_n"], status.result["robust_acc"]) == (8, alone.robust_acc)

@@ -168,3 +168,10 @@ def test_attacks_of_a_suite_need_names_of_their_own():
 def test_an_entry_that_cannot_be_read_is_refused(changes):
     with pytest.raises(InputError):
         Entry(name="ce", attack=PGD(eps=EPS, step_size=0.01, num_steps=10), **changes)
+
+
+def test_gradient_attacks_verify_nothing_on_a_masked_model():
+    paper, quick, standard = (get_suite(name, eps=8 / 255) for name in ("paper", "quick", "standard"))
+    assert quick.label_for("masked") == "quick, not verified: masked"
+    assert (quick.label_for("suspect"), standard.label_for("masked")) == ("quick", "standard")
+    assert paper.label_for("masked") == paper.label_for("clear") == "paper, not verified"

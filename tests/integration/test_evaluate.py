@@ -1,0 +1,394 @@
+"""Evaluating as a person does: models from folders, MLflow and their own code; kill -9, --resume; two processes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+import psutil
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+import bat_core.fit
+from bat_core.checkpoint import load_model
+from bat_core.verdicts import Verdicts
+from sweeps.engine.evaluation import EvaluationFolder, finished_attacks
+from sweeps.engine.mirroring import Mirroring
+from sweeps.engine.mlflow_evaluations import log_evaluation
+from sweeps.engine.models import fingerprint
+from sweeps.engine.records import read_status
+from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.trial import run_trial
+from tests.engine.evaluations import contents, written
+from tests.integration.running import Output, Place, attempt, kill_tree_when, snapshot
+
+pytestmark = pytest.mark.ray
+
+NETS = '''
+"""Digits by ridge regression: the same each time it is made."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bat_core.data import load_dataset, to_unit
+
+
+class Ridge(nn.Module):
+    def __init__(self):
+        super().__init__()
+        train = load_dataset("digits").train
+        x, y = to_unit(train.images).flatten(1).double(), F.one_hot(train.labels, 10).double()
+        self.weight = nn.Parameter(torch.linalg.solve(x.T @ x + torch.eye(64), x.T @ y).float())
+
+    def forward(self, x):
+        return 10 * x.flatten(1) @ self.weight
+
+
+def ridge():
+    return Ridge().eval()
+'''
+N = 8
+OF_A_TRIAL, BY_RUN, BY_MODEL, BY_ALIAS = "eps8-seed0", "eps4-seed0", "undefended-seed0", "eps4-seed1"
+TRIALS = (OF_A_TRIAL, BY_RUN, BY_MODEL, BY_ALIAS)
+SETTINGS = ("--dataset", "digits", "--suite", "paper", "--gpus-per-worker", "0")
+
+
+class Evaluated(NamedTuple):
+    place: Place
+    sweep: Output
+    folder: Path
+    printed: str
+
+    def summary(self, model: str) -> dict:
+        return json.loads((self.folder / model / "summary.json").read_text())
+
+    def run(self, trial: str) -> mlflow.entities.Run:
+        client = MlflowClient(self.place.uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"tags.`bat.trial_id` = '{trial}'")
+        return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished: tuple[Output, str], tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """A finished sweep with an MLflow of its own, and five models evaluated: one from a folder, three out of MLflow by
+    a run, a model and an alias, and one that no sweep of ours made."""
+    place = Place(tmp_path_factory.mktemp("evaluate"))
+    folder = Path(shutil.copytree(finished[0].folder.path, place.path / "undisturbed"))
+    sweep = Output(SweepFolder(folder))
+    (place.path / "nets.py").write_text(NETS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", place.uri)
+        patch.chdir(place.path)
+        assert Mirroring(sweep.spec, sweep.folder).once() is None
+    made = Evaluated(place, sweep, place.path / "evaluated", "")
+    registered = mlflow.register_model(made.run(BY_ALIAS).data.tags["bat.model"], "robust")
+    MlflowClient(place.uri).set_registered_model_alias("robust", "champion", registered.version)
+
+    models = [
+        f"undisturbed/trials/{OF_A_TRIAL}",
+        f"runs:/{made.run(BY_RUN).info.run_id}/model",
+        made.run(BY_MODEL).data.tags["bat.model"],
+        "models:/robust@champion",
+        "nets:ridge",
+    ]
+    size = ("--n", str(N), "--batch-size", str(N))
+    code, printed = place.run("evaluate.py", *models, *SETTINGS, *size, "--checks", "cheap", "--output", "evaluated")
+    assert code == 0, printed
+    return made._replace(printed=printed)
+
+
+def test_each_model_is_evaluated_under_its_own_name(evaluated: Evaluated) -> None:
+    left = {path.name for path in evaluated.folder.iterdir()}
+    assert left == {*TRIALS, "nets.ridge", "evaluation.json", "table.md", "table.csv", ".lock"}
+    for model in (*TRIALS, "nets.ridge"):
+        summary = evaluated.summary(model)
+        verdicts = Verdicts.read(evaluated.folder / model / "verdicts.parquet")
+        assert (summary["model"], summary["n"], summary["suite"]) == (model, N, "paper, not verified")
+        assert (summary["robust_acc"], summary["clean_acc"]) == (verdicts.robust_acc, verdicts.clean_acc)
+        assert summary["verdict"] in {"clear", "suspect", "masked"}
+
+
+def test_a_model_out_of_mlflow_is_the_trials_own(evaluated: Evaluated) -> None:
+    for trial in TRIALS:
+        model, _ = load_model(evaluated.sweep.folder.path / "trials" / trial)
+        assert evaluated.summary(trial)["fingerprint"] == fingerprint(model)
+
+
+def test_it_says_what_stands_and_where_the_results_are(evaluated: Evaluated) -> None:
+    lines = evaluated.printed.splitlines()
+    assert any("paper, not verified" in line and f"n = {N}" in line for line in lines)
+    assert f"{evaluated.summary(OF_A_TRIAL)['robust_acc']:.1%}" in evaluated.printed
+    assert any(line.startswith("Results: evaluated (table.md") for line in lines)
+    assert any(line.startswith("MLflow: ") and evaluated.place.uri in line for line in lines)
+    assert "Warning" not in evaluated.printed
+
+
+def metrics(summary: dict) -> dict[str, float]:
+    low, high = summary["robust_acc_interval"]
+    numbers = {"robust_acc_low": low, "robust_acc_high": high, **summary["per_attack"]}
+    numbers |= {name: summary[name] for name in ("clean_acc", "robust_acc", "n")}
+    return {f"eval/paper/{name}": value for name, value in numbers.items()}
+
+
+def test_the_numbers_land_on_the_trials_own_run(evaluated: Evaluated) -> None:
+    client = MlflowClient(evaluated.place.uri)
+    for trial in TRIALS:
+        run, summary = evaluated.run(trial), evaluated.summary(trial)
+        assert {name: run.data.metrics[name] for name in metrics(summary)} == metrics(summary)
+        headline = run.data.tags["bat.eval.paper"]
+        assert headline.startswith(f"{summary['robust_acc']:.1%} [")
+        assert f"under paper, not verified at eps 0.1569, n = {N}, {summary['verdict']}" in headline
+        files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation/paper")}
+        assert files == {"evaluation/paper/summary.json", "evaluation/paper/verdicts.parquet"}
+
+
+def test_a_model_of_ones_own_gets_one_run_beside(evaluated: Evaluated) -> None:
+    client = MlflowClient(evaluated.place.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("evaluations").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("nets.ridge", "FINISHED")
+    assert run.data.metrics == metrics(evaluated.summary("nets.ridge"))
+    assert run.data.tags["bat.verdict"] == evaluated.summary("nets.ridge")["verdict"]
+
+
+def test_a_trials_own_numbers_stay_its_own(evaluated: Evaluated) -> None:
+    for trial in TRIALS:
+        result = read_status(evaluated.sweep.folder.path / "trials" / trial).result
+        run = evaluated.run(trial)
+        for name in ("clean_acc", "pgd_acc", "robust_acc"):
+            assert run.data.metrics[name] == result[name]
+        assert run.data.tags["bat.suite"] == f"{result['suite']} (n = {result['robust_n']})"
+
+
+def test_going_on_with_a_finished_evaluation_adds_nothing(evaluated: Evaluated) -> None:
+    before, files = snapshot(evaluated.place.uri), contents(evaluated.folder)
+    code, printed = evaluated.place.run("evaluate.py", "--resume", "evaluated")
+    assert code == 0, printed
+    assert snapshot(evaluated.place.uri) == before
+    assert contents(evaluated.folder) == files
+    assert "Warning" not in printed
+
+
+def test_mirroring_the_sweep_again_changes_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
+    before = snapshot(evaluated.place.uri)
+    assert Mirroring(evaluated.sweep.spec, evaluated.sweep.folder).once() is None
+    test_a_trials_own_numbers_stay_its_own(evaluated)
+    test_the_numbers_land_on_the_trials_own_run(evaluated)
+    assert snapshot(evaluated.place.uri) == before
+
+
+def test_an_evaluation_without_checks_takes_no_verdict_back(evaluated: Evaluated) -> None:
+    evaluation = EvaluationFolder(evaluated.folder).load()
+    (model,) = [one for one in evaluation.models if one.source.name == OF_A_TRIAL]
+    unchecked = evaluated.summary(OF_A_TRIAL) | {"verdict": "not checked", "flags": []}
+    before = evaluated.run(OF_A_TRIAL).data.tags
+    log_evaluation(evaluation, evaluated.folder / OF_A_TRIAL, model, unchecked, uri=evaluated.place.uri)
+    after = evaluated.run(OF_A_TRIAL).data.tags
+    assert after["bat.eval.paper"].endswith("not checked")
+    assert (after["bat.verdict"], after["bat.flags"]) == (before["bat.verdict"], before["bat.flags"])
+
+
+def test_black_boxes_are_named_where_their_number_is(evaluated: Evaluated) -> None:
+    evaluation = EvaluationFolder(evaluated.folder).load()
+    model = evaluation.models[-1]
+    beside = json.loads(json.dumps(evaluated.summary("nets.ridge")))
+    beside |= {"suite": "paper+transfer, not verified", "robust_acc": 0.0}
+    other = evaluation.__class__(**{**vars(evaluation), "transfer_from": (model,)})
+    log_evaluation(other, evaluated.folder / "nets.ridge", model, beside, uri=evaluated.place.uri)
+    client = MlflowClient(evaluated.place.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("evaluations").experiment_id])
+    assert run.data.metrics["eval/paper/robust_acc"] == evaluated.summary("nets.ridge")["robust_acc"]
+    assert run.data.metrics["eval/paper.transfer/robust_acc"] == 0
+
+
+def test_two_processes_come_to_the_verdicts_of_one(evaluated: Evaluated) -> None:
+    models = (f"undisturbed/trials/{OF_A_TRIAL}", "nets:ridge")
+    shares = ("--n", str(N), "--batch-size", "3", "--workers", "2", "--checks", "cheap")
+    code, printed = evaluated.place.run("evaluate.py", *models, *SETTINGS, *shares, "--output", "shared")
+    assert code == 0, printed
+    for model in (OF_A_TRIAL, "nets.ridge"):
+        file = f"{model}/verdicts.parquet"
+        assert (evaluated.place.path / "shared" / file).read_bytes() == (evaluated.folder / file).read_bytes()
+        summary = json.loads((evaluated.place.path / "shared" / model / "summary.json").read_text())
+        for name in ("robust_acc", "per_attack", "verdict", "flags"):
+            assert summary[name] == evaluated.summary(model)[name]
+
+
+class Away(Place):
+    """Where the tracking server is not to be reached."""
+
+    @property
+    def uri(self) -> str:
+        return "http://127.0.0.1:9"
+
+
+class Killed(NamedTuple):
+    folder: Path
+    whole: Path
+    done: dict
+    second: list[tuple[int, str]]
+    code: int
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """An evaluation that was killed in the middle, while a second one tried to join it, and then resumed."""
+    place = Away(tmp_path_factory.mktemp("killed"))
+    (place.path / "nets.py").write_text(NETS)
+    arguments = ("nets:ridge", *SETTINGS, "--n", "40", "--batch-size", "4", "--checks", "none")
+    folder = place.path / "killed"
+    process = place.start("evaluate.py", *arguments, "--output", "killed")
+
+    def under_way() -> bool:
+        return len(list(folder.glob("nets.ridge/shards/*/0*.parquet"))) > 3
+
+    while not under_way():
+        assert process.poll() is None, process.communicate()[0]
+    psutil.Process(process.pid).suspend()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.path)
+        second = [
+            attempt(patch, "evaluate.py", "--resume", "killed"),
+            attempt(patch, "evaluate.py", *arguments, "--output", "killed"),
+        ]
+    kill_tree_when(process, lambda: True)
+    done = written(folder)
+    attacks = list(finished_attacks(EvaluationFolder(folder).load(), EvaluationFolder(folder)))
+    assert 3 < len(attacks) < 30
+    code, printed = place.run("evaluate.py", "--resume", "killed")
+    whole_code, whole_printed = place.run("evaluate.py", *arguments, "--output", "whole")
+    assert whole_code == 0, whole_printed
+    return Killed(folder, place.path / "whole", done, second, code, printed)
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_end(killed: Killed) -> None:
+    assert killed.code == 0, killed.printed
+    for file in ("nets.ridge/verdicts.parquet", "table.csv", "table.md"):
+        assert (killed.folder / file).read_bytes() == (killed.whole / file).read_bytes()
+    mine, theirs = [json.loads((one / "nets.ridge/summary.json").read_text()) for one in (killed.folder, killed.whole)]
+    assert mine["per_attack"] == theirs["per_attack"]
+    assert mine["attacks"] == theirs["attacks"]
+    assert 0 < mine["robust_acc"] < mine["clean_acc"]
+
+
+def test_what_was_on_disk_before_the_kill_is_not_written_again(killed: Killed) -> None:
+    whole = {path: stat for path, stat in killed.done.items() if not path.name.startswith(".")}
+    assert len(whole) > 3
+    now = written(killed.folder)
+    assert {path: now[path] for path in whole} == whole
+
+
+def test_nobody_else_works_in_the_folder_meanwhile(killed: Killed) -> None:
+    (joining, joining_says), (beginning, beginning_says) = killed.second
+    assert (joining, beginning) == (2, 2)
+    assert "is running already" in joining_says
+    assert "holds an evaluation already" in beginning_says
+
+
+def test_a_server_that_is_away_costs_no_result(killed: Killed) -> None:
+    lines = killed.printed.splitlines()
+    (told,) = [line for line in lines if "MLflow" in line]
+    assert told.startswith("MLflow did not take everything (")
+    assert told.endswith("; later: --resume killed")
+    assert (killed.folder / "table.md").exists()
+    assert "Traceback" not in killed.printed
+
+
+def test_going_on_warns_of_nothing(killed: Killed) -> None:
+    assert "Warning" not in killed.printed
+
+
+LOADER = """
+from pathlib import Path
+
+Path({marker!r}).touch()
+
+
+def _load_pyfunc(path):
+    raise RuntimeError("loaded")
+"""
+
+
+@pytest.fixture
+def foreign(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a model in MLflow whose own code leaves a mark where it runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    mlflow.set_tracking_uri(evaluated.place.uri)
+    loader = tmp_path / "code" / "foreign_loader.py"
+    loader.parent.mkdir()
+    loader.write_text(LOADER.format(marker=str(tmp_path / "it ran")))
+    (tmp_path / "data").mkdir()
+    mlflow.set_experiment("foreign")
+    with mlflow.start_run():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="foreign_loader",
+            code_paths=[str(loader)],
+            data_path=str(tmp_path / "data"),
+            pip_requirements=["torch"],
+        )
+    (tmp_path / "it ran").unlink(missing_ok=True)
+    yield logged.model_uri
+    sys.modules.pop("foreign_loader", None)
+
+
+def test_a_model_of_another_kind_is_refused_and_its_code_does_not_run(foreign: str, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        code, said = attempt(patch, "evaluate.py", foreign, *SETTINGS, "--output", "out")
+    assert code == 2
+    assert "is none of ours: loading it could run foreign code" in said
+    assert not (tmp_path / "it ran").exists()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(RuntimeError, match="loaded"):
+        mlflow.pyfunc.load_model(foreign)
+    assert (tmp_path / "it ran").exists()  # where it is let, it does run
+
+
+def test_a_model_that_is_refused_is_not_left_lying_about(foreign: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.MonkeyPatch.context() as patch:
+        code, _ = attempt(patch, "evaluate.py", foreign, *SETTINGS, "--output", "out")
+    assert code == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("uri", ["models:/m-00000000000000000000000000000000", "runs:/0123/model", "models:/nobody/1"])
+def test_a_model_that_mlflow_does_not_have(
+    evaluated: Evaluated, uri: str, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
+    mlflow.set_tracking_uri(evaluated.place.uri)
+    code, said = attempt(monkeypatch, "evaluate.py", uri, *SETTINGS, "--output", "out")
+    assert code == 2
+    assert said.startswith(f"error: MLflow has no model '{uri}'")
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_collapse_is_told_in_mlflow(evaluated: Evaluated, make_trial, digits, monkeypatch) -> None:
+    accuracies = [(0.8, 0.6, 0.5), (0.9, 0.0, 0.9), (0.9, 0.0, 0.9)]
+    monkeypatch.setattr(bat_core.fit._Trainer, "_validate", lambda self, epoch: accuracies[epoch - 1])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
+    monkeypatch.chdir(evaluated.place.path)
+    trials = [
+        Trial(id=f"collapsed-{name}", config=make_trial(name, params=params, epochs=3))
+        for name, params in {"FGSM": {"eps": 40 / 255}, "Undefended": {}}.items()
+    ]
+    folder = SweepFolder(evaluated.place.path / "collapsing")
+    folder.create(Sweep.new("s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials))
+    for trial in trials:
+        run_trial(trial, digits, folder.trial(trial), device=torch.device("cpu"))
+    assert Mirroring(folder.load(), folder).once() is None
+    one, other = (evaluated.run(trial.id).data for trial in trials)
+    assert one.tags["bat.collapsed"] == "2"
+    assert "bat.collapsed" not in other.tags
+    client = MlflowClient(evaluated.place.uri)
+    epochs = client.get_metric_history(evaluated.run(trials[0].id).info.run_id, "val_one_step_acc")
+    assert [(metric.step, metric.value) for metric in epochs] == [(1, 0.5), (2, 0.9)]
