@@ -55,8 +55,8 @@ class Options(Training):
     """Folder with the images."""
     attacks: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ATTACKS
     """What to compare: pgd-20, pgd-100, apgd-ce, apgd-t; pgd-20-shared, apgd-ce-shared from one start, once."""
-    n: int = 1000
-    """Test images."""
+    n: int | None = None
+    """Test images. Default: 1,000, or all there are if there are fewer."""
     batch_size: int = 200
     """Images at once."""
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2)
@@ -75,8 +75,9 @@ def main(options: Options = Options()) -> dict[str, Any]:
         raise InputError(f"--attacks {sorted(unknown)[0]!r} is unknown: give some of {', '.join(ATTACKS)}")
     torch.set_num_threads(options.threads)
     dataset, folders = _models(options)
-    images = Images.of(dataset, n=options.n, batch_size=options.batch_size)
-    settings = {"dataset": dataset.name, "eps": images.eps, "step_size": images.step_size, "n": options.n}
+    n = min(1000, len(dataset.test)) if options.n is None else options.n
+    images = Images.of(dataset, n=n, batch_size=options.batch_size)
+    settings = {"dataset": dataset.name, "eps": images.eps, "step_size": images.step_size, "n": n}
     runs = _runs_so_far(options.output, settings)
     for folder, seed, attack in product(folders, options.seeds, options.attacks):
         model, config = load_model(folder)
@@ -86,7 +87,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
         runs.append(_compare(model.to(options.device), config, images, attack, seed))
         _write(options, settings, runs)
     report = _write(options, settings, runs)
-    show(report, options.n)
+    show(report, n)
     return report
 
 

@@ -107,7 +107,7 @@ def show(report: dict[str, Any], n: int) -> None:
             "" if case["points_by_chance"] is None else f"{case['points_by_chance']:.2f}",
             f"{case['images_ours_broke_oftener']} / {case['images_theirs_broke_oftener']}",
             f"{case['sign_test_p']:.2g}",
-            "yes" if case["within_target"] else f"NO, ours is {'weaker' if case['ours_weaker'] else 'stronger'}",
+            _outcome(case),
         ]
         for case in report["summary"]
     ]
@@ -118,3 +118,10 @@ def show(report: dict[str, Any], n: int) -> None:
 
 def _mean_and_range(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2%} ({min(values):.2%}-{max(values):.2%})"
+
+
+def _outcome(case: dict[str, Any]) -> str:
+    if case["within_target"]:
+        return "yes"
+    by_chance = case["points_by_chance"] is not None and abs(case["mean_points"]) <= case["points_by_chance"]
+    return f"NO, ours is {'weaker' if case['ours_weaker'] else 'stronger'}{', as chance allows' if by_chance else ''}"
