@@ -1,8 +1,11 @@
 """Evaluating as a person does: models from folders, MLflow and their own code; kill -9, --resume; two processes."""
 
+import contextlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,9 +150,16 @@ def test_the_numbers_land_on_the_trials_own_run(evaluated: Evaluated) -> None:
         assert files == {"evaluation/paper/summary.json", "evaluation/paper/verdicts.parquet"}
 
 
-def test_a_model_of_ones_own_gets_one_run_beside(evaluated: Evaluated) -> None:
+def run_beside(evaluated: Evaluated, evaluation: str) -> mlflow.entities.Run:
+    """The run of a model that belongs to no sweep."""
     client = MlflowClient(evaluated.place.uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("evaluations").experiment_id])
+    experiment = client.get_experiment_by_name("evaluations").experiment_id
+    (run,) = client.search_runs([experiment], f"tags.`bat.evaluation` = '{evaluation}'")
+    return run
+
+
+def test_a_model_of_ones_own_gets_one_run_beside(evaluated: Evaluated) -> None:
+    run = run_beside(evaluated, EvaluationFolder(evaluated.folder).load().id)
     assert (run.info.run_name, run.info.status) == ("nets.ridge", "FINISHED")
     assert run.data.metrics == metrics(evaluated.summary("nets.ridge"))
     assert run.data.tags["bat.verdict"] == evaluated.summary("nets.ridge")["verdict"]
@@ -164,46 +174,49 @@ def test_a_trials_own_numbers_stay_its_own(evaluated: Evaluated) -> None:
         assert run.data.tags["bat.suite"] == f"{result['suite']} (n = {result['robust_n']})"
 
 
-def test_going_on_with_a_finished_evaluation_adds_nothing(evaluated: Evaluated) -> None:
+def test_going_on_with_a_finished_evaluation_adds_nothing(
+    evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
+    monkeypatch.chdir(evaluated.place.path)
     before, files = snapshot(evaluated.place.uri), contents(evaluated.folder)
-    code, printed = evaluated.place.run("evaluate.py", "--resume", "evaluated")
-    assert code == 0, printed
+    code, said = attempt(monkeypatch, "evaluate.py", "--resume", "evaluated")
+    assert (code, said) == (0, "")
     assert snapshot(evaluated.place.uri) == before
     assert contents(evaluated.folder) == files
-    assert "Warning" not in printed
 
 
 def test_mirroring_the_sweep_again_changes_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
     before = snapshot(evaluated.place.uri)
     assert Mirroring(evaluated.sweep.spec, evaluated.sweep.folder).once() is None
-    test_a_trials_own_numbers_stay_its_own(evaluated)
-    test_the_numbers_land_on_the_trials_own_run(evaluated)
+    for trial in TRIALS:
+        own = read_status(evaluated.sweep.folder.path / "trials" / trial).result
+        assert evaluated.run(trial).data.metrics["robust_acc"] == own["robust_acc"]
     assert snapshot(evaluated.place.uri) == before
 
 
 def test_an_evaluation_without_checks_takes_no_verdict_back(evaluated: Evaluated) -> None:
-    evaluation = EvaluationFolder(evaluated.folder).load()
+    evaluation = replace(EvaluationFolder(evaluated.folder).load(), suite="curve", checks="none")
     (model,) = [one for one in evaluation.models if one.source.name == OF_A_TRIAL]
     unchecked = evaluated.summary(OF_A_TRIAL) | {"verdict": "not checked", "flags": []}
     before = evaluated.run(OF_A_TRIAL).data.tags
     log_evaluation(evaluation, evaluated.folder / OF_A_TRIAL, model, unchecked, uri=evaluated.place.uri)
     after = evaluated.run(OF_A_TRIAL).data.tags
-    assert after["bat.eval.paper"].endswith("not checked")
+    assert after["bat.eval.curve"].endswith("not checked")
     assert (after["bat.verdict"], after["bat.flags"]) == (before["bat.verdict"], before["bat.flags"])
 
 
 def test_black_boxes_are_named_where_their_number_is(evaluated: Evaluated) -> None:
     evaluation = EvaluationFolder(evaluated.folder).load()
     model = evaluation.models[-1]
-    beside = json.loads(json.dumps(evaluated.summary("nets.ridge")))
-    beside |= {"suite": "paper+transfer, not verified", "robust_acc": 0.0}
-    other = evaluation.__class__(**{**vars(evaluation), "transfer_from": (model,)})
-    log_evaluation(other, evaluated.folder / "nets.ridge", model, beside, uri=evaluated.place.uri)
-    client = MlflowClient(evaluated.place.uri)
-    (run,) = client.search_runs([client.get_experiment_by_name("evaluations").experiment_id])
-    assert run.data.metrics["eval/paper/robust_acc"] == evaluated.summary("nets.ridge")["robust_acc"]
-    assert run.data.metrics["eval/paper.transfer/robust_acc"] == 0
+    beside = replace(evaluation, id="with-black-boxes", transfer_from=(model,))
+    summary = evaluated.summary("nets.ridge") | {"suite": "paper+transfer, not verified"}
+    log_evaluation(beside, evaluated.folder / "nets.ridge", model, summary, uri=evaluated.place.uri)
+    data = run_beside(evaluated, "with-black-boxes").data
+    assert "eval/paper.transfer/robust_acc" in data.metrics
+    assert "bat.eval.paper.transfer" in data.tags
+    assert "eval/paper/robust_acc" not in data.metrics  # that is the number without
 
 
 def test_two_processes_come_to_the_verdicts_of_one(evaluated: Evaluated) -> None:
@@ -241,7 +254,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """An evaluation that was killed in the middle, while a second one tried to join it, and then resumed."""
     place = Away(tmp_path_factory.mktemp("killed"))
     (place.path / "nets.py").write_text(NETS)
-    arguments = ("nets:ridge", *SETTINGS, "--n", "40", "--batch-size", "4", "--checks", "none")
+    arguments = ("nets:ridge", *SETTINGS, "--eps", "10/255", "--n", "40", "--batch-size", "4", "--checks", "none")
     folder = place.path / "killed"
     process = place.start("evaluate.py", *arguments, "--output", "killed")
 
@@ -253,17 +266,17 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     psutil.Process(process.pid).suspend()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.path)
+        patch.setenv("MLFLOW_TRACKING_URI", place.uri)
         second = [
             attempt(patch, "evaluate.py", "--resume", "killed"),
             attempt(patch, "evaluate.py", *arguments, "--output", "killed"),
         ]
+        assert attempt(patch, "evaluate.py", *arguments, "--output", "whole") == (0, "")
     kill_tree_when(process, lambda: True)
     done = written(folder)
     attacks = list(finished_attacks(EvaluationFolder(folder).load(), EvaluationFolder(folder)))
     assert 3 < len(attacks) < 30
     code, printed = place.run("evaluate.py", "--resume", "killed")
-    whole_code, whole_printed = place.run("evaluate.py", *arguments, "--output", "whole")
-    assert whole_code == 0, whole_printed
     return Killed(folder, place.path / "whole", done, second, code, printed)
 
 
@@ -315,8 +328,10 @@ def _load_pyfunc(path):
 """
 
 
-@pytest.fixture
-def foreign(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["of a run", "of no run"])
+def foreign(
+    evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[str]:
     """The URI of a model in MLflow whose own code leaves a mark where it runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
@@ -326,8 +341,8 @@ def foreign(evaluated: Evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     loader.parent.mkdir()
     loader.write_text(LOADER.format(marker=str(tmp_path / "it ran")))
     (tmp_path / "data").mkdir()
-    mlflow.set_experiment("foreign")
-    with mlflow.start_run():
+    run = mlflow.start_run() if request.param == "of a run" else contextlib.nullcontext()
+    with run:
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module="foreign_loader",
@@ -377,9 +392,10 @@ def test_a_collapse_is_told_in_mlflow(evaluated: Evaluated, make_trial, digits, 
     monkeypatch.setattr(bat_core.fit._Trainer, "_validate", lambda self, epoch: accuracies[epoch - 1])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
     monkeypatch.chdir(evaluated.place.path)
+    configs = [make_trial("FGSM", epochs=3), make_trial("Undefended", params={}, epochs=3)]
     trials = [
-        Trial(id=f"collapsed-{name}", config=make_trial(name, params=params, epochs=3))
-        for name, params in {"FGSM": {"eps": 40 / 255}, "Undefended": {}}.items()
+        Trial(id=f"collapsing-{config.recipe.name}", config=replace(config, attack=replace(config.attack, verify=0)))
+        for config in configs
     ]
     folder = SweepFolder(evaluated.place.path / "collapsing")
     folder.create(Sweep.new("s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials))
