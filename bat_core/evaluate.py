@@ -126,8 +126,8 @@ class Judge:
         attacked = np.flatnonzero(standing.numpy()) if entry.drop else np.arange(len(verdicts))
         broken_at = np.where(verdicts.clean_correct, SPARED, 0).astype(np.int64)
         final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
-        labels, rows = torch.from_numpy(verdicts.labels), torch.from_numpy(verdicts.rows)
-        clean = torch.from_numpy(verdicts.clean_correct)
+        labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # what was read is not writable
+        clean = torch.tensor(verdicts.clean_correct)
 
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])

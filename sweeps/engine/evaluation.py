@@ -44,6 +44,11 @@ class Evaluation(Assessment):
     save_adversarial: bool
     transfer_from: tuple[Examined, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What its numbers are called after: the suite, and whether black boxes were added."""
+        return f"{self.suite}+transfer" if self.transfer_from else self.suite
+
     def attacks(self, device: str = "cpu") -> Suite:
         """The suite, at this budget and step size, and then what other models know."""
         return _attacks(self, device)
@@ -60,7 +65,7 @@ def _attacks(evaluation: Evaluation, device: str) -> Suite:
         crafted_by=PGD(eps=evaluation.eps, step_size=evaluation.step_size, num_steps=TRANSFERRED_STEPS),
     )
     entry = Entry(name="transfer", attack=transfer, drop=True)
-    return replace(suite, name=f"{suite.name}+transfer", entries=(*suite.entries, entry))
+    return replace(suite, name=evaluation.name, entries=(*suite.entries, entry))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ at which the evaluation was begun.
 """
 
 import datetime
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,16 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
     try:
         place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_empty(folder, uri)))
         described = Model.load(str(place))
-        run = MlflowClient().get_run(str(described.run_id))
     except (MlflowException, OSError) as error:
         raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
     pyfunc = (described.flavors or {}).get("python_function", {})
-    if pyfunc.get("loader_module") != OUR_LOADER:
+    if pyfunc.get("loader_module") != OUR_LOADER or not described.run_id:
+        shutil.rmtree(folder)
         raise InputError(
             f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
             " --weights instead"
         )
+    run = MlflowClient().get_run(described.run_id)
     return place / pyfunc["data"], run.info.run_id, run.info.run_name
 
 
@@ -68,15 +70,17 @@ def log_evaluation(
     run = _run(client, evaluation, model)
     run_id = run.info.run_id
     at = int(datetime.datetime.fromisoformat(evaluation.created).timestamp() * 1000)
-    suite = evaluation.suite.replace("+", ".")
+    suite = evaluation.name.replace("+", ".")
     numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
     low, high = summary["robust_acc_interval"]
     numbers |= {"robust_acc_low": low, "robust_acc_high": high, "n": summary["n"]}
     client.log_batch(run_id, metrics=[Metric(f"eval/{suite}/{name}", value, at, 0) for name, value in numbers.items()])
-    flags = ", ".join(flag["name"] for flag in summary["flags"]) or "none"
     client.set_tag(run_id, f"bat.eval.{suite}", headline(summary))
-    client.set_tag(run_id, mirror.VERDICT_TAG, summary["verdict"])
-    client.set_tag(run_id, mirror.FLAGS_TAG, flags)
+    if evaluation.checks != "none":
+        flags = ", ".join(flag["name"] for flag in summary["flags"]) or "none"
+        tags = {mirror.EVALUATED_TAG: suite, mirror.VERDICT_TAG: summary["verdict"], mirror.FLAGS_TAG: flags}
+        for tag, value in tags.items():
+            client.set_tag(run_id, tag, value)
     for name in (SUMMARY, VERDICTS):
         client.log_artifact(run_id, str(folder / name), f"evaluation/{suite}")
 

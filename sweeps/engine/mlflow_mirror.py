@@ -36,6 +36,7 @@ MODEL_TAG = "bat.model"
 SUITE_TAG = "bat.suite"  # what robust_acc is the robustness against
 VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
 FLAGS_TAG = "bat.flags"
+EVALUATED_TAG = "bat.evaluated"  # the evaluation whose verdict and flags stand in place of the trial's own
 COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitting
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
@@ -100,8 +101,10 @@ class Mirror:
             metrics += _test_metrics(Verdicts.read(trial_folder / VERDICTS), status.result)
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        evaluated = EVALUATED_TAG in run.data.tags
         for tag, value in _tags(status).items():
-            self.client.set_tag(run_id, tag, value)
+            if not (evaluated and tag in {VERDICT_TAG, FLAGS_TAG}):
+                self.client.set_tag(run_id, tag, value)
         if status.reason:
             self.client.set_tag(run_id, REASON_TAG, status.reason)
         elif REASON_TAG in run.data.tags:

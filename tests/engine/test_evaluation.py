@@ -17,6 +17,7 @@ from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
 from sweeps.engine import evaluating
 from sweeps.engine.evaluation import (
+    CHECKS,
     SHARDS,
     EvaluationFolder,
     finished_attacks,
@@ -80,6 +81,23 @@ def test_only_a_suite_that_verifies_goes_without_the_words(suite, tmp_path):
     label = summarise(made, made.models[0], drawn(made.attacks(), made.n), tmp_path)["suite"]
     verified = "quick" in suite or "standard" in suite
     assert label == (suite if verified else f"{suite}, not verified")
+
+
+@pytest.mark.parametrize(
+    ("suite", "label"),
+    [
+        ("paper", "paper, not verified"),
+        ("paper+quick", "paper+quick, not verified: masked"),
+        ("standard", "standard"),
+        ("quick+standard", "quick+standard"),
+    ],
+)
+def test_gradients_verify_nothing_where_they_are_masked(suite, label, tmp_path):
+    made = evaluation(suite=suite, checks="cheap")
+    flags = [{"name": "zero_gradient", "verdict": "masked"}]
+    (tmp_path / CHECKS).write_text(json.dumps({"verdict": "masked", "flags": flags}))
+    summary = summarise(made, made.models[0], drawn(made.attacks(), made.n), tmp_path)
+    assert (summary["suite"], summary["verdict"], summary["flags"]) == (label, "masked", flags)
 
 
 def test_the_papers_numbers_are_read_off_at_their_steps():

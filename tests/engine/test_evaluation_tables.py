@@ -165,3 +165,15 @@ def test_a_flag_and_a_finding_are_said_wherever_the_number_is(summaries):
         row for row in csv.DictReader(io.StringIO(as_csv(made, [flagged, other]))) if row["attack"] == "worst case"
     ]
     assert [row["verdict"] for row in worst] == ["masked", "not checked"]
+
+
+def test_a_masked_models_number_is_said_not_to_be_verified(summaries):
+    made, (summary, other) = summaries("one", "two", suite="quick")
+    masked = summary | {"verdict": "masked", "suite": "quick, not verified: masked"}
+    clear = other | {"verdict": "clear"}
+    _, rows = tables(printed(made, [masked, clear]))[-1]
+    assert [row[-1] for row in rows] == ["masked, not verified", "clear"]
+    head, _ = markdown_tables(markdown(made, [masked, clear]))
+    assert [row[-1] for row in head] == ["masked, not verified", "clear"]
+    in_csv = {row["model"]: row["suite"] for row in csv.DictReader(io.StringIO(as_csv(made, [masked, clear])))}
+    assert in_csv == {"one": "quick, not verified: masked", "two": "quick"}
