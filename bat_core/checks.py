@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD, Noise, Square
+from bat_core.attacks.gradient import input_gradient
 from bat_core.data import to_unit
 from bat_core.errors import check_choice
-from bat_core.evaluate import Judge, classified
+from bat_core.evaluate import Judge, classified, is_out_of_memory
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 from bat_core.rng import ExampleDraws
@@ -266,7 +267,7 @@ def examine(
     judge = Judge(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
     verdicts = judge.extend(judge.clean(images, labels, torch.arange(len(images))), images, suite)
-    measured = _probe(judge, images, labels, eps)
+    measured = _probed(judge, images, labels, eps)
     if measured["pass_difference"] >= _check("random_output").suspect:
         eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
         measured["eot_acc"] = judge.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
@@ -341,6 +342,17 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     )
 
 
+def _probed(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """`_probe`, on as many of the images as fit into memory."""
+    try:
+        return _probe(judge, images, labels, eps)
+    except (MemoryError, RuntimeError) as error:
+        if len(images) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(images) // 2
+    return _probed(judge, images[:half], labels[:half], eps)
+
+
 def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
     x, y = to_unit(images.to(judge.device)), labels.to(judge.device)
@@ -351,9 +363,7 @@ def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
             logits = judge.model(own_x)
-            broken_off = not logits.requires_grad
-            value = cross_entropy(logits, own_y).sum()
-            flat = (torch.zeros_like(own_x) if broken_off else torch.autograd.grad(value, own_x)[0]).flatten(1)
+            flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
                 again = judge.model(own_x)

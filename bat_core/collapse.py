@@ -6,6 +6,7 @@ Source: Wong et al. 2020, arXiv:2001.03994, section 5; Andriushchenko and Flamma
 from dataclasses import dataclass
 
 FALLEN = 0.5  # share of its best multi-step accuracy below which a model has collapsed
+WORTH = 0.15  # multi-step accuracy that there must have been to lose: more than chance among ten classes
 GAP = 0.1  # by which one-step accuracy then exceeds multi-step accuracy
 
 
@@ -24,5 +25,5 @@ class Peak:
         """Whether an epoch with these accuracies has lost what was there: multi-step accuracy fell while
         one-step accuracy rose.
         """
-        fell = robust_acc < FALLEN * self.robust_acc
+        fell = self.robust_acc >= WORTH and robust_acc < FALLEN * self.robust_acc
         return fell and one_step_acc >= self.one_step_acc and one_step_acc - robust_acc >= GAP

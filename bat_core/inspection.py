@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.data import to_unit
-from bat_core.evaluate import classified
+from bat_core.evaluate import classified, is_out_of_memory
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 
 IMAGES = 128  # what the inspection looks at
 CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
+BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
 NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
 
 
@@ -43,15 +44,25 @@ def inspect(model: nn.Module, images: Tensor, labels: Tensor, *, num_classes: in
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     x, y = to_unit(images[:IMAGES].to(device)), labels[:IMAGES].to(device)
     found = [_training_mode()] if training else []
+    while True:
+        try:
+            return _inspected(model, x, y, found, num_classes)
+        except (MemoryError, RuntimeError) as error:
+            if len(x) == 1 or not is_out_of_memory(error):
+                raise
+            x, y = x[: len(x) // 2], y[: len(y) // 2]
+
+
+def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
     with judging(model):
         logits, broken = _forward(model, x, num_classes)
         if logits is None:
             return (broken,) if broken else ()
-        if logits.isnan().all():
-            return (_error("not_finite", "the model returns NaN for every image"),)
+        if not logits.isfinite().all(1).any():
+            return (_error("not_finite", "the model gives NaN or infinity for every image"),)
         for look in (_finite, _probabilities):
-            found += look(logits)
-        found += _range(model, x, y, logits) + _passes(model, x, logits) + _gradient(model, x, y)
+            found = found + look(logits)
+        found = found + _range(model, x, y, logits) + _passes(model, x, logits) + _gradient(model, x, y)
     return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
 
 
@@ -74,6 +85,8 @@ def _forward(model: nn.Module, x: Tensor, num_classes: int) -> tuple[Tensor | No
         with torch.no_grad():
             logits = model(x)
     except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         shape = "x".join(map(str, x.shape[1:]))
         return None, _error("forward", f"the model does not take images of {shape}: {str(error).splitlines()[0][:160]}")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
@@ -111,7 +124,7 @@ def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Findi
     with torch.no_grad():
         accuracies = {name: _accuracy(model(rescale(x)), y) for name, rescale in others.items()}
     best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] < own + CLEARLY_BETTER:
+    if accuracies[best] < own + max(CLEARLY_BETTER, 2 / len(y) ** 0.5):  # more than chance on few images
         return []
     return [
         _error(
@@ -141,10 +154,11 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
     with torch.enable_grad():
         logits = model(x)
         if not logits.requires_grad:
-            return [
-                _error("no_gradient", "the logits do not depend on the image differentiably: no gradient attack works")
-            ]
-        (gradient,) = torch.autograd.grad(cross_entropy(logits, y).sum(), x)
+            return [_error("no_gradient", BROKEN_OFF)]
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(cross_entropy(logits, y).sum(), x, allow_unused=True)
+    gradient = gradients[0]
+    if gradient is None:
+        return [_error("no_gradient", BROKEN_OFF)]
     broken = int((~gradient.flatten(1).isfinite().all(1)).sum())
     if broken:
         says = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"

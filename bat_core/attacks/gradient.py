@@ -82,12 +82,20 @@ def _input_gradient(
             logits = logits_fn(x)
             values = ascended(logits, problem.y, problem.target)
             # A model that breaks its gradient off leaves an attack where it is; `checks` says so.
-            gradient = torch.autograd.grad(values.sum(), x)[0] if values.requires_grad else torch.zeros_like(x)
+            gradient = input_gradient(values, x)
         passes.append((logits.detach(), values.detach(), gradient))
     if eot == 1:
         return passes[0]
     logits, values, gradient = (torch.stack(parts).mean(0) for parts in zip(*passes, strict=True))
     return logits, values, gradient
+
+
+def input_gradient(values: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the sum of `values` with respect to x; zero where a model breaks it off."""
+    if not values.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import hashlib
 import importlib
+import itertools
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -136,13 +137,14 @@ def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSo
 
 def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
     """Names that are safe as folders, and differ: a second `x` becomes `x-2`."""
-    taken: dict[str, int] = {}
-    named = []
+    named: list[ModelSource] = []
+    taken: set[str] = set()
     for source in sources:
         base = re.sub(r"[^\w.+-]+", "-", source.name)
-        taken[base] = taken.get(base, 0) + 1
-        name = base if taken[base] == 1 else f"{base}-{taken[base]}"
-        named.append(ModelSource(**{**vars(source), "name": name}))
+        numbered = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        name = next(candidate for candidate in numbered if candidate not in taken)
+        taken.add(name)
+        named.append(replace(source, name=name))
     return named
 
 
@@ -165,13 +167,21 @@ def _make(factory: str) -> nn.Module:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"--weights {str(path)!r}: No such file")
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else _read_state_dict(path)
         model.load_state_dict(tensors)
-    except (OSError, RuntimeError, ValueError, SafetensorError, EOFError, KeyError) as error:
-        raise InputError(
-            f"--weights {str(path)!r} does not fit the model: {str(error).splitlines()[0][:200]}"
-        ) from error
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"--weights {str(path)!r} does not fit the model: {said}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--weights {str(path)!r} is no safetensors file: {error}") from error
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
