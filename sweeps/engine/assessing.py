@@ -122,7 +122,7 @@ def decide(
     part = images.take(slice(n))
     decided = {
         "command": command_line(),
-        "models": _examined(sources, part, dataset, options, console),
+        "models": _examined(sources, images, dataset, options, console),
         "dataset": dataset.name,
         "data_dir": data_dir,
         "split": options.split,
@@ -169,7 +169,7 @@ def _count(asked: int | None, subset: int | None, there: int) -> int:
 
 
 def _examined(
-    sources: Sequence[ModelSource], part: Split, dataset: Dataset, options: AssessOptions, console: Console
+    sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: AssessOptions, console: Console
 ) -> tuple[Examined, ...]:
     """Look at every model before any is attacked.
 
@@ -179,7 +179,7 @@ def _examined(
     examined = []
     for source in sources:
         model = source.load(options.device())
-        findings = inspect(model, part.images, part.labels, num_classes=dataset.num_classes)
+        findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
         for finding in findings:
             if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
                 remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"

@@ -367,7 +367,11 @@ def test_a_model_of_another_kind_is_refused_and_its_code_does_not_run(foreign: s
     assert (tmp_path / "it ran").exists()  # where it is let, it does run
 
 
-def test_a_model_that_is_refused_is_not_left_lying_about(foreign: str, tmp_path: Path) -> None:
+def test_a_model_that_is_refused_is_not_left_lying_about_and_takes_nothing_with_it(
+    foreign: str, tmp_path: Path
+) -> None:
+    (tmp_path / "out-models").mkdir()  # a person's own, who gave it this name
+    (tmp_path / "out-models" / "thesis.pt").touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.MonkeyPatch.context() as patch:
         code, _ = attempt(patch, "evaluate.py", foreign, *SETTINGS, "--output", "out")
@@ -385,6 +389,7 @@ def test_a_model_that_mlflow_does_not_have(
     assert code == 2
     assert said.startswith(f"error: MLflow has no model '{uri}'")
     assert len(said.strip().splitlines()) == 1
+    assert list(empty.iterdir()) == []
 
 
 def test_a_collapse_is_told_in_mlflow(evaluated: Evaluated, make_trial, digits, monkeypatch) -> None:
