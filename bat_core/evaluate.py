@@ -1,7 +1,7 @@
 """From attacks to per-example verdicts. Whatever a search ran in, a verdict is a float32 forward pass."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.data import to_unit
-from bat_core.forward import autocast, judging, resolve_precision
+from bat_core.forward import autocast, channels_last, judging, resolve_precision
 from bat_core.rng import ExampleDraws
 from bat_core.suites import Entry, Suite, trajectories
 from bat_core.verdicts import SPARED, UNBROKEN, Outcome, Verdicts
@@ -94,6 +94,18 @@ class Judge:
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
         self._most: int | None = None  # images that are known to fit
+        self._channels_last = True
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the model returns, run in channels-last layout unless its own `.view`s forbid that."""
+        if self._channels_last and x.ndim == 4:
+            try:
+                return cast(Tensor, self.model(channels_last(x)))
+            except RuntimeError as error:
+                if "stride" not in str(error):
+                    raise
+                self._channels_last = False
+        return cast(Tensor, self.model(x))
 
     def clean(self, images: Tensor, labels: Tensor, rows: Tensor) -> Verdicts:
         """Verdicts on clean images: no attack yet."""
@@ -148,7 +160,7 @@ class Judge:
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
         with judging(self.model):
-            return classified(self.model(to_unit(images.to(self.device))), labels.to(self.device))
+            return classified(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
 
     def _in_parts(self, count: int, run: Callable[[slice], None]) -> None:
         """`run` on all of 0..count, in one piece or, where memory does not suffice, in smaller ones."""
@@ -185,7 +197,7 @@ class _Trial:
 
         def searched(z: Tensor) -> Tensor:
             with autocast(z.device, judge.precision):
-                return judge.model(z)
+                return judge.logits(z)
 
         trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=draws, standing=standing)
         for iterate in trajectory:
@@ -212,10 +224,10 @@ class _Trial:
         y = self.y[iterate.rows]
         exact = self.judge.precision == torch.float32
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
-            return classified(self.judge.model(iterate.x), y)
+            return classified(self.judge.logits(iterate.x), y)
         correct = classified(iterate.logits, y)
         if not exact and bool((seen := self._could_fall(iterate) & ~correct).any()):
-            correct[seen] = classified(self.judge.model(iterate.x[seen]), y[seen])
+            correct[seen] = classified(self.judge.logits(iterate.x[seen]), y[seen])
         return correct
 
 

@@ -1,10 +1,11 @@
-"""How a forward pass is run: in which mode, in which precision."""
+"""How a forward pass is run: in which mode, in which precision, in which layout."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -45,3 +46,20 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         name = "bfloat16" if native else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Images in channels-last layout; their gradient comes back as plain NCHW, which attacks may `.view`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return gradients[0].contiguous()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) in the layout that convolutions are fastest in, same numbers, differentiable."""
+    return cast(Tensor, _ChannelsLast.apply(x))

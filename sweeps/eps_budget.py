@@ -12,6 +12,7 @@ from bat_core.config import FIGURE_1_STEPS, AttackConfig, RecipeConfig, TrialCon
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.recipes import recipe_params
+from bat_core.suites import suite_of
 from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
@@ -103,7 +104,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     scope = Scope(
         n=len(judged[0].verdicts),
         verified_n=len(judged[0].headline),
-        suite=judged[0].suite,
+        suite=suite_of(attack).label,
         seeds=_count(len({one.trial.config.seed for one in judged}), "seed"),
     )
     eps, step_size = attack.eps / pixel, attack.step_size / pixel
@@ -145,7 +146,7 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope
         best = max(trained, key=lambda family: family.robust_acc.mean)
         held = f"{best.pgd_acc.mean:.1%} of test images hold under {pgd}"
         if best.verified:
-            held += f" and {best.robust_acc.mean:.1%} under {scope.suite} (n = {scope.verified_n})"
+            held += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
         words.append(
             f"{best.recipe} trained at {best.pixels:g} pixels stands best: {held},"
             f" {best.clean_acc.mean:.1%} are right when clean"

@@ -8,7 +8,8 @@ at which the evaluation was begun.
 
 import datetime
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,18 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
     Raises:
         InputError: MLflow has no such model, or it is of another kind.
     """
-    try:
-        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=_empty(folder, uri)))
-        described = Model.load(str(place))
-    except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
-    pyfunc = (described.flavors or {}).get("python_function", {})
-    if pyfunc.get("loader_module") != OUR_LOADER or not described.run_id:
-        shutil.rmtree(folder)
-        raise InputError(
-            f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
-            " --weights instead"
-        )
+    with _place_for(uri, folder) as own:
+        try:
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own)))
+            described = Model.load(str(place))
+        except (MlflowException, OSError) as error:
+            raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
+        pyfunc = (described.flavors or {}).get("python_function", {})
+        if pyfunc.get("loader_module") != OUR_LOADER or not described.run_id:
+            raise InputError(
+                f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
+                " --weights instead"
+            )
     run = MlflowClient().get_run(described.run_id)
     return place / pyfunc["data"], run.info.run_id, run.info.run_name
 
@@ -142,7 +143,16 @@ def _own_run(client: MlflowClient, experiment: str, name: str, identity: Mapping
     return run
 
 
-def _empty(folder: Path, uri: str) -> str:
+@contextmanager
+def _place_for(uri: str, folder: Path) -> Iterator[Path]:
+    """A folder of the model's own in `folder`; gone again, with nothing else, if the model is not taken."""
+    was_there = folder.exists()
     place = folder / "".join(character if character.isalnum() else "-" for character in uri)
     place.mkdir(parents=True, exist_ok=True)
-    return str(place)
+    try:
+        yield place
+    except InputError:
+        shutil.rmtree(place)
+        if not was_there:
+            folder.rmdir()
+        raise

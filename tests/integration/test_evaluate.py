@@ -1,4 +1,4 @@
-"""Evaluating as a person does: models from folders, MLflow and their own code; kill -9, --resume; two processes."""
+"""Evaluating as a person does: models from folders, MLflow and their own code; numbers in MLflow; two processes."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
-import psutil
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -18,46 +17,22 @@ from mlflow.tracking import MlflowClient
 import bat_core.fit
 from bat_core.checkpoint import load_model
 from bat_core.verdicts import Verdicts
-from sweeps.engine.evaluation import EvaluationFolder, finished_attacks
+from sweeps.engine.evaluation import EvaluationFolder
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.mlflow_evaluations import log_evaluation
 from sweeps.engine.models import fingerprint
 from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
 from sweeps.engine.trial import run_trial
-from tests.engine.evaluations import contents, written
-from tests.integration.running import Output, Place, attempt, kill_tree_when, snapshot
+from tests.engine.evaluations import contents
+from tests.integration.nets import NETS, SETTINGS
+from tests.integration.running import Output, Place, attempt, snapshot
 
 pytestmark = pytest.mark.ray
 
-NETS = '''
-"""Digits by ridge regression: the same each time it is made."""
-
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from bat_core.data import load_dataset, to_unit
-
-
-class Ridge(nn.Module):
-    def __init__(self):
-        super().__init__()
-        train = load_dataset("digits").train
-        x, y = to_unit(train.images).flatten(1).double(), F.one_hot(train.labels, 10).double()
-        self.weight = nn.Parameter(torch.linalg.solve(x.T @ x + torch.eye(64), x.T @ y).float())
-
-    def forward(self, x):
-        return 10 * x.flatten(1) @ self.weight
-
-
-def ridge():
-    return Ridge().eval()
-'''
 N = 8
 OF_A_TRIAL, BY_RUN, BY_MODEL, BY_ALIAS = "eps8-seed0", "eps4-seed0", "undefended-seed0", "eps4-seed1"
 TRIALS = (OF_A_TRIAL, BY_RUN, BY_MODEL, BY_ALIAS)
-SETTINGS = ("--dataset", "digits", "--suite", "paper", "--gpus-per-worker", "0")
 
 
 class Evaluated(NamedTuple):
@@ -230,91 +205,6 @@ def test_two_processes_come_to_the_verdicts_of_one(evaluated: Evaluated) -> None
         summary = json.loads((evaluated.place.path / "shared" / model / "summary.json").read_text())
         for name in ("robust_acc", "per_attack", "verdict", "flags"):
             assert summary[name] == evaluated.summary(model)[name]
-
-
-class Away(Place):
-    """Where the tracking server is not to be reached."""
-
-    @property
-    def uri(self) -> str:
-        return "http://127.0.0.1:9"
-
-
-class Killed(NamedTuple):
-    folder: Path
-    whole: Path
-    done: dict
-    second: list[tuple[int, str]]
-    code: int
-    printed: str
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """An evaluation that was killed in the middle, while a second one tried to join it, and then resumed."""
-    place = Away(tmp_path_factory.mktemp("killed"))
-    (place.path / "nets.py").write_text(NETS)
-    arguments = ("nets:ridge", *SETTINGS, "--eps", "10/255", "--n", "40", "--batch-size", "4", "--checks", "none")
-    folder = place.path / "killed"
-    process = place.start("evaluate.py", *arguments, "--output", "killed")
-
-    def under_way() -> bool:
-        return len(list(folder.glob("nets.ridge/shards/*/0*.parquet"))) > 3
-
-    while not under_way():
-        assert process.poll() is None, process.communicate()[0]
-    psutil.Process(process.pid).suspend()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.path)
-        patch.setenv("MLFLOW_TRACKING_URI", place.uri)
-        second = [
-            attempt(patch, "evaluate.py", "--resume", "killed"),
-            attempt(patch, "evaluate.py", *arguments, "--output", "killed"),
-        ]
-        assert attempt(patch, "evaluate.py", *arguments, "--output", "whole") == (0, "")
-    kill_tree_when(process, lambda: True)
-    done = written(folder)
-    attacks = list(finished_attacks(EvaluationFolder(folder).load(), EvaluationFolder(folder)))
-    assert 3 < len(attacks) < 30
-    code, printed = place.run("evaluate.py", "--resume", "killed")
-    return Killed(folder, place.path / "whole", done, second, code, printed)
-
-
-def test_a_killed_evaluation_goes_on_to_the_same_end(killed: Killed) -> None:
-    assert killed.code == 0, killed.printed
-    for file in ("nets.ridge/verdicts.parquet", "table.csv", "table.md"):
-        assert (killed.folder / file).read_bytes() == (killed.whole / file).read_bytes()
-    mine, theirs = [json.loads((one / "nets.ridge/summary.json").read_text()) for one in (killed.folder, killed.whole)]
-    assert mine["per_attack"] == theirs["per_attack"]
-    assert mine["attacks"] == theirs["attacks"]
-    assert 0 < mine["robust_acc"] < mine["clean_acc"]
-
-
-def test_what_was_on_disk_before_the_kill_is_not_written_again(killed: Killed) -> None:
-    whole = {path: stat for path, stat in killed.done.items() if not path.name.startswith(".")}
-    assert len(whole) > 3
-    now = written(killed.folder)
-    assert {path: now[path] for path in whole} == whole
-
-
-def test_nobody_else_works_in_the_folder_meanwhile(killed: Killed) -> None:
-    (joining, joining_says), (beginning, beginning_says) = killed.second
-    assert (joining, beginning) == (2, 2)
-    assert "is running already" in joining_says
-    assert "holds an evaluation already" in beginning_says
-
-
-def test_a_server_that_is_away_costs_no_result(killed: Killed) -> None:
-    lines = killed.printed.splitlines()
-    (told,) = [line for line in lines if "MLflow" in line]
-    assert told.startswith("MLflow did not take everything (")
-    assert told.endswith("; later: --resume killed")
-    assert (killed.folder / "table.md").exists()
-    assert "Traceback" not in killed.printed
-
-
-def test_going_on_warns_of_nothing(killed: Killed) -> None:
-    assert "Warning" not in killed.printed
 
 
 LOADER = """

@@ -1,10 +1,13 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bat_core.config import AttackConfig
-from bat_core.evaluate import evaluate, evaluate_batches
+from bat_core.evaluate import Judge, evaluate, evaluate_batches
+from bat_core.models import build_model
 from bat_core.rng import ExampleDraws
 from bat_core.verdicts import UNBROKEN, Verdicts
 
@@ -164,3 +167,34 @@ def test_a_verdict_is_a_float32_pass_whatever_the_search_ran_in(label, correct_i
 def test_images_that_cannot_be_judged(images):
     with pytest.raises(ValueError, match=r"there are no images|images are in \[0, 1\]"):
         evaluate(small_net().float(), images, torch.zeros(len(images), dtype=torch.int64), attack=AttackConfig(**SHORT))
+
+
+class Viewing(nn.Module):
+    """A network that flattens by `.view`, as many do: it does not work on channels-last activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 10)
+
+    def forward(self, x):
+        return self.linear(self.conv(x).view(len(x), -1))
+
+
+def test_the_layout_of_memory_is_no_concern_of_whoever_brings_a_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        viewing = Viewing().eval()
+    reshaping = copy.deepcopy(viewing)
+    reshaping.forward = lambda x: reshaping.linear(reshaping.conv(x).reshape(len(x), -1))
+    images, labels = uniform(40, 3, 8, 8), classes(40, 10)
+    attack = AttackConfig(eps=0.1, step_size=0.03, steps=(1, 3), verify=0)
+    verdicts, same = (evaluate(model, images, labels, attack=attack) for model in (viewing, reshaping))
+    assert_same(verdicts, same)
+
+
+def test_a_gradient_comes_back_in_the_layout_that_attacks_expect():
+    model = build_model("small_cnn_8", num_classes=10, image_shape=(3, 8, 8)).eval()
+    x = torch.rand(4, 3, 8, 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(Judge(model).logits(x).sum(), x)
+    assert gradient.is_contiguous()
+    torch.testing.assert_close(gradient, torch.autograd.grad(model(x).sum(), x)[0])
