@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from bat_core.losses import LOSSES
@@ -19,7 +19,10 @@ SCHEDULES = ("one_cycle", "multi_step", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 ON_COLLAPSE = ("stop", "go_on")
 
+SPLITS = ("test", "val")
+
 C = TypeVar("C")
+Param: TypeAlias = float | str | bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """A training recipe by name, with its parameters (`eps` in [0, 1] units, `beta` ...)."""
+    """A training recipe by name, with its parameters (`eps` in [0, 1] units, `beta`, `target` ...)."""
 
     name: str = "R-MC-LA"
-    params: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for param, value in self.params.items():
+            if isinstance(value, str | bool):
+                continue
             if param == "eps":
                 check_amount("recipe.eps", value)
             else:
@@ -60,8 +65,10 @@ class RecipeConfig:
 class TrainConfig:
     """How the weights are fitted: SGD with momentum, weight decay on convolution and linear weights alone.
 
-    `milestones` belong to `multi_step` and are fractions of `epochs` at which lr falls tenfold; the
-    paper's [60, 90, 100] are 0.6 and 0.9 of 100 epochs. `val_steps` PGD steps estimate the robust
+    `milestones` belong to `multi_step` and are fractions of `epochs` at which lr is multiplied by `drop`;
+    the paper's [60, 90, 100] are 0.6 and 0.9 of 100 epochs. `final_lr`, a share of lr, is where `cosine`
+    ends. `warm_up` is the share of training in which lr rises; None stands for 0.3 with `one_cycle` and for
+    0 with the others. `val_steps` PGD steps estimate the robust
     accuracy on validation images after each epoch. `batch_size` is global. `on_collapse` says what
     becomes of a trial that falls to catastrophic overfitting: "stop" ends training with the model of the
     epoch before, "go_on" trains on, for those who want to see it.
@@ -72,6 +79,9 @@ class TrainConfig:
     lr: float = 0.1
     schedule: str = "one_cycle"
     milestones: tuple[float, ...] = (0.6, 0.9)
+    drop: float = 0.1
+    final_lr: float = 0.0
+    warm_up: float | None = None
     momentum: float = 0.9
     weight_decay: float = 2e-4
     val_steps: int = 5
@@ -88,6 +98,11 @@ class TrainConfig:
         check_choice("train.schedule", self.schedule, SCHEDULES)
         check_choice("train.precision", self.precision, PRECISIONS)
         check_choice("train.on_collapse", self.on_collapse, ON_COLLAPSE)
+        check_finite("train.drop", self.drop, strict=True)
+        check_finite("train.final_lr", self.final_lr)
+        check_finite("train.warm_up", self.warm_up or 0.0)
+        if (self.warm_up or 0.0) >= 1:
+            raise InputError(f"train.warm_up={self.warm_up:g} is a share of training, below 1")
         if self.momentum >= 1:
             raise InputError(f"train.momentum={self.momentum:g} must be below 1")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
@@ -100,6 +115,7 @@ class AttackConfig:
 
     On the first `verify` images the suite `quick` follows, on what still stands, and makes the worst
     case one that can be believed; with 0 it is left out and the number is called "not verified".
+    `split` says which images: "test", or "val" for a trial that something is chosen by.
     """
 
     eps: float = 8 / 255
@@ -108,6 +124,7 @@ class AttackConfig:
     losses: tuple[str, ...] = ("ce", "cw")
     batch_size: int = 200
     verify: int = 200
+    split: str = "test"
 
     def __post_init__(self) -> None:
         check_amount("attack.eps", self.eps)
@@ -122,6 +139,7 @@ class AttackConfig:
             )
         for loss in self.losses:
             check_choice("attack.losses", loss, LOSSES)
+        check_choice("attack.split", self.split, SPLITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +179,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"lr": 0.1}} -> {"train.lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def from_dict(kind: type[C], values: Any) -> C:
     """The dataclass `kind` from what `to_dict` made of it.
 
@@ -184,8 +213,10 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     convert: Callable[[Any], Any]
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _typed(name, arguments[0], value)
-    if dataclasses.is_dataclass(hint):
+        return _typed_one_of(name, arguments, value)
+    if origin is typing.Literal:
+        fits, convert = value in arguments, lambda literal: literal
+    elif dataclasses.is_dataclass(hint):
         fits, convert = isinstance(value, Mapping), partial(from_dict, typing.cast(type[Any], hint))
     elif origin is tuple:
         fits, convert = isinstance(value, list | tuple), partial(_typed_items, name, arguments[0])
@@ -198,6 +229,14 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if not fits:
         raise InputError(f"{name}={value!r} must be of type {getattr(hint, '__name__', hint)}")
     return convert(value)
+
+
+def _typed_one_of(name: str, hints: Sequence[Any], value: Any) -> Any:
+    """`X | None` is an X or None; of other unions text and truth stay what they are, and numbers are floats."""
+    if value is None and type(None) in hints:
+        return None
+    exact = value not in ("inf", "-inf") and type(value) in hints
+    return value if exact else _typed(name, hints[0], value)
 
 
 def _typed_items(name: str, hint: Any, values: Sequence[Any]) -> tuple[Any, ...]:

@@ -160,13 +160,17 @@ def met(holds: bool) -> str:
 
 
 def write_report(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write `report` as JSON, whole or not at all."""
+    """Write `report` as JSON, whole or not at all; of a path, its name alone: folders are each machine's own."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(report, indent=2, default=str))
+    partial.write_text(json.dumps(report, indent=2, default=_plain))
     partial.replace(path)
+
+
+def _plain(value: Any) -> str:
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def command(main: Callable[[Any], Any]) -> None:

@@ -66,6 +66,10 @@ class Dataset:
     pixel: float
     augmentation: Augmentation
 
+    def part(self, name: str) -> Split:
+        """ "train", "val" or "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

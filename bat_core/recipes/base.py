@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks import Attack, LogitsFn
+from bat_core.config import Param
 from bat_core.errors import InputError
 from bat_core.labels import adversarial_label, check_beta_and_gamma, check_eps_y, smooth_label
 from bat_core.losses import cross_entropy
@@ -106,7 +107,7 @@ RecipeFactory: TypeAlias = Callable[..., Recipe]
 RECIPES: Registry[RecipeFactory] = Registry("recipe", "bat_core.recipes")
 
 
-def get_recipe(name: str, **params: float) -> Recipe:
+def get_recipe(name: str, **params: Param) -> Recipe:
     """The recipe called `name` in the paper, with the paper's parameters unless given.
 
     Args:
@@ -123,7 +124,7 @@ def get_recipe(name: str, **params: float) -> Recipe:
     return factory(**captured, **params)
 
 
-def recipe_params(name: str) -> Mapping[str, float]:
+def recipe_params(name: str) -> Mapping[str, Param]:
     """The parameters that recipe `name` takes, with their defaults."""
     factory, captured = RECIPES.find(name)
     parameters = inspect.signature(factory).parameters.values()

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bat_core.config import PRECISIONS
+from bat_core.config import PRECISIONS, SPLITS
 from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from bat_core.inspection import inspect
@@ -25,7 +25,6 @@ from sweeps.engine.options import Amount, command_line
 PIXELS = 8  # of budget, unless another is asked for
 PLAIN_INTERVAL = 15.0  # seconds between two lines of progress where the output is no terminal
 GPU_BATCH, CPU_BATCH = 1000, 250
-SPLITS = ("test", "val")
 HOPELESS = {"forward", "output", "classes", "no_gradient"}  # findings on what cannot be attacked at all
 
 Run: TypeAlias = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], None]
@@ -117,7 +116,7 @@ def decide(
     sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
     dataset, data_dir = _images(sources, options)
     eps = options.eps if options.eps is not None else PIXELS * dataset.pixel
-    images = dataset.test if options.split == "test" else dataset.val
+    images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
     decided = {
@@ -132,6 +131,7 @@ def decide(
         "step_size": options.step_size if options.step_size is not None else eps / STEPS_OF_EPS,
         "seed": options.seed,
         "precision": options.precision,
+        "val_size": len(dataset.val),
         "shard_size": options.batch_size or (GPU_BATCH if options.gpus() else CPU_BATCH),
     }
     return decided, part
@@ -143,14 +143,15 @@ def found_again(assessment: Assessment, data_dir: Path | None, noun: str) -> Spl
     Raises:
         InputError: they are gone, or a model is another one by now.
     """
-    dataset = load_dataset(assessment.dataset, data_dir or assessment.data_dir)
+    dataset = load_dataset(assessment.dataset, data_dir or assessment.data_dir, val_size=assessment.val_size)
     for model in assessment.models:
         model.load("cpu", noun)
     return assessment.part(dataset)
 
 
 def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dataset, str | None]:
-    """The data set that all models are attacked on, and where it lies."""
+    """The data set that all models are attacked on, its val without any image that one was trained on, and
+    where it lies."""
     names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
     if len(names) != 1:
         said = f"the models were trained on {' and '.join(sorted(filter(None, names)))}" if names else "none is known"
@@ -159,7 +160,11 @@ def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dat
     assert name is not None
     known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
     data_dir = str(options.data_dir.resolve()) if options.data_dir else known
-    return load_dataset(name, data_dir), data_dir
+    dataset = load_dataset(name, data_dir)
+    held_out = min(source.val_size or len(dataset.val) for source in sources)
+    if held_out != len(dataset.val):
+        dataset = load_dataset(name, data_dir, val_size=held_out)
+    return dataset, data_dir
 
 
 def _count(asked: int | None, subset: int | None, there: int) -> int:

@@ -41,8 +41,8 @@ class Examined:
 class Assessment:
     """Which models are attacked on which images, and how far an image may be moved.
 
-    `eps` and `step_size` are in the images' unit, `pixel` is the data set's. A shard's results are kept
-    on disk as a whole.
+    `eps` and `step_size` are in the images' unit, `pixel` is the data set's. `val_size` images are held out
+    of train: no more than every model's own training held out. A shard's results are kept on disk as a whole.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Assessment:
     seed: int
     precision: str
     shard_size: int
+    val_size: int | None = None
     version: str = bat_core.__version__
 
     @classmethod
@@ -73,7 +74,7 @@ class Assessment:
 
     def part(self, dataset: Dataset) -> Split:
         """The images."""
-        return (dataset.test if self.split == "test" else dataset.val).take(slice(self.n))
+        return dataset.part(self.split).take(slice(self.n))
 
     @property
     def eps_in_pixels(self) -> float:

@@ -16,6 +16,7 @@ from sweeps.engine.records import RECORD, TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 
 VERDICT_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
+MOST_ROWS = 30
 PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
 
 
@@ -37,7 +38,7 @@ class StatusBoard:
 
     def all(self) -> list[tuple[Trial, TrialStatus]]:
         """Each trial with its state, in the sweep's order."""
-        return [(trial, self.status(trial)) for trial in self.sweep.trials]
+        return [(trial, self.status(trial)) for trial in self.folder.trials(self.sweep)]
 
 
 @contextmanager
@@ -82,12 +83,12 @@ def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
     table.caption, table.caption_justify = _caption(rows), "left"
     for column in ("recipe", "budget", "seed", "epoch", "clean", "robust", "state", "left"):
         table.add_column(column, justify="left" if column in {"recipe", "state"} else "right", no_wrap=True)
-    for trial, status in rows:
+    for trial, status in _shown(rows):
         clean, robust = _accuracies(status)
         pixels = budget_in_pixels(trial, board.sweep.pixel)
         table.add_row(
             trial.config.recipe.name,
-            f"{pixels:g} px" if pixels else "-",
+            f"{pixels:.3g} px" if pixels else "-",
             str(trial.config.seed),
             f"{len(status.epochs)}/{trial.config.train.epochs}",
             clean,
@@ -98,14 +99,24 @@ def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
     return table
 
 
+def _shown(rows: list[tuple[Trial, TrialStatus]]) -> list[tuple[Trial, TrialStatus]]:
+    """All rows or, of very many, those that are at work and the last that ended."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    at_work = {trial.id for trial, status in rows if status.phase in {"training", "attacking"}}
+    others = sorted((s.ended or 0.0, trial.id) for trial, s in rows if trial.id not in at_work and s.done)
+    kept = at_work | {trial_id for _, trial_id in others[len(at_work) - MOST_ROWS :]}
+    return [row for row in rows if row[0].id in kept]
+
+
 def _caption(rows: list[tuple[Trial, TrialStatus]]) -> str:
     """What the robust accuracies stand for."""
     steps = sorted({trial.config.train.val_steps for trial, _ in rows})
     said = [f"grey: validation, PGD-{'/'.join(map(str, steps))}, not verified"]
     results = [status.result for _, status in rows if status.result]
     if results:
-        suites = {f"{result['suite']} (n = {result['robust_n']})" for result in results}
-        said.insert(0, f"robust: test, worst of {' / '.join(sorted(suites))}")
+        suites = {f"{result['suite']} ({result.get('split', 'test')}, n = {result['robust_n']})" for result in results}
+        said.insert(0, f"robust: worst of {' / '.join(sorted(suites))}")
     return "; ".join(said)
 
 
@@ -131,6 +142,8 @@ def _state(status: TrialStatus) -> str:
     collapsed = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
     if status.result:
         return f"done, {verdict_style(status.result['verdict'])}{collapsed}"
+    if status.phase == "stopped":
+        return f"stopped at {len(status.epochs)}{collapsed}"
     return f"training (val){collapsed}" if status.phase == "training" else status.phase
 
 

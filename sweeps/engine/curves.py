@@ -114,7 +114,7 @@ class Family:
 
 def judged_trials(sweep: Sweep, folder: SweepFolder) -> list[Judged]:
     """The finished trials, in the sweep's order."""
-    statuses = [(trial, read_status(folder.trial(trial))) for trial in sweep.trials]
+    statuses = [(trial, read_status(folder.trial(trial))) for trial in folder.trials(sweep)]
     return [_judged(trial, status, sweep, folder) for trial, status in statuses if status.phase == "finished"]
 
 
@@ -133,7 +133,7 @@ def _judged(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder
 
 def budget_in_pixels(trial: Trial, pixel: float) -> float:
     """The trial's training budget in the data set's pixels; 0 where it trains on clean images."""
-    return round(trial.config.recipe.params.get("eps", 0.0) / pixel, 6)
+    return round(float(trial.config.recipe.params.get("eps", 0.0)) / pixel, 6)
 
 
 def families(judged: Sequence[Judged]) -> list[Family]:

@@ -72,7 +72,7 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
     folder = SweepFolder(options.output_folder(name).resolve())
     refuse_if_used(folder.path, SPEC, "a sweep")
     resources = options.resources()
-    _check_machine(resources, options.address)
+    check_machine(resources, options.address, options.max_concurrent)
     dataset = load_images(options.data_config(), options.data_dir, download=options.download)
     trials = make_trials(dataset)
     for trial in trials:
@@ -96,19 +96,27 @@ def _resumed(options: SweepOptions, path: Path) -> tuple[Sweep, SweepFolder, Dat
     return sweep, folder, dataset
 
 
-def _check_machine(resources: Resources, address: str | None) -> None:
-    """A cluster may grow to what a trial needs; a machine alone must have it."""
+def check_machine(resources: Resources, address: str | None, concurrent: int | None) -> None:
+    """A cluster may grow to what trials need; a machine alone must have it.
+
+    Raises:
+        InputError: it has not.
+    """
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    needed_cores = resources.num_workers * resources.cpus_per_worker
-    needed_gpus = resources.num_workers * resources.gpus_per_worker
+    at_once = concurrent or 1
+    needed_cores = resources.num_workers * resources.cpus_per_worker * at_once
+    needed_gpus = resources.num_workers * resources.gpus_per_worker * at_once
     if needed_cores <= cores and needed_gpus <= gpus:
         return
     from sweeps.engine import ray_runner  # noqa: PLC0415
 
     if ray_runner.existing_cluster(address) is None:
+        what, fewer = (
+            ("a trial needs", "fewer workers") if at_once == 1 else (f"{at_once} trials at once need", "fewer")
+        )
         raise InputError(
-            f"a trial needs {needed_cores} CPU cores and {needed_gpus:g} GPUs, and this machine has {cores} and {gpus}:"
-            " use fewer workers, or a cluster (--address)"
+            f"{what} {needed_cores} CPU cores and {needed_gpus:g} GPUs, and this machine has {cores} and {gpus}:"
+            f" use {fewer}, or a cluster (--address)"
         )
 
 

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
-from bat_core.config import to_dict
+from bat_core.config import flatten, to_dict
 from bat_core.verdicts import READINGS, Verdicts
 from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
@@ -31,7 +31,7 @@ from sweeps.engine.trial import MODEL
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
 ROLE_TAG = "bat.role"
-REASON_TAG = "bat.reason"  # why a trial failed
+REASON_TAG = "bat.reason"  # why a trial failed or was stopped
 MODEL_TAG = "bat.model"
 SUITE_TAG = "bat.suite"  # what robust_acc is the robustness against
 VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
@@ -41,7 +41,7 @@ COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitt
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
-STATUS = {"finished": "FINISHED", "failed": "FAILED"}
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class Mirror:
@@ -67,12 +67,13 @@ class Mirror:
             MlflowException: the server did not take it; call again later.
         """
         parent = self._parent()
-        for trial in self.sweep.trials:
+        trials = self.folder.trials(self.sweep)
+        for trial in trials:
             status = read_status(self.folder.trial(trial))
             if status.started is not None and self._mirrored.get(trial.id) != status:
                 self._sync_trial(trial, status, parent.info.run_id)
                 self._mirrored[trial.id] = status
-        over = all(trial.id in self._mirrored and self._mirrored[trial.id].done for trial in self.sweep.trials)
+        over = all(trial.id in self._mirrored and self._mirrored[trial.id].done for trial in trials)
         if over and (report := self.folder.report()) and report != self._reported:
             self._sync_report(report, parent)
             self._reported = report
@@ -83,8 +84,8 @@ class Mirror:
         for file in report.files:
             self.client.log_artifact(run_id, str(self.folder.path / file))
         self.client.set_tag(run_id, "mlflow.note.content", report.sentence)
-        ended = [self._mirrored[trial.id] for trial in self.sweep.trials]
-        failed = any(status.phase == "failed" for status in ended)
+        ended = list(self._mirrored.values())
+        failed = not self.sweep.open and any(status.phase == "failed" for status in ended)
         self._close(run, "FAILED" if failed else "FINISHED", max(status.ended or 0 for status in ended))
 
     def _sync_trial(self, trial: Trial, status: TrialStatus, parent: str) -> None:
@@ -183,17 +184,6 @@ class Mirror:
         return self._experiment
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"lr": 0.1}} -> {"train.lr": 0.1}."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 def _epoch_metrics(status: TrialStatus) -> list[Metric]:
     names = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
     return [Metric(name, event[name], _ms(event["time"]), event["epoch"]) for event in status.epochs for name in names]
@@ -214,7 +204,9 @@ def _tags(status: TrialStatus) -> dict[str, str]:
     """What no robust accuracy is shown without: the suite it stands for, its n, the verdict of the checks."""
     tags = {} if status.collapsed is None else {COLLAPSED_TAG: str(status.collapsed)}
     if status.phase == "finished" and status.result:
-        tags[SUITE_TAG] = f"{status.result['suite']} (n = {status.result['robust_n']})"
+        tags[SUITE_TAG] = (
+            f"{status.result['suite']} (n = {status.result['robust_n']}, {status.result.get('split', 'test')})"
+        )
         tags[VERDICT_TAG] = status.result["verdict"]
         tags[FLAGS_TAG] = ", ".join(status.result["flags"]) or "none"
     return tags

@@ -29,7 +29,8 @@ class ModelSource:
     """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
 
     `name` is what tables call it. `sweep_id` and `trial_id` say whose MLflow run it belongs to, `run_id`
-    which; all are empty for a model from elsewhere.
+    which; all are empty for a model from elsewhere. `val_size` images were held out while it was trained;
+    None stands for what is usual.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelSource:
     sweep_id: str = ""
     trial_id: str = ""
     run_id: str = ""
+    val_size: int | None = None
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
         """The module, in the mode its owner left it in.
@@ -112,7 +114,7 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
 
 def _of_sweep(folder: SweepFolder) -> list[ModelSource]:
     sweep = folder.load()
-    finished = [trial for trial in sweep.trials if read_status(folder.trial(trial)).phase == "finished"]
+    finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
     if not finished:
         raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet")
     return [_ours(folder.trial(trial)) for trial in finished]
@@ -132,6 +134,7 @@ def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSo
         sweep_id=sweep.id if sweep else "",
         trial_id=trial_folder.name if sweep else "",
         run_id=run_id,
+        val_size=config.data.val_size,
     )
 
 

@@ -3,7 +3,7 @@
 import datetime
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,13 +131,13 @@ class SweepOptions:
         """--output, or a folder named after the sweep and the time."""
         return self.output or timestamped(f"{name}-{self.dataset}")
 
-    def refuse_beside_resume(self) -> None:
+    def refuse_beside_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
         """A resumed sweep is as it was set up; options that would change it are refused.
 
         Raises:
             InputError: one was given.
         """
-        allowed = {"resume", "data_dir", "download", "max_concurrent", "address"}
+        allowed = {"resume", "data_dir", "download", "max_concurrent", "address"} | also_allowed
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")

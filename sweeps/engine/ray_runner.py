@@ -24,6 +24,8 @@ from ray import train, tune
 from ray._private.services import get_ray_address_from_environment
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 from ray.util import ActorPool
 
 import bat_core
@@ -34,7 +36,7 @@ from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine.records import Record, read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.trial import run_trial, trial_epochs
 
 TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
@@ -94,28 +96,56 @@ def run_trials(
 
     A trial that fails does so in its record and does not stop the others.
     """
-    by_id = {trial.id: trial for trial in trials}
+    ids = [trial.id for trial in trials]
+    results = tune_trials(
+        sweep, dataset, folder, concurrent=concurrent, param_space={"trial": tune.grid_search(ids)}, num_samples=1
+    )
+    for result in results:
+        if result.error:
+            _record_death(folder.trial(folder.find(sweep, result.config["trial"])), result.error)
+
+
+def tune_trials(
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: SweepFolder,
+    *,
+    concurrent: int,
+    num_samples: int,
+    param_space: dict[str, Any] | None = None,
+    search_alg: Searcher | None = None,
+    scheduler: TrialScheduler | None = None,
+) -> tune.ResultGrid:
+    """Let Tune run trials, which it is given by their ids."""
     resources = sweep.resources
-    shared = ray.put(dataset)
-    run_one = _in_process if resources.num_workers == 1 else _with_train
-
-    def trainable(config: dict[str, str]) -> None:
-        trial = by_id[config["trial"]]
-        run_one(trial, shared, folder, resources, sweep)
-
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
+        trainable = tune.with_parameters(_InProcess, sweep=sweep, folder=folder, dataset=dataset)
     else:
         needs = {"memory": NOMINAL_MEMORY}
+        shared = ray.put(dataset)
+
+        def trainable(config: dict[str, str]) -> None:
+            _with_train(folder.find(sweep, config["trial"]), shared, folder, resources, sweep)
+
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
-        param_space={"trial": tune.grid_search(list(by_id))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=resources.num_workers == 1),
-        run_config=tune.RunConfig(name="tune", storage_path=str((folder.path / "ray").resolve()), verbose=0),
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=concurrent,
+            reuse_actors=resources.num_workers == 1,
+            num_samples=num_samples,
+            search_alg=search_alg,
+            scheduler=scheduler,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str((folder.path / "ray").resolve()),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
     )
-    for result in tuner.fit():
-        if result.error:
-            _record_death(folder.trial(by_id[result.config["trial"]]), result.error)
+    return tuner.fit()
 
 
 def run_tasks(
@@ -159,10 +189,32 @@ def _record_death(trial_folder: Path, error: Exception) -> None:
         Record(trial_folder).append("failed", reason=f"{type(error).__name__}: {error}")
 
 
-def _in_process(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, _: Sweep) -> None:
-    torch.set_num_threads(resources.cpus_per_worker)
-    device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
-    run_trial(trial, ray.get(shared), folder.trial(trial), device=device, workers=Workers(), report=tune.report)
+class _InProcess(tune.Trainable):  # type: ignore[misc]
+    """A trial in Tune's own process, an epoch a step; the process is kept for the next trial."""
+
+    def setup(self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset) -> None:
+        self._sweep, self._folder, self._dataset = sweep, folder, dataset
+        torch.set_num_threads(sweep.resources.cpus_per_worker)
+        self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        metrics = next(self._epochs, None)
+        return {"done": True} if metrics is None else metrics
+
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        self._epochs.close()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+    def _begin(self, config: dict[str, str]) -> None:
+        trial = self._folder.find(self._sweep, config["trial"])
+        self._epochs = trial_epochs(
+            trial, self._dataset, self._folder.trial(trial), device=self._device, workers=Workers()
+        )
 
 
 def _with_train(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, sweep: Sweep) -> None:

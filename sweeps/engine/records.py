@@ -17,7 +17,7 @@ RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
 VERIFIED = "verified.parquet"
 
-Phase: TypeAlias = Literal["waiting", "training", "attacking", "finished", "failed"]
+Phase: TypeAlias = Literal["waiting", "training", "attacking", "finished", "stopped", "failed"]
 Event: TypeAlias = dict[str, Any]
 
 
@@ -27,7 +27,7 @@ class Record:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / RECORD
-        _drop_torn_line(self.path)
+        drop_torn_line(self.path)
 
     def append(self, event: str, **fields: Any) -> None:
         """Write one event with the present time (Unix seconds)."""
@@ -56,7 +56,7 @@ class TrialStatus:
     @property
     def done(self) -> bool:
         """Nothing more will come without a new attempt."""
-        return self.phase in {"finished", "failed"}
+        return self.phase in {"finished", "stopped", "failed"}
 
 
 def read_status(folder: Path) -> TrialStatus:
@@ -99,12 +99,15 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
                 changes["attack_started"] = event["time"]
         case "finished":
             changes = {"phase": "finished", "ended": event["time"], "result": event}
+        case "stopped":
+            changes = {"phase": "stopped", "ended": event["time"], "reason": event["reason"]}
         case "failed":
             changes = {"phase": "failed", "ended": event["time"], "reason": event["reason"]}
     return TrialStatus(**{**vars(status), **changes})
 
 
-def _drop_torn_line(path: Path) -> None:
+def drop_torn_line(path: Path) -> None:
+    """Cut off what a crash left of a last line."""
     if not path.exists():
         return
     content = path.read_bytes()

@@ -1,18 +1,20 @@
 """What a sweep is, and the folder it lives in."""
 
 import datetime
+import functools
 import json
 import os
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import bat_core
-from bat_core.config import TrialConfig, from_dict, to_dict
+from bat_core.config import Param, TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError
 
 SPEC = "sweep.json"
+TRIAL = "trial.json"
 REPORT = "report.json"
 
 
@@ -20,12 +22,14 @@ REPORT = "report.json"
 class Trial:
     """One model to train and judge. `id` names its folder and its MLflow run.
 
-    A "grid" trial is what the sweep is about; a "reference" is drawn beside it for comparison.
+    A "grid" trial is what the sweep is about; a "reference" is drawn beside it for comparison. A "search"
+    trial was proposed while the sweep ran, at `point` of its space; a "finalist" trains such a point again.
     """
 
     id: str
     config: TrialConfig
     role: str = "grid"
+    point: Mapping[str, Param] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,8 @@ class Resources:
 class Sweep:
     """Everything that was decided before the first trial began; written once, as sweep.json.
 
-    `pixel` is the data set's unit of budget in [0, 1].
+    `pixel` is the data set's unit of budget in [0, 1]. `trials` are those known beforehand; a search is
+    `open`, and proposes its trials as it goes.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Sweep:
     pixel: float
     resources: Resources
     trials: tuple[Trial, ...]
+    open: bool = False
     version: str = bat_core.__version__
 
     @classmethod
@@ -64,6 +70,7 @@ class Sweep:
         pixel: float,
         resources: Resources,
         trials: Sequence[Trial],
+        open: bool = False,  # noqa: A002 (as the field is called)
     ) -> "Sweep":
         """A sweep with an id of its own.
 
@@ -71,7 +78,7 @@ class Sweep:
             InputError: two trials bear one id, or there are none.
         """
         ids = [trial.id for trial in trials]
-        if not ids:
+        if not ids and not open:
             raise InputError("the sweep has no trials: give at least one seed and one budget")
         if twice := next((trial_id for trial_id in ids if ids.count(trial_id) > 1), None):
             raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
@@ -85,6 +92,7 @@ class Sweep:
             pixel=pixel,
             resources=resources,
             trials=tuple(trials),
+            open=open,
         )
 
     def title(self, folder: "SweepFolder") -> str:
@@ -110,6 +118,23 @@ class SweepFolder:
     def trial(self, trial: Trial) -> Path:
         """The folder of one trial."""
         return self.path / "trials" / trial.id
+
+    def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
+        """All trials so far: those known beforehand, then those proposed, in order, finalists last."""
+        if not sweep.open:
+            return sweep.trials
+        proposed = [_read_trial(path) for path in self.path.glob(f"trials/*/{TRIAL}")]
+        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", trial.id)))
+
+    def find(self, sweep: Sweep, trial_id: str) -> Trial:
+        """The trial with this id, known beforehand or proposed."""
+        known = {trial.id: trial for trial in sweep.trials}
+        return known.get(trial_id) or _read_trial(self.path / "trials" / trial_id / TRIAL)
+
+    def propose(self, trial: Trial) -> None:
+        """Add a trial to an open sweep; from then on it is one of its trials."""
+        self.trial(trial).mkdir(parents=True, exist_ok=True)
+        write_atomically(self.trial(trial) / TRIAL, json.dumps(to_dict(trial), indent=1))
 
     def create(self, sweep: Sweep) -> None:
         """Make the folder and write the sweep's description into it.
@@ -146,6 +171,12 @@ class SweepFolder:
         """What the sweep shows, once it is finished."""
         path = self.path / REPORT
         return from_dict(Report, json.loads(path.read_text())) if path.exists() else None
+
+
+@functools.cache
+def _read_trial(path: Path) -> Trial:
+    """What `SweepFolder.propose` wrote; it never changes."""
+    return from_dict(Trial, json.loads(path.read_text()))
 
 
 def refuse_if_used(folder: Path, spec: str, noun: str) -> None:

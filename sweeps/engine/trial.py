@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import bat_core
 from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
 from bat_core.checks import examine
 from bat_core.config import TrialConfig, to_dict
-from bat_core.data import Dataset
+from bat_core.data import Dataset, Split
 from bat_core.evaluate import Judge
 from bat_core.fit import TrainState, fit
 from bat_core.suites import suite_of, trajectories, verification
@@ -39,11 +39,22 @@ def run_trial(
     workers: Workers | None = None,
     report: Report = lambda _: None,
 ) -> None:
+    """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers):
+        report(metrics)
+
+
+def trial_epochs(
+    trial: Trial, dataset: Dataset, folder: Path, *, device: torch.device, workers: Workers | None = None
+) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
 
     A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints. `report` gets each epoch's metrics.
+    rank 0 alone writes records and checkpoints.
 
+    Yields:
+        The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
+        that can be gone on with.
     Raises:
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
@@ -56,8 +67,8 @@ def run_trial(
             state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
             if writer:
                 writer.start(device, state)
-            state = _train(trial.config, dataset, folder, state, device, workers, writer, report)
-            _evaluate(trial.config, dataset, folder, state, workers, writer)
+            state = yield from _train(trial.config, dataset, folder, state, device, workers, writer)
+            _evaluate(trial.config, dataset.part(trial.config.attack.split), folder, state, workers, writer)
             if writer:
                 writer.finish(state)
         except Exception as error:
@@ -74,8 +85,7 @@ def _train(
     device: torch.device,
     workers: Workers,
     writer: "_Writer | None",
-    report: Report,
-) -> TrainState:
+) -> Generator[dict[str, float], None, TrainState]:
     """The model to judge: the last epoch's, or the one before training collapsed."""
     keep_sound = config.train.on_collapse == "stop"
     if keep_sound and state is not None and read_status(folder).collapsed is not None:
@@ -84,7 +94,7 @@ def _train(
         lost = epoch.collapsed and keep_sound
         if writer:
             writer.epoch(epoch.state, collapsed=epoch.collapsed, keep=not lost)
-        report(epoch.metrics())
+        yield epoch.metrics()
         if lost:
             sound = load_checkpoint(folder / CHECKPOINTS, config, dataset, device)
             assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
@@ -95,23 +105,18 @@ def _train(
 
 
 def _evaluate(
-    config: TrialConfig,
-    dataset: Dataset,
-    folder: Path,
-    state: TrainState,
-    workers: Workers,
-    writer: "_Writer | None",
+    config: TrialConfig, part: Split, folder: Path, state: TrainState, workers: Workers, writer: "_Writer | None"
 ) -> None:
-    """Each worker judges its share of the test images; `_Writer.finish` joins the shares."""
-    mine = workers.share(torch.arange(len(dataset.test)))
+    """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
+    mine = workers.share(torch.arange(len(part)))
     curves, verified = trajectories(config.attack), verification(config.attack)
     judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
     parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
     done = 0
     if writer:
-        writer.record.append("attack", done=0, of=len(dataset.test))
+        writer.record.append("attack", done=0, of=len(part))
     for positions in mine.split(config.attack.batch_size):
-        batch = dataset.test.take(positions)
+        batch = part.take(positions)
         verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
         parts[VERDICTS].append(verdicts)
         chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
@@ -119,7 +124,7 @@ def _evaluate(
             parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
         done += len(positions)
         if writer:
-            writer.record.append("attack", done=min(done * workers.size, len(dataset.test)), of=len(dataset.test))
+            writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
     (folder / SHARDS).mkdir(exist_ok=True)
     for name, share in parts.items():
         if share:
@@ -179,6 +184,7 @@ class _Writer:
         self.record.append(
             "finished",
             n=len(curves),
+            split=self.config.attack.split,
             clean_acc=curves.clean_acc,
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,

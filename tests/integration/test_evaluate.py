@@ -146,7 +146,7 @@ def test_a_trials_own_numbers_stay_its_own(evaluated: Evaluated) -> None:
         run = evaluated.run(trial)
         for name in ("clean_acc", "pgd_acc", "robust_acc"):
             assert run.data.metrics[name] == result[name]
-        assert run.data.tags["bat.suite"] == f"{result['suite']} (n = {result['robust_n']})"
+        assert run.data.tags["bat.suite"] == f"{result['suite']} (n = {result['robust_n']}, test)"
 
 
 def test_going_on_with_a_finished_evaluation_adds_nothing(

@@ -132,7 +132,7 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
         status = output.statuses()[trial.id]
         assert [(m.step, m.value) for m in epochs] == [(e["epoch"], e["val_robust_acc"]) for e in status.epochs]
         tags = run.data.tags
-        assert tags["bat.suite"] == f"{suite_label(status.result)} (n = 8)"
+        assert tags["bat.suite"] == f"{suite_label(status.result)} (n = 8, test)"
         assert tags["bat.verdict"] == status.result["verdict"]
         assert tags["bat.flags"] == (", ".join(status.result["flags"]) or "none")
         assert "bat.collapsed" not in tags

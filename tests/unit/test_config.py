@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from bat_core.config import (
     PRECISIONS,
     SCHEDULES,
+    SPLITS,
     AttackConfig,
     DataConfig,
     RecipeConfig,
     TrainConfig,
     TrialConfig,
+    flatten,
     from_dict,
     to_dict,
 )
@@ -31,7 +34,15 @@ trials = st.builds(
         RecipeConfig,
         name=st.text(max_size=8),
         params=st.fixed_dictionaries(
-            {}, optional={"eps": amounts, "beta": st.floats(0, 1e6) | st.just(math.inf), "gamma": st.floats(0, 1)}
+            {},
+            optional={
+                "eps": amounts,
+                "beta": st.floats(0, 1e6) | st.just(math.inf),
+                "gamma": st.floats(0, 1),
+                "num_steps": counts,
+                "target": st.sampled_from(["mc", "none", "True", "1"]),
+                "random_start": st.booleans(),
+            },
         ),
     ),
     train=st.builds(
@@ -42,6 +53,9 @@ trials = st.builds(
         schedule=st.sampled_from(SCHEDULES),
         milestones=st.lists(st.floats(0.01, 0.99), max_size=3).map(tuple),
         momentum=st.floats(0, 0.999),
+        drop=st.floats(1e-3, 1),
+        final_lr=st.floats(0, 1),
+        warm_up=st.none() | st.floats(0, 0.99),
         weight_decay=st.floats(0, 1),
         val_steps=counts,
         precision=st.sampled_from(PRECISIONS),
@@ -53,6 +67,7 @@ trials = st.builds(
         steps=st.sets(counts, min_size=1, max_size=4).map(lambda steps: tuple(sorted(steps))),
         losses=st.sets(st.sampled_from(sorted(LOSSES)), min_size=1).map(tuple),
         batch_size=counts,
+        split=st.sampled_from(SPLITS),
     ),
     seed=st.integers(0, 2**62),
 )
@@ -85,7 +100,7 @@ def test_the_hash_is_the_same_for_ever():
         attack=AttackConfig(eps=8 / 255, step_size=2 / 255, steps=(1, 20), losses=("ce", "cw"), batch_size=200),
         seed=3,
     )  # fmt: skip
-    assert trial.hash == "303a030ef707"
+    assert trial.hash == "3dc2e38e6ca4"
 
 
 CHANGED = [
@@ -95,6 +110,15 @@ CHANGED = [
     {"recipe": RecipeConfig(name="Madry")},
     {"recipe": RecipeConfig(params={"beta": 9.0})},
     {"recipe": RecipeConfig(params={"beta": math.inf})},
+    {"recipe": RecipeConfig(params={"beta": 1.0})},
+    {"recipe": RecipeConfig(params={"beta": True})},
+    {"recipe": RecipeConfig(params={"beta": "1.0"})},
+    {"recipe": RecipeConfig(params={"beta": False})},
+    {"recipe": RecipeConfig(params={"beta": 0.0})},
+    {"train": TrainConfig(drop=0.5)},
+    {"train": TrainConfig(final_lr=0.5)},
+    {"train": TrainConfig(warm_up=0.0)},
+    {"attack": AttackConfig(split="val")},
     {"train": TrainConfig(lr=0.11)},
     {"attack": AttackConfig(losses=("cw", "ce"))},
     {"attack": AttackConfig(eps=4 / 255)},
@@ -124,6 +148,52 @@ def test_equal_trials_have_equal_hashes(whole, fraction):
     assert TrialConfig(**whole).hash == TrialConfig(**fraction).hash
 
 
+def test_words_and_truth_stay_what_they_are_and_numbers_are_floats():
+    params = {"target": "mc", "random_start": True, "num_steps": 3, "beta": "inf", "gamma": 0.5}
+    back = from_dict(RecipeConfig, json.loads(json.dumps({"name": "BAT", "params": params}))).params
+    assert back == {"target": "mc", "random_start": True, "num_steps": 3.0, "beta": math.inf, "gamma": 0.5}
+    assert [type(value) for value in back.values()] == [str, bool, float, float, float]
+
+
+def test_truth_is_no_number_in_the_hash():
+    def told(value):
+        return TrialConfig(recipe=RecipeConfig(name="BAT", params={"random_start": value})).hash
+
+    assert told(1) == told(1.0)
+    assert len({told(value) for value in (True, False, 1, 0, "True")}) == 5
+
+
+def test_a_dict_of_params_in_any_order_has_one_python_hash():
+    one = RecipeConfig(params={"target": "mc", "random_start": True, "num_steps": 1})
+    other = RecipeConfig(params={"num_steps": 1.0, "random_start": True, "target": "mc"})
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A field of a few words, and one that may be missing."""
+
+    kind: Literal["round", "flat"]
+    size: int | None = None
+
+
+@pytest.mark.parametrize("shape", [Shape("round"), Shape("flat", 3)])
+def test_a_word_of_a_fixed_few_survives_json(shape):
+    assert from_dict(Shape, json.loads(json.dumps(to_dict(shape)))) == shape
+
+
+@pytest.mark.parametrize("kind", ["rund", None, 1, ["round"]])
+def test_any_other_word_is_refused(kind):
+    with pytest.raises(InputError, match="kind="):
+        from_dict(Shape, {"kind": kind})
+
+
+def test_a_nested_dict_is_flattened_to_dotted_names():
+    assert flatten({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}
+    assert flatten(to_dict(TrialConfig()))["train.lr"] == 0.1
+
+
 def test_a_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrialConfig().seed = 3
@@ -141,6 +211,8 @@ def test_a_config_is_frozen():
         (AttackConfig, {"steps": (0, 1)}, "attack.steps=(0, 1) must be whole numbers from 1 upwards"),
         (AttackConfig, {"steps": (2, 1)}, "each larger than the last"),
         (AttackConfig, {"losses": ("cee",)}, "unknown attack.losses 'cee'; did you mean 'ce'? Known: ce, cw"),
+        (AttackConfig, {"split": "train"}, "unknown attack.split 'train'. Known: test, val"),
+        (AttackConfig, {"split": "tests"}, "unknown attack.split 'tests'; did you mean 'test'?"),
         (AttackConfig, {"batch_size": 0}, "attack.batch_size=0 must be at least 1"),
         (RecipeConfig, {"params": {"eps": 4}}, "recipe.eps=4 is outside (0, 1]: images are in [0, 1], so write 4/255"),
         (RecipeConfig, {"params": {"beta": math.nan}}, "recipe.beta=nan is not a number"),
@@ -154,6 +226,12 @@ def test_a_config_is_frozen():
         (TrainConfig, {"milestones": (60, 90)}, "train.milestones=(60, 90) are fractions of the epochs"),
         (TrainConfig, {"milestones": (math.nan,)}, "are fractions of the epochs"),
         (TrainConfig, {"schedule": "cosin"}, "unknown train.schedule 'cosin'; did you mean 'cosine'?"),
+        (TrainConfig, {"drop": 0}, "train.drop=0 must be above 0"),
+        (TrainConfig, {"drop": math.inf}, "train.drop=inf is not finite"),
+        (TrainConfig, {"final_lr": -0.1}, "train.final_lr=-0.1 must be at least 0"),
+        (TrainConfig, {"warm_up": -0.1}, "train.warm_up=-0.1 must be at least 0"),
+        (TrainConfig, {"warm_up": 1}, "train.warm_up=1 is a share of training, below 1"),
+        (TrainConfig, {"warm_up": math.nan}, "train.warm_up=nan is not a number"),
         (TrainConfig, {"precision": "fp16"}, "unknown train.precision 'fp16'"),
         (DataConfig, {"train_size": 0}, "data.train_size=0 must be at least 1"),
         (TrialConfig, {"seed": -1}, "seed=-1 must be at least 0"),
@@ -181,6 +259,11 @@ def test_a_value_outside_its_range_is_told_with_rule_and_remedy(kind, settings, 
         ({"model": {}}, "model={}"),
         ({"recipe": {"params": 5}}, "params=5"),
         ({"recipe": {"params": {"beta": None}}}, "params.beta=None must be of type float"),
+        ({"recipe": {"params": {"beta": [9]}}}, "params.beta=[9] must be of type float"),
+        ({"train": {"warm_up": "0.1"}}, "warm_up='0.1' must be of type float"),
+        ({"train": {"warm_up": False}}, "warm_up=False must be of type float"),
+        ({"data": {"val_size": 1.5}}, "val_size=1.5 must be of type int"),
+        ({"attack": {"split": None}}, "split=None must be of type str"),
         ({"attack": {"steps": 3}}, "steps=3"),
         ({"attack": {"losses": "ce"}}, "losses='ce'"),
     ],

@@ -1,0 +1,180 @@
+"""Is the search worth its compute, and is what it finds real?
+
+python benchmarks/search.py                                                     # digits
+python benchmarks/search.py --dataset cifar10 --data-dir DIR --train-size 4000 --model small_cnn_16
+
+Searches run as a bare loop, a process each. Every trial has the same epochs; hypervolumes are of (clean, verified
+robust) accuracy above (0, 0), on validation images, times 100 x 100. Run again, what is there is not computed again.
+
+a  TPE against random search: hypervolume after all trials, and after half of them
+b  successive halving against full trials: what it loses and what it saves
+c  the same search aimed at PGD-20 and at the verified suite: both fronts under AutoAttack's standard suite
+d  what the platform adds: the same trials on Ray Tune and as a bare loop
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from common import command, machine, met, say, table, write_report
+from cyclopts import Parameter
+from search_masks import masks
+from search_overhead import overhead
+from searches import Kind, Outcome, Setting, run
+
+from bat_core.errors import InputError
+
+TPE, RANDOM = Kind(name="tpe"), Kind(name="random", sampler="random")
+HALVING = Kind(name="halving", halving=True)
+PGD = Kind(name="pgd", objective="clean+pgd")
+WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which images, how large the trials are, how many searches."""
+
+    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
+    """What to measure: a (samplers), b (halving), c (PGD as the aim), d (overhead)."""
+    dataset: str = "digits"
+    """Images: digits (embedded), cifar10, svhn."""
+    data_dir: Path | None = None
+    """Folder with the images."""
+    model: str = "small_cnn_16"
+    """The network of every trial."""
+    epochs: int = 10
+    """Passes over the training images."""
+    train_size: int = 700
+    """Train on so many images."""
+    val_size: int = 300
+    """Judge on so many images, held out of train."""
+    num_trials: int = 40
+    """Trials of each search."""
+    seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2, 3, 4)
+    """Searches of each kind."""
+    standard_n: int = 200
+    """Test images that part c runs AutoAttack on."""
+    standard_seeds: int = 2
+    """How many searches' fronts part c does that for."""
+    long_epochs: int = 100
+    """Epochs of part d's long trials, enough for 30 seconds each."""
+    processes: int = 2
+    """Searches at once, one thread each."""
+    cache: Path = Path("outputs/benchmarks/search")
+    """Where searches are kept."""
+    output: Path | None = None
+    """A JSON file for everything that was measured."""
+    figure: Path | None = None
+    """A PNG file for part c's picture."""
+
+
+def main(options: Options = Options()) -> dict[str, Any]:
+    """Measure the search; the top of the file describes the parts."""
+    if unknown := set(options.parts) - set("abcd"):
+        raise InputError(f"--parts {sorted(unknown)[0]!r} is unknown: give some of a, b, c, d")
+    setting = Setting(
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        model=options.model,
+        epochs=options.epochs,
+        train_size=options.train_size,
+        val_size=options.val_size,
+        cache=options.cache,
+    )
+    report: dict[str, Any] = {"machine": machine("cpu"), "options": asdict(options), "parts": {}}
+    kinds = {"a": (TPE, RANDOM), "b": (TPE, HALVING), "c": (TPE, PGD)}
+    wanted = dict.fromkeys(kind for part in options.parts for kind in kinds.get(part, ()))
+    outcomes = _searches(options, setting, tuple(wanted))
+    for part in options.parts:
+        say(f"part {part}")
+        if part == "a":
+            report["parts"][part] = samplers(outcomes, options)
+        elif part == "b":
+            report["parts"][part] = halving(outcomes)
+        elif part == "c":
+            report["parts"][part] = masks(
+                {"verified": outcomes[TPE], "PGD-20": outcomes[PGD]},
+                setting,
+                n=options.standard_n,
+                searches=options.standard_seeds,
+                figure=options.figure,
+            )
+        else:
+            report["parts"][part] = overhead(setting, long_epochs=options.long_epochs, processes=options.processes)
+        write_report(options.output, report)
+    return report
+
+
+def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict[Kind, list[Outcome]]:
+    """Every kind with every seed, several at once."""
+    outcomes: dict[Kind, list[Outcome]] = {kind: [] for kind in kinds}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        jobs = [
+            (kind, pool.submit(run, setting, kind, seed, options.num_trials))
+            for seed in options.seeds
+            for kind in kinds
+        ]
+        for kind, job in jobs:
+            outcome = job.result()
+            outcomes[kind].append(outcome)
+            say(
+                f"{kind.name}, seed {outcome.seed}: {len(outcome.finished)} of {outcome.proposed} trials finished,"
+                f" hypervolume {100 * 100 * outcome.volume(options.num_trials):.0f}, {outcome.seconds:.0f} s"
+            )
+    return outcomes
+
+
+def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str, Any]:
+    """Part a."""
+    every, half = options.num_trials, options.num_trials // 2
+    volumes = {
+        kind.name: {after: [1e4 * outcome.volume(after) for outcome in outcomes[kind]] for after in (half, every)}
+        for kind in (TPE, RANDOM)
+    }
+    bar = median(volumes["random"][every])
+    rows = [
+        [
+            f"{name}, {after} trials",
+            f"{median(values):.0f}",
+            f"{min(values):.0f}-{max(values):.0f}",
+            "" if name == "random" else f"{sum(value > bar for value in values)} of {len(values)}",
+            "" if name == "random" else met(median(values) > bar),
+        ]
+        for name, by_count in volumes.items()
+        for after, values in by_count.items()
+    ]
+    over = f"above random's median of {bar:.0f}"
+    title = f"a: hypervolume, {len(options.seeds)} searches each, n = {options.val_size} validation images"
+    table(title, ("search", "median", "least-most", f"searches {over}", f"median {over}"), rows)
+    return {"hypervolume": volumes, "bar": bar}
+
+
+def halving(outcomes: dict[Kind, list[Outcome]]) -> dict[str, Any]:
+    """Part b: pairs of searches with the same seed."""
+    rows, pairs = [], []
+    for full, halved in zip(outcomes[TPE], outcomes[HALVING], strict=True):
+        lost = 100 * (full.volume(full.proposed) - halved.volume(halved.proposed))
+        best = [100 * max(one.robust_acc for one in outcome.finished if not one.masked) for outcome in (full, halved)]
+        share = halved.seconds / full.seconds
+        pairs.append({"seed": full.seed, "lost": lost, "best_robust": best, "share": share})
+        rows.append(
+            [f"seed {full.seed}", f"{lost:+.2f}", f"{best[0]:.1f} / {best[1]:.1f}", f"{share:.0%}",
+             f"{len(halved.finished)} of {halved.proposed}"]
+        )  # fmt: skip
+    lost, share = median(pair["lost"] for pair in pairs), median(pair["share"] for pair in pairs)
+    rows.append(["median", f"{lost:+.2f}", "", f"{share:.0%}", ""])
+    columns = ("search", "hypervolume lost, points", "most robust, full / halved", "compute", "trials finished")
+    table("b: successive halving against full trials", columns, rows)
+    print(f"within {WITHIN_POINTS:g} point: {met(lost <= WITHIN_POINTS)}; at most {SHARE_OF_COMPUTE:.0%} of the compute:"
+          f" {met(share <= SHARE_OF_COMPUTE)}")  # fmt: skip
+    return {"pairs": pairs, "median": {"lost": lost, "share": share}}
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,146 @@
+"""Part c of the search benchmark: what a search that aims at PGD finds, seen by AutoAttack."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from common import say, table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from searches import Outcome, Setting
+
+from bat_core.checkpoint import load_model
+from bat_core.evaluate import evaluate
+from bat_core.stats import wilson
+from bat_core.suites import get_suite
+from sweeps.engine.figure import save_figure
+from sweeps.engine.search.scores import Score, front
+
+COLORS = {"PGD-20": "tab:red", "verified": "tab:blue"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A model of a front: what its search saw on validation images, and what holds on test images."""
+
+    aim: str
+    seed: int
+    trial: str
+    verdict: str
+    claimed_clean: float
+    claimed: float
+    clean: float
+    standard: float
+    n: int
+
+
+def masks(
+    outcomes: Mapping[str, Sequence[Outcome]], setting: Setting, *, n: int, searches: int, figure: Path | None
+) -> dict[str, Any]:
+    """Both fronts under AutoAttack."""
+    torch.set_num_threads(2)
+    held = [
+        _held(aim, one, outcome, setting, n)
+        for aim, all_of_it in outcomes.items()
+        for outcome in all_of_it[:searches]
+        for one in claimed_front(aim, outcome.finished)
+    ]
+    rows = [
+        [
+            f"{one.aim}, seed {one.seed}, {one.trial}",
+            f"{one.claimed_clean:.1%} / {one.claimed:.1%}",
+            f"{one.clean:.1%} / {one.standard:.1%}",
+            "{:.1%}-{:.1%}".format(*wilson(round(one.standard * one.n), one.n)),
+            f"{100 * (one.claimed - one.standard):+.1f}",
+            one.verdict,
+        ]
+        for one in held
+    ]
+    columns = ("aim", "the search saw: clean / robust", "test: clean / standard", "95 %", "fell by", "checks")
+    table(f"c: fronts under standard, n = {n} test images", columns, rows)
+    means = {}
+    for aim in outcomes:
+        mine = [one for one in held if one.aim == aim]
+        means[aim] = {
+            "claimed": fmean(one.claimed for one in mine),
+            "standard": fmean(one.standard for one in mine),
+            "best_standard": max(one.standard for one in mine),
+            "models": len(mine),
+        }
+        print(
+            f"aimed at {aim}: the front claims {means[aim]['claimed']:.1%} on average and holds"
+            f" {means[aim]['standard']:.1%}; its best holds {means[aim]['best_standard']:.1%} ({len(mine)} models)"
+        )
+    if figure is not None:
+        save_figure(draw(held, setting, n, searches), figure.with_suffix(""))
+    return {"models": [asdict(one) for one in held], "means": means}
+
+
+def claimed_front(aim: str, finished: Sequence[Score]) -> list[Score]:
+    """The front as the search itself saw it: a search for PGD knows neither verification nor masks."""
+    if aim == "verified":
+        return front(finished)
+    kept: list[Score] = []
+    for one in sorted(finished, key=lambda s: (-s.pgd_acc, -s.clean_acc)):
+        if not kept or one.clean_acc > kept[-1].clean_acc:
+            kept.append(one)
+    return kept[::-1]
+
+
+def _held(aim: str, one: Score, outcome: Outcome, setting: Setting, n: int) -> Held:
+    kept = outcome.folder / "standard" / f"{one.id}-{n}.json"
+    if not kept.exists():
+        say(f"standard on {aim}, seed {outcome.seed}, {one.id}")
+        test = setting.images().test.take(slice(n))
+        model, config = load_model(outcome.folder / "trials" / one.id)
+        suite = get_suite("standard", eps=config.attack.eps, step_size=config.attack.step_size)
+        verdicts = evaluate(model, test.images, test.labels, rows=test.rows, attack=suite)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps({"clean": verdicts.clean_acc, "standard": verdicts.robust_acc, "n": len(verdicts)}))
+    return Held(
+        aim=aim,
+        seed=outcome.seed,
+        trial=one.id,
+        verdict=one.verdict,
+        claimed_clean=one.clean_acc,
+        claimed=one.robust_acc if aim == "verified" else one.pgd_acc,
+        **json.loads(kept.read_text()),
+    )
+
+
+def draw(held: Sequence[Held], setting: Setting, n: int, searches: int) -> Figure:
+    """Two panels: what each search claims, and how far it falls under AutoAttack."""
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, (aim, color) in zip(panels, COLORS.items(), strict=True):
+        _panel(axes, [one for one in held if one.aim == aim], aim, color)
+    panels[0].set_ylabel("robust accuracy")
+    figure.suptitle(f"{setting.dataset}: the same search aimed at PGD-20 and at the verified worst case", fontsize=12)
+    note = (
+        f"Hollow: what the search saw, n = {setting.val_size} validation images. Solid: AutoAttack (standard),"
+        f" n = {n} test images. {searches} searches each, fronts only; {setting.model}, {setting.epochs} epochs,"
+        " eps = 8 px."
+    )
+    figure.supxlabel(note, fontsize=8, color="0.3", x=0.01, ha="left")
+    return figure
+
+
+def _panel(axes: Axes, held: Sequence[Held], aim: str, color: str) -> None:
+    for one in held:
+        start, end = (one.claimed_clean, one.claimed), (one.clean, one.standard)
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.45})
+        axes.plot(*start, "o", markerfacecolor="none", color=color)
+        axes.plot(*end, "o", color=color)
+    fell = fmean(one.claimed - one.standard for one in held)
+    axes.set_title(f"aimed at clean + {aim}: falls by {100 * fell:.1f} points on average", fontsize=10)
+    axes.set_xlabel("clean accuracy")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

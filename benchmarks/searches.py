@@ -1,0 +1,145 @@
+"""Whole searches as a bare loop in one process, without Ray: what benchmarks compare. Each goes on where it stopped."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+
+from bat_core.data import Dataset
+from sweeps.engine.options import load_images
+from sweeps.engine.records import read_events, read_status
+from sweeps.engine.search.options import SearchOptions
+from sweeps.engine.search.running import EpochHalving
+from sweeps.engine.search.scores import Score, scores, volume
+from sweeps.engine.search.spec import Halving, Search
+from sweeps.engine.search.study import SearchStudy
+from sweeps.engine.sweep import SPEC, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.trial import trial_epochs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all searches of a benchmark have in common."""
+
+    dataset: str
+    data_dir: Path | None
+    model: str
+    epochs: int
+    train_size: int
+    val_size: int
+    cache: Path
+
+    def images(self) -> Dataset:
+        options = SearchOptions(
+            dataset=self.dataset, train_size=self.train_size, val_size=self.val_size, data_dir=self.data_dir
+        )
+        return load_images(options.data_config(), self.data_dir, download=False)
+
+    def search(self, dataset: Dataset, *, seed: int, num_trials: int, sampler: str, objective: str) -> Search:
+        return SearchOptions(
+            dataset=self.dataset,
+            train_size=self.train_size,
+            val_size=self.val_size,
+            model=self.model,
+            epochs=self.epochs,
+            schedule="one_cycle",
+            seed=seed,
+            num_trials=num_trials,
+            sampler=sampler,
+            objective=objective,
+            early_stopping="none",
+        ).search(dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to search."""
+
+    name: str
+    sampler: str = "tpe"
+    objective: str = "clean+robust"
+    halving: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A search that is over: its finished trials in order, and seconds that all its trials took."""
+
+    kind: Kind
+    seed: int
+    folder: Path
+    finished: tuple[Score, ...]
+    proposed: int
+    seconds: float
+
+    def volume(self, after: int) -> float:
+        """The hypervolume of its first trials."""
+        return volume([one for one in self.finished if int(one.id.rpartition("-")[2]) < after])
+
+
+def run(setting: Setting, kind: Kind, seed: int, num_trials: int) -> Outcome:
+    """One search, trial after trial, on one thread."""
+    torch.set_num_threads(1)
+    dataset = setting.images()
+    search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
+    if kind.halving:
+        search = replace(search, halving=Halving(grace=max(setting.epochs // 5, 1), factor=3))
+    folder = SweepFolder((setting.cache / f"{setting.dataset}-{kind.name}-{seed}").resolve())
+    sweep = _sweep(folder, dataset)
+    search.write(folder)
+    study = SearchStudy(search, sweep, folder)
+    halving = EpochHalving(search, study, folder) if kind.halving else None
+    waiting = study.unfinished()
+    while waiting or len(study.trials()) < num_trials:
+        trial = waiting.pop(0) if waiting else study.propose()
+        run_one(trial, dataset, folder, halving)
+        study.settle(trial)
+    taken = sum(_seconds(folder.trial(trial)) for trial in study.trials())
+    return Outcome(kind, seed, folder.path, tuple(scores(sweep, folder)), len(study.trials()), taken)
+
+
+def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochHalving | None = None) -> None:
+    """One trial to its end, or until it is stopped; a failure is in its record."""
+    epochs = trial_epochs(trial, dataset, folder.trial(trial), device=torch.device("cpu"))
+    try:
+        for metrics in epochs:
+            if (
+                halving
+                and halving.on_trial_result(None, SimpleNamespace(config={"trial": trial.id}), metrics) == "STOP"
+            ):
+                epochs.close()
+    except Exception:
+        assert read_status(folder.trial(trial)).phase == "failed"
+
+
+def _sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
+    if (folder.path / SPEC).exists():
+        return folder.load()
+    sweep = Sweep.new(
+        "search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
+    )
+    folder.create(sweep)
+    return sweep
+
+
+def _seconds(folder: Path) -> float:
+    """What a trial took, over all attempts."""
+    total, last = 0.0, None
+    for event in read_events(folder):
+        if event["event"] != "start" and last is not None:
+            total += event["time"] - last
+        last = event["time"]
+    return total
+
+
+def timed(function: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """What a function returns, and its seconds."""
+    began = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - began

@@ -1,0 +1,225 @@
+"""What may vary: parameters with ranges and conditions. Pure data, without ray and without torch."""
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from bat_core.errors import InputError, unknown_name
+
+Value: TypeAlias = float | int | str | bool
+Point: TypeAlias = dict[str, Value]
+Kind: TypeAlias = Literal["float", "integer", "choice"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One thing that varies.
+
+    A "float" or "integer" lies in [low, high], on a logarithmic scale if `log`; a "choice" is one of
+    `options`. It is there only `when` every parameter named in it has one of the values listed. `where`
+    is the field of a trial that it sets, `usual` what the paper has. Bounds in `unit` "pixel" are
+    multiples of the data set's pixel until `Space.at` makes them amounts in [0, 1].
+    """
+
+    name: str
+    kind: Kind
+    says: str
+    where: str = ""
+    usual: Value
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    unit: str = ""
+    options: tuple[Value, ...] = ()
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def applies(self, point: Mapping[str, Value]) -> bool:
+        """Whether the point that is drawn so far has this parameter."""
+        return all(point.get(name) in values for name, values in self.when.items())
+
+    def admits(self, value: Value) -> bool:
+        """Whether a point may have this value."""
+        if self.kind == "choice":
+            return value in self.options
+        return is_number(value) and self.low <= float(value) <= self.high
+
+    def condition(self) -> str:
+        """When it is there, for people."""
+        return " and ".join(f"{name} = {' or '.join(map(show_value, values))}" for name, values in self.when.items())
+
+    def only(self) -> Value | None:
+        """The one value that is left, if it cannot vary."""
+        if self.kind == "choice":
+            return self.options[0] if len(self.options) == 1 else None
+        if self.low < self.high:
+            return None
+        return round(self.low) if self.kind == "integer" else self.low
+
+    def bounds(self) -> str:
+        """Its range, for people."""
+        if self.kind == "choice":
+            return ", ".join(map(show_value, self.options))
+        unit = f" {self.unit}s" if self.unit else ""
+        return f"{self.low:.6g} to {self.high:.6g}{unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Parameters in the order in which they are drawn: what a condition names comes before.
+
+    `fixed` are fields of a trial that belong to the space as a whole. `forms` say how a field is put
+    together from several parameters, one form for each value of the parameter that sets it.
+    """
+
+    name: str
+    says: str
+    parameters: tuple[Parameter, ...]
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+    forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            if parameter.name in known:
+                raise InputError(f"space {self.name!r} has parameter {parameter.name!r} twice")
+            _check(parameter, known, self.name)
+            known[parameter.name] = parameter
+
+    def __getitem__(self, name: str) -> Parameter:
+        """The parameter called `name`.
+
+        Raises:
+            InputError: there is none.
+        """
+        names = {parameter.name: parameter for parameter in self.parameters}
+        if name not in names:
+            raise unknown_name("parameter", name, names)
+        return names[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters' names."""
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def at(self, pixel: float) -> "Space":
+        """The space with all amounts of pixel change in [0, 1], for images with such a pixel."""
+        return replace(self, parameters=tuple(_in_unit_range(parameter, pixel) for parameter in self.parameters))
+
+    def describe(self) -> list[str]:
+        """Each parameter in a line: two spaces are the same if these are."""
+        lines = []
+        for parameter in self.parameters:
+            scale = ", log" if parameter.log else ""
+            when = f", if {parameter.condition()}" if parameter.when else ""
+            lines.append(f"{parameter.name}: {parameter.kind}, {parameter.bounds()}{scale}{when}")
+        return lines
+
+    def usual(self) -> Point:
+        """The paper's point, as far as the space still admits it."""
+        point: Point = {}
+        for parameter in self.parameters:
+            if parameter.applies(point):
+                point[parameter.name] = _nearest(parameter)
+        return point
+
+
+def compose(spaces: Sequence[Space]) -> Space:
+    """One space with the parameters of all.
+
+    Raises:
+        InputError: two have a parameter or a field in common, or there are none.
+    """
+    if not spaces:
+        raise InputError("name at least one --space")
+    if len(spaces) == 1:
+        return spaces[0]
+    fields: dict[str, str] = {}
+    for space in spaces:
+        for parameter in space.parameters:
+            for taken in filter(None, {parameter.where, parameter.name}):
+                if (other := fields.setdefault(taken, space.name)) != space.name:
+                    raise InputError(f"spaces {other!r} and {space.name!r} both vary {taken!r}: they do not compose")
+    return Space(
+        name="+".join(space.name for space in spaces),
+        says="; ".join(space.says for space in spaces),
+        parameters=tuple(parameter for space in spaces for parameter in space.parameters),
+        fixed={name: value for space in spaces for name, value in space.fixed.items()},
+        forms={name: forms for space in spaces for name, forms in space.forms.items()},
+    )
+
+
+def get_space(name: str) -> Space:
+    """The space called `name`: SPACE in the module of that name here.
+
+    Raises:
+        InputError: there is none.
+    """
+    names = space_names()
+    if name not in names:
+        raise unknown_name("space", name, names)
+    space = importlib.import_module(f"search_spaces.{name}").SPACE
+    assert isinstance(space, Space)
+    return space
+
+
+def space_names() -> tuple[str, ...]:
+    """Every space's name, sorted; a new file here is a new space."""
+    package = importlib.import_module("search_spaces")
+    machinery = {"base", "narrowing"}
+    return tuple(
+        sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in machinery)
+    )
+
+
+def is_number(value: object) -> bool:
+    """Whether it is an int or a float, and finite; True is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def show_value(value: Value) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _check(parameter: Parameter, known: Mapping[str, Parameter], space: str) -> None:
+    where = f"space {space!r}, parameter {parameter.name!r}"
+    for name, values in parameter.when.items():
+        if name not in known:
+            raise InputError(f"{where}: its condition names {name!r}, which is not drawn before it")
+        if not values or not all(known[name].kind != "choice" or known[name].admits(value) for value in values):
+            raise InputError(f"{where}: its condition on {name!r} never holds: {name} is {known[name].bounds()}")
+    if parameter.kind == "choice":
+        if not parameter.options:
+            raise InputError(f"{where}: there are no options")
+        return
+    if not (math.isfinite(parameter.low) and math.isfinite(parameter.high)) or parameter.low > parameter.high:
+        raise InputError(f"{where}: the range from {parameter.low:g} to {parameter.high:g} is empty")
+    if parameter.log and parameter.low <= 0:
+        raise InputError(f"{where}: a logarithmic range must begin above 0, not at {parameter.low:g}")
+
+
+def _in_unit_range(parameter: Parameter, pixel: float) -> Parameter:
+    if parameter.unit != "pixel":
+        return parameter
+    assert is_number(parameter.usual)
+    return replace(
+        parameter,
+        low=parameter.low * pixel,
+        high=parameter.high * pixel,
+        usual=float(parameter.usual) * pixel,
+        unit="",
+    )
+
+
+def _nearest(parameter: Parameter) -> Value:
+    """The paper's value, or the one nearest to it that is admitted."""
+    if parameter.kind == "choice":
+        return parameter.usual if parameter.usual in parameter.options else parameter.options[0]
+    assert is_number(parameter.usual)
+    value = min(max(float(parameter.usual), parameter.low), parameter.high)
+    return round(value) if parameter.kind == "integer" else value

@@ -1,0 +1,38 @@
+"""From a point of a space to a trial's config."""
+
+from typing import Any
+
+from bat_core.config import TrialConfig, from_dict, to_dict
+from bat_core.errors import InputError
+from search_spaces.base import Point, Space, Value
+
+
+def assemble(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
+    """`base` with the fields that the point sets.
+
+    A space that brings its own recipe starts from that recipe's defaults.
+
+    Raises:
+        InputError: the fields do not fit each other, or a trial has no such field.
+    """
+    values = to_dict(base)
+    if "recipe.name" in space.fixed:
+        values["recipe"]["params"] = {}
+    for where, value in space.fixed.items():
+        _set(values, where, value)
+    for name, value in point.items():
+        if where := space[name].where:
+            form = space.forms.get(name, {}).get(str(value))
+            _set(values, where, form.format(**point) if form else value)
+    return from_dict(TrialConfig, values)
+
+
+def _set(values: Any, where: str, value: Value) -> None:
+    """`values["a"]["b"] = value` for "a.b"; a number is a place in a list."""
+    *path, last = where.split(".")
+    try:
+        for name in path:
+            values = values[name]
+        values[int(last) if last.isdigit() else last] = value
+    except (LookupError, TypeError) as error:
+        raise InputError(f"a trial has no field {where!r} that could be set to {value!r}") from error

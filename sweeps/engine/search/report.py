@@ -1,0 +1,267 @@
+"""What a search came to, in plain words: for a stranger, and as one bottom line."""
+
+from collections import defaultdict
+
+from bat_core.suites import suite_of
+from search_spaces.base import Parameter, Space, show_value
+from sweeps.engine.figure import LOSS_TITLES
+from sweeps.engine.search.objectives import MEASURES, get_objective
+from sweeps.engine.search.report_finalists import champion_md, champions
+from sweeps.engine.search.scores import Score
+from sweeps.engine.search.view import View
+from sweeps.engine.search.words import (
+    SAMPLERS,
+    aim,
+    count_of,
+    counts,
+    is_amount,
+    judged,
+    papers,
+    papers_name,
+    percent,
+    robust,
+    setting,
+    settings,
+    span,
+    states,
+    table,
+    too_little,
+    value_of,
+)
+
+PROMISE = "The number we show is the robustness that is there."
+
+
+def sentence(view: View) -> str:
+    """The bottom line: one sentence or two."""
+    if not view.finished:
+        return f"No trial has finished: {states(view)}." if view.rows else "No trial has begun."
+    if not view.front:
+        return f"{_all_masked(view)} No robustness here is to be believed."
+    front, masked = view.front, sum(one.masked for one in view.finished)
+    ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
+    reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
+    lines = [
+        f"{count_of(len(view.finished), 'trial')} finished" + (f", {masked} of them masked." if masked else "."),
+        f"The front has {len(front)}{':' if len(front) == 1 else ', from'} {reach}, on validation images.",
+        champions(view),
+    ]
+    return " ".join(filter(None, lines))
+
+
+def report_md(view: View) -> str:
+    """The whole report, as Markdown; it names the pictures that lie beside it."""
+    parts = [
+        f"# Search on {setting(view)}",
+        sentence(view),
+        "## What was searched",
+        *_searched(view),
+        "## What was found",
+        *_found(view),
+        "## Masked gradients",
+        *_masked(view),
+        "## What was not finished",
+        *_unfinished(view),
+        "## What it cost",
+        *_cost(view),
+        "## What was chosen",
+        *champion_md(view),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _searched(view: View) -> list[str]:
+    search, pixel = view.search, view.sweep.pixel
+    space, train = search.space, search.base.train
+    epochs = "" if "epochs" in space.names else f", {train.epochs} epochs"
+    ends = [count_of(search.num_trials, "trial")]
+    ends += [] if search.max_hours is None else [f"{search.max_hours:g} hours at work"]
+    ends += [] if search.flat is None else [f"{search.flat} finished trials in a row that add nothing"]
+    rows = [_row(parameter, pixel) for parameter in space.parameters]
+    return [
+        f"Space `{space.name}`: {space.says}. Trials are drawn by {SAMPLERS[search.sampler]} (seed {search.seed})."
+        f" The search ends after {', or '.join(ends)}. {_stopping(view)}",
+        table(("parameter", "what it is", "range", "scale", "the paper's", "only if"), rows),
+        f"The same for all: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
+        f" One pixel is {255 * pixel:g}/255.",
+        f"The search aims at {aim(get_objective(search.objective))}.",
+        f"{judged(view)} {_attack(view)} Intervals are 95 % Wilson intervals.",
+    ]
+
+
+def _row(parameter: Parameter, pixel: float) -> list[str]:
+    only = parameter.only()
+    if only is not None:
+        bounds = f"{value_of(parameter, only, pixel)}, fixed"
+    elif is_amount(parameter):
+        bounds = " to ".join(value_of(parameter, bound, pixel) for bound in (parameter.low, parameter.high))
+    else:
+        bounds = parameter.bounds()
+    wanted = [f"{name} = {' or '.join(map(show_value, values))}" for name, values in parameter.when.items()]
+    scale = "log" if parameter.log and only is None else ""
+    usual = value_of(parameter, parameter.usual, pixel)
+    return [f"`{parameter.name}`", parameter.says, bounds, scale, usual, " and ".join(wanted)]
+
+
+def _fixed(space: Space) -> str:
+    return "".join(f"{name} {show_value(value)}, " for name, value in space.fixed.items())
+
+
+def _stopping(view: View) -> str:
+    halving = view.search.halving
+    if halving is None:
+        return "No trial is stopped early."
+    return (
+        f"Successive halving stops a trial early: from epoch {halving.grace} on, the best 1 in {halving.factor} go on,"
+        " by PGD on validation images."
+    )
+
+
+def _attack(view: View) -> str:
+    """The settings of what every trial was attacked with."""
+    attack, pixel = view.search.base.attack, view.sweep.pixel
+    steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
+    verified = suite_of(attack).verified_by
+    then = f"; then come {verified} with AutoAttack's settings on what still stands" if verified else ", not verified"
+    losses = " and ".join(LOSS_TITLES.get(loss, loss) for loss in attack.losses)
+    return f"PGD takes {steps} on {losses} from one random start{then}."
+
+
+def _found(view: View) -> list[str]:
+    if not view.finished:
+        return [f"Nothing yet. {states(view)}."]
+    if not view.front:
+        parts = [_all_masked(view)]
+    else:
+        parts = [
+            "The front: what no other trial beats in both accuracies. These are the best of"
+            f" {count_of(len(view.finished), 'trial')} on the same images, so they flatter a little.",
+            _front(view),
+        ]
+    parts += ["![clean against verified robust accuracy](pareto.png)", _papers(view)]
+    why_not = too_little(view)
+    if why_not is not None:
+        return [*parts, f"Importances and parallel coordinates are left out: {why_not}."]
+    return [*parts, "![importances](importances.png)", "![parallel coordinates](parallel.png)"]
+
+
+def _front(view: View) -> str:
+    rows = [
+        [one.id, percent(one.clean_acc), robust(one), str(one.robust_n), one.suite, one.verdict, span(one.hours),
+         ", ".join(settings(view, one.point))]
+        for one in view.front[::-1]
+    ]  # fmt: skip
+    return table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
+
+
+def _papers(view: View) -> str:
+    trial, name = papers(view), papers_name(view)
+    one = next((score for score in view.finished if trial is not None and score.id == trial.id), None)
+    if trial is None:
+        return f"The search did not try {name}."
+    if one is None:
+        return f"{_capital(name)} is {trial.id}; it did not finish."
+    said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.verdict}."
+    if one.masked:
+        return f"{said} Its robustness is not to be believed."
+    if one in view.front:
+        return f"{said} It is on the front."
+    better = max((other for other in view.front if _beats(other, one)), key=lambda other: other.robust_acc)
+    overlap = better.interval[0] <= one.interval[1]
+    chance = "; the two intervals overlap" if overlap else ""
+    return f"{said} {better.id} beats it: clean {percent(better.clean_acc)}, robust {robust(better)}{chance}."
+
+
+def _beats(other: Score, one: Score) -> bool:
+    return other.clean_acc >= one.clean_acc and other.robust_acc >= one.robust_acc
+
+
+def _masked(view: View) -> list[str]:
+    """How many trials were masked, and what PGD showed of them against what is verified."""
+    masked = [one for one in view.finished if one.masked]
+    steers = "" if MEASURES["pgd"] in get_objective(view.search.objective).measures else ", and steers nothing"
+    parts = [
+        f"{PROMISE} Where gradients are masked an attack fails for another reason than robustness, and no accuracy"
+        f" under attack is to be believed. A masked trial is kept and shown; it is on no front{steers}.",
+        f"{_capital(count_of(len(masked), 'trial'))} of {len(view.finished)} finished"
+        f" {'is' if len(masked) <= 1 else 'are'} masked.",
+    ]
+    if masked:
+        rows = [
+            [one.id, percent(one.clean_acc), percent(one.pgd_acc), robust(one), one.suite, ", ".join(one.flags)]
+            for one in sorted(masked, key=lambda one: -one.pgd_acc)
+        ]
+        parts.append(table(("masked", "clean", "under PGD", "under the suite (95 %)", "suite", "flags"), rows))
+    return [*parts, *_gap(view)]
+
+
+def _gap(view: View) -> list[str]:
+    """What would have been believed without the verifying suite and the checks."""
+    if not view.finished:
+        return []
+    by_pgd = max(view.finished, key=lambda one: one.pgd_acc)
+    doubt = ", which is not to be believed either" if by_pgd.masked else ""
+    said = [
+        f"By PGD alone {by_pgd.id} would have been the most robust, with {percent(by_pgd.pgd_acc)}: it is"
+        f" {by_pgd.verdict}, and under the whole suite it shows {robust(by_pgd)}{doubt}."
+    ]
+    if unmasked := [one for one in view.finished if not one.masked]:
+        widest = max(unmasked, key=lambda one: one.pgd_acc - one.robust_acc)
+        said.append(
+            f"Of the unmasked trials PGD says most too much of {widest.id}: {percent(widest.pgd_acc)} under PGD,"
+            f" {percent(widest.robust_acc)} verified."
+        )
+    if any(one.n != one.robust_n for one in view.finished):
+        few, many = counts(one.robust_n for one in view.finished), counts(one.n for one in view.finished)
+        said.append(f"PGD ran on {many} images, the suite on the first {few} of them.")
+    return [" ".join(said)]
+
+
+def _unfinished(view: View) -> list[str]:
+    parts = []
+    for phase, word in (("stopped", "stopped early"), ("failed", "failed")):
+        if count := view.count(phase):
+            lines = [f"- {reason}: {', '.join(ids)}" for reason, ids in _reasons(view, phase).items()]
+            parts.append("\n".join([f"{_capital(count_of(count, 'trial'))} {word}:\n", *lines]))
+    if rest := [trial.id for trial, status in view.rows if not status.done]:
+        parts.append(f"Not over yet: {', '.join(rest)}. `--resume` goes on with them.")
+    if collapsed := [trial.id for trial, status in view.rows if status.collapsed is not None]:
+        parts.append(f"Training collapsed (catastrophic overfitting) in {', '.join(collapsed)}.")
+    return parts or ["Every trial finished."]
+
+
+def _reasons(view: View, phase: str) -> dict[str, list[str]]:
+    """Why trials ended, and which; numbers that only one of them has are left out."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for trial, status in view.rows:
+        if status.phase == phase:
+            said = (status.reason.strip().splitlines() or ["no reason was recorded"])[0]
+            found[f"`{said.replace('`', '')}`" if phase == "failed" else said.partition(": ")[0]].append(trial.id)
+    return found
+
+
+def _cost(view: View) -> list[str]:
+    search = _training(view)
+    finalists = sum(member.hours for finalist in view.finalists for member in finalist.members)
+    of = f" ({span(search)} of the search, {span(finalists)} of the finalists)" if finalists else ""
+    return [
+        f"{states(view)}. The search was at work for {span(view.hours)} of wall time; training took"
+        f" {span(search + finalists)} over all processes{of}.",
+        "![best so far against hours of work](progress.png)",
+    ]
+
+
+def _training(view: View) -> float:
+    """Hours of training of all trials, finished or not."""
+    seconds = sum(epoch["seconds"] for _, status in view.rows for epoch in status.epochs)
+    return float(seconds) * view.sweep.resources.num_workers / 3600
+
+
+def _all_masked(view: View) -> str:
+    if len(view.finished) == 1:
+        return "The one finished trial is masked."
+    return f"All {len(view.finished)} finished trials are masked."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

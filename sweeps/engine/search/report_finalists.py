@@ -1,0 +1,93 @@
+"""What was chosen in the end, by what rule, and how it did on test images."""
+
+from sweeps.engine.search.scores import MASKED
+from sweeps.engine.search.view import Finalist, Tested, View
+from sweeps.engine.search.words import champion_of, count_of, percent, rule, settings, suites, table, with_interval
+
+ONCE = (
+    "Everything was chosen on validation images, split from train. Test images were touched once, after all was chosen,"
+    " and nothing was chosen by what came out."
+)
+
+
+def champions(view: View) -> str:
+    """The champion in a sentence; nothing if there is none."""
+    if (champion := champion_of(view)) is None:
+        return ""
+    said = f"Champion: {view.champion}, of {champion.origin.id}"
+    tested = next((one for one in champion.tested if one.trial == view.champion), None)
+    if tested is None:
+        means = f"clean {percent(champion.clean_acc)}, robust {percent(champion.robust_acc)}"
+        return f"{said}: {means}, mean over seeds on validation images; not tested yet."
+    return (
+        f"{said}: on test clean {percent(tested.clean_acc)}, robust"
+        f" {with_interval(tested.robust_acc, tested.robust_interval)} under {tested.suite}, n = {tested.n},"
+        f" {tested.verdict}." + (" Its robustness is not to be believed." if tested.verdict == MASKED else "")
+    )
+
+
+def champion_md(view: View) -> list[str]:
+    """The finalists, the rule, the champion."""
+    final = view.search.final
+    if not view.finalists:
+        asked = "The finalists have not been trained yet" if final else "No finalists were asked for"
+        return [
+            f"{asked}. `--resume` this search with `--finalists K`: the K trials of the front that together dominate"
+            " most are trained anew with several seeds, evaluated on test images once, and one becomes the champion.",
+            "All numbers above are from validation images, split from train; test images were not touched.",
+        ]
+    parts = [
+        f"{count_of(len(view.finalists), 'finalist')}: trials of the front, trained anew with"
+        f" {count_of(len(view.finalists[0].members), 'seed')} each. On validation images, means over seeds, from the"
+        f" lowest to the highest seed, under {suites(one for f in view.finalists for one in f.members)}:",
+        table(
+            ("finalist", "clean", "robust", "n", "verdicts", "parameters"),
+            [_on_validation(view, finalist) for finalist in view.finalists],
+        ),
+        _choice(view),
+    ]
+    rows = [_on_test(finalist, tested) for finalist in view.finalists for tested in finalist.tested]
+    if not rows:
+        return [*parts, "The finalists have not been evaluated on test images yet."]
+    head = ("finalist", "trial", "clean", "robust (95 %)", "n", "suite", "verdict")
+    return [*parts, "On test images:", table(head, rows), ONCE]
+
+
+def _choice(view: View) -> str:
+    final, champion = view.search.final, champion_of(view)
+    by = f" The rule is `{final.rule}`: {rule(final.rule)}." if final else ""
+    held = "It looks at the means above, and at no finalist with a masked seed."
+    if champion is None:
+        return f"There is no champion: no finalist satisfies the rule, or the choice is still to come.{by} {held}"
+    best = max(champion.members, key=lambda one: (one.robust_acc, one.clean_acc)).id == view.champion
+    of = ", of its seeds the most robust on validation images" if best else ""
+    return f"The champion is {view.champion}: {champion.origin.id}{of}.{by} {held}"
+
+
+def _on_validation(view: View, finalist: Finalist) -> list[str]:
+    members = finalist.members
+    mark = " (champion)" if finalist is champion_of(view) else ""
+    return [
+        f"{finalist.origin.id}{mark}",
+        _spread(finalist.clean_acc, [one.clean_acc for one in members]),
+        _spread(finalist.robust_acc, [one.robust_acc for one in members]),
+        " / ".join(str(n) for n in sorted({one.robust_n for one in members})),
+        ", ".join(one.verdict for one in members),
+        ", ".join(settings(view, finalist.origin.point)),
+    ]
+
+
+def _spread(mean: float, values: list[float]) -> str:
+    return f"{percent(mean)} [{100 * min(values):.1f}-{100 * max(values):.1f}]"
+
+
+def _on_test(finalist: Finalist, tested: Tested) -> list[str]:
+    return [
+        finalist.origin.id,
+        tested.trial,
+        percent(tested.clean_acc),
+        with_interval(tested.robust_acc, tested.robust_interval),
+        str(tested.n),
+        tested.suite,
+        tested.verdict,
+    ]

@@ -1,0 +1,223 @@
+"""From options to a champion: checks, searches, resumes, retrains, reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bat_core.config import flatten, to_dict
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.workers import Workers
+from search_spaces.base import Parameter, Space, Value, show_value
+from sweeps.engine.console import live_table, relative
+from sweeps.engine.driver import check_machine, check_trial, how_to_open, sole_driver
+from sweeps.engine.mirroring import Mirroring
+from sweeps.engine.options import command_line, load_images
+from sweeps.engine.search.finals import finals
+from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
+from sweeps.engine.search.pictures import save_pictures
+from sweeps.engine.search.points import assemble
+from sweeps.engine.search.report import report_md, sentence
+from sweeps.engine.search.scores import Score, scores
+from sweeps.engine.search.spec import Search, differences, read_search
+from sweeps.engine.search.study import SearchStudy
+from sweeps.engine.search.view import View, flat_for
+from sweeps.engine.sweep import SPEC, Report, Sweep, SweepFolder, refuse_if_used, write_atomically
+
+NAME = "search"
+REPORT = "report.md"
+INTERRUPTED = 130
+
+Teachers = Sequence[tuple[str, Sequence[Score]]]
+
+
+def run_search(options: SearchOptions) -> int:
+    """Run a search, or go on with one, and say what came out.
+
+    Returns:
+        The exit code: 0, or 1 if no trial finished, or 130 if it was interrupted.
+    Raises:
+        InputError: the input cannot be used; nothing has been started or written.
+    """
+    console = Console()
+    if options.resume:
+        options.refuse_beside_resume(also_allowed=RESIZABLE)
+        sweep, search, folder, dataset = _resumed(options, options.resume)
+        teachers: Teachers = []
+    else:
+        options.check()
+        dataset = load_images(options.data_config(), options.data_dir, download=options.download)
+        if options.show_space:
+            print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
+            return 0
+        sweep, search, folder, teachers = _begun(options, dataset)
+    with sole_driver(folder.path, "search"):
+        search.write(folder)
+        study = SearchStudy(search, sweep, folder)
+        for source, taught in teachers:
+            study.add(taught, source)
+        mirroring = Mirroring(sweep, folder)
+        with mirroring.running():
+            over = _search(search, sweep, dataset, folder, study, console, options)
+            finalists, champion = (
+                finals(search, sweep, dataset, folder, console, options, mirroring) if over else ([], None)
+            )
+        view = View.of(sweep, search, folder, finalists=finalists, champion=champion)
+        return _conclude(view, study, folder, mirroring, console)
+
+
+def show_space(space: Space, pixel: float) -> str:
+    """A space as people read it, two lines a parameter; amounts of pixel change also in the data set's pixels."""
+    lines = [f"space {space.name}: {space.says}"]
+    for parameter in space.parameters:
+        unit = pixel if parameter.where.endswith(".eps") else None
+        usual = f"(paper: {_value(parameter.usual, unit)})"
+        lines += ["", f"  {parameter.name:<15}{_range(parameter, unit):<32} {usual}", f"  {'':<15}{parameter.says}"]
+        if parameter.when:
+            lines[-1] += f"; only if {parameter.condition()}"
+    return "\n".join(lines)
+
+
+def _range(parameter: Parameter, pixel: float | None) -> str:
+    if (only := parameter.only()) is not None:
+        return f"{_value(only, pixel)}, set"
+    log = ", log" if parameter.log else ""
+    if pixel is None:
+        return parameter.bounds() + log
+    return f"{parameter.low / pixel:.4g} to {_value(parameter.high, pixel)}{log}"
+
+
+def _value(value: Value, pixel: float | None) -> str:
+    """As it is typed; an amount of pixel change in the data set's pixels too."""
+    if pixel is None:
+        return show_value(value)
+    return f"{float(value) / pixel:.4g} px = {float(value) * 255:.4g}/255"
+
+
+def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, SweepFolder, Teachers]:
+    folder = SweepFolder(options.output_folder(NAME).resolve())
+    refuse_if_used(folder.path, SPEC, "a sweep")
+    resources = options.resources()
+    check_machine(resources, options.address, options.max_concurrent)
+    search = options.search(dataset)
+    usual = assemble(search.space, search.space.usual(), search.base)
+    check_trial(usual, dataset, Workers(size=resources.num_workers))
+    teachers = [(str(path), teacher(path.resolve(), search)) for path in options.warm_start]
+    sweep = Sweep.new(
+        NAME,
+        command=command_line(),
+        data_dir=str(options.data_dir.resolve()) if options.data_dir else None,
+        pixel=dataset.pixel,
+        resources=resources,
+        trials=(),
+        open=True,
+    )
+    folder.create(sweep)
+    return sweep, search, folder, teachers
+
+
+def teacher(path: Path, search: Search) -> list[Score]:
+    """The finished trials of another search, if they mean the same as this one's.
+
+    Raises:
+        InputError: it searched another space, or judged otherwise; or nothing finished.
+    """
+    try:
+        other = read_search(path)
+    except InputError as error:
+        raise InputError(f"--warm-start: {error}; only a search's trials are judged on validation images") from error
+    folder = SweepFolder(path)
+    said = differences(search.space, other.space)
+    mine, theirs = (_not_searched(one) for one in (search, other))
+    for name in mine:
+        if said is None and mine[name] != theirs.get(name):
+            said = f"{name} is {theirs.get(name)} there and {mine[name]} here"
+    if said:
+        raise InputError(f"--warm-start {str(path)!r} is of another data set or space: {said}")
+    if not (found := scores(folder.load(), folder)):
+        raise InputError(f"--warm-start {str(path)!r} has no finished trial")
+    return found
+
+
+def _not_searched(search: Search) -> dict[str, object]:
+    """What all trials of a search have in common, by name, the data set first."""
+    searched = {parameter.where for parameter in search.space.parameters} | set(search.space.fixed)
+    searched |= {"train.milestones"} if any(where.startswith("train.milestones") for where in searched) else set()
+    return {
+        name: value
+        for name, value in flatten(to_dict(search.base)).items()
+        if name not in searched and not (name.startswith("recipe.") and "recipe.name" in search.space.fixed)
+    }
+
+
+def _resumed(options: SearchOptions, path: Path) -> tuple[Sweep, Search, SweepFolder, Dataset]:
+    folder = SweepFolder(path.resolve())
+    sweep = folder.load()
+    search = resized(Search.read(folder), options)
+    check_machine(sweep.resources, options.address, options.max_concurrent)
+    dataset = load_images(search.base.data, options.data_dir or sweep.data_dir, download=options.download)
+    return sweep, search, folder, dataset
+
+
+def _search(
+    search: Search,
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: SweepFolder,
+    study: SearchStudy,
+    console: Console,
+    options: SearchOptions,
+) -> bool:
+    """Run trials until the budget is spent. Returns whether it is: an interrupted search is not over."""
+
+    def go_on() -> bool:
+        if len(study.trials()) >= search.num_trials:
+            return False
+        if search.max_hours is None and search.flat is None:
+            return True
+        view = View.of(sweep, search, folder)
+        out_of_time = search.max_hours is not None and view.hours >= search.max_hours
+        return not out_of_time and (search.flat is None or flat_for(view) < search.flat)
+
+    begun = study.unfinished()
+    console.print(
+        f"{len(study.trials()) - len(begun)} of {search.num_trials} trials are over, in {relative(folder.path)}"
+    )
+    if not begun and not go_on():
+        return True
+    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
+    from sweeps.engine.search import running  # noqa: PLC0415
+
+    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+        concurrent = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
+        with live_table(sweep, folder, console, concurrent=concurrent):
+            running.run_search(search, sweep, dataset, folder, study, concurrent=concurrent, go_on=go_on)
+    return not study.unfinished() and not go_on()
+
+
+def _conclude(view: View, study: SearchStudy, folder: SweepFolder, mirroring: Mirroring, console: Console) -> int:
+    pictures = save_pictures(view, study.study, folder.path)
+    write_atomically(folder.path / REPORT, report_md(view))
+    unfinished = len(study.unfinished())
+    said = sentence(view)
+    if not unfinished:
+        folder.write_report(Report(files=(REPORT, *pictures), sentence=said))
+    trouble = mirroring.once()
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
+    for file in (REPORT, *pictures):
+        say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
+    say(f"Study:  optuna-dashboard {relative(folder.path / 'study.journal')}")
+    say(f"MLflow: {how_to_open(mirroring.uri)}, experiment {view.sweep.title(folder)}")
+    if trouble:
+        say(
+            f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
+            "yellow",
+        )
+    say(said, "bold")
+    if unfinished:
+        say(f"{unfinished} trials are not over; go on with --resume {relative(folder.path)}", "yellow")
+    return INTERRUPTED if unfinished else 0 if view.finished else 1

@@ -1,0 +1,243 @@
+"""The Optuna study of a search: proposes points, hears what became of them. Records are the truth, it follows.
+
+The study is a journal in the sweep's folder, which `optuna-dashboard` opens too.
+"""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from bat_core.errors import InputError
+from bat_core.rng import named_seed
+from search_spaces.base import Parameter, Point, Space
+from sweeps.engine.records import TrialStatus, drop_torn_line, exclusive, read_status
+from sweeps.engine.search.objectives import get_objective
+from sweeps.engine.search.points import assemble
+from sweeps.engine.search.scores import Score, score
+from sweeps.engine.search.spec import Search
+from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+
+STUDY = "study.journal"
+TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes
+STARTUP = 10  # random points before a sampler learns
+SEEDS = 2**32
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class SearchStudy:
+    """Proposes the trials of a search and tells the sampler what became of them.
+
+    Opened again after a kill, it first brings the study to what the records say. A proposal that never
+    became a trial is forgotten, and the sampler draws from another seed, so no point comes twice by that.
+    """
+
+    def __init__(self, search: Search, sweep: Sweep, folder: SweepFolder) -> None:
+        self.search, self.sweep, self.folder = search, sweep, folder
+        self.objective = get_objective(search.objective)
+        path = folder.path / STUDY
+        self.study = optuna.create_study(
+            study_name=sweep.id,
+            storage=_storage(path),
+            directions=self.objective.directions,
+            load_if_exists=True,
+        )
+        self._check_space(path)
+        self._numbers: dict[str, int] = {}
+        self._follow_records()
+        self._begin_with_the_paper()
+        self.study.sampler = _sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
+
+    def trials(self) -> list[Trial]:
+        """The search's trials so far."""
+        return [trial for trial in self.folder.trials(self.sweep) if trial.role == "search"]
+
+    def unfinished(self) -> list[Trial]:
+        """Trials that were proposed and are not over: to go on with, after a kill."""
+        return [trial for trial in self.trials() if not read_status(self.folder.trial(trial)).done]
+
+    def propose(self) -> Trial:
+        """The next trial, on disk before it is returned."""
+        proposal = self.study.ask()
+        point = _draw(proposal, self.search.space)
+        number = len(self.trials())
+        config = assemble(self.search.space, point, self.search.base)
+        trial = Trial(
+            id=f"trial-{number:03d}",
+            config=replace(config, seed=1000 * self.search.seed + number),
+            role="search",
+            point=point,
+        )
+        proposal.set_user_attr(TRIAL, trial.id)
+        self.folder.propose(trial)
+        self._numbers[trial.id] = proposal.number
+        return trial
+
+    def settle(self, trial: Trial) -> None:
+        """Tell the sampler what the record says of a trial that is over."""
+        self._tell(self._numbers[trial.id], trial, read_status(self.folder.trial(trial)))
+
+    def add(self, others: Sequence[Score], source: str) -> None:
+        """Feed finished trials of another search to the sampler; they count for nothing else."""
+        for other in others:
+            point = {name: value for name, value in other.point.items() if name in self.search.space.names}
+            if _outside(self.search.space, point):
+                continue
+            self.study.add_trial(
+                create_trial(
+                    values=self.objective.values(other),
+                    params=_free(self.search.space, point),
+                    distributions=_distributions(self.search.space, point),
+                    user_attrs={FROM: source},
+                    constraints=self.objective.constraints(other),
+                )
+            )
+
+    def _check_space(self, path: Path) -> None:
+        """An Optuna file that another space wrote is refused."""
+        described = self.search.space.describe()
+        known = self.study.user_attrs.get(SPACE)
+        if known is None and not self.study.get_trials(deepcopy=False):
+            self.study.set_user_attr(SPACE, described)
+        elif known != described:
+            raise InputError(f"{str(path)!r} was written by a search of another space: name another --output")
+
+    def _begin_with_the_paper(self) -> None:
+        """The paper's point comes first, unless something is learnt from."""
+        waiting = any(frozen.state == TrialState.WAITING for frozen in self.study.get_trials(deepcopy=False))
+        if not (waiting or self.search.warm_start or self.trials()):
+            usual = _free(self.search.space, self.search.space.usual())
+            self.study.enqueue_trial(usual, user_attrs={FROM: "the paper"})
+
+    def _follow_records(self) -> None:
+        """Make the study agree with the records: whatever a kill kept from being told is told now."""
+        known = {frozen.user_attrs.get(TRIAL): frozen for frozen in self.study.get_trials(deepcopy=False)}
+        for trial in self.trials():
+            status = read_status(self.folder.trial(trial))
+            if trial.id not in known:
+                self._add_lost(trial, status)
+            else:
+                self._numbers[trial.id] = known[trial.id].number
+                if status.done and not known[trial.id].state.is_finished():
+                    self.settle(trial)
+        mine = {trial.id for trial in self.trials()}
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(TRIAL) not in mine:
+                self.study.tell(frozen.number, state=TrialState.FAIL)
+
+    def _add_lost(self, trial: Trial, status: TrialStatus) -> None:
+        """A trial that the study lost, or never heard of: the kill came between folder and journal."""
+        distributions = _distributions(self.search.space, dict(trial.point))
+        free = _free(self.search.space, dict(trial.point))
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING, params=free, distributions=distributions, user_attrs={TRIAL: trial.id}
+            )
+        )
+        self._numbers[trial.id] = len(self.study.get_trials(deepcopy=False)) - 1
+        if status.done:
+            self.settle(trial)
+
+    def _tell(self, number: int, trial: Trial, status: TrialStatus) -> None:
+        """Finished is complete, stopped is pruned and has no value, failed has failed: never running for ever."""
+        open_trial = optuna.Trial(self.study, self._frozen(number)._trial_id)
+        reached = score(trial, status, self.sweep.resources.num_workers)
+        if reached is not None:
+            open_trial.set_user_attr("verdict", reached.verdict)
+            for name, value in self.objective.constraints(reached).items():
+                open_trial.set_constraint(name, value)
+            self.study.tell(number, self.objective.values(reached))
+        elif status.phase == "stopped":
+            open_trial.set_user_attr("stopped", status.reason)
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            open_trial.set_user_attr("failed", status.reason)
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+
+class _Flock(JournalFileOpenLock):
+    """The system's own lock, let go when a process is killed; Optuna's would have to be waited out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path, self._held = path, ExitStack()
+
+    def acquire(self) -> bool:
+        self._held.enter_context(exclusive(self._path))
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def _storage(path: Path) -> JournalStorage:
+    drop_torn_line(path)
+    lock = _Flock(path.with_name(f".{path.name}.lock"))
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:
+    """The sampler, seeded by how many trials there are: a study that is opened again draws other points."""
+    seed = named_seed(search.seed, "sampler", there, recorded) % SEEDS
+    if search.sampler == "random":
+        return RandomSampler(seed=seed)
+    if search.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=STARTUP)
+    return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True)
+
+
+def _draw(proposal: optuna.Trial, space: Space) -> Point:
+    """A point; what cannot vary is not asked for."""
+    point: Point = {}
+    for parameter in space.parameters:
+        if parameter.applies(point):
+            point[parameter.name] = _suggested(proposal, parameter)
+    return point
+
+
+def _suggested(proposal: optuna.Trial, parameter: Parameter) -> float | int | str | bool:
+    name = parameter.name
+    if (only := parameter.only()) is not None:
+        return only
+    if parameter.kind == "choice":
+        chosen = proposal.suggest_categorical(name, parameter.options)
+        assert chosen is not None
+        return chosen
+    if parameter.kind == "integer":
+        return proposal.suggest_int(name, round(parameter.low), round(parameter.high), log=parameter.log)
+    return proposal.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+
+
+def _free(space: Space, point: Point) -> Point:
+    """The part of a point that the space leaves free: all that the study knows of."""
+    return {name: value for name, value in point.items() if space[name].only() is None}
+
+
+def _distributions(space: Space, point: Point) -> dict[str, BaseDistribution]:
+    return {name: _distribution(space[name]) for name in _free(space, point)}
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.kind == "choice":
+        return CategoricalDistribution(parameter.options)
+    if parameter.kind == "integer":
+        return IntDistribution(round(parameter.low), round(parameter.high), log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def _outside(space: Space, point: Point) -> bool:
+    """Whether a point of a wider space lies outside this one."""
+    return not all(space[name].admits(value) for name, value in point.items())

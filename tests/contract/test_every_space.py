@@ -1,0 +1,203 @@
+"""What every space that discovery finds must keep to, alone and composed with any other."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bat_core.config import TrainConfig, TrialConfig, from_dict, to_dict
+from bat_core.models import build_model
+from bat_core.recipes import get_recipe, recipe_params
+from search_spaces.base import compose, get_space, space_names
+from search_spaces.narrowing import narrow
+from sweeps.engine.search.points import assemble
+from sweeps.engine.search.spec import Final, Halving, Search
+
+ROOT = Path(__file__).resolve().parents[2]
+PIXELS = (1 / 255, 5 / 255)  # of photographs, and of the embedded digits
+PARAMS = "recipe.params."
+
+every_space = pytest.mark.parametrize("name", space_names())
+COMPOSED = [names for size in (1, 2, len(space_names())) for names in itertools.combinations(space_names(), size)]
+every_combination = pytest.mark.parametrize("names", COMPOSED, ids="+".join)
+
+
+@st.composite
+def points(draw, space):
+    """Any point of a space, drawn with no help of a search's own sampling."""
+    point = {}
+    for p in space.parameters:
+        if not all(name in point and point[name] in values for name, values in p.when.items()):
+            continue
+        if p.kind == "choice":
+            point[p.name] = draw(st.sampled_from(p.options))
+        elif p.kind == "integer":
+            point[p.name] = draw(st.integers(int(p.low), int(p.high)))
+        else:
+            point[p.name] = draw(st.floats(p.low, p.high))
+    return point
+
+
+def whole(names, pixel=PIXELS[0]):
+    return compose([get_space(name) for name in names]).at(pixel)
+
+
+def test_discovery_finds_the_spaces_and_no_machinery():
+    assert {"bat", "schedule", "model"} <= set(space_names())
+    assert not {"base", "narrowing", "__init__"} & set(space_names())
+    assert all(get_space(name).name == name for name in space_names())
+
+
+@every_space
+def test_it_is_described_for_people(name):
+    space = get_space(name)
+    assert space.says
+    assert all(parameter.says for parameter in space.parameters)
+
+
+@every_space
+def test_bounds_are_sane_and_the_papers_value_lies_in_them(name):
+    for p in get_space(name).parameters:
+        assert p.admits(p.usual), p.name
+        if p.kind == "choice":
+            assert len(set(p.options)) == len(p.options) > 1, p.name
+            assert (p.low, p.high, p.log) == (0, 0, False), p.name
+        else:
+            assert p.low < p.high, p.name
+            assert not p.options, p.name
+            assert p.low > 0 or not p.log, p.name
+        if p.kind == "integer":
+            assert (p.low, p.high) == (int(p.low), int(p.high)), p.name
+            assert type(p.usual) is int, p.name
+
+
+@every_space
+def test_each_parameter_sets_a_field_of_a_trial_or_a_part_of_one(name):
+    space = get_space(name)
+    trial = to_dict(TrialConfig())
+    known = recipe_params(space.fixed.get("recipe.name", trial["recipe"]["name"]))
+    formed = "".join(form for forms in space.forms.values() for form in forms.values())
+    for p in space.parameters:
+        if not p.where:
+            assert f"{{{p.name}}}" in formed, p.name
+        elif p.where.startswith(PARAMS):
+            assert p.where.removeprefix(PARAMS) in known, p.name
+        else:
+            found = trial
+            for part in p.where.split("."):
+                found = found[int(part)] if isinstance(found, list) else found[part]
+    for where in space.fixed:
+        section, field = where.split(".")
+        assert field in trial[section]
+
+
+@every_combination
+@given(data=st.data())
+def test_any_point_is_a_trial_that_can_be_built(names, data):
+    space = whole(names, data.draw(st.sampled_from(PIXELS)))
+    point = data.draw(points(space))
+    trial = assemble(space, point, TrialConfig())
+    get_recipe(trial.recipe.name, **trial.recipe.params)
+    assert from_dict(TrialConfig, json.loads(json.dumps(to_dict(trial)))) == trial
+    for p in space.parameters:
+        if p.name in point and p.where.startswith(PARAMS):
+            assert trial.recipe.params[p.where.removeprefix(PARAMS)] == point[p.name]
+        elif p.name in point and p.where.startswith("train.") and p.where.count(".") == 1:
+            assert getattr(trial.train, p.where.removeprefix("train.")) == point[p.name]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in space_names() if any(p.where == "model" for p in get_space(name).parameters)]
+)
+@given(data=st.data())
+def test_any_network_of_it_can_be_built(name, data):
+    space = get_space(name)
+    trial = assemble(space, data.draw(points(space)), TrialConfig())
+    with torch.device("meta"):
+        model = build_model(trial.model, num_classes=10, image_shape=(3, 32, 32))
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@every_combination
+def test_what_a_point_does_not_name_is_left_as_it_was(names):
+    space = whole(names)
+    base = TrialConfig(seed=7, train=TrainConfig(batch_size=17, momentum=0.3))
+    trial = assemble(space, space.usual(), base)
+    assert (trial.seed, trial.train.batch_size, trial.train.momentum) == (7, 17, 0.3)
+    assert (trial.data, trial.attack) == (base.data, base.attack)
+    assert base == TrialConfig(seed=7, train=TrainConfig(batch_size=17, momentum=0.3))
+
+
+@every_combination
+def test_the_papers_point_lies_in_it(names):
+    space = whole(names)
+    point = space.usual()
+    assert point
+    for p in space.parameters:
+        applies = all(point.get(name) in values for name, values in p.when.items())
+        assert (p.name in point) == applies, p.name
+        if applies:
+            assert p.admits(point[p.name]), p.name
+            assert point[p.name] == p.usual, p.name
+
+
+@every_combination
+def test_composing_loses_nothing(names):
+    space = whole(names)
+    alone = [get_space(name).at(PIXELS[0]) for name in names]
+    assert space.parameters == tuple(p for one in alone for p in one.parameters)
+    for one in alone:
+        assert one.fixed.items() <= space.fixed.items()
+        assert one.forms.items() <= space.forms.items()
+
+
+@every_space
+def test_a_pixel_scales_amounts_and_nothing_else(name):
+    space, pixel = get_space(name), 5 / 255
+    for before, after in zip(space.parameters, space.at(pixel).parameters, strict=True):
+        if before.unit == "pixel":
+            assert (after.low, after.high, after.usual) == pytest.approx(
+                (before.low * pixel, before.high * pixel, before.usual * pixel), rel=1e-12
+            )
+            assert 0 < after.low < after.high <= 1
+            assert (after.unit, after.when, after.where) == ("", before.when, before.where)
+        else:
+            assert after == before
+    assert space.at(pixel).at(pixel) == space.at(pixel)
+
+
+@every_combination
+def test_it_is_read_from_json_as_it_was_written(names):
+    search = Search(
+        space=narrow(whole(names), ranges=[]), base=TrialConfig(), objective="clean+robust", sampler="tpe", seed=3,
+        num_trials=9, max_hours=1.5, flat=None, halving=Halving(grace=2, factor=3),
+        final=Final(count=2, epochs=5, seeds=(0, 1), rule="knee", registered_name="m"), warm_start=("a", "b"),
+    )  # fmt: skip
+    back = from_dict(Search, json.loads(json.dumps(to_dict(search), allow_nan=False)))
+    assert back == search
+    for mine, theirs in zip(search.space.parameters, back.space.parameters, strict=True):
+        assert [type(option) for option in mine.options] == [type(option) for option in theirs.options]
+        assert type(mine.usual) is type(theirs.usual)
+    assert back.space.describe() == search.space.describe()
+    assert (
+        assemble(back.space, back.space.usual(), back.base).hash
+        == assemble(search.space, search.space.usual(), search.base).hash
+    )
+
+
+def test_spaces_are_read_without_torch_ray_or_optuna():
+    program = """
+import sys
+from search_spaces.base import compose, get_space, space_names
+from search_spaces.narrowing import narrow
+narrow(compose([get_space(name) for name in space_names()]).at(1 / 255), fixed=["eps=8/255"]).usual()
+print(sorted({"torch", "torchvision", "ray", "optuna", "mlflow", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

@@ -1,0 +1,319 @@
+"""What a search's report says: every number from the view, masks named, the rule and the images named."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from search_spaces.narrowing import narrow
+from sweeps.engine.search.report import report_md, sentence
+from sweeps.engine.search.scores import MASKED
+from sweeps.engine.search.spec import Halving
+from sweeps.engine.search.words import rule, span
+from tests.engine.search.views import (
+    HALVED,
+    KILLED,
+    PIXEL,
+    finalist_of,
+    realistic,
+    score_of,
+    search_of,
+    status_of,
+    trial_of,
+    view_of,
+)
+
+
+@pytest.fixture(scope="module")
+def view():
+    return realistic()
+
+
+@pytest.fixture(scope="module")
+def report(view):
+    return report_md(view)
+
+
+def section(report, heading):
+    return report.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def rows(text, first):
+    """The cells of the table whose head begins with `first`."""
+    lines = text.splitlines()
+    begin = next(at for at, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    table = []
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def shown(one):
+    low, high = one.interval
+    return f"{one.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def test_the_space_is_told_with_ranges_and_pixels(view, report):
+    table = {row[0]: row[1:] for row in rows(section(report, "What was searched"), "parameter")}
+    assert [name.strip("`") for name in table] == list(view.search.space.names)
+    assert table["`beta`"] == ["multiplier of the adversarial label", "2 to 128", "log", "9", "label = adversarial"]
+    assert table["`eps`"][1:4] == ["5/255 (1 px) to 80/255 (16 px)", "", "40/255 (8 px)"]
+    assert table["`warm_up`"][4] == "schedule = multi_step or cosine"
+    assert table["`random_start`"][1] == "yes, no"
+
+
+def test_a_fixed_parameter_is_called_fixed():
+    search = search_of(space=narrow(search_of("bat").space, fixed=(f"eps={4 * PIXEL}",)))
+    table = {row[0]: row[1:] for row in rows(report_md(view_of(search)), "parameter")}
+    assert table["`eps`"][1] == "20/255 (4 px), fixed"
+    one = score_of(search, 0, 0.9, 0.4)
+    assert ", eps=" not in rows(report_md(view_of(search, [one])), "trial")[0][-1]
+
+
+def test_aim_images_and_attack_are_named(report):
+    said = section(report, "What was searched")
+    assert "The search aims at high clean accuracy and high verified robust accuracy." in said
+    assert (
+        "Judged on validation images: clean n = 300; robust n = 200, image by image the worst of PGD-20+quick" in said
+    )
+    assert "PGD takes 20 steps of 2 px on cross-entropy from one random start; then come APGD-CE, APGD-T" in said
+    assert "Trials are drawn by TPE (seed 0). The search ends after 40 trials. No trial is stopped early." in said
+    assert "One pixel is 5/255." in said
+
+
+def test_other_aims_and_ends_are_put_into_words():
+    search = search_of(
+        "bat", objective="robust-at-clean>=0.9", sampler="random", max_hours=1.5, flat=7,
+        halving=Halving(grace=4, factor=3),
+    )  # fmt: skip
+    said = report_md(view_of(search))
+    assert "aims at high verified robust accuracy, with clean accuracy of at least 90.0%." in said
+    assert "by chance (seed 0). The search ends after 40 trials, or 1.5 hours at work, or 7 finished trials in" in said
+    assert "from epoch 4 on, the best 1 in 3 go on" in said
+    assert "high verified robust accuracy and low hours of training" in report_md(
+        view_of(search_of("bat", objective="robust+hours"))
+    )
+
+
+def test_the_front_is_a_table_of_what_is_not_masked(view, report):
+    table = rows(section(report, "What was found"), "trial")
+    assert [row[0] for row in table] == [one.id for one in view.front[::-1]]
+    assert len(table) > 2
+    for row, one in zip(table, view.front[::-1], strict=True):
+        expected = [f"{one.clean_acc:.1%}", shown(one), "200", "PGD-20+quick", one.verdict, span(one.hours)]
+        assert row[1:7] == expected
+        pixels = one.point["eps"] / PIXEL
+        assert f"eps={255 * one.point['eps']:.4g}/255 ({pixels:.3g} px)" in row[7]
+        assert {part.partition("=")[0] for part in row[7].split(", ")} == set(one.point)
+    assert "they flatter a little" in report
+
+
+def test_the_papers_point_is_compared_with_the_front(view, report):
+    first = view.finished[0]
+    beaten = f"The paper's point, trial-000: clean {first.clean_acc:.1%}, robust {shown(first)}, clear."
+    assert beaten in section(report, "What was found")
+    better = re.search(r"(trial-\d+) beats it: clean ([\d.]+)%, robust ([\d.]+)%", report)
+    assert better[1] in {one.id for one in view.front}
+    assert float(better[2]) >= round(100 * first.clean_acc, 1)
+    assert float(better[3]) >= round(100 * first.robust_acc, 1)
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([(0.95, 0.9)], "beats it: clean 95.0%, robust 90.0% (85.1-93.4)."),
+        ([(0.95, 0.42)], "beats it: clean 95.0%, robust 42.0% (35.4-48.9); the two intervals overlap."),
+        ([(0.95, 0.3)], "It is on the front."),
+    ],
+)
+def test_a_difference_that_chance_can_make_is_called_so(others, expected):
+    search = search_of("bat")
+    point = dict(search.space.usual()) | {"num_steps": 5}
+    more = [score_of(search, 1, *other, trial=trial_of(search, 1, point)) for other in others]
+    assert expected in report_md(view_of(search, [score_of(search, 0, 0.9, 0.4), *more]))
+
+
+def test_the_papers_point_may_be_masked_or_missing():
+    search = search_of("bat")
+    masked = report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, verdict=MASKED)]))
+    assert "The paper's point, trial-000: clean 90.0%, robust 40.0%" in masked
+    assert "masked. Its robustness is not to be believed." in masked
+    other = score_of(search, 1, 0.9, 0.4, trial=trial_of(search, 1, search.space.usual() | {"num_steps": 2}))
+    assert "The search did not try the paper's point." in report_md(view_of(search, [other]))
+    failed = view_of(search, [other], [(trial_of(search, 0), status_of("failed", reason="x"))])
+    assert "The paper's point is trial-000; it did not finish." in report_md(failed)
+
+
+def test_masked_trials_are_shown_with_what_pgd_made_of_them(view, report):
+    said = section(report, "Masked gradients")
+    masked = sorted((one for one in view.finished if one.masked), key=lambda one: -one.pgd_acc)
+    assert "The number we show is the robustness that is there." in said
+    assert "3 trials of 32 finished are masked." in said
+    assert rows(said, "masked") == [
+        [one.id, f"{one.clean_acc:.1%}", f"{one.pgd_acc:.1%}", shown(one), one.suite, ", ".join(one.flags)]
+        for one in masked
+    ]
+    assert (
+        f"By PGD alone {masked[0].id} would have been the most robust, with {masked[0].pgd_acc:.1%}: it is masked"
+        in said
+    )
+    assert "PGD ran on 300 images, the suite on the first 200 of them." in said
+    widest = max((one for one in view.finished if not one.masked), key=lambda one: one.pgd_acc - one.robust_acc)
+    assert f"too much of {widest.id}: {widest.pgd_acc:.1%} under PGD, {widest.robust_acc:.1%} verified." in said
+
+
+def test_no_mask_is_said_too():
+    search = search_of("bat")
+    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4)])), "Masked gradients")
+    assert "No trial of 1 finished is masked." in said
+    assert "By PGD alone trial-000 would have been the most robust, with 42.0%: it is clear" in said
+    assert "believed either" not in said
+
+
+def test_only_a_search_that_asks_for_masks_is_steered_by_them():
+    search = search_of("bat")
+    assert "on no front, and steers nothing." in report_md(view_of(search))
+    assert "steers nothing" not in report_md(view_of(search_of("bat", objective="clean+pgd")))
+
+
+def test_what_did_not_finish_is_told_with_its_reasons():
+    search = search_of("bat")
+    others = [
+        (trial_of(search, 1), status_of("stopped", 1, epochs=3, reason=HALVED.format(at=3))),
+        (trial_of(search, 2), status_of("stopped", 2, epochs=3, reason=HALVED.format(at=3).replace("0.113", "0.2"))),
+        (trial_of(search, 3), status_of("failed", 3, epochs=1, reason="RuntimeError: no room\nTraceback `x`")),
+        (trial_of(search, 4), status_of("failed", 4, epochs=1, reason=KILLED)),
+        (trial_of(search, 5), replace(status_of("training", 5, epochs=1), ended=None)),
+    ]
+    one = score_of(search, 0, 0.9, 0.4)
+    view = view_of(search, [one], others)
+    rows_ = [(trial, replace(status, collapsed=9) if trial.id == one.id else status) for trial, status in view.rows]
+    said = section(report_md(replace(view, rows=tuple(rows_))), "What was not finished")
+    assert "2 trials stopped early:\n\n- successive halving at epoch 3: trial-001, trial-002\n" in said
+    assert f"2 trials failed:\n\n- `RuntimeError: no room`: trial-003\n- `{KILLED}`: trial-004\n" in said
+    assert "Not over yet: trial-005." in said
+    assert "collapsed (catastrophic overfitting) in trial-000." in said
+    assert "Every trial finished." in report_md(view_of(search, [one]))
+
+
+def test_cost_counts_every_trial_and_every_process():
+    search = search_of("bat")
+    one = score_of(search, 9, 0.9, 0.4, hours=2.0)
+    view = view_of(search, [one], [(trial_of(search, 1), status_of("stopped", 1, hours=0.5, reason="x"))])
+    workers = replace(view.sweep, resources=replace(view.sweep.resources, num_workers=3))
+    said = section(report_md(replace(view, sweep=workers)), "What it cost")
+    assert "2 trials drawn by TPE: 1 finished, 1 stopped early." in said
+    assert "at work for 30.0 min of wall time; training took 7.5 h over all processes." in said
+    final = replace(view, finalists=(finalist_of(search, one),), champion=None)
+    assert "training took 8.5 h over all processes (2.5 h of the search, 6.0 h of the finalists)." in report_md(final)
+
+
+def test_finalists_are_means_on_validation_and_test_is_told_apart(view, report):
+    said = section(report, "What was chosen")
+    validation, test = said.split("On test images:")
+    chosen = view.finalists[1]
+    (row,) = [row for row in rows(validation, "finalist") if "champion" in row[0]]
+    assert row[0] == f"{chosen.origin.id} (champion)"
+    robust = [100 * one.robust_acc for one in chosen.members]
+    assert row[2] == f"{sum(robust) / 3:.1f}% [{min(robust):.1f}-{max(robust):.1f}]"
+    assert row[3:5] == ["200", "clear, clear, clear"]
+    table = rows(test, "finalist")
+    assert len(table) == 9
+    for finalist in view.finalists:
+        for tested in finalist.tested:
+            low, high = tested.robust_interval
+            expected = f"{tested.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
+            row = [finalist.origin.id, tested.trial, f"{tested.clean_acc:.1%}", expected, "360", "standard", "clear"]
+            assert row in table
+    assert f"The champion is {view.champion}: {chosen.origin.id}, of its seeds the most robust" in said
+    assert f"`knee`: {rule('knee')}." in said
+    assert "Everything was chosen on validation images, split from train. Test images were touched once" in said
+
+
+def test_without_finalists_it_says_how_to_get_them(view):
+    none = replace(view, finalists=(), champion=None)
+    waiting = section(report_md(none), "What was chosen")
+    assert waiting.strip().startswith(
+        "The finalists have not been trained yet. `--resume` this search with `--finalists K`"
+    )
+    assert "test images were not touched" in waiting
+    asked = section(report_md(replace(none, search=search_of("bat", final=False))), "What was chosen")
+    assert asked.strip().startswith("No finalists were asked for.")
+
+
+def test_no_champion_is_no_champion(view):
+    said = report_md(replace(view, champion=None))
+    assert "There is no champion: no finalist satisfies the rule" in said
+    assert "Champion:" not in sentence(replace(view, champion=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("robust-at-clean>=90%", "the most robust of those with clean accuracy of at least 90%"),
+        ("robust-per-hour", "the most verified robust accuracy for an hour of training"),
+        ("knee", "farthest above the straight line from the most robust finalist to the cleanest"),
+    ],
+)
+def test_each_rule_has_its_words(name, words):
+    assert rule(name) == words
+
+
+def test_pictures_are_named_where_they_are_drawn(view, report):
+    for name in ("pareto", "importances", "parallel", "progress"):
+        assert report.count(f"]({name}.png)") == 1
+    few = report_md(view_of(view.search, view.finished[:2]))
+    assert "importances.png" not in few
+    assert "left out: they need 4 trials that finished unmasked, and there are 2." in few
+
+
+def test_the_sentence_names_both_ends_of_the_front_and_the_champion(view):
+    tough, clean = view.front[-1], view.front[0]
+    tested = next(one for one in view.finalists[1].tested if one.trial == view.champion)
+    said = sentence(view)
+    assert said.startswith("32 trials finished, 3 of them masked. The front has ")
+    assert f"from clean {tough.clean_acc:.1%}, robust {tough.robust_acc:.1%} ({tough.id}) to clean" in said
+    assert f"{clean.clean_acc:.1%}, robust {clean.robust_acc:.1%} ({clean.id}), on validation images." in said
+    assert f"Champion: {view.champion}, of {view.finalists[1].origin.id}: on test clean {tested.clean_acc:.1%}" in said
+    assert said.endswith("under standard, n = 360, clear.")
+    assert "\n" not in said
+
+
+def test_a_champion_that_is_masked_on_test_is_not_praised(view):
+    chosen = view.finalists[1]
+    tested = tuple(replace(one, verdict=MASKED) for one in chosen.tested)
+    said = sentence(replace(view, finalists=(replace(chosen, tested=tested),)))
+    assert said.endswith("masked. Its robustness is not to be believed.")
+
+
+def test_a_champion_that_is_not_tested_yet_says_so(view):
+    chosen = replace(view.finalists[1], tested=())
+    waiting = replace(view, finalists=(chosen,))
+    assert "mean over seeds on validation images; not tested yet." in sentence(waiting)
+    assert "have not been evaluated on test images yet" in report_md(waiting)
+    assert "touched once" not in report_md(waiting)
+
+
+def test_sentences_where_there_is_little_to_say():
+    search = search_of("bat")
+    assert sentence(view_of(search)) == "No trial has begun."
+    failed = view_of(search, others=[(trial_of(search, 0), status_of("failed", reason=KILLED))])
+    assert sentence(failed) == "No trial has finished: 1 trial drawn by TPE: 0 finished, 1 failed."
+    one = score_of(search, 0, 0.9, 0.4)
+    expected = "1 trial finished. The front has 1: clean 90.0%, robust 40.0% (trial-000), on validation images."
+    assert sentence(view_of(search, [one])) == expected
+    masked = [replace(one, verdict=MASKED)]
+    assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robustness here is")
+    masked.append(score_of(search, 1, 0.9, 0.5, verdict=MASKED))
+    assert sentence(view_of(search, masked)).startswith("All 2 finished trials are masked. No robustness here is")
+    for view in (view_of(search), failed, view_of(search, [one]), view_of(search, masked)):
+        assert report_md(view).startswith("# Search on digits, small_cnn, L-inf budget 8 px\n")
+
+
+def test_of_masked_trials_there_is_no_front_to_read(view):
+    search = search_of("bat")
+    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, verdict=MASKED)])), "What was found")
+    assert "The one finished trial is masked." in said
+    assert "| trial |" not in said
