@@ -42,13 +42,18 @@ class StatusBoard:
 
 
 @contextmanager
-def live_table(sweep: Sweep, folder: SweepFolder, console: Console, *, concurrent: int) -> Iterator[None]:
-    """Show the table while the body runs: in place on a terminal, every few seconds elsewhere."""
+def live_table(
+    sweep: Sweep, folder: SweepFolder, console: Console, *, concurrent: int, expected: int | None = None
+) -> Iterator[None]:
+    """Show the table while the body runs: in place on a terminal, every few seconds elsewhere.
+
+    `expected` is how many trials there will be, if they are not all known yet.
+    """
     board = StatusBoard(sweep, folder)
     began = time.time()
 
     def table() -> Table:
-        return status_table(board, began, concurrent)
+        return status_table(board, began, concurrent, expected)
 
     if console.is_terminal:
         with Live(get_renderable=table, console=console, refresh_per_second=2):
@@ -70,23 +75,27 @@ def live_table(sweep: Sweep, folder: SweepFolder, console: Console, *, concurren
         console.print(table())
 
 
-def status_table(board: StatusBoard, began: float, concurrent: int) -> Table:
+def status_table(board: StatusBoard, began: float, concurrent: int, expected: int | None = None) -> Table:
     """Trial, budget, seed, epoch, validation accuracies, what it does, time left."""
     rows = board.all()
     clock = _Clock(rows, time.time())
-    left = clock.all_left(concurrent)
-    done = sum(status.phase == "finished" for _, status in rows)
-    title = f"{board.sweep.name}: {done} of {len(rows)} trials done, {_clock(time.time() - began)} gone"
+    to_come = max((expected or 0) - len(rows), 0)
+    left = clock.all_left(concurrent, to_come)
+    done = sum(status.phase in {"finished", "stopped"} for _, status in rows)
+    title = f"{board.sweep.name}: {done} of {len(rows) + to_come} trials done, {_clock(time.time() - began)} gone"
     table = Table(
         title=title + (f", about {_clock(left)} left" if left is not None and left > 0 else ""), title_justify="left"
     )
     table.caption, table.caption_justify = _caption(rows), "left"
+    if board.sweep.open:
+        table.add_column("trial", no_wrap=True)
     for column in ("recipe", "budget", "seed", "epoch", "clean", "robust", "state", "left"):
         table.add_column(column, justify="left" if column in {"recipe", "state"} else "right", no_wrap=True)
     for trial, status in _shown(rows):
         clean, robust = _accuracies(status)
         pixels = budget_in_pixels(trial, board.sweep.pixel)
         table.add_row(
+            *([trial.id] if board.sweep.open else []),
             trial.config.recipe.name,
             f"{pixels:.3g} px" if pixels else "-",
             str(trial.config.seed),
@@ -154,7 +163,8 @@ class _Clock:
         self.rows, self.now = rows, now
         ends = [s for _, s in rows if s.phase == "finished" and s.attack_started and s.ended and s.attempts == 1]
         self.attack = statistics.fmean([(s.ended or 0) - (s.attack_started or 0) for s in ends]) if ends else None
-        self.whole = statistics.fmean([(s.ended or 0) - (s.started or 0) for s in ends]) if ends else None
+        over = ends + [s for _, s in rows if s.phase == "stopped" and s.ended and s.attempts == 1]
+        self.whole = statistics.fmean([(s.ended or 0) - (s.started or 0) for s in over]) if ends else None
 
     def seconds(self, trial: Trial, status: TrialStatus) -> float | None:
         if status.done:
@@ -177,8 +187,8 @@ class _Clock:
             return ""
         return "?" if seconds is None else _clock(seconds)
 
-    def all_left(self, concurrent: int) -> float | None:
-        each = [self.seconds(trial, status) for trial, status in self.rows]
+    def all_left(self, concurrent: int, to_come: int) -> float | None:
+        each = [self.seconds(trial, status) for trial, status in self.rows] + [self.whole] * to_come
         known = [seconds for seconds in each if seconds is not None]
         return sum(known) / max(concurrent, 1) if len(known) == len(each) else None
 

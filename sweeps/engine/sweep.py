@@ -70,7 +70,7 @@ class Sweep:
         pixel: float,
         resources: Resources,
         trials: Sequence[Trial],
-        open: bool = False,  # noqa: A002 (as the field is called)
+        open: bool = False,
     ) -> "Sweep":
         """A sweep with an id of its own.
 

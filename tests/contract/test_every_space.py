@@ -112,6 +112,26 @@ def test_any_point_is_a_trial_that_can_be_built(names, data):
             assert getattr(trial.train, p.where.removeprefix("train.")) == point[p.name]
 
 
+def where(space, parameter, value):
+    """A point that has this value, and else the paper's as far as conditions allow."""
+    point = {name: values[0] for name, values in parameter.when.items()} | {parameter.name: value}
+    for p in space.parameters:
+        if all(name in point and point[name] in values for name, values in p.when.items()):
+            point.setdefault(p.name, p.usual)
+    return {p.name: point[p.name] for p in space.parameters if p.name in point}
+
+
+@every_space
+@pytest.mark.parametrize("pixel", PIXELS)
+def test_both_ends_of_every_range_and_every_option_make_a_trial(name, pixel):
+    space = get_space(name).at(pixel)
+    for p in space.parameters:
+        whole_numbers = (int(p.low), int(p.high)) if p.kind == "integer" else (p.low, p.high)
+        for value in p.options if p.kind == "choice" else whole_numbers:
+            trial = assemble(space, where(space, p, value), TrialConfig())
+            get_recipe(trial.recipe.name, **trial.recipe.params)
+
+
 @pytest.mark.parametrize(
     "name", [name for name in space_names() if any(p.where == "model" for p in get_space(name).parameters)]
 )

@@ -64,12 +64,12 @@ class Output:
     def statuses(self) -> dict[str, TrialStatus]:
         if not (self.folder.path / "sweep.json").exists():
             return {}
-        return {trial.id: read_status(self.folder.trial(trial)) for trial in self.spec.trials}
+        return {trial.id: read_status(self.folder.trial(trial)) for trial in self.folder.trials(self.spec)}
 
     def weights(self) -> dict[str, bytes]:
         return {
             trial.id: (self.folder.trial(trial) / "model" / "model.safetensors").read_bytes()
-            for trial in self.spec.trials
+            for trial in self.folder.trials(self.spec)
         }
 
     def file(self, name: str) -> bytes:

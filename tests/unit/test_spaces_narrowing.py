@@ -29,6 +29,8 @@ ALL = compose([get_space(name) for name in ("bat", "schedule", "model")]).at(1 /
         ("random_start=no", False),
         ("random_start=true", True),
         ("random_start=False", False),
+        ("random_start=No", False),
+        ("random_start=YES", True),
         ("depth=16", 16),
         ("final_lr=0", 0.0),
     ],

@@ -34,13 +34,14 @@ def page(view: View, study: optuna.Study) -> str:
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1><p>{escape(states(view))}. {escape(judged(view))}</p>",
     ]
-    why_not = too_little(view)
+    nothing = None if view.finished else "no trial has finished"
+    why_not = {"importances": too_little(view), "parallel": too_little(view)}
     for number, (name, heading, says, draw) in enumerate(_sections(view, study)):
         parts.append(f"<h2>{escape(heading)}</h2>")
-        if why_not and name in {"importances", "parallel"}:
-            parts.append(f"<p>Left out: {escape(why_not)}.</p>")
+        if why := why_not.get(name, nothing):
+            parts.append(f"<p>Left out: {escape(why)}.</p>")
             continue
-        drawn = to_html(draw(), full_html=False, include_plotlyjs=True, div_id=name, config=CONFIG)
+        drawn = to_html(draw(), full_html=False, include_plotlyjs=number == 0, div_id=name, config=CONFIG)
         parts.append(f'<p>{escape(says)}</p><div class="wide">{drawn}</div>')
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -91,11 +92,9 @@ def pareto(view: View) -> Any:
         x, y = [found[1].clean_acc], [found[1].robust_acc]
         figure.add_scatter(x=x, y=y, mode="markers", marker=marks.PAPER.spots, name=found[0], hoverinfo="skip")
     _add_finalists(figure, view)
-    figure.update_xaxes(title="clean accuracy", tickformat=".3~p")
-    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p")
-    if (limits := marks.limits(view)) is not None:
-        figure.update_xaxes(range=limits[0])
-        figure.update_yaxes(range=limits[1])
+    across, up = marks.limits(view)
+    figure.update_xaxes(title="clean accuracy", tickformat=".3~p", range=across)
+    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", range=up)
     return _plain(figure, 620)
 
 
@@ -103,9 +102,8 @@ def progress(view: View) -> Any:
     """Hypervolume, and best verified robust accuracy, against hours of work."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.42, 0.58])
     line = {"color": marks.FRONT, "width": 1.6, "shape": "hv"}
-    if view.finished:
-        x, y = marks.volumes(view)
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name="hypervolume", showlegend=False, row=1, col=1)
+    x, y = marks.volumes(view)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, name="hypervolume", showlegend=False, row=1, col=1)
     if view.front:
         x, y = marks.best_robust(view)
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name="best so far, unmasked", row=2, col=1)

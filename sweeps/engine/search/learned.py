@@ -19,11 +19,11 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from search_spaces.base import show_value
-from sweeps.engine.search.marks import BLUE
+from sweeps.engine.search.marks import BLUE, caption
 from sweeps.engine.search.objectives import Direction, get_objective
 from sweeps.engine.search.study import TRIAL
 from sweeps.engine.search.view import View
-from sweeps.engine.search.words import believed, is_amount, judged, setting
+from sweeps.engine.search.words import believed, is_amount, judged
 
 TOP = 0.1  # share of trials that importances ask what sets them apart ...
 WIDTH = 92  # pixels of an axis in the interactive ones
@@ -57,8 +57,7 @@ def draw_importances(view: View, study: optuna.Study) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params("y", length=0)
         axes.margins(x=0.12)
-    figure.suptitle(f"{setting(view)}: which parameters matter", fontsize=12, x=0.01, ha="left")
-    figure.supxlabel(f"\n{importances_note(view)}\n{judged(view)}", fontsize=8, color="0.3", x=0.01, ha="left")
+    caption(figure, view, "which parameters matter", importances_note(view), judged(view))
     return figure
 
 
@@ -86,10 +85,9 @@ def draw_parallel(view: View, study: optuna.Study) -> Figure:
     for name in axes.get_xticklabels():
         name.set(rotation=25, ha="right", rotation_mode="anchor", fontsize=9)
     figure.set_size_inches(max(9.6, 1.25 * len(axes.get_xticks())), 5.8)
-    figure.suptitle(f"{setting(view)}: trials, their measures and parameters", fontsize=12, x=0.01, ha="left")
     all_of = len(_names(believable))
     shown = f" Shown: the {len(names)} of {all_of} parameters that matter most." if len(names) < all_of else ""
-    figure.supxlabel(f"\n{parallel_note(view)}{shown}\n{judged(view)}", fontsize=8, color="0.3", x=0.01, ha="left")
+    caption(figure, view, "trials, their measures and parameters", parallel_note(view) + shown, judged(view))
     return figure
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any, TypeAlias
+
+from matplotlib.figure import Figure
 
 from sweeps.engine.search.clock import hours_until
 from sweeps.engine.search.scores import Score
 from sweeps.engine.search.view import Finalist, View
-from sweeps.engine.search.words import champion_of, papers, papers_name
+from sweeps.engine.search.words import champion_of, papers, papers_name, setting
 
 Line: TypeAlias = tuple[list[float], list[float]]
 
@@ -40,6 +43,7 @@ class Mark:
 
 RED, AMBER, BLUE, GOLD = "#d01c1f", "#c77700", "#1b6ca8", "#f2c230"
 FRONT = "#12344d"
+LETTERS = 17  # of a note, to an inch
 MARGIN, EDGE = 0.02, 0.005  # of accuracy: around all that is drawn, and beyond 0 and 1
 CLEAR = Mark(says="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
 SUSPECT = Mark(
@@ -61,6 +65,14 @@ MASKED_FINALIST = Mark(
 CHAMPION = Mark(says="champion", color=GOLD, marker="*", symbol="star", size=18, edge="black")
 MEMBER = Mark(says="finalists' seeds", color="#8a6d00", marker="o", symbol="circle", size=3)
 OVER = Mark(says="stopped early or failed", color="#999999", marker="|", symbol="line-ns-open", size=6)
+
+
+def caption(figure: Figure, view: View, title: str, *notes: str) -> None:
+    """The title, and the notes that stand below, each on lines of its own."""
+    across = round(LETTERS * figure.get_size_inches()[0])
+    lines = [line for note in notes for line in wrap(note, across)]
+    figure.suptitle(f"{setting(view)}: {title}", fontsize=12, x=0.01, ha="left")
+    figure.supxlabel("\n" + "\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left")
 
 
 def of_kind(view: View, mark: Mark) -> list[Score]:
@@ -100,14 +112,12 @@ def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:
     return x, y
 
 
-def limits(view: View) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """From where to where clean and robust accuracy are shown: all trials, intervals and finalists; None of none."""
+def limits(view: View) -> tuple[tuple[float, float], tuple[float, float]]:
+    """From where to where clean and robust accuracy are shown: with all trials, intervals and finalists."""
     members = [one for finalist in view.finalists for one in finalist.members]
     clean = [one.clean_acc for one in (*view.finished, *members)]
     robust = [bound for one in view.finished for bound in one.interval] + [one.robust_acc for one in members]
-    if not clean:
-        return None
-    return _room(clean), _room(robust)
+    return _room(clean or [0, 1]), _room(robust or [0, 1])
 
 
 def hours_of(view: View, one: Score) -> float:

@@ -15,7 +15,7 @@ from sweeps.engine.search.learned import draw_importances, draw_parallel
 from sweeps.engine.search.marks import Mark
 from sweeps.engine.search.scores import Score
 from sweeps.engine.search.view import View
-from sweeps.engine.search.words import judged, setting, states, too_little
+from sweeps.engine.search.words import judged, states, too_little
 from sweeps.engine.sweep import write_atomically
 
 PAGE = "search.html"
@@ -48,9 +48,9 @@ def draw_pareto(view: View) -> Figure:
     axes = figure.subplots()
     _dress(axes, "clean accuracy", "verified robust accuracy")
     axes.xaxis.set_major_formatter(PERCENT)
-    if (limits := marks.limits(view)) is not None:
-        axes.set_xlim(limits[0])
-        axes.set_ylim(limits[1])
+    clean, robust = marks.limits(view)
+    axes.set_xlim(clean)
+    axes.set_ylim(robust)
     for mark in marks.VERDICTS.values():
         chosen = marks.of_kind(view, mark)
         _scatter(axes, [one.clean_acc for one in chosen], chosen, mark)
@@ -60,11 +60,16 @@ def draw_pareto(view: View) -> Figure:
     if found := marks.paper(view):
         axes.plot(found[1].clean_acc, found[1].robust_acc, zorder=4, label=found[0], **marks.PAPER.style)
     _draw_finalists(axes, view)
-    note = (
-        "\nBars: 95 % Wilson intervals of robust accuracy. Numbers: the front's trials. Stairs: what the front"
-        f" dominates; a masked trial is on no front.\n{judged(view)}\n{states(view)}."
+    _finish(figure, view)
+    marks.caption(
+        figure,
+        view,
+        "clean against verified robust accuracy",
+        "Bars: 95 % Wilson intervals of robust accuracy. Numbers: the front's trials. Stairs: what the front dominates;"
+        " a masked trial is on no front.",
+        judged(view),
+        f"{states(view)}.",
     )
-    _finish(figure, view, "clean against verified robust accuracy", note)
     return figure
 
 
@@ -89,11 +94,16 @@ def draw_progress(view: View) -> Figure:
         bottom.step(*marks.best_robust(view), where="post", color=marks.FRONT, lw=1.4, label="best so far, unmasked")
     top.set_ylim(bottom=0)
     top.set_xlim(left=0)
-    note = (
-        "\nTop: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; a stroke at the foot is"
-        f" a trial's end.\nHours of work: wall time in which a trial was under way. {judged(view)}\n{states(view)}."
+    _finish(figure, view)
+    marks.caption(
+        figure,
+        view,
+        "best so far against hours of work",
+        "Top: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; a stroke at the foot is a"
+        " trial's end. Hours of work: wall time in which a trial was under way.",
+        judged(view),
+        f"{states(view)}.",
     )
-    _finish(figure, view, "best so far against hours of work", note)
     return figure
 
 
@@ -106,16 +116,15 @@ def _dress(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _finish(figure: Figure, view: View, title: str, note: str) -> None:
-    """Title, legend and note; and the words that there is nothing to see, if so."""
+def _finish(figure: Figure, view: View) -> None:
+    """The legend; and the words that there is nothing to see, if so."""
     axes = figure.axes[-1]
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     if not view.finished:
+        axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", color="0.4")
-    figure.suptitle(f"{setting(view)}: {title}", fontsize=12, x=0.01, ha="left")
-    figure.supxlabel(note, fontsize=8, color="0.3", x=0.01, ha="left")
 
 
 def _scatter(axes: Axes, x: Sequence[float], chosen: Sequence[Score], mark: Mark) -> None:

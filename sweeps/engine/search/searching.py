@@ -191,7 +191,7 @@ def _search(
 
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
         concurrent = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
-        with live_table(sweep, folder, console, concurrent=concurrent):
+        with live_table(sweep, folder, console, concurrent=concurrent, expected=search.num_trials):
             running.run_search(search, sweep, dataset, folder, study, concurrent=concurrent, go_on=go_on)
     return not study.unfinished() and not go_on()
 

@@ -164,6 +164,14 @@ def test_masked_trials_are_shown_with_what_pgd_made_of_them(view, report):
     assert f"too much of {widest.id}: {widest.pgd_acc:.1%} under PGD, {widest.robust_acc:.1%} verified." in said
 
 
+def test_what_pgd_alone_would_have_chosen_is_named_even_if_it_breaks():
+    search = search_of("bat")
+    lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, verdict=MASKED)
+    said = report_md(view_of(search, [score_of(search, 0, 0.9, 0.5), lying]))
+    assert "By PGD alone trial-001 would have been the most robust, with 80.0%: it is masked" in said
+    assert "it shows 30.0% (24.1-36.7), which is not to be believed either." in said
+
+
 def test_no_mask_is_said_too():
     search = search_of("bat")
     said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4)])), "Masked gradients")
