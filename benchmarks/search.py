@@ -51,7 +51,7 @@ class Options:
     """Passes over the training images."""
     train_size: int = 700
     """Train on so many images."""
-    val_size: int = 300
+    val_size: int = 200
     """Judge on so many images, held out of train."""
     num_trials: int = 40
     """Trials of each search."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from bat_core.data import Dataset
+from sweeps.engine.driver import sole_driver
 from sweeps.engine.options import load_images
 from sweeps.engine.records import read_events, read_status
 from sweeps.engine.search.options import SearchOptions
@@ -85,12 +86,17 @@ class Outcome:
 
 def run(setting: Setting, kind: Kind, seed: int, num_trials: int) -> Outcome:
     """One search, trial after trial, on one thread."""
+    place = (setting.cache / f"{setting.dataset}-{kind.name}-{seed}").resolve()
+    with sole_driver(place.with_name(f".{place.name}"), "search"):
+        return _run(setting, kind, seed, num_trials, SweepFolder(place))
+
+
+def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: SweepFolder) -> Outcome:
     torch.set_num_threads(1)
     dataset = setting.images()
     search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
     if kind.halving:
         search = replace(search, halving=Halving(grace=max(setting.epochs // 5, 1), factor=3))
-    folder = SweepFolder((setting.cache / f"{setting.dataset}-{kind.name}-{seed}").resolve())
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)

@@ -1,6 +1,6 @@
 """What can be said to a search on the command line, and what it makes of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -168,15 +168,25 @@ class SearchOptions(SweepOptions):
         )
 
 
-RESIZABLE = {"num_trials", "max_hours", "stop_when_flat", "finalists", "final_epochs", "rule", "register", "seeds"}
+OF_FINAL = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
+RESIZABLE = {"num_trials", "max_hours", "stop_when_flat", "finalists", *OF_FINAL}
 
 
 def resized(search: Search, options: SearchOptions) -> Search:
-    """A search that is gone on with may be given another budget, or other finalists."""
-    changes: dict[str, Any] = {}
-    for option, name in (("num_trials", "num_trials"), ("max_hours", "max_hours"), ("stop_when_flat", "flat")):
-        if (value := getattr(options, option)) != getattr(SearchOptions, option):
-            changes[name] = value
+    """A search that is gone on with may be given another budget, or other finalists.
+
+    Raises:
+        InputError: it says how finalists are treated and has none.
+    """
+    given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default}
+    budget = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
+    changes: dict[str, Any] = {name: given[option] for option, name in budget.items() if option in given}
+    of_final = {name: given[option] for option, name in OF_FINAL.items() if option in given}
     if options.finalists:
         changes["final"] = options.final(search.base.data.name)
+    elif of_final and search.final is None:
+        option = next(option for option in OF_FINAL if option in given)
+        raise InputError(f"--{option.replace('_', '-')} is about finalists: say how many with --finalists")
+    elif of_final and search.final is not None:
+        changes["final"] = replace(search.final, **of_final)
     return replace(search, **changes)

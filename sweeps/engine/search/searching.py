@@ -1,6 +1,5 @@
 """From options to a champion: checks, searches, resumes, retrains, reports."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -29,8 +28,6 @@ NAME = "search"
 REPORT = "report.md"
 INTERRUPTED = 130
 
-Teachers = Sequence[tuple[str, Sequence[Score]]]
-
 
 def run_search(options: SearchOptions) -> int:
     """Run a search, or go on with one, and say what came out.
@@ -41,22 +38,21 @@ def run_search(options: SearchOptions) -> int:
         InputError: the input cannot be used; nothing has been started or written.
     """
     console = Console()
+    options.check()
     if options.resume:
         options.refuse_beside_resume(also_allowed=RESIZABLE)
         sweep, search, folder, dataset = _resumed(options, options.resume)
-        teachers: Teachers = []
     else:
-        options.check()
         dataset = load_images(options.data_config(), options.data_dir, download=options.download)
         if options.show_space:
             print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
             return 0
-        sweep, search, folder, teachers = _begun(options, dataset)
+        sweep, search, folder = _begun(options, dataset)
     with sole_driver(folder.path, "search"):
         search.write(folder)
         study = SearchStudy(search, sweep, folder)
-        for source, taught in teachers:
-            study.add(taught, source)
+        for source in sorted(set(search.warm_start) - study.sources()):
+            study.add(teacher(Path(source), search), source)
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             over = _search(search, sweep, dataset, folder, study, console, options)
@@ -95,7 +91,7 @@ def _value(value: Value, pixel: float | None) -> str:
     return f"{float(value) / pixel:.4g} px = {float(value) * 255:.4g}/255"
 
 
-def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, SweepFolder, Teachers]:
+def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, SweepFolder]:
     folder = SweepFolder(options.output_folder(NAME).resolve())
     refuse_if_used(folder.path, SPEC, "a sweep")
     resources = options.resources()
@@ -103,7 +99,8 @@ def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, Swe
     search = options.search(dataset)
     usual = assemble(search.space, search.space.usual(), search.base)
     check_trial(usual, dataset, Workers(size=resources.num_workers))
-    teachers = [(str(path), teacher(path.resolve(), search)) for path in options.warm_start]
+    for source in search.warm_start:
+        teacher(Path(source), search)  # refused before anything is written
     sweep = Sweep.new(
         NAME,
         command=command_line(),
@@ -114,7 +111,7 @@ def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, Swe
         open=True,
     )
     folder.create(sweep)
-    return sweep, search, folder, teachers
+    return sweep, search, folder
 
 
 def teacher(path: Path, search: Search) -> list[Score]:

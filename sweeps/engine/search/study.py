@@ -87,6 +87,10 @@ class SearchStudy:
         """Tell the sampler what the record says of a trial that is over."""
         self._tell(self._numbers[trial.id], trial, read_status(self.folder.trial(trial)))
 
+    def sources(self) -> set[str]:
+        """Where the trials come from that are not its own."""
+        return {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
+
     def add(self, others: Sequence[Score], source: str) -> None:
         """Feed finished trials of another search to the sampler; they count for nothing else."""
         for other in others:
@@ -154,8 +158,10 @@ class SearchStudy:
         reached = score(trial, status, self.sweep.resources.num_workers)
         if reached is not None:
             open_trial.set_user_attr("verdict", reached.verdict)
+            told = self._frozen(number).constraints  # by a driver that was killed before it told the rest
             for name, value in self.objective.constraints(reached).items():
-                open_trial.set_constraint(name, value)
+                if name not in told:
+                    open_trial.set_constraint(name, value)
             self.study.tell(number, self.objective.values(reached))
         elif status.phase == "stopped":
             open_trial.set_user_attr("stopped", status.reason)

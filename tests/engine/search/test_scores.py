@@ -12,7 +12,8 @@ from tests.engine.search.trials import Lab, score_of
 
 shares = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
 clouds = st.lists(st.tuples(shares, shares), max_size=12)
-graded = st.lists(st.tuples(shares, shares, st.booleans()), max_size=12)
+quarters = st.integers(0, 4).map(lambda quarters: quarters / 4)  # so few that many are equal
+graded = st.lists(st.tuples(quarters, quarters, st.booleans()), max_size=12)
 
 
 def made(points):
@@ -35,6 +36,11 @@ def test_the_front_is_what_no_believed_trial_beats(points):
     unbeaten = [one for one in believed if not any(beats(other, one) for other in believed)]
     first = {(one.clean_acc, one.robust_acc): one for one in reversed(unbeaten)}
     assert front(everything) == sorted(first.values(), key=lambda one: one.robust_acc)
+
+
+def test_of_those_that_are_equal_in_one_accuracy_the_better_stays():
+    for points in itertools.permutations([(0.5, 0.5), (0.6, 0.5), (0.6, 0.4), (0.7, 0.1), (0.7, 0.2)]):
+        assert [(one.clean_acc, one.robust_acc) for one in front(made(points))] == [(0.7, 0.2), (0.6, 0.5)]
 
 
 def test_of_equals_the_first_stays():

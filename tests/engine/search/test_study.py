@@ -57,6 +57,17 @@ def test_a_proposal_is_on_disk_before_it_is_returned(tmp_path):
     assert len(study.trials()) == 12
 
 
+def test_a_finalist_is_none_of_the_searchs_trials(tmp_path):
+    lab = Lab(tmp_path)
+    study = lab.open()
+    first = study.propose()
+    lab.propose(7, role="finalist")
+    again = lab.open()
+    assert again.trials() == [first]
+    assert again.propose().id == "trial-001"
+    assert len(again.study.trials) == 2
+
+
 def test_what_cannot_vary_is_in_the_point_and_not_asked_of_the_sampler(tmp_path):
     study = Lab(tmp_path, search_of(NARROW)).open()
     for _ in range(5):

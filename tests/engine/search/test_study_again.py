@@ -178,6 +178,22 @@ def test_after_a_loss_no_point_is_proposed_again_though_a_proposal_was_lost_befo
     assert lab.open().propose().point not in [trial.point for trial in trials]
 
 
+def test_a_point_that_was_drawn_and_lost_does_not_come_again(tmp_path):
+    lab = Lab(tmp_path, search_of(LINE))
+    run(lab, lab.open(), "finished", "finished")
+    study = lab.open()
+    (tmp_path / "trials").rename(tmp_path / "elsewhere")
+    (tmp_path / "trials").touch()
+    with pytest.raises(OSError, match="trials"):
+        study.propose()
+    (tmp_path / "trials").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "trials")
+    again = lab.open()
+    lost = again.study.trials[2]
+    assert lost.state.name == "FAIL"
+    assert again.propose().point["lr"] != lost.params["lr"]
+
+
 def test_a_torn_last_line_is_passed_over(tmp_path):
     lab = Lab(tmp_path)
     study = lab.open()
@@ -261,6 +277,7 @@ def test_a_process_that_was_killed_with_the_files_lock_holds_up_nobody(tmp_path)
     root = Path(__file__).resolve().parents[3]
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
     assert done.returncode == -9
+    assert not list(tmp_path.glob(f"{STUDY}.*"))  # Optuna's own lock would lie there, and be waited for
     study = Lab(tmp_path).open()
     assert [trial.id for trial in study.unfinished()] == ["trial-000"]
     assert study.propose().id == "trial-001"
