@@ -101,6 +101,9 @@ class TrainConfig:
         check_finite("train.drop", self.drop, strict=True)
         check_finite("train.final_lr", self.final_lr)
         check_finite("train.warm_up", self.warm_up or 0.0)
+        for where in ("drop", "final_lr"):
+            if getattr(self, where) > 1:
+                raise InputError(f"train.{where}={getattr(self, where):g} is a share of the learning rate, at most 1")
         if (self.warm_up or 0.0) >= 1:
             raise InputError(f"train.warm_up={self.warm_up:g} is a share of training, below 1")
         if self.momentum >= 1:
@@ -226,6 +229,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
         fits, convert = _is_number(value) or value in ("inf", "-inf"), float
     else:
         fits, convert = type(value) is hint, hint
+    if not fits and origin is typing.Literal:
+        raise InputError(f"{name}={value!r} must be one of {', '.join(map(str, arguments))}")
     if not fits:
         raise InputError(f"{name}={value!r} must be of type {getattr(hint, '__name__', hint)}")
     return convert(value)

@@ -121,7 +121,23 @@ def get_recipe(name: str, **params: Param) -> Recipe:
         if param not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise InputError(f"recipe {name!r} has no parameter {param!r}: {takes}")
+        _check_kind(param, params[param], known[param])
     return factory(**captured, **params)
+
+
+def _check_kind(name: str, value: Param, default: Param) -> None:
+    """A value of the kind that the default is of: text, yes or no, a whole number, a number."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), "a name"
+    elif isinstance(default, int):
+        fits, kind = numeric and float(value).is_integer(), "a whole number"
+    else:
+        fits, kind = numeric, "a number"
+    if not fits:
+        raise InputError(f"recipe.{name}={value!r} must be {kind}")
 
 
 def recipe_params(name: str) -> Mapping[str, Param]:

@@ -124,7 +124,7 @@ class SweepFolder:
         if not sweep.open:
             return sweep.trials
         proposed = [_read_trial(path) for path in self.path.glob(f"trials/*/{TRIAL}")]
-        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", trial.id)))
+        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", len(trial.id), trial.id)))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, known beforehand or proposed."""

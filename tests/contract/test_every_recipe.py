@@ -101,3 +101,16 @@ def test_every_parameter_has_a_default_and_eps_a_range(name):
     if "eps" in params:
         with pytest.raises(InputError, match="so write 8/255, not 8"):
             get_recipe(name, eps=8)
+
+
+@pytest.mark.parametrize("wrong", [{"eps": "8"}, {"beta": True}, {"num_steps": 2.7}, {"num_steps": float("inf")}])
+def test_a_value_of_the_wrong_kind_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"recipe\.{name}=.* must be a"):
+        get_recipe("BAT", **wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"random_start": "no"}, {"random_start": 1.0}])
+def test_yes_or_no_is_not_guessed(wrong):
+    with pytest.raises(ValueError, match="must be true or false"):
+        get_recipe("BAT", **wrong)

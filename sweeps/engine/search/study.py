@@ -201,7 +201,7 @@ def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:
     if search.sampler == "random":
         return RandomSampler(seed=seed)
     if search.sampler == "gp":
-        return GPSampler(seed=seed, n_startup_trials=STARTUP)
+        return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
     return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True)
 
 

@@ -204,7 +204,9 @@ def test_what_another_search_found_is_learnt_from_and_counts_for_nothing(tmp_pat
     taught = teach(tmp_path / "other", SPACE, (0.9, 0.5, "clear"), (0.9, 0.8, "masked"), (0.7, 0.6, "suspect"))
     lab = Lab(tmp_path / "mine", search_of(warm_start=("other",)))
     study = lab.open()
+    assert study.sources() == set()
     study.add(taught, "other")
+    assert study.sources() == lab.open().sources() == {"other"}
     known = study.study.trials
     assert [trial.state.name for trial in known] == ["COMPLETE"] * 3
     assert [trial.values for trial in known] == [[0.9, 0.5], [0.9, 0.8], [0.7, 0.6]]
