@@ -29,7 +29,6 @@ from searches import Kind, Outcome, Setting, run
 from bat_core.errors import InputError
 
 TPE, RANDOM = Kind(name="tpe"), Kind(name="random", sampler="random")
-HALVING = Kind(name="halving", halving=True)
 PGD = Kind(name="pgd", objective="clean+pgd")
 WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 
@@ -57,6 +56,8 @@ class Options:
     """Trials of each search."""
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2, 3, 4)
     """Searches of each kind."""
+    grace: int | None = None
+    """Epochs before part b's halving may stop a trial. Default: the search's own."""
     standard_n: int = 200
     """Test images that part c runs AutoAttack on."""
     standard_seeds: int = 2
@@ -87,7 +88,10 @@ def main(options: Options = Options()) -> dict[str, Any]:
         cache=options.cache,
     )
     report: dict[str, Any] = {"machine": machine("cpu"), "options": asdict(options), "parts": {}}
-    kinds = {"a": (TPE, RANDOM), "b": (TPE, HALVING), "c": (TPE, PGD)}
+    halved = Kind(
+        name="halving" if options.grace is None else f"halving{options.grace}", halving=True, grace=options.grace
+    )
+    kinds = {"a": (TPE, RANDOM), "b": (TPE, halved), "c": (TPE, PGD)}
     wanted = dict.fromkeys(kind for part in options.parts for kind in kinds.get(part, ()))
     outcomes = _searches(options, setting, tuple(wanted))
     for part in options.parts:
@@ -95,7 +99,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
         if part == "a":
             report["parts"][part] = samplers(outcomes, options)
         elif part == "b":
-            report["parts"][part] = halving(outcomes)
+            report["parts"][part] = halving(outcomes[TPE], outcomes[halved])
         elif part == "c":
             report["parts"][part] = masks(
                 {"verified": outcomes[TPE], "PGD-20": outcomes[PGD]},
@@ -156,10 +160,10 @@ def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str,
     return {"hypervolume": volumes, "bar": bar}
 
 
-def halving(outcomes: dict[Kind, list[Outcome]]) -> dict[str, Any]:
+def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, Any]:
     """Part b: pairs of searches with the same seed."""
     rows, pairs = [], []
-    for full, halved in zip(outcomes[TPE], outcomes[HALVING], strict=True):
+    for full, halved in zip(whole, stopped, strict=True):
         lost = 100 * (full.volume(full.proposed) - halved.volume(halved.proposed))
         best = [100 * max(one.robust_acc for one in outcome.finished if not one.masked) for outcome in (full, halved)]
         share = halved.seconds / full.seconds

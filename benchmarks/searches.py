@@ -13,7 +13,7 @@ from bat_core.data import Dataset
 from sweeps.engine.driver import sole_driver
 from sweeps.engine.options import load_images
 from sweeps.engine.records import read_events, read_status
-from sweeps.engine.search.options import SearchOptions
+from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
 from sweeps.engine.search.running import EpochHalving
 from sweeps.engine.search.scores import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
@@ -66,6 +66,7 @@ class Kind:
     sampler: str = "tpe"
     objective: str = "clean+robust"
     halving: bool = False
+    grace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     dataset = setting.images()
     search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
     if kind.halving:
-        search = replace(search, halving=Halving(grace=max(setting.epochs // 5, 1), factor=3))
+        search = replace(search, halving=Halving(grace=kind.grace or usual_grace(setting.epochs), factor=FACTOR))
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)

@@ -117,11 +117,11 @@ def get_recipe(name: str, **params: Param) -> Recipe:
     """
     factory, captured = RECIPES.find(name)
     known = recipe_params(name)
-    for param in params:
+    for param, value in params.items():
         if param not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise InputError(f"recipe {name!r} has no parameter {param!r}: {takes}")
-        _check_kind(param, params[param], known[param])
+        _check_kind(param, value, known[param])
     return factory(**captured, **params)
 
 

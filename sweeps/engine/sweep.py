@@ -4,6 +4,7 @@ import datetime
 import functools
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +125,7 @@ class SweepFolder:
         if not sweep.open:
             return sweep.trials
         proposed = [_read_trial(path) for path in self.path.glob(f"trials/*/{TRIAL}")]
-        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", len(trial.id), trial.id)))
+        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _counted(trial.id))))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, known beforehand or proposed."""
@@ -171,6 +172,11 @@ class SweepFolder:
         """What the sweep shows, once it is finished."""
         path = self.path / REPORT
         return from_dict(Report, json.loads(path.read_text())) if path.exists() else None
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """Sorts trial-999 before trial-1000."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 @functools.cache

@@ -78,3 +78,11 @@ def test_a_description_from_before_there_were_open_sweeps_is_read(folder):
     old = to_dict(sweep)
     del old["open"], old["trials"][0]["point"]
     assert from_dict(Sweep, json.loads(json.dumps(old))) == sweep
+
+
+def test_a_thousand_trials_stay_in_order(folder):
+    sweep = sweep_of(open=True)
+    folder.create(sweep)
+    for name in ("trial-1000", "trial-999", "trial-002"):
+        folder.propose(trial(name))
+    assert [one.id for one in folder.trials(sweep)] == ["trial-002", "trial-999", "trial-1000"]

@@ -150,7 +150,7 @@ class SearchOptions(SweepOptions):
         if self.early_stopping == "none":
             return None
         longest = round(space["epochs"].high) if "epochs" in space.names else train.epochs
-        grace = self.grace or max(longest // 5, 1)
+        grace = self.grace or usual_grace(longest)
         if grace >= longest > 1:
             raise InputError(f"--grace={grace} leaves nothing to stop: a trial has {longest} epochs")
         return Halving(grace=grace, factor=FACTOR)
@@ -166,6 +166,11 @@ class SearchOptions(SweepOptions):
             rule=self.rule,
             registered_name=self.register or f"bat-sweeps-{dataset}",
         )
+
+
+def usual_grace(epochs: int) -> int:
+    """Epochs before successive halving may stop a trial."""
+    return max(epochs // 5, 1)
 
 
 OF_FINAL = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
