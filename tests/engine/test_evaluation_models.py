@@ -11,6 +11,7 @@ from torch import nn
 
 from bat_core.checkpoint import save_model
 from bat_core.config import DataConfig, TrialConfig
+from bat_core.data import load_dataset
 from bat_core.errors import InputError
 from bat_core.evaluate import Judge
 from bat_core.fit import initial_state
@@ -179,3 +180,16 @@ def test_a_black_box_of_other_classes_is_refused():
     with pytest.raises(InputError, match="does not return 10 logits an image"):
         evaluated(transfer_from=(factory(of_seven),))
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("held_out", [20, 300])
+def test_validation_images_are_none_that_the_model_was_trained_on(held_out, digits):
+    config = TrialConfig(model="small_cnn_8", data=DataConfig(val_size=held_out))
+    save_model(Path("net"), initial_state(config, digits, torch.device("cpu")), config, digits)
+    asked = {"split": "val", "dataset": None}
+    with pytest.raises(InputError, match=f"there are {held_out} images"):
+        run_evaluation(["net"], options(**asked, n=held_out + 1))
+    assert run_evaluation(["net"], options(**asked, n=held_out)) == 0
+    held = load_dataset("digits", val_size=held_out).val.rows
+    assert sorted(verdicts_of(Path("out")).rows.tolist()) == sorted(held.tolist())
+    assert resume(Path("out")) == 0
