@@ -53,7 +53,7 @@ class SearchOptions(SweepOptions):
     early_stopping: str = "asha"
     """asha: successive halving by PGD on validation images; or none."""
     grace: int | None = None
-    """Epochs before successive halving may stop a trial. Default: a fifth of the epochs."""
+    """Epochs before successive halving may stop a trial. Default: three tenths of the epochs."""
     warm_start: Annotated[tuple[Path, ...], Several] = ()
     """Folders of finished searches whose trials the sampler learns from."""
     eps: Amount | None = None
@@ -170,7 +170,7 @@ class SearchOptions(SweepOptions):
 
 def usual_grace(epochs: int) -> int:
     """Epochs before successive halving may stop a trial."""
-    return max(epochs // 5, 1)
+    return max(round(0.3 * epochs), 1)
 
 
 OF_FINAL = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
