@@ -62,7 +62,7 @@ class Options:
     """Test images that part c runs AutoAttack on."""
     standard_seeds: int = 2
     """How many searches' fronts part c does that for."""
-    long_epochs: int = 100
+    long_epochs: int = 200
     """Epochs of part d's long trials, enough for 30 seconds each."""
     processes: int = 2
     """Searches at once, one thread each."""

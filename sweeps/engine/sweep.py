@@ -124,13 +124,14 @@ class SweepFolder:
         """All trials so far: those known beforehand, then those proposed, in order, finalists last."""
         if not sweep.open:
             return sweep.trials
-        proposed = [_read_trial(path) for path in self.path.glob(f"trials/*/{TRIAL}")]
+        proposed = [_read_trial(path, path.stat().st_mtime_ns) for path in self.path.glob(f"trials/*/{TRIAL}")]
         return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _counted(trial.id))))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, known beforehand or proposed."""
         known = {trial.id: trial for trial in sweep.trials}
-        return known.get(trial_id) or _read_trial(self.path / "trials" / trial_id / TRIAL)
+        path = self.path / "trials" / trial_id / TRIAL
+        return known.get(trial_id) or _read_trial(path, path.stat().st_mtime_ns)
 
     def propose(self, trial: Trial) -> None:
         """Add a trial to an open sweep; from then on it is one of its trials."""
@@ -179,8 +180,8 @@ def _counted(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-@functools.cache
-def _read_trial(path: Path) -> Trial:
+@functools.lru_cache(maxsize=10_000)
+def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (another file of that name is another trial)
     """What `SweepFolder.propose` wrote; it never changes."""
     return from_dict(Trial, json.loads(path.read_text()))
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -86,3 +87,13 @@ def test_a_thousand_trials_stay_in_order(folder):
     for name in ("trial-1000", "trial-999", "trial-002"):
         folder.propose(trial(name))
     assert [one.id for one in folder.trials(sweep)] == ["trial-002", "trial-999", "trial-1000"]
+
+
+def test_a_folder_that_is_made_anew_has_its_own_trials(folder):
+    for seed in (1, 2):
+        sweep = sweep_of(open=True)
+        folder.create(sweep)
+        folder.propose(Trial(id="trial-000", config=TrialConfig(seed=seed)))
+        assert [one.config.seed for one in folder.trials(sweep)] == [seed]
+        assert folder.find(sweep, "trial-000").config.seed == seed
+        shutil.rmtree(folder.path)
