@@ -107,18 +107,27 @@ def test_gone_on_with_it_trains_and_registers_nothing_again(crowned: Crowned) ->
 
 
 def test_a_second_search_learns_from_it(crowned: Crowned) -> None:
-    arguments = (*SMALL, "--early-stopping", "none", "--set", "num_steps=1", "--num-trials", "1", "--output", "taught")
-    code, printed = crowned.place.run("search.py", *arguments, "--warm-start", "out")
+    arguments = ("--early-stopping", "none", "--set", "num_steps=1", "--num-trials", "1", "--warm-start", "out")
+    code, printed = crowned.place.run("search.py", *SMALL, *arguments, "--output", "taught")
     assert code == 0, printed
     assert len(crowned.place.sweep("taught").statuses()) == 1
     for change, words in (
-        (("--eps", "20/255"), "attack.eps is"),
-        (("--space", "bat", "schedule"), "it lacks parameter"),
-        (("--train-size", "300"), "data.train_size is 400 there and 300 here"),
+        ({"--eps": "20/255"}, "attack.eps is"),
+        ({"--train-size": "300"}, "data.train_size is 400 there and 300 here"),
     ):
+        settings = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | change
         code, printed = crowned.place.run(
-            "search.py", *arguments, "--warm-start", "out", *change, "--output", "refused"
+            "search.py", *(word for pair in settings.items() for word in pair), *arguments, "--output", "refused"
         )
         assert code == 2
         assert words in printed, printed
         assert not (crowned.place.path / "refused").exists()
+
+
+def test_a_search_of_another_space_teaches_nothing(crowned: Crowned) -> None:
+    code, printed = crowned.place.run(
+        "search.py", *SMALL[2:], "--space", "bat", "schedule", "--warm-start", "out", "--output", "refused"
+    )
+    assert code == 2
+    assert "is of another data set or space: it lacks parameter" in printed
+    assert not (crowned.place.path / "refused").exists()
