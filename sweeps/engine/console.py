@@ -87,18 +87,15 @@ def status_table(board: StatusBoard, began: float, concurrent: int, expected: in
         title=title + (f", about {_clock(left)} left" if left is not None and left > 0 else ""), title_justify="left"
     )
     table.caption, table.caption_justify = _caption(rows), "left"
-    if board.sweep.open:
-        table.add_column("trial", no_wrap=True)
-    for column in ("recipe", "budget", "seed", "epoch", "clean", "robust", "state", "left"):
-        table.add_column(column, justify="left" if column in {"recipe", "state"} else "right", no_wrap=True)
+    named = ("trial", "budget") if board.sweep.open else ("recipe", "budget", "seed")
+    for column in (*named, "epoch", "clean", "robust", "state", "left"):
+        table.add_column(column, justify="left" if column in {"trial", "recipe", "state"} else "right", no_wrap=True)
     for trial, status in _shown(rows):
         clean, robust = _accuracies(status)
         pixels = budget_in_pixels(trial, board.sweep.pixel)
+        budget = f"{pixels:.3g} px" if pixels else "-"
         table.add_row(
-            *([trial.id] if board.sweep.open else []),
-            trial.config.recipe.name,
-            f"{pixels:.3g} px" if pixels else "-",
-            str(trial.config.seed),
+            *((trial.id, budget) if board.sweep.open else (trial.config.recipe.name, budget, str(trial.config.seed))),
             f"{len(status.epochs)}/{trial.config.train.epochs}",
             clean,
             robust,
