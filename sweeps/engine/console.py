@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 
@@ -17,6 +17,7 @@ from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 
 VERDICT_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30
+WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 5, "robust": 6, "left": 4}  # what a narrow terminal keeps
 PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
 
 
@@ -89,7 +90,8 @@ def status_table(board: StatusBoard, began: float, concurrent: int, expected: in
     table.caption, table.caption_justify = _caption(rows), "left"
     named = ("trial", "budget") if board.sweep.open else ("recipe", "budget", "seed")
     for column in (*named, "epoch", "clean", "robust", "state", "left"):
-        table.add_column(column, justify="left" if column in {"trial", "recipe", "state"} else "right", no_wrap=True)
+        justify: JustifyMethod = "left" if column in {"trial", "recipe", "state"} else "right"
+        table.add_column(column, justify=justify, no_wrap=True, min_width=WIDTHS.get(column))
     for trial, status in _shown(rows):
         clean, robust = _accuracies(status)
         pixels = budget_in_pixels(trial, board.sweep.pixel)
