@@ -19,7 +19,7 @@ from bat_core.evaluate import evaluate
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
 from sweeps.engine.figure import save_figure
-from sweeps.engine.search.scores import Score, front
+from sweeps.engine.search.scores import Score, front, undominated
 
 COLORS = {"PGD-20": "tab:red", "verified": "tab:blue"}
 
@@ -98,11 +98,7 @@ def claimed_front(aim: str, finished: Sequence[Score]) -> list[Score]:
     """The front as the search itself saw it: a search for PGD knows neither verification nor masks."""
     if aim == "verified":
         return front(finished)
-    kept: list[Score] = []
-    for one in sorted(finished, key=lambda s: (-s.pgd_acc, -s.clean_acc)):
-        if not kept or one.clean_acc > kept[-1].clean_acc:
-            kept.append(one)
-    return kept[::-1]
+    return undominated(finished, by=lambda one: one.pgd_acc)
 
 
 def _held(aim: str, one: Score, outcome: Outcome, setting: Setting, n: int) -> Held:

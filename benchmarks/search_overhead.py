@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from common import met, say, table
-from searches import Setting, run_one, timed
+from searches import Setting, new_sweep, run_one, timed
 
 from bat_core.data import Dataset
 from sweeps.engine import ray_runner
 from sweeps.engine.search.running import run_search
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 
 MOST_SHARE, MOST_SECONDS = 0.10, 3.0  # targets: of the wall time of long trials; of each short one
 TURNS = 3
@@ -102,8 +102,4 @@ def _one(trial: Trial, dataset: Dataset, folder: SweepFolder) -> None:
 def _fresh(place: Path, dataset: Dataset) -> tuple[SweepFolder, Sweep]:
     shutil.rmtree(place, ignore_errors=True)
     folder = SweepFolder(place.resolve())
-    sweep = Sweep.new(
-        "search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
-    )
-    folder.create(sweep)
-    return folder, sweep
+    return folder, new_sweep(folder, dataset)

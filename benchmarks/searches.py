@@ -128,6 +128,11 @@ def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochH
 def _sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
     if (folder.path / SPEC).exists():
         return folder.load()
+    return new_sweep(folder, dataset)
+
+
+def new_sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
+    """A search's sweep, in a new folder."""
     sweep = Sweep.new(
         "search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
     )

@@ -16,11 +16,10 @@ from bat_core.suites import suite_of
 from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
-from sweeps.engine.options import Amount, Several, SweepOptions, command
+from sweeps.engine.options import Amount, Several, SweepOptions, command, evaluation_budget
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial, write_atomically
 
 PIXELS = (1, 2, 4, 8, 12)  # training budgets
-EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 STEM = "figure_1"
 
 
@@ -61,8 +60,7 @@ def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
 def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
     """Every budget with every seed, once; then the reference with every seed."""
     pixel = dataset.pixel
-    eps = options.eps if options.eps is not None else EVAL_PIXELS * pixel
-    step_size = options.step_size if options.step_size is not None else eps * STEP_PIXELS / EVAL_PIXELS
+    eps, step_size = evaluation_budget(options.eps, options.step_size, pixel)
     base = TrialConfig(
         data=options.data_config(),
         model=options.model_name(),

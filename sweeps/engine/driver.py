@@ -159,27 +159,34 @@ def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirrorin
     report = draw(sweep, folder) if finished else Report(files=(), sentence="No trial finished.")
     if not unfinished:
         folder.write_report(report)
-    trouble = mirroring.once()
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
-
     for trial, reason in failed.items():
-        say(f"failed {trial}: {reason}", "red")
-    for file in report.files:
-        say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
-    say(f"MLflow: {how_to_open(mirroring.uri)}, experiment {sweep.title(folder)}")
-    if trouble:
-        say(
-            f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
-            "yellow",
-        )
-    say(report.sentence, "bold")
+        say(console, f"failed {trial}: {reason}", "red")
+    tell(report, sweep, folder, mirroring, console)
     if unfinished or failed:
-        say(
-            f"{unfinished + len(failed)} trials are not finished; go on with --resume {relative(folder.path)}", "yellow"
-        )
+        left = unfinished + len(failed)
+        say(console, f"{left} trials are not finished; go on with --resume {relative(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else FAILED if failed else 0
+
+
+def tell(
+    report: Report, sweep: Sweep, folder: SweepFolder, mirroring: Mirroring, console: Console, *others: str
+) -> None:
+    """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""
+    trouble = mirroring.once()
+    for file in report.files:
+        say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
+    for line in others:
+        say(console, line)
+    say(console, f"MLflow: {how_to_open(mirroring.uri)}, experiment {sweep.title(folder)}")
+    if trouble:
+        later = f"later: python sweeps/mirror.py {relative(folder.path)}"
+        say(console, f"MLflow did not take everything ({trouble}); {later}", "yellow")
+    say(console, report.sentence, "bold")
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """A line as it is: not wrapped, not coloured but by `style`."""
+    console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
 def how_to_open(uri: str) -> str:

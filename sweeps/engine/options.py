@@ -18,6 +18,7 @@ from sweeps.engine.sweep import Resources
 
 BAD_INPUT = 2  # the exit code for input that cannot be used
 WIDE_RESNET = "wrn_28_10"
+EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
 
 def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
@@ -142,6 +143,12 @@ class SweepOptions:
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
                 raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
+
+
+def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:
+    """Budget and step size in [0, 1]: what was asked for, else the paper's 8 and 2 pixels."""
+    eps = _or(eps, EVAL_PIXELS * pixel)
+    return eps, _or(step_size, eps * STEP_PIXELS / EVAL_PIXELS)
 
 
 def timestamped(name: str) -> Path:

@@ -12,12 +12,11 @@ from bat_core.errors import InputError, check_choice, check_finite
 from bat_core.recipes import recipe_params
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.options import Amount, Several, SweepOptions
+from sweeps.engine.options import EVAL_PIXELS, Amount, Several, SweepOptions, evaluation_budget
 from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, check_rule, get_objective
 from sweeps.engine.search.points import assemble
 from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
 
-EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 SIGNAL_STEPS = 20  # PGD steps that are read beside the verified number
 DIGITS_VAL = 300  # of 1,400 training images
 FACTOR = 3  # successive halving keeps one trial in so many
@@ -108,8 +107,7 @@ class SearchOptions(SweepOptions):
     def base(self, dataset: Dataset) -> TrialConfig:
         """The trial that a point of the space changes: judged on validation images."""
         pixel = dataset.pixel
-        eps = self.eps if self.eps is not None else EVAL_PIXELS * pixel
-        step_size = self.step_size if self.step_size is not None else eps * STEP_PIXELS / EVAL_PIXELS
+        eps, step_size = evaluation_budget(self.eps, self.step_size, pixel)
         verify = min(self.verify_size(), len(dataset.val))
         if verify < 1:
             raise InputError("--verify must be at least 1: a search aims at verified robustness")

@@ -97,10 +97,9 @@ def _row(parameter: Parameter, pixel: float) -> list[str]:
         bounds = " to ".join(value_of(parameter, bound, pixel) for bound in (parameter.low, parameter.high))
     else:
         bounds = parameter.bounds()
-    wanted = [f"{name} = {' or '.join(map(show_value, values))}" for name, values in parameter.when.items()]
     scale = "log" if parameter.log and only is None else ""
     usual = value_of(parameter, parameter.usual, pixel)
-    return [f"`{parameter.name}`", parameter.says, bounds, scale, usual, " and ".join(wanted)]
+    return [f"`{parameter.name}`", parameter.says, bounds, scale, usual, parameter.condition()]
 
 
 def _fixed(space: Space) -> str:

@@ -1,6 +1,6 @@
 """What trials came to, read from their records: the numbers that a search is about."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bat_core.stats import wilson
@@ -91,9 +91,14 @@ def front(scored: Iterable[Score]) -> list[Score]:
 
     A masked trial is on no front. Of equals the first stays.
     """
+    return undominated((one for one in scored if not one.masked), by=lambda one: one.robust_acc)
+
+
+def undominated(scored: Iterable[Score], *, by: Callable[[Score], float]) -> list[Score]:
+    """Those that no other beats in clean accuracy and in `by` both, by growing `by`. Of equals the first stays."""
     kept: list[Score] = []
-    for one in sorted(scored, key=lambda s: (-s.robust_acc, -s.clean_acc)):
-        if not one.masked and (not kept or one.clean_acc > kept[-1].clean_acc):
+    for one in sorted(scored, key=lambda s: (-by(s), -s.clean_acc)):
+        if not kept or one.clean_acc > kept[-1].clean_acc:
             kept.append(one)
     return kept[::-1]
 

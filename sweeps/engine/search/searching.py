@@ -10,7 +10,7 @@ from bat_core.errors import InputError
 from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.console import live_table, relative
-from sweeps.engine.driver import check_machine, check_trial, how_to_open, sole_driver
+from sweeps.engine.driver import FAILED, INTERRUPTED, check_machine, check_trial, say, sole_driver, tell
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import command_line, load_images
 from sweeps.engine.search.finals import finals
@@ -20,13 +20,13 @@ from sweeps.engine.search.points import assemble
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.scores import Score, scores
 from sweeps.engine.search.spec import Search, differences, read_search
-from sweeps.engine.search.study import SearchStudy
+from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.view import View, flat_for
+from sweeps.engine.search.words import is_amount
 from sweeps.engine.sweep import SPEC, Report, Sweep, SweepFolder, refuse_if_used, write_atomically
 
 NAME = "search"
 REPORT = "report.md"
-INTERRUPTED = 130
 
 
 def run_search(options: SearchOptions) -> int:
@@ -67,7 +67,7 @@ def show_space(space: Space, pixel: float) -> str:
     """A space as people read it, two lines a parameter; amounts of pixel change also in the data set's pixels."""
     lines = [f"space {space.name}: {space.says}"]
     for parameter in space.parameters:
-        unit = pixel if parameter.where.endswith(".eps") else None
+        unit = pixel if is_amount(parameter) else None
         usual = f"(paper: {_value(parameter.usual, unit)})"
         lines += ["", f"  {parameter.name:<15}{_range(parameter, unit):<32} {usual}", f"  {'':<15}{parameter.says}"]
         if parameter.when:
@@ -197,24 +197,11 @@ def _conclude(view: View, study: SearchStudy, folder: SweepFolder, mirroring: Mi
     pictures = save_pictures(view, study.study, folder.path)
     write_atomically(folder.path / REPORT, report_md(view))
     unfinished = len(study.unfinished())
-    said = sentence(view)
+    report = Report(files=(REPORT, *pictures), sentence=sentence(view))
     if not unfinished:
-        folder.write_report(Report(files=(REPORT, *pictures), sentence=said))
-    trouble = mirroring.once()
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
-
-    for file in (REPORT, *pictures):
-        say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
-    say(f"Study:  optuna-dashboard {relative(folder.path / 'study.journal')}")
-    say(f"MLflow: {how_to_open(mirroring.uri)}, experiment {view.sweep.title(folder)}")
-    if trouble:
-        say(
-            f"MLflow did not take everything ({trouble}); later: python sweeps/mirror.py {relative(folder.path)}",
-            "yellow",
-        )
-    say(said, "bold")
+        folder.write_report(report)
+    dashboard = f"Study:  optuna-dashboard {relative(folder.path / STUDY)}"
+    tell(report, view.sweep, folder, mirroring, console, dashboard)
     if unfinished:
-        say(f"{unfinished} trials are not over; go on with --resume {relative(folder.path)}", "yellow")
-    return INTERRUPTED if unfinished else 0 if view.finished else 1
+        say(console, f"{unfinished} trials are not over; go on with --resume {relative(folder.path)}", "yellow")
+    return INTERRUPTED if unfinished else 0 if view.finished else FAILED
