@@ -12,7 +12,7 @@ import torch
 from bat_core.data import Dataset
 from sweeps.engine.driver import sole_driver
 from sweeps.engine.options import load_images
-from sweeps.engine.records import read_events, read_status
+from sweeps.engine.records import read_status
 from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
 from sweeps.engine.search.running import EpochHalving
 from sweeps.engine.search.scores import Score, scores, volume
@@ -22,6 +22,7 @@ from sweeps.engine.sweep import SPEC, Resources, Sweep, SweepFolder, Trial
 from sweeps.engine.trial import trial_epochs
 
 T = TypeVar("T")
+PROCESSOR_SECONDS = "processor_seconds.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A search that is over: its finished trials in order, and seconds that all its trials took."""
+    """A search that is over: its finished trials in order, and processor seconds that all its trials took."""
 
     kind: Kind
     seed: int
@@ -107,13 +108,14 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
         trial = waiting.pop(0) if waiting else study.propose()
         run_one(trial, dataset, folder, halving)
         study.settle(trial)
-    taken = sum(_seconds(folder.trial(trial)) for trial in study.trials())
+    taken = sum(seconds(folder.trial(trial)) for trial in study.trials())
     return Outcome(kind, seed, folder.path, tuple(scores(sweep, folder)), len(study.trials()), taken)
 
 
 def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochHalving | None = None) -> None:
     """One trial to its end, or until it is stopped; a failure is in its record."""
     epochs = trial_epochs(trial, dataset, folder.trial(trial), device=torch.device("cpu"))
+    began = time.process_time()
     try:
         for metrics in epochs:
             if (
@@ -123,6 +125,9 @@ def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochH
                 epochs.close()
     except Exception:
         assert read_status(folder.trial(trial)).phase == "failed"
+    finally:
+        with (folder.trial(trial) / PROCESSOR_SECONDS).open("a") as file:
+            print(time.process_time() - began, file=file)
 
 
 def _sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
@@ -140,14 +145,9 @@ def new_sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
     return sweep
 
 
-def _seconds(folder: Path) -> float:
-    """What a trial took, over all attempts."""
-    total, last = 0.0, None
-    for event in read_events(folder):
-        if event["event"] != "start" and last is not None:
-            total += event["time"] - last
-        last = event["time"]
-    return total
+def seconds(folder: Path) -> float:
+    """What a trial took of a processor, over all attempts: the same on a machine with other work to do."""
+    return sum(map(float, (folder / PROCESSOR_SECONDS).read_text().split()))
 
 
 def timed(function: Callable[..., T], *arguments: Any) -> tuple[T, float]:
