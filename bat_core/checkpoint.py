@@ -17,7 +17,7 @@ from bat_core.collapse import Peak
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.fit import TrainState, initial_state
+from bat_core.fit import Begun, TrainState, initial_state
 from bat_core.models import ImageShape, build_model
 
 FORMAT = 1
@@ -25,6 +25,7 @@ DESCRIPTION = "config.json"
 CHECKSUMS = "checksums.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+BEGUN = "begun.safetensors"  # an epoch's totals and generator, in a checkpoint between two batches
 KEPT = 2  # the newest, and the one before should that be damaged
 
 
@@ -39,6 +40,7 @@ class Description:
     class_names: tuple[str, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
     peak: Peak = field(default_factory=Peak)
+    batches: int = 0  # of the epoch after, where it had begun
     format: int = FORMAT
 
 
@@ -50,13 +52,17 @@ class Checksums:
 
 
 def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
-    """Write `folder/epoch_NNNN`, whole or not at all, then drop all but the two newest.
+    """Write `folder/epoch_NNNN`, or `epoch_NNNN_batch_NNNNNN` between two batches, whole or not at all, then drop all
+    but the two newest.
 
     Returns:
         The checkpoint's own folder.
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
+    if state.begun:
+        target = target.with_name(f"{target.name}_batch_{state.begun.batches:06d}")
+        tensors[BEGUN] = {"totals": state.begun.totals.cpu(), "generator": state.begun.generator.get_state()}
     _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
@@ -88,6 +94,8 @@ def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device:
         _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
         state.epoch = description.epoch
         state.metrics, state.peak = dict(description.metrics), description.peak
+        if description.batches:
+            state.begun = _restore_begun(description.batches, load_file(candidate / BEGUN), device)
         return state
     return None
 
@@ -162,6 +170,7 @@ def _write(
         class_names=dataset.class_names,
         metrics=state.metrics,
         peak=state.peak,
+        batches=state.begun.batches if state.begun else 0,
     )
     _write_json(partial / DESCRIPTION, to_dict(description))
     _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})
@@ -195,6 +204,12 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         parameter, name = key.split(".", 1)
         state.setdefault(int(parameter), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _restore_begun(batches: int, tensors: Mapping[str, Tensor], device: torch.device) -> Begun:
+    generator = torch.Generator(device)
+    generator.set_state(tensors["generator"])
+    return Begun(batches=batches, totals=tensors["totals"].to(device), generator=generator)
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The epoch loop, nothing else: a generator that yields after each epoch and leaves reporting to its caller."""
+"""The epoch loop, nothing else: generators that yield after each batch or epoch and leave the rest to their caller."""
 
 import time
 from collections.abc import Iterator
@@ -23,11 +23,25 @@ VAL_BATCH = 500
 
 
 @dataclass
+class Begun:
+    """An epoch that is not over: how many batches are done, and what the next one goes on from.
+
+    `totals` are the loss, the correct and the seen images of this worker, (3,) float64; `generator` is what
+    the epoch draws from.
+    """
+
+    batches: int
+    totals: Tensor
+    generator: torch.Generator
+
+
+@dataclass
 class TrainState:
     """What training goes on from: the model, the optimiser and how many epochs are done.
 
-    Randomness is not part of it: every epoch draws from its own named seed. `metrics` are what was
-    measured after the last epoch, `peak` is the best of all, by which a collapse is seen.
+    Randomness is not part of it but in the middle of an epoch (`begun`): every epoch draws from its own named
+    seed. `metrics` are what was measured after the last epoch, `peak` is the best of all, by which a collapse
+    is seen.
     """
 
     model: nn.Module
@@ -35,6 +49,16 @@ class TrainState:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     peak: Peak = field(default_factory=Peak)
+    begun: Begun | None = None
+
+    def gather(self, workers: Workers) -> None:
+        """Make rank 0's state in the middle of an epoch that of all workers, to be saved by it.
+
+        The workers' batch norm statistics are averaged here as at an epoch's end.
+        """
+        assert self.begun is not None
+        workers.agree(self.model)
+        self.begun.totals = workers.sum(self.begun.totals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +116,25 @@ def fit(
         ValueError: more workers than divide the batch, or fewer training images than one batch.
         FloatingPointError: the loss is no longer finite.
     """
+    for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
+        if isinstance(report, EpochReport):
+            yield report
+
+
+def fit_by_batch(
+    config: TrialConfig,
+    dataset: Dataset,
+    *,
+    state: TrainState | None = None,
+    device: torch.device | str = "cpu",
+    workers: Workers = Workers(),
+) -> Iterator[EpochReport | TrainState]:
+    """As `fit`, and yields the live state after each batch too, from which training can go on as after an epoch."""
     device = torch.device(device)
     state = state or initial_state(config, dataset, device)
     trainer = _Trainer(config, dataset, state, device, workers)
     for epoch in range(state.epoch + 1, config.train.epochs + 1):
-        yield trainer.run_epoch(epoch)
+        yield from trainer.run_epoch(epoch)
 
 
 class _Trainer:
@@ -112,31 +150,32 @@ class _Trainer:
         self.batches = batches_per_epoch(config, len(dataset.train), workers)
         self.precision = resolve_precision(config.train.precision, device)
         self.update_model = workers.wrap(state.model)
+        if state.begun and workers.rank > 0:
+            state.begun.totals.zero_()  # rank 0 counts what all had seen
 
-    def run_epoch(self, epoch: int) -> EpochReport:
+    def run_epoch(self, epoch: int) -> Iterator[EpochReport | TrainState]:
         started = time.perf_counter()
         self.state.model.train()
+        begun = self.state.begun = self.state.begun or self._begin(epoch)
         order = torch.randperm(len(self.images), generator=named_generator(self.config.seed, "order", epoch))
-        draws = Draws(
-            named_generator(self.config.seed, "draws", epoch, device=self.device), self.workers.rank, self.workers.size
-        )
-        totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, correct, images
+        draws = Draws(begun.generator, self.workers.rank, self.workers.size)
         size = self.config.train.batch_size
-        for batch in range(self.batches):
-            progress = (epoch - 1 + batch / self.batches) / self.config.train.epochs
+        for batch in range(begun.batches, self.batches):
             for group in self.state.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config.train, progress)
+                group["lr"] = self._rate(epoch, batch)
             chosen = self.workers.share(order[batch * size : (batch + 1) * size]).to(self.device)
-            totals += self._update(self.images[chosen], self.labels[chosen], draws)
+            begun.totals += self._update(self.images[chosen], self.labels[chosen], draws)
+            begun.batches += 1
+            yield self.state
         self.workers.agree(self.state.model)
-        loss, correct, count = self.workers.sum(totals).tolist()
+        loss, correct, count = self.workers.sum(begun.totals).tolist()
         if not (loss / count < float("inf")):
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
         clean, robust, one_step = self._validate(epoch)
-        self.state.epoch = epoch
+        self.state.epoch, self.state.begun = epoch, None
         report = EpochReport(
             epoch=epoch,
-            lr=self.state.optimizer.param_groups[0]["lr"],
+            lr=self._rate(epoch, self.batches - 1),
             train_loss=loss / count,
             train_acc=correct / count,
             val_clean_acc=clean,
@@ -148,7 +187,17 @@ class _Trainer:
         )
         self.state.metrics = report.metrics()
         self.state.peak = self.state.peak.after(robust, one_step)
-        return report
+        yield report
+
+    def _rate(self, epoch: int, batch: int) -> float:
+        return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
+
+    def _begin(self, epoch: int) -> Begun:
+        return Begun(
+            batches=0,
+            totals=torch.zeros(3, dtype=torch.float64, device=self.device),
+            generator=named_generator(self.config.seed, "draws", epoch, device=self.device),
+        )
 
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
         model = self.state.model

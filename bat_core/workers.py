@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +34,12 @@ class Workers:
         if self.size > 1:
             dist.all_reduce(counts)
         return counts
+
+    def any(self, mine: bool, device: torch.device) -> bool:
+        """Whether it holds for one of the workers at least."""
+        if self.size == 1:
+            return mine
+        return bool(self.sum(torch.tensor(int(mine), device=device)))
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to run the update through: it averages gradients over the workers."""

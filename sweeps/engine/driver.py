@@ -18,11 +18,9 @@ from bat_core.recipes import get_recipe
 from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
 from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.options import SweepOptions, command_line, load_images
+from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
 from sweeps.engine.records import exclusive, read_status
 from sweeps.engine.sweep import SPEC, Report, Resources, Sweep, SweepFolder, Trial, refuse_if_used
-
-FAILED, INTERRUPTED = 1, 130  # exit codes
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
@@ -52,7 +50,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             if waiting:
-                _run(waiting, sweep, dataset, folder, console, options)
+                run_on_ray(waiting, sweep, dataset, folder, console, options)
         return _conclude(sweep, folder, draw, mirroring, console)
 
 
@@ -135,7 +133,7 @@ def sole_driver(folder: Path, noun: str) -> Iterator[None]:
         yield
 
 
-def _run(
+def run_on_ray(
     waiting: Sequence[Trial],
     sweep: Sweep,
     dataset: Dataset,
@@ -143,12 +141,41 @@ def _run(
     console: Console,
     options: SweepOptions,
 ) -> None:
-    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
+    """Run trials that are known, each once."""
+    with on_ray(sweep, folder, console, options, most=len(waiting)) as concurrent:
+        from sweeps.engine import ray_runner  # noqa: PLC0415
+
+        ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
+
+
+@contextmanager
+def on_ray(
+    sweep: Sweep,
+    folder: SweepFolder,
+    console: Console,
+    options: SweepOptions,
+    *,
+    most: int | None = None,
+    expected: int | None = None,
+) -> Iterator[int]:
+    """Ray, the table of trials and a way to stop, for the body: gives how many trials run at once, `most` at most.
+
+    `expected` is how many trials there will be, if they are not all known yet.
+    """
+    from sweeps.engine import ray_runner, ray_watch  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        concurrent = min(options.max_concurrent or ray_runner.concurrent_trials(sweep.resources), len(waiting))
-        with live_table(sweep, folder, console, concurrent=concurrent):
-            ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent)
+        fit = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
+        concurrent = min(fit, most) if most else fit
+        try:
+            with (
+                ray_watch.stop_on_signals(lambda text: say(console, text, "yellow")),
+                live_table(sweep, folder, console, concurrent=concurrent, expected=expected),
+            ):
+                yield concurrent
+        except KeyboardInterrupt:
+            say(console, f"stopped at once; go on with --resume {relative(folder.path)}", "yellow")
+            raise
 
 
 def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirroring, console: Console) -> int:

@@ -13,10 +13,10 @@ from cyclopts import App, CycloptsError, Parameter, Token
 
 from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_finite
 from sweeps.engine.sweep import Resources
 
-BAD_INPUT = 2  # the exit code for input that cannot be used
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: a trial failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"
 EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
@@ -82,6 +82,8 @@ class SweepOptions:
     """GPUs of each process; a fraction lets trials share one. Default: 1 where there are GPUs."""
     max_concurrent: int | None = None
     """Trials at once. Default: as many as fit what the cluster has now; say more where it can grow."""
+    stall_minutes: float = 60.0
+    """Give up a trial that has got nothing done, not even a batch, for so long; 0: never."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` left here, else "local": one of its own."""
 
@@ -128,6 +130,15 @@ class SweepOptions:
             raise InputError(f"--gpus-per-worker={gpus:g} must be at least 0")
         return Resources(num_workers=self.num_workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=gpus)
 
+    def stall(self) -> float | None:
+        """Seconds without progress after which a trial is given up, or None.
+
+        Raises:
+            InputError: less than none.
+        """
+        check_finite("--stall-minutes", self.stall_minutes)
+        return self.stall_minutes * 60 or None
+
     def output_folder(self, name: str) -> Path:
         """--output, or a folder named after the sweep and the time."""
         return self.output or timestamped(f"{name}-{self.dataset}")
@@ -138,7 +149,7 @@ class SweepOptions:
         Raises:
             InputError: one was given.
         """
-        allowed = {"resume", "data_dir", "download", "max_concurrent", "address"} | also_allowed
+        allowed = {"resume", "data_dir", "download", "max_concurrent", "stall_minutes", "address"} | also_allowed
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
@@ -188,6 +199,8 @@ def command(main: Callable[[Any], int]) -> None:
     except (InputError, CycloptsError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     sys.exit(code or 0)
 
 

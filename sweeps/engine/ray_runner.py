@@ -17,13 +17,12 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the records are ours
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `stop_on_signals` has it
 
 import ray
 import torch
-from ray import train, tune
+from ray import tune
 from ray._private.services import get_ray_address_from_environment
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util import ActorPool
@@ -33,12 +32,10 @@ import search_spaces
 import sweeps
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.workers import Workers
-from sweeps.engine.records import Record, read_status
+from sweeps.engine.ray_trials import TRIAL_RETRIES, InProcess, record_failure, with_train
+from sweeps.engine.ray_watch import Overseer
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
-from sweeps.engine.trial import run_trial, trial_epochs
 
-TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 PACKAGES = (bat_core, search_spaces, sweeps)
 
@@ -90,19 +87,31 @@ def concurrent_trials(resources: Resources) -> int:
 
 
 def run_trials(
-    trials: Sequence[Trial], sweep: Sweep, dataset: Dataset, folder: SweepFolder, *, concurrent: int
+    trials: Sequence[Trial],
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: SweepFolder,
+    *,
+    concurrent: int,
+    stall: float | None = None,
 ) -> None:
     """Run every trial once, `concurrent` at a time; each leaves its own record.
 
-    A trial that fails does so in its record and does not stop the others.
+    A trial that fails does so in its record and does not stop the others; one that gets nothing done
+    for `stall` seconds fails.
     """
-    ids = [trial.id for trial in trials]
     results = tune_trials(
-        sweep, dataset, folder, concurrent=concurrent, param_space={"trial": tune.grid_search(ids)}, num_samples=1
+        sweep,
+        dataset,
+        folder,
+        concurrent=concurrent,
+        stall=stall,
+        param_space={"trial": tune.grid_search([trial.id for trial in trials])},
+        num_samples=1,
     )
     for result in results:
         if result.error:
-            _record_death(folder.trial(folder.find(sweep, result.config["trial"])), result.error)
+            record_failure(folder.trial(folder.find(sweep, result.config["trial"])), result.error)
 
 
 def tune_trials(
@@ -111,22 +120,25 @@ def tune_trials(
     folder: SweepFolder,
     *,
     concurrent: int,
+    stall: float | None,
     num_samples: int,
     param_space: dict[str, Any] | None = None,
     search_alg: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
 ) -> tune.ResultGrid:
     """Let Tune run trials, which it is given by their ids."""
-    resources = sweep.resources
+    resources, overseer = sweep.resources, Overseer(sweep, folder, stall=stall)
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
-        trainable = tune.with_parameters(_InProcess, sweep=sweep, folder=folder, dataset=dataset)
+        trainable = tune.with_parameters(
+            InProcess, sweep=sweep, folder=folder, dataset=dataset, version=bat_core.__version__
+        )
     else:
         needs = {"memory": NOMINAL_MEMORY}
-        shared = ray.put(dataset)
+        shared, version = ray.put(dataset), bat_core.__version__
 
         def trainable(config: dict[str, str]) -> None:
-            _with_train(folder.find(sweep, config["trial"]), shared, folder, resources, sweep)
+            with_train(folder.find(sweep, config["trial"]), shared, folder, sweep, version=version)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
@@ -142,6 +154,9 @@ def tune_trials(
             name="tune",
             storage_path=str((folder.path / "ray").resolve()),
             verbose=0,
+            stop=overseer,
+            callbacks=[overseer],
+            failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -181,72 +196,6 @@ class _Worker:
 
     def run(self, call: tuple[Any, ...], *shared: Any) -> None:
         self.function(*shared, *call)
-
-
-def _record_death(trial_folder: Path, error: Exception) -> None:
-    """A process that was killed could not say why its trial failed; its owner does."""
-    if not read_status(trial_folder).done:
-        Record(trial_folder).append("failed", reason=f"{type(error).__name__}: {error}")
-
-
-class _InProcess(tune.Trainable):  # type: ignore[misc]
-    """A trial in Tune's own process, an epoch a step; the process is kept for the next trial."""
-
-    def setup(self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset) -> None:
-        self._sweep, self._folder, self._dataset = sweep, folder, dataset
-        torch.set_num_threads(sweep.resources.cpus_per_worker)
-        self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
-        self._begin(config)
-
-    def step(self) -> dict[str, Any]:
-        metrics = next(self._epochs, None)
-        return {"done": True} if metrics is None else metrics
-
-    def reset_config(self, new_config: dict[str, str]) -> bool:
-        self._epochs.close()
-        self._begin(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._epochs.close()
-
-    def _begin(self, config: dict[str, str]) -> None:
-        trial = self._folder.find(self._sweep, config["trial"])
-        self._epochs = trial_epochs(
-            trial, self._dataset, self._folder.trial(trial), device=self._device, workers=Workers()
-        )
-
-
-def _with_train(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, sweep: Sweep) -> None:
-    def worker() -> None:
-        torch.set_num_threads(resources.cpus_per_worker)
-        run_trial(
-            trial,
-            ray.get(shared),
-            folder.trial(trial),
-            device=get_device(),
-            workers=Workers.current(),
-            report=train.report,
-        )
-
-    needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        needs["GPU"] = resources.gpus_per_worker
-    TorchTrainer(
-        worker,
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
-        scaling_config=train.ScalingConfig(
-            num_workers=resources.num_workers,
-            use_gpu=bool(resources.gpus_per_worker),
-            resources_per_worker=needs,
-        ),
-        run_config=train.RunConfig(
-            name=f"{trial.id}-{sweep.id}",
-            storage_path=str((folder.path / "ray").resolve()),
-            callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
-        ),
-    ).fit()
 
 
 def _let_workers_cache_byte_code() -> None:

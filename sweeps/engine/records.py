@@ -17,7 +17,7 @@ RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
 VERIFIED = "verified.parquet"
 
-Phase: TypeAlias = Literal["waiting", "training", "attacking", "finished", "stopped", "failed"]
+Phase: TypeAlias = Literal["waiting", "training", "attacking", "paused", "finished", "stopped", "failed"]
 Event: TypeAlias = dict[str, Any]
 
 
@@ -97,6 +97,8 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
             changes = {"phase": "attacking", "attack": event}
             if first:
                 changes["attack_started"] = event["time"]
+        case "paused":
+            changes = {"phase": "paused", "reason": f"after {event['batch']} batches of epoch {event['epoch'] + 1}"}
         case "finished":
             changes = {"phase": "finished", "ended": event["time"], "result": event}
         case "stopped":

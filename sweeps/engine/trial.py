@@ -1,9 +1,11 @@
 """One trial from spec to verdicts. Knows nothing of who runs it: Ray, a test or a script."""
 
 import contextlib
+import os
 import platform
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,9 @@ import bat_core
 from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
 from bat_core.checks import examine
 from bat_core.config import TrialConfig, to_dict
-from bat_core.data import Dataset, Split
+from bat_core.data import Dataset
 from bat_core.evaluate import Judge
-from bat_core.fit import TrainState, fit
+from bat_core.fit import TrainState, fit_by_batch
 from bat_core.suites import suite_of, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
@@ -27,7 +29,25 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 SHARDS = "shards"
 
-Report = Callable[[dict[str, float]], None]
+BATCHES_BETWEEN_LOOKS = 16  # of several workers, who must pause at the same batch: looking links them
+
+
+class Watch:
+    """Who watches a trial: it is told of every batch, and may ask for a pause. This one watches nothing."""
+
+    def alive(self) -> None:
+        """The trial has got on."""
+
+    def pause_wanted(self) -> bool:
+        """Whether the trial shall save what it has and end."""
+        return False
+
+
+UNWATCHED = Watch()
+
+
+class Paused(Exception):  # noqa: N818 (no error)
+    """A trial has saved what it had, in the middle, and ends here for now."""
 
 
 def run_trial(
@@ -37,15 +57,22 @@ def run_trial(
     *,
     device: torch.device,
     workers: Workers | None = None,
-    report: Report = lambda _: None,
+    watch: Watch = UNWATCHED,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> None:
     """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
-    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers):
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, watch=watch):
         report(metrics)
 
 
 def trial_epochs(
-    trial: Trial, dataset: Dataset, folder: Path, *, device: torch.device, workers: Workers | None = None
+    trial: Trial,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
 
@@ -54,8 +81,9 @@ def trial_epochs(
 
     Yields:
         The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
-        that can be gone on with.
+        that can be gone on with, from the epoch's end.
     Raises:
+        Paused: `watch` wanted it; the state between two batches is on disk.
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
     workers = workers or Workers.current()
@@ -67,70 +95,96 @@ def trial_epochs(
             state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
             if writer:
                 writer.start(device, state)
-            state = yield from _train(trial.config, dataset, folder, state, device, workers, writer)
-            _evaluate(trial.config, dataset.part(trial.config.attack.split), folder, state, workers, writer)
+            run = _Run(trial.config, dataset, folder, device, workers, writer, watch)
+            state = yield from run.train(state)
+            run.evaluate(state)
             if writer:
                 writer.finish(state)
+        except Paused:
+            raise
         except Exception as error:
             if writer:
                 writer.record.append("failed", reason=f"{type(error).__name__}: {error}")
             raise
 
 
-def _train(
-    config: TrialConfig,
-    dataset: Dataset,
-    folder: Path,
-    state: TrainState | None,
-    device: torch.device,
-    workers: Workers,
-    writer: "_Writer | None",
-) -> Generator[dict[str, float], None, TrainState]:
-    """The model to judge: the last epoch's, or the one before training collapsed."""
-    keep_sound = config.train.on_collapse == "stop"
-    if keep_sound and state is not None and read_status(folder).collapsed is not None:
+@dataclass(frozen=True)
+class _Run:
+    """One attempt at a trial, in one of its workers."""
+
+    config: TrialConfig
+    dataset: Dataset
+    folder: Path
+    device: torch.device
+    workers: Workers
+    writer: "_Writer | None"
+    watch: Watch
+
+    def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
+        """The model to judge: the last epoch's, or the one before training collapsed."""
+        keep_sound = self.config.train.on_collapse == "stop"
+        if keep_sound and state is not None and read_status(self.folder).collapsed is not None:
+            return state
+        for event in fit_by_batch(self.config, self.dataset, state=state, device=self.device, workers=self.workers):
+            if isinstance(event, TrainState):
+                self._after_batch(event)
+                continue
+            lost = event.collapsed and keep_sound
+            if self.writer:
+                self.writer.epoch(event.state, collapsed=event.collapsed, keep=not lost)
+            yield event.metrics()
+            if lost:
+                sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.device)
+                assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
+                return sound
+            state = event.state
+        assert state is not None
         return state
-    for epoch in fit(config, dataset, state=state, device=device, workers=workers):
-        lost = epoch.collapsed and keep_sound
-        if writer:
-            writer.epoch(epoch.state, collapsed=epoch.collapsed, keep=not lost)
-        yield epoch.metrics()
-        if lost:
-            sound = load_checkpoint(folder / CHECKPOINTS, config, dataset, device)
-            assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
-            return sound
-        state = epoch.state
-    assert state is not None
-    return state
 
+    def _after_batch(self, state: TrainState) -> None:
+        self.watch.alive()
+        assert state.begun is not None
+        look = self.workers.size == 1 or state.begun.batches % BATCHES_BETWEEN_LOOKS == 0
+        if look and self.workers.any(self.watch.pause_wanted(), self.device):
+            state.gather(self.workers)
+            if self.writer:
+                self.writer.pause(state)
+            raise Paused
 
-def _evaluate(
-    config: TrialConfig, part: Split, folder: Path, state: TrainState, workers: Workers, writer: "_Writer | None"
-) -> None:
-    """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
-    mine = workers.share(torch.arange(len(part)))
-    curves, verified = trajectories(config.attack), verification(config.attack)
-    judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
-    parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
-    done = 0
-    if writer:
-        writer.record.append("attack", done=0, of=len(part))
-    for positions in mine.split(config.attack.batch_size):
-        batch = part.take(positions)
-        verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
-        parts[VERDICTS].append(verdicts)
-        chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
-        if verified and len(chosen):
-            parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
-        done += len(positions)
+    def evaluate(self, state: TrainState) -> None:
+        """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
+        config, part, writer, workers = (
+            self.config,
+            self.dataset.part(self.config.attack.split),
+            self.writer,
+            self.workers,
+        )
+        mine = workers.share(torch.arange(len(part)))
+        curves, verified = trajectories(config.attack), verification(config.attack)
+        judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
+        parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
+        done = 0
         if writer:
-            writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-    (folder / SHARDS).mkdir(exist_ok=True)
-    for name, share in parts.items():
-        if share:
-            Verdicts.concat(share).write(_shard(folder, name, workers.rank, workers.size))
-    if workers.size > 1:
-        dist.barrier()
+            writer.record.append("attack", done=0, of=len(part))
+        for positions in mine.split(config.attack.batch_size):
+            batch = part.take(positions)
+            verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
+            parts[VERDICTS].append(verdicts)
+            chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
+            if verified and len(chosen):
+                parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
+            done += len(positions)
+            if writer:
+                writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
+            self.watch.alive()
+            if self.watch.pause_wanted():
+                raise Paused
+        (self.folder / SHARDS).mkdir(exist_ok=True)
+        for name, share in parts.items():
+            if share:
+                Verdicts.concat(share).write(_shard(self.folder, name, workers.rank, workers.size))
+        if workers.size > 1:
+            dist.barrier()
 
 
 def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
@@ -152,12 +206,14 @@ class _Writer:
             hash=self.config.hash,
             config=to_dict(self.config),
             from_epoch=state.epoch if state else 0,
+            from_batch=state.begun.batches if state and state.begun else 0,
             device=name,
             threads=torch.get_num_threads(),
             workers=self.workers.size,
+            pid=os.getpid(),
             versions={"bat_sweeps": bat_core.__version__, "torch": torch.__version__},
         )
-        recorded = {event["epoch"] for event in read_status(self.folder).epochs}
+        recorded = {0} | {event["epoch"] for event in read_status(self.folder).epochs}
         if state and state.epoch not in recorded:
             self.record.append("epoch", **state.metrics)
 
@@ -166,6 +222,12 @@ class _Writer:
         if keep:
             save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
         self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
+
+    def pause(self, state: TrainState) -> None:
+        """Keep what is between two batches."""
+        assert state.begun is not None
+        save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+        self.record.append("paused", epoch=state.epoch, batch=state.begun.batches)
 
     def finish(self, state: TrainState) -> None:
         """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""

@@ -17,7 +17,7 @@ from bat_core.suites import suite_of
 from bat_core.verdicts import Verdicts
 from sweeps.engine.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.trial import Paused, Watch, run_trial
 
 CPU = torch.device("cpu")
 
@@ -79,6 +79,39 @@ def test_a_killed_trial_goes_on_and_ends_as_if_it_had_not_been(make_trial, digit
     assert [epoch["epoch"] for epoch in status.epochs] == [1, 2, 3]
     for name in ("model/model.safetensors", VERDICTS, VERIFIED):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class PauseAfter(Watch):
+    """Wants a pause once so many batches are done."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def alive(self) -> None:
+        self.batches -= 1
+
+    def pause_wanted(self) -> bool:
+        return self.batches <= 0
+
+
+@pytest.mark.parametrize("batches", [2, 4, 7, 10])  # of two epochs of four, then attacks on two batches of images
+def test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been(batches, make_trial, digits, tmp_path):
+    trial = Trial(id="one", config=make_trial(epochs=2))
+    run(trial, digits, tmp_path / "whole")
+    with pytest.raises(Paused):
+        run_trial(trial, digits, tmp_path / "paused", device=CPU, watch=PauseAfter(batches))
+    status = read_status(tmp_path / "paused")
+    if batches < 9:
+        assert (status.phase, len(status.epochs)) == ("paused", (batches - 1) // 4)
+        assert status.reason == f"after {(batches - 1) % 4 + 1} batches of epoch {(batches - 1) // 4 + 1}"
+    run(trial, digits, tmp_path / "paused")
+    *_, start = (event for event in read_events(tmp_path / "paused") if event["event"] == "start")
+    assert (start["from_epoch"], start["from_batch"]) == (
+        ((batches - 1) // 4, (batches - 1) % 4 + 1) if batches < 9 else (2, 0)
+    )
+    assert [event["epoch"] for event in read_status(tmp_path / "paused").epochs] == [1, 2]
+    for name in ("model/model.safetensors", VERDICTS):
+        assert (tmp_path / "paused" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_an_epoch_whose_checkpoint_outlived_its_line_is_recorded_not_run_again(make_trial, digits, tmp_path):

@@ -1,13 +1,14 @@
 import copy
 import json
 import shutil
+from itertools import islice
 
 import pytest
 import torch
 
 from bat_core.checkpoint import checkpoints, load_checkpoint, load_model, read_description, save_checkpoint, save_model
 from bat_core.errors import InputError
-from bat_core.fit import fit
+from bat_core.fit import TrainState, fit, fit_by_batch
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,28 @@ def test_going_on_equals_never_having_stopped(recipe, model, tmp_path, make_tria
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for name in ("epoch", "lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc"):
         assert getattr(resumed, name) == getattr(uninterrupted, name)
+
+
+@pytest.mark.parametrize("after", [1, 6, 8])
+def test_going_on_between_two_batches_equals_never_having_stopped(after, tmp_path, make_trial, digits):
+    config = make_trial(model="wrn_10_1", epochs=2)  # of four batches each
+    *_, uninterrupted = fit(config, digits)
+    state = next(islice(batches_of(fit_by_batch(config, digits)), after - 1, None))
+    save_checkpoint(tmp_path, state, config, digits)
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        f"epoch_{(after - 1) // 4:04d}_batch_{(after - 1) % 4 + 1:06d}"
+    ]
+    state = load_checkpoint(tmp_path, config, digits, CPU)
+    rest = list(fit_by_batch(config, digits, state=state))
+    assert sum(isinstance(event, TrainState) for event in rest) == 8 - after
+    resumed = rest[-1]
+    assert all(torch.equal(a, b) for a, b in zip(tensors(resumed.state), tensors(uninterrupted.state), strict=True))
+    for name in ("epoch", "lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc"):
+        assert getattr(resumed, name) == getattr(uninterrupted, name)
+
+
+def batches_of(events):
+    return (event for event in events if isinstance(event, TrainState))
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(tmp_path, make_trial, digits):

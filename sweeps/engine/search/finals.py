@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bat_core.data import Dataset
-from sweeps.engine.console import live_table
+from sweeps.engine.driver import run_on_ray
 from sweeps.engine.evaluating import EvaluateOptions, run_evaluation
 from sweeps.engine.evaluation import SUMMARY
 from sweeps.engine.mirroring import Mirroring, why
@@ -47,7 +47,8 @@ def finals(
     if not origins:
         console.print("nothing on the front can be believed: there are no finalists", style="yellow")
         return [], None
-    _train(search.final, origins, sweep, dataset, folder, console, options)
+    if not _train(search.final, origins, sweep, dataset, folder, console, options):
+        return [], None
     finalists = _finished(search.final, origins, sweep, folder)
     if not finalists:
         return [], None
@@ -82,7 +83,8 @@ def _train(
     folder: SweepFolder,
     console: Console,
     options: SweepOptions,
-) -> None:
+) -> bool:
+    """Whether all are trained, or have failed: it was not interrupted."""
     trials = [final_trial(origin, seed, final.epochs) for origin in origins for seed in final.seeds]
     known = {trial.id for trial in folder.trials(sweep)}
     for trial in trials:
@@ -90,14 +92,10 @@ def _train(
             folder.propose(trial)
     waiting = [trial for trial in trials if read_status(folder.trial(trial)).phase != "finished"]
     if not waiting:
-        return
+        return True
     console.print(f"{len(waiting)} finalists to train, of {len(origins)} points of the front")
-    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
-
-    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        concurrent = min(options.max_concurrent or ray_runner.concurrent_trials(sweep.resources), len(waiting))
-        with live_table(sweep, folder, console, concurrent=concurrent):
-            ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent)
+    run_on_ray(waiting, sweep, dataset, folder, console, options)
+    return all(read_status(folder.trial(trial)).done for trial in trials)
 
 
 def _finished(final: Final, origins: Sequence[Score], sweep: Sweep, folder: SweepFolder) -> list[Finalist]:

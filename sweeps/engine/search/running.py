@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from bat_core.data import Dataset
 from sweeps.engine.ray_runner import tune_trials
+from sweeps.engine.ray_watch import stopping
 from sweeps.engine.records import Record, read_status
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
@@ -29,6 +30,7 @@ def run_search(
     study: SearchStudy,
     *,
     concurrent: int,
+    stall: float | None,
     go_on: GoOn,
 ) -> None:
     """Finish what was begun, then propose and run trials while `go_on()`, `concurrent` at a time."""
@@ -38,6 +40,7 @@ def run_search(
         dataset,
         folder,
         concurrent=concurrent,
+        stall=stall,
         search_alg=Proposals(study, folder, go_on),
         scheduler=scheduler,
         num_samples=-1,
@@ -57,7 +60,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         """The next trial, by its id; those that a kill interrupted come first."""
         if self._begun:
             trial = self._begun.pop(0)
-        elif self._go_on():
+        elif not stopping.is_set() and self._go_on():
             trial = self._study.propose()
         else:
             return str(Searcher.FINISHED)

@@ -9,10 +9,11 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
-from sweeps.engine.console import live_table, relative
-from sweeps.engine.driver import FAILED, INTERRUPTED, check_machine, check_trial, say, sole_driver, tell
+from sweeps.engine.console import relative
+from sweeps.engine.driver import check_machine, check_trial, on_ray, say, sole_driver, tell
 from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.options import command_line, load_images
+from sweeps.engine.options import FAILED, INTERRUPTED, command_line, load_images
+from sweeps.engine.records import read_status
 from sweeps.engine.search.finals import finals
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.pictures import save_pictures
@@ -183,20 +184,19 @@ def _search(
     )
     if not begun and not go_on():
         return True
-    from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
-    from sweeps.engine.search import running  # noqa: PLC0415
+    with on_ray(sweep, folder, console, options, expected=search.num_trials) as concurrent:
+        from sweeps.engine.search import running  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
-    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        concurrent = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
-        with live_table(sweep, folder, console, concurrent=concurrent, expected=search.num_trials):
-            running.run_search(search, sweep, dataset, folder, study, concurrent=concurrent, go_on=go_on)
+        running.run_search(
+            search, sweep, dataset, folder, study, concurrent=concurrent, stall=options.stall(), go_on=go_on
+        )
     return not study.unfinished() and not go_on()
 
 
 def _conclude(view: View, study: SearchStudy, folder: SweepFolder, mirroring: Mirroring, console: Console) -> int:
     pictures = save_pictures(view, study.study, folder.path)
     write_atomically(folder.path / REPORT, report_md(view))
-    unfinished = len(study.unfinished())
+    unfinished = sum(not read_status(folder.trial(trial)).done for trial in folder.trials(view.sweep))
     report = Report(files=(REPORT, *pictures), sentence=sentence(view))
     if not unfinished:
         folder.write_report(report)

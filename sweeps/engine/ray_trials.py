@@ -1,0 +1,165 @@
+"""Trials as Ray runs them: in Tune's own process, or in several workers of Ray Train."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import train, tune
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
+from ray.tune.integration.ray_train import TuneReportCallback
+
+import bat_core
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.workers import Workers
+from sweeps.engine.ray_watch import RayWatch, save_before_ending
+from sweeps.engine.records import Record, read_status
+from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.trial import Paused, run_trial, trial_epochs
+
+TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again
+HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures that come again
+
+
+class InProcess(tune.Trainable):  # type: ignore[misc]
+    """A trial in Tune's own process, an epoch a step; the process is kept for the next trial.
+
+    Ray tries a trial again whose process or node died, and one that paused because it is about to. A trial that
+    failed by itself says so in its record, and to Ray it is done.
+    """
+
+    def setup(
+        self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str
+    ) -> None:
+        self._sweep, self._folder, self._dataset, self._version = sweep, folder, dataset, version
+        torch.set_num_threads(sweep.resources.cpus_per_worker)
+        self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
+        self._in_step = False
+        save_before_ending(lambda: self._in_step)
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        if self._watch.given_up() or self._watch.stop_asked():
+            return {"done": True}
+        self._in_step = True
+        try:
+            return next(self._epochs, None) or {"done": True}
+        except Paused:
+            if not self._watch.stop_asked():
+                raise
+        except Exception as error:
+            record_failure(self._folder.trial(self._trial), error)
+        finally:
+            self._in_step = False
+        return {"done": True}
+
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        self._epochs.close()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+    def _begin(self, config: dict[str, str]) -> None:
+        self._trial = self._folder.find(self._sweep, config["trial"])
+        self._watch = RayWatch(self._sweep.id, self._trial.id)
+        self._epochs = self._run()
+
+    def _run(self) -> Generator[dict[str, float], None, None]:
+        check_version(self._version)
+        yield from trial_epochs(
+            self._trial,
+            self._dataset,
+            self._folder.trial(self._trial),
+            device=self._device,
+            workers=Workers(),
+            watch=self._watch,
+        )
+
+
+def check_version(drivers: str) -> None:
+    """A trial is run by the code that its sweep's driver has.
+
+    Raises:
+        InputError: this process has another version of it.
+    """
+    mine = bat_core.__version__
+    if mine != drivers:
+        raise InputError(
+            f"node {ray.util.get_node_ip_address()} has bat-sweeps {mine} and the driver {drivers}: install one version"
+        )
+
+
+def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str) -> None:
+    """Run a trial in several workers, of which Ray Train starts new ones where some died."""
+    resources = sweep.resources
+
+    def worker() -> None:
+        torch.set_num_threads(resources.cpus_per_worker)
+        watch = RayWatch(sweep.id, trial.id)
+        if watch.given_up() or watch.stop_asked():
+            return
+        try:
+            check_version(version)
+            run_trial(
+                trial,
+                ray.get(shared),
+                folder.trial(trial),
+                device=get_device(),
+                workers=Workers.current(),
+                watch=watch,
+                report=train.report,
+            )
+        except Paused:
+            if not watch.stop_asked():
+                raise
+        except HOPELESS as error:
+            record_failure(folder.trial(trial), error)
+            watch.give_up()
+            raise
+
+    needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        needs["GPU"] = resources.gpus_per_worker
+    TorchTrainer(
+        worker,
+        torch_config=_SavingTorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=bool(resources.gpus_per_worker),
+            resources_per_worker=needs,
+        ),
+        run_config=train.RunConfig(
+            name=f"{trial.id}-{sweep.id}",
+            storage_path=str((folder.path / "ray").resolve()),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
+        ),
+    ).fit()
+
+
+class _SavingBackend(_TorchBackend):  # type: ignore[misc]
+    """Torch's process group, in processes that save what they are at when they are asked to end."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(save_before_ending, lambda: True)
+
+
+class _SavingTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Links the workers of a trial."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _SavingBackend
+
+
+def record_failure(trial_folder: Path, error: Exception) -> None:
+    """What the trial could not say itself: its process died, or never came as far."""
+    status, reason = read_status(trial_folder), f"{type(error).__name__}: {error}"
+    if status.phase != "finished" and (status.phase, status.reason) != ("failed", reason):
+        Record(trial_folder).append("failed", reason=reason)
