@@ -42,9 +42,9 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        if self._watch.given_up() or self._watch.stop_asked():
+        if self._watch.given_up() or (not self._begun and self._watch.stop_asked()):
             return {"done": True}
-        self._in_step = True
+        self._begun = self._in_step = True
         try:
             return next(self._epochs, None) or {"done": True}
         except Paused:
@@ -67,7 +67,7 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, str]) -> None:
         self._trial = self._folder.find(self._sweep, config["trial"])
         self._watch = RayWatch(self._sweep.id, self._trial.id)
-        self._epochs = self._run()
+        self._epochs, self._begun = self._run(), False
 
     def _run(self) -> Generator[dict[str, float], None, None]:
         check_version(self._version)

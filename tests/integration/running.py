@@ -30,9 +30,10 @@ class Place:
     def uri(self) -> str:
         return f"sqlite:///{self.path / 'tracking.db'}"
 
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
+        environment |= variables
         return subprocess.Popen(
             [sys.executable, str(SWEEPS / script), *arguments],
             cwd=self.path,
@@ -40,6 +41,7 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a process group, as a terminal's job is
         )
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
@@ -112,10 +114,15 @@ def snapshot(uri: str) -> dict[str, tuple]:
     return state
 
 
-def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
-    """SIGKILL to a process and all it started, as soon as `moment()` holds."""
+def wait_until(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Watch until `moment()` holds; the process must not end before."""
     while not moment():
         assert process.poll() is None, process.communicate()[0]
+
+
+def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """SIGKILL to a process and all it started, as soon as `moment()` holds."""
+    wait_until(moment, process)
     root = psutil.Process(process.pid)
     tree = [*root.children(recursive=True), root]
     for member in tree:

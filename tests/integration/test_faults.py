@@ -1,0 +1,129 @@
+"""What goes wrong with processes while a sweep runs, and what must hold: see docs/reliability.md."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bat_core.data import load_dataset
+from bat_core.fit import fit
+from sweeps.engine.records import Event, read_events
+from sweeps.engine.sweep import Trial
+from sweeps.engine.trial import MODEL
+from tests.integration.running import Output, Place, wait_until
+
+pytestmark = pytest.mark.ray
+
+IMAGES = {"train_size": 1000, "val_size": 40, "test_size": 40}
+LONG = (
+    *("--train-size", "1000", "--test-size", "40", "--val-size", "40", "--steps", "1", "--verify", "0"),
+    *("--model", "small_cnn_gn_8", "--reference", "none", "--eps-x", "40/255", "--epochs", "40"),
+)
+HERE = "../tests/integration/faulty_sweep.py"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As a trial computes on a sweep's workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_trained_as_if_undisturbed(output: Output, trial: Trial) -> None:
+    with one_thread():
+        *_, last = fit(trial.config, load_dataset("digits", **IMAGES))
+    found = load_file(output.folder.trial(trial) / MODEL / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in last.state.model.state_dict().items())
+
+
+def events(output: Output, trial_id: str, name: str) -> list[Event]:
+    return [event for event in read_events(output.folder.path / "trials" / trial_id) if event["event"] == name]
+
+
+def trained(output: Output, epochs: int) -> bool:
+    statuses = output.statuses()
+    return bool(statuses) and all(len(status.epochs) >= epochs for status in statuses.values())
+
+
+def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(place: Place) -> None:
+    output = place.sweep("interrupted")
+    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "interrupted")
+    wait_until(lambda: trained(output, 2), process)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate()
+    assert process.returncode == 130, printed
+    assert "stopping: what runs is saved first" in printed
+    assert "2 trials are not finished; go on with --resume interrupted" in printed
+    paused = {trial: status for trial, status in output.statuses().items() if status.phase == "paused"}
+    assert len(paused) == 2, output.statuses()
+
+    process = place.start("eps_budget.py", "--resume", "interrupted")
+    wait_until(lambda: all(status.attempts == 2 for status in output.statuses().values()), process)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        seen = next(line for line in process.stdout if "stopping" in line)
+        os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate()
+    assert process.returncode == 130, seen + printed
+    assert "stopped at once; go on with --resume interrupted" in printed
+
+    code, printed = place.run("eps_budget.py", "--resume", "interrupted")
+    assert code == 0, printed
+    for trial in output.spec.trials:
+        (first, second, *_) = events(output, trial.id, "start")
+        (stop, *_) = events(output, trial.id, "paused")
+        assert (second["from_epoch"], second["from_batch"]) == (stop["epoch"], stop["batch"])
+        assert first["pid"] != second["pid"]
+        assert [event["epoch"] for event in events(output, trial.id, "epoch")] == list(range(1, 41))
+        assert_trained_as_if_undisturbed(output, trial)
+
+
+def test_a_trials_process_that_is_killed_or_told_to_end_is_replaced(place: Place) -> None:
+    output = place.sweep("processes")
+    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "processes")
+    wait_until(lambda: trained(output, 2), process)
+    killed, told = output.spec.trials
+    kept = len(output.statuses()[killed.id].epochs)
+    psutil.Process(events(output, killed.id, "start")[0]["pid"]).kill()
+    psutil.Process(events(output, told.id, "start")[0]["pid"]).terminate()
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+
+    _, again = events(output, killed.id, "start")
+    assert again["from_epoch"] >= kept
+    (saved,) = events(output, told.id, "paused")
+    _, again = events(output, told.id, "start")
+    assert (again["from_epoch"], again["from_batch"]) == (saved["epoch"], saved["batch"])
+    for trial in (killed, told):
+        assert [event["epoch"] for event in events(output, trial.id, "epoch")] == list(range(1, 41))
+        assert_trained_as_if_undisturbed(output, trial)
+
+
+def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(place: Place) -> None:
+    output = place.sweep("faulty")
+    options = ("--train-size", "256", "--val-size", "40", "--test-size", "40", "--epochs", "2", "--seeds", "0")
+    process = place.start(HERE, *options, "--stall-minutes", "0.5", "--output", "faulty")
+    wait_until(lambda: len(output.statuses()) > 3 and len(output.statuses()["hang"].epochs) > 1, process)
+    psutil.Process(events(output, "hang", "start")[0]["pid"]).suspend()
+    printed, _ = process.communicate()
+    assert process.returncode == 1, printed
+    statuses = output.statuses()
+    assert statuses.pop("sound").phase == "finished"
+    assert {status.phase for status in statuses.values()} == {"failed"}
+    assert {status.attempts for status in statuses.values()} == {1}
+    assert statuses["nan"].reason.startswith("FloatingPointError: the training loss is nan in epoch 1")
+    assert "allocate" in statuses["memory"].reason
+    assert statuses["exception"].reason.startswith("InputError: ")
+    assert statuses["hang"].reason == "hangs: nothing got done for 0.5 minutes; killed"
+    for trial, status in statuses.items():
+        assert f"failed {trial}: {status.reason[:20]}" in printed
