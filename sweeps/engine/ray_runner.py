@@ -34,7 +34,8 @@ import sweeps
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
-from sweeps.engine.records import Record, read_status
+from sweeps.engine.patience import StorageError
+from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
 from sweeps.engine.trial import run_trial, trial_epochs
 
@@ -91,18 +92,30 @@ def concurrent_trials(resources: Resources) -> int:
 
 def run_trials(
     trials: Sequence[Trial], sweep: Sweep, dataset: Dataset, folder: SweepFolder, *, concurrent: int
-) -> None:
+) -> dict[str, str]:
     """Run every trial once, `concurrent` at a time; each leaves its own record.
 
     A trial that fails does so in its record and does not stop the others.
+
+    Returns:
+        Why trials failed whose storage did not even take that, by their ids.
     """
     ids = [trial.id for trial in trials]
     results = tune_trials(
         sweep, dataset, folder, concurrent=concurrent, param_space={"trial": tune.grid_search(ids)}, num_samples=1
     )
+    unrecorded: dict[str, str] = {}
+    gone = ""
     for result in results:
-        if result.error:
-            _record_death(folder.trial(folder.find(sweep, result.config["trial"])), result.error)
+        trial, reason = folder.find(sweep, result.config["trial"]), _why(result.error) if result.error else ""
+        try:
+            if not gone:  # what has been waited for once is not waited for again
+                _settle(trial, reason, folder)
+        except StorageError as error:
+            gone = str(error)
+        if gone:
+            unrecorded[trial.id] = reason or gone
+    return unrecorded
 
 
 def tune_trials(
@@ -140,7 +153,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str((folder.path / "ray").resolve()),
+            storage_path=str(folder.ray(sweep).resolve()),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
@@ -183,10 +196,17 @@ class _Worker:
         self.function(*shared, *call)
 
 
-def _record_death(trial_folder: Path, error: Exception) -> None:
+def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
     """A process that was killed could not say why its trial failed; its owner does."""
-    if not read_status(trial_folder).done:
-        Record(trial_folder).append("failed", reason=f"{type(error).__name__}: {error}")
+    folder.refresh(trial)
+    if reason and not read_status(folder.trial(trial)).done:
+        folder.tell(trial, "failed", reason=reason)
+
+
+def _why(error: Exception) -> str:
+    """The trial's own error, of those that Ray wraps around it."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 class _InProcess(tune.Trainable):  # type: ignore[misc]
@@ -212,21 +232,30 @@ class _InProcess(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, str]) -> None:
         trial = self._folder.find(self._sweep, config["trial"])
+        home = self._folder.home(trial, self._sweep, 0)
         self._epochs = trial_epochs(
-            trial, self._dataset, self._folder.trial(trial), device=self._device, workers=Workers()
+            trial,
+            self._dataset,
+            home,
+            device=self._device,
+            workers=Workers(),
+            keeping=self._folder.keeping(trial, home),
         )
 
 
 def _with_train(trial: Trial, shared: Any, folder: SweepFolder, resources: Resources, sweep: Sweep) -> None:
     def worker() -> None:
         torch.set_num_threads(resources.cpus_per_worker)
+        workers = Workers.current()
+        home = folder.home(trial, sweep, workers.rank)
         run_trial(
             trial,
             ray.get(shared),
-            folder.trial(trial),
+            home,
             device=get_device(),
-            workers=Workers.current(),
+            workers=workers,
             report=train.report,
+            keeping=folder.keeping(trial, home),
         )
 
     needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
@@ -242,7 +271,7 @@ def _with_train(trial: Trial, shared: Any, folder: SweepFolder, resources: Resou
         ),
         run_config=train.RunConfig(
             name=f"{trial.id}-{sweep.id}",
-            storage_path=str((folder.path / "ray").resolve()),
+            storage_path=str(folder.ray(sweep).resolve()),
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
         ),

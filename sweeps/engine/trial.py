@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import bat_core
-from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
+from bat_core.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint, save_model
 from bat_core.checks import examine
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset, Split
@@ -20,12 +20,10 @@ from bat_core.fit import TrainState, fit
 from bat_core.suites import suite_of, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
+from sweeps.engine.keeping import CHECKPOINTS, MODEL, SHARDS, Keeping
+from sweeps.engine.patience import patiently
 from sweeps.engine.records import VERDICTS, VERIFIED, Record, exclusive, read_status
 from sweeps.engine.sweep import Trial
-
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-SHARDS = "shards"
 
 Report = Callable[[dict[str, float]], None]
 
@@ -38,19 +36,26 @@ def run_trial(
     device: torch.device,
     workers: Workers | None = None,
     report: Report = lambda _: None,
+    keeping: Keeping | None = None,
 ) -> None:
     """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
-    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers):
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, keeping=keeping):
         report(metrics)
 
 
 def trial_epochs(
-    trial: Trial, dataset: Dataset, folder: Path, *, device: torch.device, workers: Workers | None = None
+    trial: Trial,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    keeping: Keeping | None = None,
 ) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
 
     A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints.
+    rank 0 alone writes records and checkpoints. `keeping` copies what is durable to where no node's folder is.
 
     Yields:
         The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
@@ -58,22 +63,25 @@ def trial_epochs(
     Raises:
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
-    workers = workers or Workers.current()
+    workers, keeping = workers or Workers.current(), keeping or Keeping()
     with _sole_writer(folder, workers):
+        keeping.begin(workers)
         if read_status(folder).phase == "finished":
             return
-        writer = _Writer(trial.config, dataset, folder, workers) if workers.rank == 0 else None
+        writer = _Writer(trial.config, dataset, folder, workers, keeping) if workers.rank == 0 else None
         try:
-            state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
+            choice = choose_checkpoint(folder / CHECKPOINTS, trial.config)
+            state = choice.load(dataset, device)
             if writer:
-                writer.start(device, state)
+                writer.start(device, state, choice.passed_over)
             state = yield from _train(trial.config, dataset, folder, state, device, workers, writer)
-            _evaluate(trial.config, dataset.part(trial.config.attack.split), folder, state, workers, writer)
+            part = dataset.part(trial.config.attack.split)
+            _evaluate(trial.config, part, folder, state, workers, writer, keeping)
             if writer:
                 writer.finish(state)
         except Exception as error:
             if writer:
-                writer.record.append("failed", reason=f"{type(error).__name__}: {error}")
+                writer.record.fail(f"{type(error).__name__}: {error}")
             raise
 
 
@@ -105,7 +113,13 @@ def _train(
 
 
 def _evaluate(
-    config: TrialConfig, part: Split, folder: Path, state: TrainState, workers: Workers, writer: "_Writer | None"
+    config: TrialConfig,
+    part: Split,
+    folder: Path,
+    state: TrainState,
+    workers: Workers,
+    writer: "_Writer | None",
+    keeping: Keeping,
 ) -> None:
     """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
     mine = workers.share(torch.arange(len(part)))
@@ -125,12 +139,17 @@ def _evaluate(
         done += len(positions)
         if writer:
             writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-    (folder / SHARDS).mkdir(exist_ok=True)
-    for name, share in parts.items():
-        if share:
-            Verdicts.concat(share).write(_shard(folder, name, workers.rank, workers.size))
+    shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
+    patiently(lambda: _write_shards(folder, shares, workers), f"{SHARDS} cannot be written", folder)
+    keeping.judged(_shard(folder, name, workers.rank, workers.size) for name in shares)
     if workers.size > 1:
         dist.barrier()
+
+
+def _write_shards(folder: Path, shares: Mapping[str, Verdicts], workers: Workers) -> None:
+    (folder / SHARDS).mkdir(exist_ok=True)
+    for name, verdicts in shares.items():
+        verdicts.write(_shard(folder, name, workers.rank, workers.size))
 
 
 def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
@@ -140,11 +159,11 @@ def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
 class _Writer:
     """Writes what a trial leaves behind."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers) -> None:
-        self.config, self.dataset, self.folder, self.workers = config, dataset, folder, workers
-        self.record = Record(folder)
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, keeping: Keeping) -> None:
+        self.config, self.dataset, self.folder, self.workers, self.keeping = config, dataset, folder, workers, keeping
+        self.record = Record(folder, keeping.recorded)
 
-    def start(self, device: torch.device, state: TrainState | None) -> None:
+    def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
         """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(
@@ -156,6 +175,7 @@ class _Writer:
             threads=torch.get_num_threads(),
             workers=self.workers.size,
             versions={"bat_sweeps": bat_core.__version__, "torch": torch.__version__},
+            **({"passed_over": dict(passed_over)} if passed_over else {}),
         )
         recorded = {event["epoch"] for event in read_status(self.folder).epochs}
         if state and state.epoch not in recorded:
@@ -164,11 +184,22 @@ class _Writer:
     def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
         """The checkpoint comes first: a recorded epoch is one that will not be run again."""
         if keep:
-            save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+            self.save(state)
         self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
+
+    def save(self, state: TrainState) -> None:
+        """A checkpoint, waiting for storage that fails."""
+        folder = self.folder / CHECKPOINTS
+        patiently(
+            lambda: save_checkpoint(folder, state, self.config, self.dataset),
+            "the checkpoint cannot be written",
+            folder,
+        )
+        self.keeping.saved()
 
     def finish(self, state: TrainState) -> None:
         """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
+        self.keeping.gather()
         curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
         assert curves is not None
         headline = curves if verified is None else verified
@@ -180,7 +211,11 @@ class _Writer:
             depth="cheap",
             seed=self.config.seed,
         )
-        save_model(self.folder / MODEL, state, self.config, self.dataset)
+        model = self.folder / MODEL
+        patiently(
+            lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
+        )
+        self.keeping.finish()
         self.record.append(
             "finished",
             n=len(curves),
@@ -195,8 +230,10 @@ class _Writer:
             findings=to_dict(findings),
             epoch=state.epoch,
         )
-        shutil.rmtree(self.folder / SHARDS)
-        shutil.rmtree(self.folder / CHECKPOINTS)
+        with contextlib.suppress(OSError):  # it is finished, whatever stays behind
+            shutil.rmtree(self.folder / SHARDS)
+            shutil.rmtree(self.folder / CHECKPOINTS)
+            self.keeping.over()
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
@@ -204,7 +241,7 @@ class _Writer:
         if not found:
             return None
         verdicts = Verdicts.concat(found)
-        verdicts.write(self.folder / name)
+        patiently(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
         return verdicts
 
 
