@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bat_core.collapse import Peak
-from bat_core.config import TrialConfig, from_dict, to_dict
+from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.fit import Begun, TrainState, initial_state
@@ -51,12 +52,36 @@ class Checksums:
     sha256: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint to go on from, if there is one, and why newer ones were passed over, by their names."""
+
+    folder: Path | None
+    description: Description | None
+    passed_over: Mapping[str, str]
+
+    def load(self, dataset: Dataset, device: torch.device) -> TrainState | None:
+        """What training goes on from."""
+        if self.folder is None or self.description is None:
+            return None
+        state = initial_state(self.description.config, dataset, device)
+        state.model.load_state_dict(load_file(self.folder / MODEL))
+        _restore_optimizer(state.optimizer, load_file(self.folder / OPTIMIZER))
+        state.epoch = self.description.epoch
+        state.metrics, state.peak = dict(self.description.metrics), self.description.peak
+        if self.description.batches:
+            state.begun = _restore_begun(self.description.batches, load_file(self.folder / BEGUN), device)
+        return state
+
+
 def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
     """Write `folder/epoch_NNNN`, or `epoch_NNNN_batch_NNNNNN` between two batches, whole or not at all, then drop all
     but the two newest.
 
     Returns:
         The checkpoint's own folder.
+    Raises:
+        OSError: the storage does not take it; what was there before is there still.
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
@@ -73,31 +98,32 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
 
 
 def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> None:
-    """Write a finished model's weights and description into `folder`, whole or not at all."""
+    """Write a finished model's weights and description into `folder`, whole or not at all.
+
+    Raises:
+        OSError: the storage does not take it.
+    """
     _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
-def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
-    """The newest sound checkpoint in `folder`, or None.
-
-    A checkpoint that is damaged, or of another config, is passed over for the one before.
-    """
+def choose_checkpoint(folder: Path, config: TrialConfig) -> Choice:
+    """The newest sound checkpoint in `folder`; one that is damaged, or of another config, is passed over."""
+    passed_over = {}
     for candidate in reversed(checkpoints(folder)):
         try:
             description = read_description(candidate)
-        except InputError:
+        except InputError as error:
+            passed_over[candidate.name] = str(error)
             continue
-        if description.config != config:
-            continue
-        state = initial_state(config, dataset, device)
-        state.model.load_state_dict(load_file(candidate / MODEL))
-        _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
-        state.epoch = description.epoch
-        state.metrics, state.peak = dict(description.metrics), description.peak
-        if description.batches:
-            state.begun = _restore_begun(description.batches, load_file(candidate / BEGUN), device)
-        return state
-    return None
+        if description.config == config:
+            return Choice(candidate, description, passed_over)
+        passed_over[candidate.name] = f"{candidate} is of another config: {_difference(description.config, config)}"
+    return Choice(None, None, passed_over)
+
+
+def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
+    """The state in the newest sound checkpoint in `folder`, or None. See `choose_checkpoint`."""
+    return choose_checkpoint(folder, config).load(dataset, device)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
@@ -126,18 +152,34 @@ def read_description(folder: Path) -> Description:
         InputError: the folder holds no model, or a file of it is damaged.
     """
     try:
-        checksums = from_dict(Checksums, {"sha256": json.loads((folder / CHECKSUMS).read_text())})
-        for name in {DESCRIPTION, MODEL, *checksums.sha256}:
-            if _digest(folder / name) != checksums.sha256.get(name):
-                raise InputError(f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
+        checksums = _checksums(folder)
+        for name in sorted({DESCRIPTION, MODEL, *checksums}):
+            if _digest(folder / name) != checksums.get(name):
+                raise InputError(f"{name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
         return from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} holds no sound model: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no sound model: {error}") from error
+
+
+def _checksums(folder: Path) -> Mapping[str, str]:
+    try:
+        return from_dict(Checksums, {"sha256": json.loads((folder / CHECKSUMS).read_text())}).sha256
+    except ValueError as error:
+        raise InputError(f"{CHECKSUMS} is damaged: {error}") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("epoch_*"))
+
+
+def _difference(theirs: TrialConfig, ours: TrialConfig) -> str:
+    """The first setting in which two configs differ."""
+    there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
+    name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
+    return f"{name} is {there.get(name)} there and {here.get(name)} here"
 
 
 def _find_model(path: Path) -> Path:
@@ -155,13 +197,12 @@ def _write(
     dataset: Dataset,
     state: TrainState,
 ) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)  # its own parent is not made: it may be a disk that is gone for a while
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     for name, tensors in files.items():
-        save_file(dict(tensors), partial / name)
-        _sync(partial / name)
+        _save(dict(tensors), partial / name)
     description = Description(
         config=config,
         num_classes=dataset.num_classes,
@@ -177,6 +218,14 @@ def _write(
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     _sync(target.parent)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # what safetensors makes of the system's error
+        raise OSError(str(error)) from error
+    _sync(path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

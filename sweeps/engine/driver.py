@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from bat_core.models import build_model
 from bat_core.recipes import get_recipe
 from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
+from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
 from sweeps.engine.records import exclusive, read_status
-from sweeps.engine.sweep import SPEC, Report, Resources, Sweep, SweepFolder, Trial, refuse_if_used
+from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
@@ -44,14 +45,13 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
         sweep, folder, dataset = _resumed(options, options.resume)
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
-    with sole_driver(folder.path, "sweep"):
+    with sole_driver(folder.path, "sweep"), following(folder, console) as folder:
         waiting = [trial for trial in sweep.trials if read_status(folder.trial(trial)).phase != "finished"]
         console.print(f"{len(waiting)} of {len(sweep.trials)} trials to run, in {relative(folder.path)}")
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
-            if waiting:
-                run_on_ray(waiting, sweep, dataset, folder, console, options)
-        return _conclude(sweep, folder, draw, mirroring, console)
+            unrecorded = run_on_ray(waiting, sweep, dataset, folder, console, options) if waiting else {}
+        return _conclude(sweep, folder, draw, mirroring, console, unrecorded)
 
 
 def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
@@ -67,8 +67,7 @@ def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None
 
 
 def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[Sweep, SweepFolder, Dataset]:
-    folder = SweepFolder(options.output_folder(name).resolve())
-    refuse_if_used(folder.path, SPEC, "a sweep")
+    folder = options.new_folder(name)
     resources = options.resources()
     check_machine(resources, options.address, options.max_concurrent)
     dataset = load_images(options.data_config(), options.data_dir, download=options.download)
@@ -82,13 +81,14 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
         pixel=dataset.pixel,
         resources=resources,
         trials=trials,
+        storage=folder.store.uri if folder.store else None,
     )
     folder.create(sweep)
     return sweep, folder, dataset
 
 
-def _resumed(options: SweepOptions, path: Path) -> tuple[Sweep, SweepFolder, Dataset]:
-    folder = SweepFolder(path.resolve())
+def _resumed(options: SweepOptions, place: str) -> tuple[Sweep, SweepFolder, Dataset]:
+    folder = located(place, options.output)
     sweep = folder.load()
     dataset = load_images(sweep.trials[0].config.data, options.data_dir or sweep.data_dir, download=options.download)
     return sweep, folder, dataset
@@ -140,12 +140,12 @@ def run_on_ray(
     folder: SweepFolder,
     console: Console,
     options: SweepOptions,
-) -> None:
-    """Run trials that are known, each once."""
+) -> dict[str, str]:
+    """Run trials that are known, each once. See `run_trials`."""
     with on_ray(sweep, folder, console, options, most=len(waiting)) as concurrent:
         from sweeps.engine import ray_runner  # noqa: PLC0415
 
-        ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
+        return ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
 
 
 @contextmanager
@@ -178,9 +178,16 @@ def on_ray(
             raise
 
 
-def _conclude(sweep: Sweep, folder: SweepFolder, draw: Draw, mirroring: Mirroring, console: Console) -> int:
+def _conclude(
+    sweep: Sweep,
+    folder: SweepFolder,
+    draw: Draw,
+    mirroring: Mirroring,
+    console: Console,
+    unrecorded: Mapping[str, str],
+) -> int:
     statuses = {trial.id: read_status(folder.trial(trial)) for trial in sweep.trials}
-    failed = {trial: status.reason for trial, status in statuses.items() if status.phase == "failed"}
+    failed = {trial: status.reason for trial, status in statuses.items() if status.phase == "failed"} | dict(unrecorded)
     finished = sum(status.phase == "finished" for status in statuses.values())
     unfinished = len(statuses) - finished - len(failed)
     report = draw(sweep, folder) if finished else Report(files=(), sentence="No trial finished.")

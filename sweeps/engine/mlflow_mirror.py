@@ -24,9 +24,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from bat_core.config import flatten, to_dict
 from bat_core.verdicts import READINGS, Verdicts
+from sweeps.engine.keeping import MODEL
 from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
-from sweeps.engine.trial import MODEL
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"

@@ -14,9 +14,11 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError, check_finite
-from sweeps.engine.sweep import Resources
+from sweeps.engine.patience import StorageError
+from sweeps.engine.storage import Storage, is_uri
+from sweeps.engine.sweep import SPEC, Resources, SweepFolder, refuse_if_used
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: a trial failed, input cannot be used, Ctrl-C
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"
 EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
@@ -72,8 +74,10 @@ class SweepOptions:
     """One model a seed."""
     output: Path | None = None
     """A new folder for records, models and figures. Default: outputs/<sweep>-<dataset>-<time>."""
-    resume: Path | None = None
-    """Go on with the sweep in this folder, as it was set up."""
+    storage_path: str | None = None
+    """Keep the sweep here too, where nodes share no folder: s3://bucket/prefix, or a folder. Fresh or empty."""
+    resume: str | None = None
+    """Go on with the sweep in this folder, or in this --storage-path, as it was set up."""
     num_workers: int = 1
     """Processes that train one model together."""
     cpus_per_worker: int = 1
@@ -143,6 +147,21 @@ class SweepOptions:
         """--output, or a folder named after the sweep and the time."""
         return self.output or timestamped(f"{name}-{self.dataset}")
 
+    def new_folder(self, name: str) -> SweepFolder:
+        """Where a new sweep is to live.
+
+        Raises:
+            InputError: something lives there already, or nothing can.
+        """
+        path = self.output_folder(name).resolve()
+        refuse_if_used(path, SPEC, "a sweep")
+        store = Storage.at(self.storage_path) if self.storage_path else None
+        if store and store.names():
+            raise InputError(
+                f"--storage-path {self.storage_path!r} is not empty: go on with it by --resume, or name another"
+            )
+        return SweepFolder(path, store)
+
     def refuse_beside_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
         """A resumed sweep is as it was set up; options that would change it are refused.
 
@@ -150,6 +169,7 @@ class SweepOptions:
             InputError: one was given.
         """
         allowed = {"resume", "data_dir", "download", "max_concurrent", "stall_minutes", "address"} | also_allowed
+        allowed |= {"output"} if self.resume and is_uri(self.resume) else set()
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
@@ -184,7 +204,7 @@ def command(main: Callable[[Any], int]) -> None:
     """Run `main` with the options on the command line and exit with what it returns.
 
     Its arguments' annotations are the options, its docstring the help.
-    Input that cannot be used becomes one sentence and exit code 2.
+    Input that cannot be used becomes one sentence and exit code 2, storage that failed for good one and code 1.
     """
     app = App(
         help=main.__doc__,
@@ -199,6 +219,9 @@ def command(main: Callable[[Any], int]) -> None:
     except (InputError, CycloptsError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)

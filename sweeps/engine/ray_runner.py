@@ -32,8 +32,10 @@ import search_spaces
 import sweeps
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from sweeps.engine.ray_trials import TRIAL_RETRIES, InProcess, record_failure, with_train
+from sweeps.engine.patience import StorageError
+from sweeps.engine.ray_trials import FAILURE, TRIAL_RETRIES, InProcess, why, with_train
 from sweeps.engine.ray_watch import Overseer
+from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
 
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
@@ -94,11 +96,14 @@ def run_trials(
     *,
     concurrent: int,
     stall: float | None = None,
-) -> None:
+) -> dict[str, str]:
     """Run every trial once, `concurrent` at a time; each leaves its own record.
 
     A trial that fails does so in its record and does not stop the others; one that gets nothing done
     for `stall` seconds fails.
+
+    Returns:
+        Why trials failed whose storage did not even take that, by their ids.
     """
     results = tune_trials(
         sweep,
@@ -109,9 +114,19 @@ def run_trials(
         param_space={"trial": tune.grid_search([trial.id for trial in trials])},
         num_samples=1,
     )
+    unrecorded: dict[str, str] = {}
+    gone = ""
     for result in results:
-        if result.error:
-            record_failure(folder.trial(folder.find(sweep, result.config["trial"])), result.error)
+        trial = folder.find(sweep, result.config["trial"])
+        reason = why(result.error) if result.error else (result.metrics or {}).get(FAILURE, "")
+        try:
+            if not gone:  # what has been waited for once is not waited for again
+                _settle(trial, reason, folder)
+        except StorageError as error:
+            gone = str(error)
+        if gone:
+            unrecorded[trial.id] = reason or gone
+    return unrecorded
 
 
 def tune_trials(
@@ -152,7 +167,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str((folder.path / "ray").resolve()),
+            storage_path=str(folder.ray(sweep).resolve()),
             verbose=0,
             stop=overseer,
             callbacks=[overseer],
@@ -196,6 +211,13 @@ class _Worker:
 
     def run(self, call: tuple[Any, ...], *shared: Any) -> None:
         self.function(*shared, *call)
+
+
+def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
+    """A process that was killed could not say why its trial failed; its owner does."""
+    folder.refresh(trial)
+    if reason and not read_status(folder.trial(trial)).done:
+        folder.tell(trial, "failed", reason=reason)
 
 
 def _let_workers_cache_byte_code() -> None:

@@ -1,12 +1,12 @@
 """Trials as Ray runs them: in Tune's own process, or in several workers of Ray Train."""
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import train, tune
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.torch.config import _TorchBackend
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -16,12 +16,13 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine.ray_watch import RayWatch, save_before_ending
-from sweeps.engine.records import Record, read_status
+from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Sweep, SweepFolder, Trial
 from sweeps.engine.trial import Paused, run_trial, trial_epochs
 
 TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again
 HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures that come again
+FAILURE = "failure"  # the metric in which Tune hears why a trial failed by itself
 
 
 class InProcess(tune.Trainable):  # type: ignore[misc]
@@ -30,6 +31,8 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
     Ray tries a trial again whose process or node died, and one that paused because it is about to. A trial that
     failed by itself says so in its record, and to Ray it is done.
     """
+
+    _begun: bool
 
     def setup(
         self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str
@@ -51,7 +54,7 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
             if not self._watch.stop_asked():
                 raise
         except Exception as error:
-            record_failure(self._folder.trial(self._trial), error)
+            return {"done": True, FAILURE: why(error)}
         finally:
             self._in_step = False
         return {"done": True}
@@ -65,19 +68,21 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
         self._epochs.close()
 
     def _begin(self, config: dict[str, str]) -> None:
-        self._trial = self._folder.find(self._sweep, config["trial"])
-        self._watch = RayWatch(self._sweep.id, self._trial.id)
-        self._epochs, self._begun = self._run(), False
+        trial = self._folder.find(self._sweep, config["trial"])
+        self._watch = RayWatch(self._sweep.id, trial.id)
+        self._epochs, self._begun = self._run(trial), False
 
-    def _run(self) -> Generator[dict[str, float], None, None]:
+    def _run(self, trial: Trial) -> Generator[dict[str, float], None, None]:
         check_version(self._version)
+        home = self._folder.home(trial, self._sweep, 0)
         yield from trial_epochs(
-            self._trial,
+            trial,
             self._dataset,
-            self._folder.trial(self._trial),
+            home,
             device=self._device,
             workers=Workers(),
             watch=self._watch,
+            keeping=self._folder.keeping(trial, home),
         )
 
 
@@ -103,29 +108,34 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
         watch = RayWatch(sweep.id, trial.id)
         if watch.given_up() or watch.stop_asked():
             return
+        workers = Workers.current()
         try:
             check_version(version)
+            home = folder.home(trial, sweep, workers.rank)
             run_trial(
                 trial,
                 ray.get(shared),
-                folder.trial(trial),
+                home,
                 device=get_device(),
-                workers=Workers.current(),
+                workers=workers,
                 watch=watch,
                 report=train.report,
+                keeping=folder.keeping(trial, home),
             )
         except Paused:
             if not watch.stop_asked():
                 raise
         except HOPELESS as error:
-            record_failure(folder.trial(trial), error)
             watch.give_up()
+            folder.refresh(trial)
+            if read_status(folder.trial(trial)).reason != why(error):
+                folder.tell(trial, "failed", reason=why(error))
             raise
 
     needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpus_per_worker:
         needs["GPU"] = resources.gpus_per_worker
-    TorchTrainer(
+    trainer = TorchTrainer(
         worker,
         torch_config=_SavingTorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
         scaling_config=train.ScalingConfig(
@@ -135,11 +145,15 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
         ),
         run_config=train.RunConfig(
             name=f"{trial.id}-{sweep.id}",
-            storage_path=str((folder.path / "ray").resolve()),
+            storage_path=str(folder.ray(sweep).resolve()),
             callbacks=[TuneReportCallback()],
             failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:  # Train has tried again already
+        tune.report({FAILURE: why(error)})
 
 
 class _SavingBackend(_TorchBackend):  # type: ignore[misc]
@@ -158,8 +172,8 @@ class _SavingTorchConfig(TorchConfig):  # type: ignore[misc]
         return _SavingBackend
 
 
-def record_failure(trial_folder: Path, error: Exception) -> None:
-    """What the trial could not say itself: its process died, or never came as far."""
-    status, reason = read_status(trial_folder), f"{type(error).__name__}: {error}"
-    if status.phase != "finished" and (status.phase, status.reason) != ("failed", reason):
-        Record(trial_folder).append("failed", reason=reason)
+def why(error: BaseException) -> str:
+    """A trial's own error, of those that Ray wraps around it."""
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}" if cause is error else why(cause)

@@ -18,7 +18,7 @@ from ray._private.state import state as cluster_state
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_get, _internal_kv_put
 from ray.tune.experiment import Trial as TuneTrial
 
-from sweeps.engine.records import Record, read_status
+from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Sweep, SweepFolder
 from sweeps.engine.trial import Watch
 
@@ -195,7 +195,8 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._seen[name] = (mark, still)
         if self._stall and still > self._stall:
             self._store.tell(given_up(name))
-            Record(place).append("failed", reason=f"hangs: nothing got done for {self._stall / 60:g} minutes; killed")
+            reason = f"hangs: nothing got done for {self._stall / 60:g} minutes; killed"
+            self._folder.tell(self._folder.find(self._sweep, name), "failed", reason=reason)
             _kill(trial)
 
     def _phase(self, trial: TuneTrial) -> str:

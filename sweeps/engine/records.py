@@ -4,14 +4,17 @@ Records are the truth about a sweep; the table, the figure and MLflow are drawn 
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from sweeps.engine.patience import patiently
 
 RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
@@ -22,20 +25,44 @@ Event: TypeAlias = dict[str, Any]
 
 
 class Record:
-    """Appends events to `<folder>/record.jsonl`, each durable before `append` returns."""
+    """Appends events to `<folder>/record.jsonl`, each durable before `append` returns.
 
-    def __init__(self, folder: Path) -> None:
+    `then` is called after each line that was written.
+    """
+
+    def __init__(self, folder: Path, then: Callable[[], None] = lambda: None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / RECORD
+        self.path, self._then = folder / RECORD, then
         drop_torn_line(self.path)
 
     def append(self, event: str, **fields: Any) -> None:
-        """Write one event with the present time (Unix seconds)."""
-        line = json.dumps({"event": event, "time": time.time(), **fields}, allow_nan=False)
-        with self.path.open("a") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one event with the present time (Unix seconds).
+
+        Raises:
+            StorageError: the storage did not take it, for as long as it is waited for.
+        """
+        line = _line(event, fields)
+        patiently(lambda: self._write(line), f"{RECORD} cannot be written", self.path.parent)
+        self._then()
+
+    def fail(self, reason: str) -> None:
+        """Say why the trial failed, if the storage takes it now: it may be the storage that failed."""
+        with contextlib.suppress(OSError):
+            self._write(_line("failed", {"reason": reason}))
+            self._then()
+
+    def _write(self, line: bytes) -> None:
+        drop_torn_line(self.path)
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):  # then the next line's writer cuts it off
+                    file.truncate(end)
+                raise
 
 
 @dataclass(frozen=True)
@@ -108,8 +135,12 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
     return TrialStatus(**{**vars(status), **changes})
 
 
+def _line(event: str, fields: Mapping[str, Any]) -> bytes:
+    return json.dumps({"event": event, "time": time.time(), **fields}, allow_nan=False).encode() + b"\n"
+
+
 def drop_torn_line(path: Path) -> None:
-    """Cut off what a crash left of a last line."""
+    """Cut off what a crash, or a full disk, left of a last line."""
     if not path.exists():
         return
     content = path.read_bytes()

@@ -9,10 +9,16 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import bat_core
 from bat_core.config import Param, TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError
+from bat_core.workers import Workers
+from sweeps.engine.keeping import Attempt, Keeping, pull_trial
+from sweeps.engine.patience import patiently
+from sweeps.engine.records import Record
+from sweeps.engine.storage import Storage
 
 SPEC = "sweep.json"
 TRIAL = "trial.json"
@@ -47,7 +53,7 @@ class Sweep:
     """Everything that was decided before the first trial began; written once, as sweep.json.
 
     `pixel` is the data set's unit of budget in [0, 1]. `trials` are those known beforehand; a search is
-    `open`, and proposes its trials as it goes.
+    `open`, and proposes its trials as it goes. `storage` is where nodes that share no folder keep the sweep.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Sweep:
     resources: Resources
     trials: tuple[Trial, ...]
     open: bool = False
+    storage: str | None = None
     version: str = bat_core.__version__
 
     @classmethod
@@ -72,6 +79,7 @@ class Sweep:
         resources: Resources,
         trials: Sequence[Trial],
         open: bool = False,
+        storage: str | None = None,
     ) -> "Sweep":
         """A sweep with an id of its own.
 
@@ -94,6 +102,7 @@ class Sweep:
             resources=resources,
             trials=tuple(trials),
             open=open,
+            storage=storage,
         )
 
     def title(self, folder: "SweepFolder") -> str:
@@ -112,13 +121,56 @@ class Report:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep's records, models and figures lie."""
+    """Where a sweep's records, models and figures lie.
+
+    With a `store` the driver's folder follows it, and every process that runs a trial has a cache of its own;
+    `driver` says on whose behalf it writes.
+    """
 
     path: Path
+    store: Storage | None = None
+    driver: str = ""
 
     def trial(self, trial: Trial) -> Path:
         """The folder of one trial."""
         return self.path / "trials" / trial.id
+
+    def home(self, trial: Trial, sweep: Sweep, rank: int) -> Path:
+        """The folder in which worker number `rank` runs a trial.
+
+        Raises:
+            StorageError: the sweep's folder is not there, for as long as it is waited for.
+        """
+        if self.store:
+            return cache() / sweep.id / str(rank) / "trials" / trial.id
+        patiently((self.path / SPEC).stat, "there is no sweep", self.path)  # nothing is written where a disk was
+        return self.trial(trial)
+
+    def keeping(self, trial: Trial, home: Path) -> Keeping:
+        """What becomes of a trial's files besides lying in its home."""
+        return Attempt(self.store, trial.id, home, driver=self.driver) if self.store else Keeping()
+
+    def ray(self, sweep: Sweep) -> Path:
+        """Where Ray writes what nobody reads."""
+        return cache() / sweep.id / "ray" if self.store else self.path / "ray"
+
+    def keep(self, name: str) -> None:
+        """Copy one of the driver's files to the store, if there is one."""
+        if self.store:
+            self.store.push(self.path / name, name)
+
+    def refresh(self, trial: Trial) -> None:
+        """Bring the trial's folder to what its workers have pushed."""
+        if self.store:
+            pull_trial(self.store, trial.id, self.trial(trial))
+
+    def tell(self, trial: Trial, event: str, **fields: Any) -> None:
+        """Add to the record of a trial that nobody else is writing any more."""
+        folder = self.trial(trial)
+        keeping = self.keeping(trial, folder)
+        if isinstance(keeping, Attempt):
+            keeping.take_record(Workers())
+        Record(folder, keeping.recorded).append(event, **fields)
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
         """All trials so far: those known beforehand, then those proposed, in order, finalists last."""
@@ -137,6 +189,7 @@ class SweepFolder:
         """Add a trial to an open sweep; from then on it is one of its trials."""
         self.trial(trial).mkdir(parents=True, exist_ok=True)
         write_atomically(self.trial(trial) / TRIAL, json.dumps(to_dict(trial), indent=1))
+        self.keep(f"trials/{trial.id}/{TRIAL}")
 
     def create(self, sweep: Sweep) -> None:
         """Make the folder and write the sweep's description into it.
@@ -150,6 +203,7 @@ class SweepFolder:
             write_atomically(self.path / SPEC, json.dumps(to_dict(sweep), indent=1))
         except OSError as error:
             raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
+        self.keep(SPEC)
 
     def load(self) -> Sweep:
         """The sweep that lives here.
@@ -168,6 +222,8 @@ class SweepFolder:
     def write_report(self, report: Report) -> None:
         """Keep what the sweep shows beside its records."""
         write_atomically(self.path / REPORT, json.dumps(to_dict(report), indent=1))
+        for name in (*report.files, REPORT):
+            self.keep(name)
 
     def report(self) -> Report | None:
         """What the sweep shows, once it is finished."""
@@ -184,6 +240,11 @@ def _counted(name: str) -> list[tuple[int, str]]:
 def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (another file of that name is another trial)
     """What `SweepFolder.propose` wrote; it never changes."""
     return from_dict(Trial, json.loads(path.read_text()))
+
+
+def cache() -> Path:
+    """Where this node keeps what a store has: BAT_SWEEPS_CACHE, else a folder in the user's home."""
+    return Path(os.environ.get("BAT_SWEEPS_CACHE") or Path.home() / ".cache" / "bat-sweeps") / "sweeps"
 
 
 def refuse_if_used(folder: Path, spec: str, noun: str) -> None:

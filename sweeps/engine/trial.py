@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import bat_core
-from bat_core.checkpoint import load_checkpoint, save_checkpoint, save_model
+from bat_core.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint, save_model
 from bat_core.checks import examine
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
@@ -22,12 +22,10 @@ from bat_core.fit import TrainState, fit_by_batch
 from bat_core.suites import suite_of, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
+from sweeps.engine.keeping import CHECKPOINTS, MODEL, SHARDS, Keeping
+from sweeps.engine.patience import patiently
 from sweeps.engine.records import VERDICTS, VERIFIED, Record, exclusive, read_status
 from sweeps.engine.sweep import Trial
-
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-SHARDS = "shards"
 
 BATCHES_BETWEEN_LOOKS = 16  # of several workers, who must pause at the same batch: looking links them
 
@@ -59,9 +57,10 @@ def run_trial(
     workers: Workers | None = None,
     watch: Watch = UNWATCHED,
     report: Callable[[dict[str, float]], None] = lambda _: None,
+    keeping: Keeping | None = None,
 ) -> None:
     """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
-    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, watch=watch):
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, watch=watch, keeping=keeping):
         report(metrics)
 
 
@@ -73,11 +72,12 @@ def trial_epochs(
     device: torch.device,
     workers: Workers | None = None,
     watch: Watch = UNWATCHED,
+    keeping: Keeping | None = None,
 ) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
 
     A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints.
+    rank 0 alone writes records and checkpoints. `keeping` copies what is durable to where no node's folder is.
 
     Yields:
         The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
@@ -86,16 +86,18 @@ def trial_epochs(
         Paused: `watch` wanted it; the state between two batches is on disk.
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
-    workers = workers or Workers.current()
+    workers, keeping = workers or Workers.current(), keeping or Keeping()
     with _sole_writer(folder, workers):
+        keeping.begin(workers)
         if read_status(folder).phase == "finished":
             return
-        writer = _Writer(trial.config, dataset, folder, workers) if workers.rank == 0 else None
+        writer = _Writer(trial.config, dataset, folder, workers, keeping) if workers.rank == 0 else None
         try:
-            state = load_checkpoint(folder / CHECKPOINTS, trial.config, dataset, device)
+            choice = choose_checkpoint(folder / CHECKPOINTS, trial.config)
+            state = choice.load(dataset, device)
             if writer:
-                writer.start(device, state)
-            run = _Run(trial.config, dataset, folder, device, workers, writer, watch)
+                writer.start(device, state, choice.passed_over)
+            run = _Run(trial.config, dataset, folder, device, workers, writer, watch, keeping)
             state = yield from run.train(state)
             run.evaluate(state)
             if writer:
@@ -104,7 +106,7 @@ def trial_epochs(
             raise
         except Exception as error:
             if writer:
-                writer.record.append("failed", reason=f"{type(error).__name__}: {error}")
+                writer.record.fail(f"{type(error).__name__}: {error}")
             raise
 
 
@@ -119,6 +121,7 @@ class _Run:
     workers: Workers
     writer: "_Writer | None"
     watch: Watch
+    keeping: Keeping
 
     def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
         """The model to judge: the last epoch's, or the one before training collapsed."""
@@ -179,12 +182,17 @@ class _Run:
             self.watch.alive()
             if self.watch.pause_wanted():
                 raise Paused
-        (self.folder / SHARDS).mkdir(exist_ok=True)
-        for name, share in parts.items():
-            if share:
-                Verdicts.concat(share).write(_shard(self.folder, name, workers.rank, workers.size))
+        shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
+        patiently(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
+        self.keeping.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
         if workers.size > 1:
             dist.barrier()
+
+
+def _write_shards(folder: Path, shares: Mapping[str, Verdicts], workers: Workers) -> None:
+    (folder / SHARDS).mkdir(exist_ok=True)
+    for name, verdicts in shares.items():
+        verdicts.write(_shard(folder, name, workers.rank, workers.size))
 
 
 def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
@@ -194,11 +202,11 @@ def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
 class _Writer:
     """Writes what a trial leaves behind."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers) -> None:
-        self.config, self.dataset, self.folder, self.workers = config, dataset, folder, workers
-        self.record = Record(folder)
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, keeping: Keeping) -> None:
+        self.config, self.dataset, self.folder, self.workers, self.keeping = config, dataset, folder, workers, keeping
+        self.record = Record(folder, keeping.recorded)
 
-    def start(self, device: torch.device, state: TrainState | None) -> None:
+    def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
         """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(
@@ -212,6 +220,7 @@ class _Writer:
             workers=self.workers.size,
             pid=os.getpid(),
             versions={"bat_sweeps": bat_core.__version__, "torch": torch.__version__},
+            **({"passed_over": dict(passed_over)} if passed_over else {}),
         )
         recorded = {0} | {event["epoch"] for event in read_status(self.folder).epochs}
         if state and state.epoch not in recorded:
@@ -220,17 +229,28 @@ class _Writer:
     def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
         """The checkpoint comes first: a recorded epoch is one that will not be run again."""
         if keep:
-            save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+            self.save(state)
         self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
 
     def pause(self, state: TrainState) -> None:
         """Keep what is between two batches."""
         assert state.begun is not None
-        save_checkpoint(self.folder / CHECKPOINTS, state, self.config, self.dataset)
+        self.save(state)
         self.record.append("paused", epoch=state.epoch, batch=state.begun.batches)
+
+    def save(self, state: TrainState) -> None:
+        """A checkpoint, waiting for storage that fails."""
+        folder = self.folder / CHECKPOINTS
+        patiently(
+            lambda: save_checkpoint(folder, state, self.config, self.dataset),
+            "the checkpoint cannot be written",
+            folder,
+        )
+        self.keeping.saved()
 
     def finish(self, state: TrainState) -> None:
         """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
+        self.keeping.gather()
         curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
         assert curves is not None
         headline = curves if verified is None else verified
@@ -242,7 +262,11 @@ class _Writer:
             depth="cheap",
             seed=self.config.seed,
         )
-        save_model(self.folder / MODEL, state, self.config, self.dataset)
+        model = self.folder / MODEL
+        patiently(
+            lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
+        )
+        self.keeping.finish()
         self.record.append(
             "finished",
             n=len(curves),
@@ -257,8 +281,10 @@ class _Writer:
             findings=to_dict(findings),
             epoch=state.epoch,
         )
-        shutil.rmtree(self.folder / SHARDS)
-        shutil.rmtree(self.folder / CHECKPOINTS)
+        with contextlib.suppress(OSError):  # it is finished, whatever stays behind
+            shutil.rmtree(self.folder / SHARDS)
+            shutil.rmtree(self.folder / CHECKPOINTS)
+            self.keeping.over()
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
@@ -266,7 +292,7 @@ class _Writer:
         if not found:
             return None
         verdicts = Verdicts.concat(found)
-        verdicts.write(self.folder / name)
+        patiently(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
         return verdicts
 
 

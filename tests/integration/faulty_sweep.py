@@ -32,7 +32,7 @@ def trials(options: Options, dataset: Dataset) -> Sequence[Trial]:
         attack=AttackConfig(eps=8 * pixel, step_size=2 * pixel, steps=(1,), verify=0),
     )
     return [
-        Trial(id="nan", config=replace(sound, train=replace(sound.train, lr=1e30))),
+        Trial(id="nan", config=replace(sound, train=replace(sound.train, lr=1e38))),
         Trial(id="memory", config=replace(sound, model="small_cnn_1000000")),
         Trial(id="exception", config=replace(sound, recipe=RecipeConfig(name="R-MC-LA", params={"beta": 0.5}))),
         Trial(id="hang", config=replace(sound, train=replace(sound.train, epochs=100_000))),

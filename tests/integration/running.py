@@ -6,6 +6,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,10 @@ def snapshot(uri: str) -> dict[str, tuple]:
 
 
 def wait_until(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Watch until `moment()` holds; the process must not end before."""
+    """Look until `moment()` holds; the process must not end before."""
     while not moment():
         assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)  # leaves the core to what is waited for
 
 
 def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

@@ -10,8 +10,9 @@ from ray.tune.search import Searcher
 
 from bat_core.data import Dataset
 from sweeps.engine.ray_runner import tune_trials
+from sweeps.engine.ray_trials import FAILURE
 from sweeps.engine.ray_watch import stopping
-from sweeps.engine.records import Record, read_status
+from sweeps.engine.records import read_status
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.sweep import Sweep, SweepFolder, Trial
@@ -67,12 +68,13 @@ class Proposals(Searcher):  # type: ignore[misc]
         self._running[trial_id] = trial
         return {"trial": trial.id}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Whatever it was that ended a trial, its record says so, and the study hears it."""
         trial = self._running.pop(trial_id)
-        folder = self._folder.trial(trial)
-        if error and not read_status(folder).done:
-            Record(folder).append("failed", reason=DIED)
+        self._folder.refresh(trial)
+        reason = DIED if error else (result or {}).get(FAILURE)
+        if reason and not read_status(self._folder.trial(trial)).done:
+            self._folder.tell(trial, "failed", reason=reason)
         self._study.settle(trial)
 
     def save(self, checkpoint_path: str) -> None:
@@ -118,7 +120,7 @@ class EpochHalving(FIFOScheduler):  # type: ignore[misc]
         if decision != TrialScheduler.STOP or result["epoch"] >= mine.config.train.epochs:
             return str(TrialScheduler.CONTINUE)
         reason = f"successive halving at epoch {result['epoch']}: {SIGNAL} {result[SIGNAL]:.3f} is not among the best"
-        Record(self._folder.trial(mine)).append("stopped", reason=reason)
+        self._folder.tell(mine, "stopped", reason=reason)
         return str(TrialScheduler.STOP)
 
     def _replay(self, trial: Trial) -> None:

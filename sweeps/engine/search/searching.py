@@ -11,6 +11,7 @@ from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.console import relative
 from sweeps.engine.driver import check_machine, check_trial, on_ray, say, sole_driver, tell
+from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, command_line, load_images
 from sweeps.engine.records import read_status
@@ -24,7 +25,7 @@ from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.view import View, flat_for
 from sweeps.engine.search.words import is_amount
-from sweeps.engine.sweep import SPEC, Report, Sweep, SweepFolder, refuse_if_used, write_atomically
+from sweeps.engine.sweep import Report, Sweep, SweepFolder, write_atomically
 
 NAME = "search"
 REPORT = "report.md"
@@ -49,7 +50,7 @@ def run_search(options: SearchOptions) -> int:
             print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
             return 0
         sweep, search, folder = _begun(options, dataset)
-    with sole_driver(folder.path, "search"):
+    with sole_driver(folder.path, "search"), following(folder, console) as folder:
         search.write(folder)
         study = SearchStudy(search, sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
@@ -93,8 +94,7 @@ def _value(value: Value, pixel: float | None) -> str:
 
 
 def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, SweepFolder]:
-    folder = SweepFolder(options.output_folder(NAME).resolve())
-    refuse_if_used(folder.path, SPEC, "a sweep")
+    folder = options.new_folder(NAME)
     resources = options.resources()
     check_machine(resources, options.address, options.max_concurrent)
     search = options.search(dataset)
@@ -110,6 +110,7 @@ def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, Swe
         resources=resources,
         trials=(),
         open=True,
+        storage=folder.store.uri if folder.store else None,
     )
     folder.create(sweep)
     return sweep, search, folder
@@ -149,8 +150,8 @@ def _not_searched(search: Search) -> dict[str, object]:
     }
 
 
-def _resumed(options: SearchOptions, path: Path) -> tuple[Sweep, Search, SweepFolder, Dataset]:
-    folder = SweepFolder(path.resolve())
+def _resumed(options: SearchOptions, place: str) -> tuple[Sweep, Search, SweepFolder, Dataset]:
+    folder = located(place, options.output)
     sweep = folder.load()
     search = resized(Search.read(folder), options)
     check_machine(sweep.resources, options.address, options.max_concurrent)
