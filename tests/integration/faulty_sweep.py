@@ -34,7 +34,7 @@ def trials(options: Options, dataset: Dataset) -> Sequence[Trial]:
     return [
         Trial(id="nan", config=replace(sound, train=replace(sound.train, lr=1e38))),
         Trial(id="memory", config=replace(sound, model="small_cnn_1000000")),
-        Trial(id="exception", config=replace(sound, recipe=RecipeConfig(name="R-MC-LA", params={"beta": 0.5}))),
+        Trial(id="exception", config=replace(sound, recipe=RecipeConfig(name="R-MC-LA", params={"alpha": 1.0}))),
         Trial(id="hang", config=replace(sound, train=replace(sound.train, epochs=100_000))),
         Trial(id="sound", config=sound),
     ]
