@@ -207,6 +207,9 @@ def tell(
 ) -> None:
     """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""
     trouble = mirroring.once()
+    for trial in folder.trials(sweep):
+        for checkpoint, reason in read_status(folder.trial(trial)).passed_over.items():
+            say(console, f"{trial.id} passed over {checkpoint} for the one before: {reason}", "yellow")
     for file in report.files:
         say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
     for line in others:
