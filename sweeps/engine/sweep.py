@@ -155,9 +155,12 @@ class SweepFolder:
         return cache() / sweep.id / "ray" if self.store else self.path / "ray"
 
     def keep(self, name: str) -> None:
-        """Copy one of the driver's files to the store, if there is one."""
+        """Copy one of the driver's files, or all in a folder of it, to the store, if there is one."""
         if self.store:
-            self.store.push(self.path / name, name)
+            kept = self.path / name
+            for file in sorted(kept.rglob("*")) if kept.is_dir() else [kept]:
+                if file.is_file() and not file.name.startswith("."):
+                    self.store.push(file, file.relative_to(self.path).as_posix())
 
     def refresh(self, trial: Trial) -> None:
         """Bring the trial's folder to what its workers have pushed."""

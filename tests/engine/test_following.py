@@ -117,6 +117,9 @@ def test_a_driver_that_was_silent_for_too_long_and_was_replaced_stops(folder, mo
 def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
     (folder.path / "figure.csv").write_text("numbers")
     folder.write_report(Report(files=("figure.csv",), sentence="so it is"))
+    (folder.path / "val-1" / "one").mkdir(parents=True)
+    (folder.path / "val-1" / "one" / "summary.json").write_text("{}")
+    folder.keep("val-1")
     proposed = replace(trial, id="two")
     folder.propose(proposed)
     shutil.rmtree(folder.path)
@@ -125,6 +128,7 @@ def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
     assert found.load() == sweep
     assert found.report() == Report(files=("figure.csv",), sentence="so it is")
     assert (found.path / "figure.csv").read_text() == "numbers"
+    assert (found.path / "val-1" / "one" / "summary.json").read_text() == "{}"
     assert found.trials(replace(sweep, open=True)) == (trial, proposed)
 
 
