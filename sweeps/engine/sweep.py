@@ -151,8 +151,8 @@ class SweepFolder:
         return Attempt(self.store, trial.id, home, driver=self.driver) if self.store else Keeping()
 
     def ray(self, sweep: Sweep) -> Path:
-        """Where Ray writes what nobody reads."""
-        return cache() / sweep.id / "ray" if self.store else self.path / "ray"
+        """Where Ray writes what nobody reads: on no disk of the sweep's, whose faults would be Ray's."""
+        return cache() / sweep.id / "ray"
 
     def keep(self, name: str) -> None:
         """Copy one of the driver's files, or all in a folder of it, to the store, if there is one."""

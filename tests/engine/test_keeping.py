@@ -236,3 +236,28 @@ def test_a_store_that_is_away_for_a_while_costs_nothing(s3, epochs, store, whole
     assert not while_it_waits
     assert_ended_as(whole, store, tmp_path)
     assert read_status(tmp_path / "driver").attempts == 1
+
+
+def work(rank: int, meeting: str, trial, digits, uri: str, homes: Path, driver: str) -> None:
+    """One of two workers, each on a node of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    keeping = Attempt(Storage(uri), trial.id, homes / str(rank), driver=driver)
+    run_trial(trial, digits, homes / str(rank), device=CPU, keeping=keeping)
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_on_two_nodes_join_their_shares_and_go_on_from_one_checkpoint(
+    epochs, store, driver, trial, digits, tmp_path
+):
+    next(epochs("before"))  # one epoch, elsewhere
+    meeting = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.spawn(
+        work, (meeting, trial, digits, store.uri, tmp_path / "node", driver.token), nprocs=2, join=True
+    )
+    pull_trial(store, "one", tmp_path / "driver")
+    status = read_status(tmp_path / "driver")
+    assert [epoch["epoch"] for epoch in status.epochs] == [1, 2, 3]
+    assert [event["from_epoch"] for event in read_events(tmp_path / "driver") if event["event"] == "start"] == [0, 1]
+    assert len(Verdicts.read(tmp_path / "driver" / VERDICTS)) == status.result["n"] == len(digits.test)
+    assert not [stored.key for stored in store.files() if "/shards/" in stored.key or "/checkpoints/" in stored.key]
