@@ -79,6 +79,47 @@ def make_trial():
 
 
 @pytest.fixture(scope="session")
+def s3_server():
+    from tests.s3 import S3
+
+    server = S3()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """An S3 API on loopback, and credentials for it."""
+    for name, value in (("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture(params=["s3", "folder"])
+def store(request, tmp_path):
+    """A store of each kind, empty."""
+    from sweeps.engine.storage import Storage
+
+    if request.param == "folder":
+        return Storage.at(str(tmp_path / "store"))
+    return Storage.at(request.getfixturevalue("s3").uri(tmp_path.name))
+
+
+@pytest.fixture
+def while_it_waits(monkeypatch):
+    """Lets something happen when storage that failed is waited for, in place of waiting; returns the list of it."""
+    to_come = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: to_come.pop(0)() if to_come else None)
+    return to_come
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Storage that fails is not waited for."""
+    monkeypatch.setenv("BAT_SWEEPS_STORAGE_PATIENCE", "0")
+
+
+@pytest.fixture(scope="session")
 def real_data():
     """Loads a real data set once a session, from the folder that BAT_SWEEPS_DATA names."""
     loaded: dict[str, Dataset] = {}

@@ -147,12 +147,13 @@ def _state(status: TrialStatus) -> str:
         return f"attacking {status.attack['done']}/{status.attack['of']}"
     if status.phase == "failed":
         return f"[red]failed[/]: {status.reason.partition(':')[0]}"
-    collapsed = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
+    notes = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
+    notes += f", [yellow]{len(status.passed_over)} passed over[/]" if status.passed_over else ""
     if status.result:
-        return f"done, {verdict_style(status.result['verdict'])}{collapsed}"
+        return f"done, {verdict_style(status.result['verdict'])}{notes}"
     if status.phase == "stopped":
-        return f"stopped at {len(status.epochs)}{collapsed}"
-    return f"training (val){collapsed}" if status.phase == "training" else status.phase
+        return f"stopped at {len(status.epochs)}{notes}"
+    return f"training (val){notes}" if status.phase == "training" else status.phase
 
 
 class _Clock:

@@ -20,6 +20,7 @@ from sweeps.engine.console import live_table, relative
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
+from sweeps.engine.patience import patiently
 from sweeps.engine.records import exclusive, read_status
 from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
 
@@ -190,11 +191,16 @@ def _conclude(
     failed = {trial: status.reason for trial, status in statuses.items() if status.phase == "failed"} | dict(unrecorded)
     finished = sum(status.phase == "finished" for status in statuses.values())
     unfinished = len(statuses) - finished - len(failed)
-    report = draw(sweep, folder) if finished else Report(files=(), sentence="No trial finished.")
-    if not unfinished:
-        folder.write_report(report)
     for trial, reason in failed.items():
         say(console, f"failed {trial}: {reason}", "red")
+
+    def write_report() -> Report:
+        report = draw(sweep, folder) if finished else Report(files=(), sentence="No trial finished.")
+        if not unfinished:
+            folder.write_report(report)
+        return report
+
+    report = patiently(write_report, "the report cannot be written", folder.path)
     tell(report, sweep, folder, mirroring, console)
     if unfinished or failed:
         left = unfinished + len(failed)
@@ -207,6 +213,9 @@ def tell(
 ) -> None:
     """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""
     trouble = mirroring.once()
+    for trial in folder.trials(sweep):
+        for checkpoint, reason in read_status(folder.trial(trial)).passed_over.items():
+            say(console, f"{trial.id} passed over {checkpoint} for the one before: {reason}", "yellow")
     for file in report.files:
         say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
     for line in others:

@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError, check_finite
-from sweeps.engine.patience import StorageError
+from sweeps.engine.patience import FAULTS, LATER, StorageError, reason
 from sweeps.engine.storage import Storage, is_uri
 from sweeps.engine.sweep import SPEC, Resources, SweepFolder, refuse_if_used
 
@@ -221,6 +221,11 @@ def command(main: Callable[[Any], int]) -> None:
         code = BAD_INPUT
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    except OSError as error:
+        if error.errno not in FAULTS:
+            raise
+        print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {LATER}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED

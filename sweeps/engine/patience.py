@@ -1,5 +1,6 @@
 """Storage that fails is tried again for a while, ever more rarely; what fails for longer is said in one sentence."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 PATIENCE = 60.0  # seconds that one write or read is tried for, before its trial fails
 FIRST_WAIT, LONGEST_WAIT = 0.2, 8.0  # seconds between two tries
 VARIABLE = "BAT_SWEEPS_STORAGE_PATIENCE"  # other seconds than PATIENCE
+
+FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}  # of storage, whoever meets them
+LATER = "when the storage is well again, go on with --resume"
 
 Result = TypeVar("Result")
 
@@ -44,10 +48,7 @@ def patiently(action: Callable[[], Result], what: str, where: str | Path) -> Res
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"{what} in {str(where)!r}: {reason(error)}, for {patience():g} seconds;"
-            " when the storage is well again, go on with --resume"
-        ) from error
+        raise StorageError(f"{what} in {str(where)!r}: {reason(error)}, for {patience():g} seconds; {LATER}") from error
 
 
 def patience() -> float:

@@ -6,6 +6,7 @@ TorchTrainer. Trials find their state in the sweep's own folder, so nothing is e
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -175,7 +176,9 @@ def tune_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    return tuner.fit()
+    results = tuner.fit()
+    shutil.rmtree(folder.ray(sweep), ignore_errors=True)
+    return results
 
 
 def run_tasks(

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -67,7 +67,11 @@ class Record:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What a record says of its trial so far. `collapsed` is the first epoch lost to catastrophic overfitting."""
+    """What a record says of its trial so far.
+
+    `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` are checkpoints that could not be
+    gone on from, and why: damaged, or of another config.
+    """
 
     phase: Phase = "waiting"
     epochs: tuple[Event, ...] = ()
@@ -78,6 +82,7 @@ class TrialStatus:
     attempts: int = 0
     reason: str = ""
     collapsed: int | None = None
+    passed_over: Mapping[str, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
 
     @property
@@ -114,9 +119,11 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
                 "attack": None,
                 "ended": None,
                 "reason": "",
+                "passed_over": {**status.passed_over, **event.get("passed_over", {})},
             }
         case "epoch":
-            changes = {"epochs": (*status.epochs, event)}
+            before = (one for one in status.epochs if one["epoch"] < event["epoch"])  # a damaged checkpoint's ran again
+            changes = {"epochs": (*before, event)}
             if event.get("collapsed") and status.collapsed is None:
                 changes["collapsed"] = event["epoch"]
         case "attack":

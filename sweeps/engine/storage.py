@@ -1,5 +1,7 @@
 """Files by key in an object store (`s3://`) or a folder that is mounted elsewhere: pushed whole, pulled whole."""
 
+import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -16,6 +18,7 @@ from bat_core.errors import InputError
 from sweeps.engine.patience import patiently, reason
 
 SCHEMES = ("s3://", "file://")
+CHUNK = 8 << 20  # bytes that are copied at once
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = 5.0, 30.0  # seconds
 
 Result = TypeVar("Result")
@@ -54,7 +57,8 @@ class Storage:
             system, root = _connect(store.uri)
             if isinstance(system, fs.LocalFileSystem):
                 system.create_dir(root, recursive=True)
-            system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+            with contextlib.suppress(FileNotFoundError):  # of a bucket that is there
+                system.get_file_info(fs.FileSelector(root))
         except (OSError, ValueError) as error:
             said = reason(error) if isinstance(error, OSError) else error
             raise InputError(f"--storage-path {uri!r} cannot be used: {said}") from error
@@ -76,12 +80,11 @@ class Storage:
         """Keep a copy of the file `source`, in place of what was there."""
 
         def copy(system: fs.FileSystem, path: str) -> None:
-            if not isinstance(system, fs.LocalFileSystem):
-                fs.copy_files(str(source), path, destination_filesystem=system)
-                return
-            target = Path(path)
-            self._make_folder(target.parent)
-            _copy_whole(str(source), target)
+            if isinstance(system, fs.LocalFileSystem):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                _copy_whole(system, str(source), Path(path))
+            else:
+                _copy(fs.LocalFileSystem(), str(source), system, path)
 
         self._patiently(copy, key, "cannot be written")
 
@@ -97,7 +100,7 @@ class Storage:
 
         def copy(system: fs.FileSystem, path: str) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _copy_whole(path, target, system)
+            _copy_whole(system, path, target)
 
         self._patiently(copy, key, "cannot be read")
 
@@ -114,8 +117,7 @@ class Storage:
         """All files whose keys begin with `key/`, in the order of their keys; with none, none."""
 
         def look(system: fs.FileSystem, path: str) -> list[Stored]:
-            found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-            files = [info for info in found if info.type == fs.FileType.File]
+            files = [info for info in _listed(system, path, recursive=True) if info.type == fs.FileType.File]
             root = self._path(_connect(self.uri)[1], "")
             return sorted(
                 (
@@ -132,8 +134,7 @@ class Storage:
         """What lies directly under `key`: files and folders, by name, sorted."""
 
         def look(system: fs.FileSystem, path: str) -> list[str]:
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-            return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+            return sorted(info.base_name for info in _listed(system, path) if not info.base_name.startswith("."))
 
         return self._patiently(look, key, "cannot be listed")
 
@@ -158,6 +159,8 @@ class Storage:
     def _patiently(self, action: Callable[[fs.FileSystem, str], Result], key: str, failed: str) -> Result:
         def act() -> Result:
             system, root = _connect(self.uri)
+            if isinstance(system, fs.LocalFileSystem) and not Path(root).is_dir():
+                raise FileNotFoundError(errno.ENOENT, "the folder is not there: is it mounted?", root)
             return action(system, self._path(root, key))
 
         return patiently(act, f"{key or 'the store'} {failed}", str(self))
@@ -167,13 +170,6 @@ class Storage:
 
     def _path(self, root: str, key: str) -> str:
         return "/".join(filter(None, (root.rstrip("/"), self._key(key))))
-
-    def _make_folder(self, folder: Path) -> None:
-        """But never the store's own: where that is gone, its file system is not mounted."""
-        root = Path(_connect(self.uri)[1])
-        if not root.is_dir():
-            raise FileNotFoundError(2, "the folder is not there: is it mounted?", str(root))
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def is_uri(text: str) -> bool:
@@ -190,11 +186,12 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     if not isinstance(system, fs.S3FileSystem):
         return system, path
     said = {name: values[-1] for name, values in parse_qs(urlsplit(uri).query).items()}
+    scheme, _, endpoint = os.environ.get("AWS_ENDPOINT_URL", "https://").partition("://")
     return (
         fs.S3FileSystem(
             region=system.region,
-            endpoint_override=said.get("endpoint_override"),
-            scheme=said.get("scheme", "https"),
+            endpoint_override=said.get("endpoint_override") or endpoint or None,
+            scheme=said.get("scheme") or scheme,
             allow_delayed_open=True,  # a small file is one request
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
             connect_timeout=CONNECT_TIMEOUT,
@@ -204,11 +201,29 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     )
 
 
-def _copy_whole(source: str, target: Path, system: fs.FileSystem | None = None) -> None:
+def _listed(system: fs.FileSystem, path: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+    try:
+        return list(system.get_file_info(fs.FileSelector(path, recursive=recursive)))
+    except FileNotFoundError:
+        return []
+
+
+def _copy(source: fs.FileSystem, path: str, target: fs.FileSystem, to: str) -> None:
+    """Copy one file. (`fs.copy_files` keeps to itself that a server was away when the last of it was sent.)"""
+    with source.open_input_stream(path) as file:
+        chunk = file.read(CHUNK)
+        out = target.open_output_stream(to)
+        while chunk:
+            out.write(chunk)
+            chunk = file.read(CHUNK)
+        out.close()
+
+
+def _copy_whole(source: fs.FileSystem, path: str, target: Path) -> None:
     """Copy beside the target, then rename."""
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        fs.copy_files(source, str(partial), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+        _copy(source, path, fs.LocalFileSystem(), str(partial))
         descriptor = os.open(partial, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -151,13 +151,16 @@ class SweepFolder:
         return Attempt(self.store, trial.id, home, driver=self.driver) if self.store else Keeping()
 
     def ray(self, sweep: Sweep) -> Path:
-        """Where Ray writes what nobody reads."""
-        return cache() / sweep.id / "ray" if self.store else self.path / "ray"
+        """Where Ray writes what nobody reads: on no disk of the sweep's, whose faults would be Ray's."""
+        return cache() / sweep.id / "ray"
 
     def keep(self, name: str) -> None:
-        """Copy one of the driver's files to the store, if there is one."""
+        """Copy one of the driver's files, or all in a folder of it, to the store, if there is one."""
         if self.store:
-            self.store.push(self.path / name, name)
+            kept = self.path / name
+            for file in sorted(kept.rglob("*")) if kept.is_dir() else [kept]:
+                if file.is_file() and not file.name.startswith("."):
+                    self.store.push(file, file.relative_to(self.path).as_posix())
 
     def refresh(self, trial: Trial) -> None:
         """Bring the trial's folder to what its workers have pushed."""

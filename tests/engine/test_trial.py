@@ -128,6 +128,23 @@ def test_an_epoch_whose_checkpoint_outlived_its_line_is_recorded_not_run_again(m
     assert [epoch["epoch"] for epoch in read_status(tmp_path).epochs] == [1, 2]
 
 
+def test_a_damaged_checkpoint_is_named_in_the_record_and_the_one_before_used(make_trial, digits, tmp_path):
+    trial = Trial(id="one", config=verifying(make_trial(epochs=3), 0))
+    run(trial, digits, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(trial, digits, tmp_path / "killed", killed_after=2)
+    (tmp_path / "killed" / "checkpoints" / "epoch_0002" / "optimizer.safetensors").write_bytes(b"")
+    run(trial, digits, tmp_path / "killed")
+    status = read_status(tmp_path / "killed")
+    assert list(status.passed_over) == ["epoch_0002"]
+    assert "optimizer.safetensors is damaged" in status.passed_over["epoch_0002"]
+    assert [epoch["epoch"] for epoch in status.epochs] == [1, 2, 3]
+    starts = [event for event in read_events(tmp_path / "killed") if event["event"] == "start"]
+    assert [event["from_epoch"] for event in starts] == [0, 1]
+    weights = "model/model.safetensors"
+    assert (tmp_path / "killed" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
 def test_a_failure_is_recorded_with_its_reason_and_the_next_attempt_starts_clean(make_trial, digits, tmp_path):
     config = verifying(make_trial(epochs=1), 0)
     hopeless = replace(config, train=replace(config.train, lr=1e30))

@@ -6,7 +6,15 @@ from itertools import islice
 import pytest
 import torch
 
-from bat_core.checkpoint import checkpoints, load_checkpoint, load_model, read_description, save_checkpoint, save_model
+from bat_core.checkpoint import (
+    checkpoints,
+    choose_checkpoint,
+    load_checkpoint,
+    load_model,
+    read_description,
+    save_checkpoint,
+    save_model,
+)
 from bat_core.errors import InputError
 from bat_core.fit import TrainState, fit, fit_by_batch
 
@@ -105,26 +113,34 @@ def flip(path, position, bits=0x10):
     path.write_bytes(content)
 
 
-DAMAGE = {
-    "flipped weight": lambda f: flip(f / "model.safetensors", -3),
-    "flipped header": lambda f: flip(f / "model.safetensors", 20),
-    "flipped momentum": lambda f: flip(f / "optimizer.safetensors", -3),
-    "cut weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-1]),
-    "emptied weights": lambda f: (f / "model.safetensors").write_bytes(b""),
-    "no weights": lambda f: (f / "model.safetensors").unlink(),
-    "no momentum": lambda f: (f / "optimizer.safetensors").unlink(),
-    "no description": lambda f: (f / "config.json").unlink(),
-    "emptied description": lambda f: (f / "config.json").write_bytes(b""),
-    "cut description": lambda f: (f / "config.json").write_bytes((f / "config.json").read_bytes()[:-2]),
-    "other JSON": lambda f: (f / "config.json").write_text("{}"),
-    "a JSON list": lambda f: (f / "config.json").write_text("[]"),
-    "not UTF-8": lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
-    "no checksums": lambda f: (f / "checksums.json").unlink(),
-    "empty checksums": lambda f: (f / "checksums.json").write_text("{}"),
-    "flipped checksum": lambda f: flip(f / "checksums.json", 30),
-    "another epoch": lambda f: rewrite(f, lambda d: d.update(epoch=1)),
-    "emptied folder": lambda f: (shutil.rmtree(f), f.mkdir()),
+DAMAGE = {  # and what is said of it
+    "flipped weight": (lambda f: flip(f / "model.safetensors", -3), "model.safetensors is damaged"),
+    "flipped header": (lambda f: flip(f / "model.safetensors", 20), "model.safetensors is damaged"),
+    "flipped momentum": (lambda f: flip(f / "optimizer.safetensors", -3), "optimizer.safetensors is damaged"),
+    "cut weights": (lambda f: cut(f / "model.safetensors", 1), "model.safetensors is damaged"),
+    "cut momentum": (lambda f: cut(f / "optimizer.safetensors", 1), "optimizer.safetensors is damaged"),
+    "emptied weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is damaged"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no momentum": (lambda f: (f / "optimizer.safetensors").unlink(), "optimizer.safetensors is missing"),
+    "no description": (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+    "emptied description": (lambda f: (f / "config.json").write_bytes(b""), "config.json is damaged"),
+    "cut description": (lambda f: cut(f / "config.json", 2), "config.json is damaged"),
+    "other JSON": (lambda f: (f / "config.json").write_text("{}"), "config.json is damaged"),
+    "a JSON list": (lambda f: (f / "config.json").write_text("[]"), "config.json is damaged"),
+    "not UTF-8": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is damaged"),
+    "no checksums": (lambda f: (f / "checksums.json").unlink(), "checksums.json is missing"),
+    "empty checksums": (lambda f: (f / "checksums.json").write_text("{}"), "is damaged"),
+    "cut checksums": (lambda f: cut(f / "checksums.json", 1), "checksums.json is damaged"),
+    "checksums of another kind": (lambda f: (f / "checksums.json").write_text("[]"), "checksums.json is damaged"),
+    "checksums not UTF-8": (lambda f: (f / "checksums.json").write_bytes(b"\xff"), "checksums.json is damaged"),
+    "flipped checksum": (lambda f: flip(f / "checksums.json", 30), "checksums.json"),
+    "another epoch": (lambda f: rewrite(f, lambda d: d.update(epoch=1)), "config.json is damaged"),
+    "emptied folder": (lambda f: (shutil.rmtree(f), f.mkdir()), "checksums.json is missing"),
 }
+
+
+def cut(path, count):
+    path.write_bytes(path.read_bytes()[:-count])
 
 
 def rewrite(folder, change):
@@ -138,7 +154,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage, saved, d
     config, folder = saved
     before = load_checkpoint(folder, config, digits, CPU)
     assert before.epoch == 2
-    DAMAGE[damage](folder / "epoch_0002")
+    do, said = DAMAGE[damage]
+    do(folder / "epoch_0002")
+    choice = choose_checkpoint(folder, config)
+    assert choice.folder == folder / "epoch_0001"
+    assert list(choice.passed_over) == ["epoch_0002"]
+    assert said in choice.passed_over["epoch_0002"]
+    assert str(folder / "epoch_0002") in choice.passed_over["epoch_0002"]
     state = load_checkpoint(folder, config, digits, CPU)
     assert state.epoch == 1
     assert not all(torch.equal(a, b) for a, b in zip(tensors(state), tensors(before), strict=True))
@@ -161,7 +183,8 @@ def test_a_flip_anywhere_in_the_description_is_detected(saved, digits):
 def test_with_no_sound_checkpoint_there_is_none(saved, digits):
     config, folder = saved
     for epoch in (1, 2):
-        DAMAGE["cut weights"](folder / f"epoch_000{epoch}")
+        cut(folder / f"epoch_000{epoch}" / "model.safetensors", 1)
+    assert list(choose_checkpoint(folder, config).passed_over) == ["epoch_0002", "epoch_0001"]
     assert load_checkpoint(folder, config, digits, CPU) is None
     assert load_checkpoint(folder / "nowhere", config, digits, CPU) is None
 
@@ -170,6 +193,16 @@ def test_another_trials_checkpoint_is_passed_over(saved, make_trial, digits):
     _, folder = saved
     assert load_checkpoint(folder, make_trial(seed=1), digits, CPU) is None
     assert load_checkpoint(folder, make_trial(epochs=4), digits, CPU) is None
+    said = choose_checkpoint(folder, make_trial(epochs=4)).passed_over["epoch_0002"]
+    assert said == f"{folder / 'epoch_0002'} is of another config: train.epochs is 3 there and 4 here"
+
+
+def test_a_checkpoint_is_not_written_where_its_trials_folder_was(saved, digits):
+    config, folder = saved
+    state = load_checkpoint(folder, config, digits, CPU)
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(folder / "gone" / "checkpoints", state, config, digits)
+    assert not (folder / "gone").exists()
 
 
 def test_another_trials_checkpoints_do_not_crowd_out_ones_own(saved, make_trial, digits):

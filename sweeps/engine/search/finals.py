@@ -158,6 +158,7 @@ def _evaluated(
         return place
     if place.exists():
         run_evaluation((), EvaluateOptions(resume=place, address=options.address))
+        folder.keep(place.name)
         return place
     attack, data = search.base.attack, search.base.data
     run_evaluation(
@@ -174,6 +175,7 @@ def _evaluated(
             address=options.address,
         ),
     )
+    folder.keep(place.name)
     return place
 
 

@@ -75,7 +75,8 @@ class Proposals(Searcher):  # type: ignore[misc]
         reason = DIED if error else (result or {}).get(FAILURE)
         if reason and not read_status(self._folder.trial(trial)).done:
             self._folder.tell(trial, "failed", reason=reason)
-        self._study.settle(trial)
+        if read_status(self._folder.trial(trial)).done:  # else it is paused, or its storage failed: it goes on later
+            self._study.settle(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is kept by Ray: the records and the study have it all."""
