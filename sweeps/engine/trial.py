@@ -115,13 +115,15 @@ def _evaluate(
     done = 0
     if writer:
         writer.record.append("attack", done=0, of=len(part))
-    for positions in mine.split(config.attack.batch_size):
-        batch = part.take(positions)
+    chunks = mine.split(config.attack.batch_size)
+    for positions, batch in zip(chunks, part.batches(chunks), strict=True):
         verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
         parts[VERDICTS].append(verdicts)
         chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
         if verified and len(chosen):
-            parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
+            parts[VERIFIED].append(
+                judge.extend(verdicts.take(chosen), batch.images[torch.from_numpy(chosen)], verified)
+            )
         done += len(positions)
         if writer:
             writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
