@@ -93,8 +93,11 @@ class ImageFiles:
             generator=torch.Generator(),  # the loader would draw from torch's own
         )
         decoded = iter(loader)
-        for part in parts:
-            yield torch.cat([_whole(next(decoded)) for _ in part.split(CHUNK)])
+        try:
+            for part in parts:
+                yield torch.cat([_whole(next(decoded)) for _ in part.split(CHUNK)])
+        finally:
+            del decoded  # ends its processes now, also where a traceback keeps this frame
 
     def decode(self, position: int, crops: Crops | None) -> Tensor:
         """One image, uint8 (3, size, size).

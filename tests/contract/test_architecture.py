@@ -16,7 +16,7 @@ CORE_MAY_ALSO = {
     "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
-    "bat_core/data/parquet.py": {"PIL"},
+    "bat_core/data/parquet.py": {"PIL"},  # torchvision brings it
     "bat_core/data/files.py": {"PIL"},  # torchvision brings it
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
