@@ -175,6 +175,11 @@ def test_grey_and_transparent_files_have_three_channels(tmp_path):
     assert not torch.equal(clear[0], clear[1])
 
 
+def read_through(dataset):
+    for part in (dataset.train, dataset.val):
+        list(part.batches(torch.arange(len(part)).split(32)))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("damage", ["empty", "cut", "other", "gone"])
 def test_a_damaged_file_is_named(tmp_path, damage, workers):
@@ -189,8 +194,7 @@ def test_a_damaged_file_is_named(tmp_path, damage, workers):
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b"<html></html>"}[damage])
     reason = "No such file" if damage == "gone" else "it is empty, cut short or no image; replace or remove it"
     with pytest.raises(InputError) as caught:
-        for part in (dataset.train, dataset.val):
-            list(part.batches(torch.arange(len(part)).split(32)))
+        read_through(dataset)
     assert str(caught.value).startswith(f"{path} cannot be decoded: {reason}")
     assert "\n" not in str(caught.value)
 

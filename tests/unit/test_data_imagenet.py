@@ -1,14 +1,20 @@
 """A folder of ImageNet's layout as a data set, and folders that are none."""
 
+import dataclasses
 import os
 import shutil
 
 import pytest
 import torch
 
+from bat_core.checkpoint import load_model
+from bat_core.config import DataConfig
 from bat_core.data import load_dataset
 from bat_core.data.base import Request
 from bat_core.errors import InputError
+from sweeps.engine.records import read_status
+from sweeps.engine.sweep import Trial
+from sweeps.engine.trial import run_trial
 
 from . import photographs
 
@@ -150,3 +156,21 @@ def test_nothing_is_downloaded(tmp_path):
         load(tmp_path, download=True)
     with pytest.raises(InputError, match=r"is empty: name one with imagenet in it$"):
         Request(name="imagenet", data_dir=tmp_path).require_dir(downloadable=False)
+
+
+@pytest.mark.images
+def test_real_photographs_are_learnt_from_and_judged(real_data, make_trial, tmp_path):
+    """A trial of the whole path on ImageNet's photographs: train, validate, evaluate, record."""
+    real = real_data("imagenet")
+    assert real.image_shape == (3, 224, 224)
+    assert all(name.startswith("n") for name in real.class_names)
+    data = load_dataset("imagenet", real.test.images.root.parent, image_size=32, train_size=64, val_size=20)
+    data = dataclasses.replace(data, test=data.test.take(slice(30)))
+    config = make_trial("Undefended", params={}, epochs=1, batch_size=16)
+    images = DataConfig(name="imagenet", train_size=64, val_size=20, image_size=32)
+    config = dataclasses.replace(config, data=images, attack=dataclasses.replace(config.attack, verify=0))
+    run_trial(Trial(id="t", config=config), data, tmp_path, device=torch.device("cpu"))
+    status = read_status(tmp_path)
+    assert status.phase == "finished"
+    assert status.result["n"] == 30
+    assert load_model(tmp_path)[1] == config
