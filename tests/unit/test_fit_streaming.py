@@ -111,6 +111,17 @@ def test_workers_decode_shares_that_make_up_the_epoch(trial, streamed, monkeypat
             assert torch.equal(batches[batch][1], labels[rank::size])
 
 
+def test_an_epoch_can_be_entered_at_any_batch(trial, streamed):
+    import bat_core.fit
+
+    state = bat_core.fit.initial_state(trial, streamed, CPU)
+    trainer = bat_core.fit._Trainer(trial, streamed, state, CPU, Workers())
+    whole, rest = list(trainer._source(2)), list(trainer._source(2, 3))
+    assert (len(whole), len(rest)) == (4, 1)
+    assert torch.equal(whole[3][0], rest[0][0])
+    assert torch.equal(whole[3][1], rest[0][1])
+
+
 def test_an_evaluation_of_files_is_that_of_what_they_hold(trial, streamed):
     _, last = trained(trial, streamed)
     test, whole = streamed.test, streamed.test.in_memory()
