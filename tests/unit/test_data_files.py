@@ -106,11 +106,33 @@ def test_as_many_processes_decode_as_are_asked_for_and_end(files, decoded):
     assert decoded == []
 
 
-def test_what_is_decoded_ahead_is_bounded(files, decoded):
-    many = files.take(torch.arange(90).repeat(20))
-    assert len(many) > AHEAD + 2 * CHUNK
-    next(many.batches(torch.arange(len(many)).split(CHUNK)))
-    assert len(decoded) == CHUNK
+class Watched(list):
+    """Parts that remember how many of them each loop over them has seen."""
+
+    def __init__(self, parts):
+        super().__init__(parts)
+        self.seen = []
+
+    def __iter__(self):
+        loop = len(self.seen)
+        self.seen.append(0)
+        for part in super().__iter__():
+            self.seen[loop] += 1
+            yield part
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, AHEAD // CHUNK), (2, AHEAD // CHUNK)])
+def test_what_is_decoded_ahead_is_bounded(files, workers, ahead):
+    many = with_workers(files, workers).take(torch.arange(90).repeat(20))
+    parts = Watched(torch.arange(len(many)).split(CHUNK))
+    assert len(parts) > 3 * AHEAD / CHUNK
+    batches = many.batches(parts)
+    next(batches)
+    counted, *others = parts.seen  # for the loader, and for who asks
+    assert counted == len(parts)
+    assert min(others) == 1
+    assert ahead <= max(others) <= ahead + 1
+    batches.close()
 
 
 def crop(files, position, crops):
