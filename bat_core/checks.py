@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
-from bat_core.data import to_unit
+from bat_core.data import Images, to_unit
 from bat_core.errors import check_choice
 from bat_core.evaluate import Judge, classified, is_out_of_memory
 from bat_core.forward import judging
@@ -242,7 +242,7 @@ CHECKS: tuple[Check, ...] = (
 
 def examine(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     eps: float,

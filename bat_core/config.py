@@ -27,15 +27,19 @@ Param: TypeAlias = float | str | bool
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images. Where they lie is no part of a trial: the same trial runs on another machine."""
+    """Which images. Where they lie is no part of a trial: the same trial runs on another machine.
+
+    `image_size` is the height and width of images in files; None stands for the data set's own.
+    """
 
     name: str = "digits"
     train_size: int | None = None
     val_size: int | None = None
     test_size: int | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
-        for where in ("train_size", "val_size", "test_size"):
+        for where in ("train_size", "val_size", "test_size", "image_size"):
             size = getattr(self, where)
             if size is not None:
                 check_finite(f"data.{where}", size, low=1)
@@ -163,7 +167,10 @@ class TrialConfig:
     def hash(self) -> str:
         """Twelve hexadecimal digits that are the same on every machine for equal configs."""
         typed = from_dict(TrialConfig, to_dict(self))  # 1 and 1.0 are equal, and so are their trials
-        text = json.dumps(to_dict(typed), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        values = to_dict(typed)
+        if values["data"]["image_size"] is None:  # trials from before there was a choice keep their hash
+            del values["data"]["image_size"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

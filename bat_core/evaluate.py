@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
-from bat_core.data import to_unit
+from bat_core.data import Images, to_unit
 from bat_core.forward import autocast, channels_last, judging, resolve_precision
 from bat_core.rng import ExampleDraws
 from bat_core.suites import Entry, Suite, trajectories
@@ -22,7 +22,7 @@ SaveAdversarial: TypeAlias = Callable[[str, Tensor, Tensor], None]
 
 def evaluate(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     attack: AttackConfig | Suite = AttackConfig(),
@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K), put in evaluation mode meanwhile; attacked on its device.
-        images: (N, C, H, W) uint8, or float in [0, 1].  labels: (N,) int64.
+        images: (N, C, H, W) uint8, or float in [0, 1], or in files.  labels: (N,) int64.
         attack: a suite, or the budget, steps and losses of a trial's own PGD trajectories.
         rows: (N,) names of the examples; default 0 ... N-1.
         precision: "float32" | "bfloat16" | "auto", for the search alone. A search in bfloat16 is judged
@@ -58,7 +58,7 @@ def evaluate(
 
 def evaluate_batches(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     *,
     attack: AttackConfig | Suite = AttackConfig(),
@@ -107,7 +107,7 @@ class Judge:
                 self._channels_last = False
         return cast(Tensor, self.model(x))
 
-    def clean(self, images: Tensor, labels: Tensor, rows: Tensor) -> Verdicts:
+    def clean(self, images: Images, labels: Tensor, rows: Tensor) -> Verdicts:
         """Verdicts on clean images: no attack yet."""
         correct = np.empty(len(images), dtype=np.bool_)
 
@@ -118,7 +118,7 @@ class Judge:
         return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
 
     def extend(
-        self, verdicts: Verdicts, images: Tensor, suite: Suite, *, save: SaveAdversarial | None = None
+        self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
     ) -> Verdicts:
         """The verdicts on `images` so far, and then those of every attack in `suite`."""
         for entry in suite.entries:
@@ -126,7 +126,7 @@ class Judge:
         return verdicts
 
     def attack(
-        self, entry: Entry, images: Tensor, verdicts: Verdicts, *, save: SaveAdversarial | None = None
+        self, entry: Entry, images: Images, verdicts: Verdicts, *, save: SaveAdversarial | None = None
     ) -> Outcome:
         """What the attack does to `images`, whose verdicts so far are `verdicts`.
 

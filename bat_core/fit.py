@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks import fgsm, pgd
 from bat_core.collapse import Peak
 from bat_core.config import TrialConfig
-from bat_core.data import Augmentation, Dataset, Split, to_unit
+from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
 from bat_core.errors import InputError
 from bat_core.forward import autocast, evaluation_mode, judging, resolve_precision
 from bat_core.models import build_model
@@ -144,9 +144,12 @@ class _Trainer:
         self.config, self.state, self.device, self.workers = config, state, device, workers
         self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
         self.augmentation: Augmentation = dataset.augmentation
-        self.images = dataset.train.images.to(device)
-        self.labels = dataset.train.labels.to(device)
+        self.train = dataset.train.to(device)
         self.val = dataset.val
+        # Images too many for memory are large ones: what an update takes at once is known to fit.
+        self.val_batch = (
+            VAL_BATCH if isinstance(dataset.val.images, Tensor) else config.train.batch_size // workers.size
+        )
         self.batches = batches_per_epoch(config, len(dataset.train), workers)
         self.precision = resolve_precision(config.train.precision, device)
         self.update_model = workers.wrap(state.model)
@@ -157,14 +160,11 @@ class _Trainer:
         started = time.perf_counter()
         self.state.model.train()
         begun = self.state.begun = self.state.begun or self._begin(epoch)
-        order = torch.randperm(len(self.images), generator=named_generator(self.config.seed, "order", epoch))
         draws = Draws(begun.generator, self.workers.rank, self.workers.size)
-        size = self.config.train.batch_size
-        for batch in range(begun.batches, self.batches):
+        for batch, (images, y) in enumerate(self._source(epoch, begun.batches), begun.batches):
             for group in self.state.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, batch)
-            chosen = self.workers.share(order[batch * size : (batch + 1) * size]).to(self.device)
-            begun.totals += self._update(self.images[chosen], self.labels[chosen], draws)
+            begun.totals += self._update(images, y, draws)
             begun.batches += 1
             yield self.state
         self.workers.agree(self.state.model)
@@ -199,6 +199,14 @@ class _Trainer:
             generator=named_generator(self.config.seed, "draws", epoch, device=self.device),
         )
 
+    def _source(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's share of each of the epoch's batches from `start` on."""
+        seed, size = self.config.seed, self.config.train.batch_size
+        order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
+        shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
+        for part in self.train.batches(shares, crops=Crops(seed, epoch)):
+            yield part.images[:].to(self.device), part.labels.to(self.device)
+
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
         model = self.state.model
         x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=torch.channels_last)
@@ -217,14 +225,14 @@ class _Trainer:
         mine = self.workers.share(torch.arange(len(self.val)))
         counts = torch.zeros(4, dtype=torch.float64, device=self.device)
         with judging(self.state.model):
-            for positions in mine.split(VAL_BATCH):
-                counts += self._judge(self.val.take(positions), epoch)
+            for part in self.val.batches(mine.split(self.val_batch)):
+                counts += self._judge(part, epoch)
         clean, robust, one_step, count = self.workers.sum(counts).tolist()
         return clean / count, robust / count, one_step / count
 
     def _judge(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
-        x, y = to_unit(part.images).to(self.device), part.labels.to(self.device)
+        x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
         draws = ExampleDraws(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
         own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
         with autocast(self.device, self.precision):

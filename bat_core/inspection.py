@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bat_core.data import to_unit
+from bat_core.data import Images, to_unit
 from bat_core.evaluate import classified, is_out_of_memory
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
@@ -30,7 +30,7 @@ class Finding:
     says: str
 
 
-def inspect(model: nn.Module, images: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Finding, ...]:
+def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: int) -> tuple[Finding, ...]:
     """Whether a model keeps to what an evaluation takes for granted.
 
     Args:

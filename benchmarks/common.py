@@ -52,7 +52,7 @@ class Images:
         if not 1 <= n <= len(dataset.test):
             raise InputError(f"--n={n} must lie in 1..{len(dataset.test)}: so many test images are there")
         first = dataset.test.take(slice(n))
-        blocks = tuple(first.take(positions) for positions in first.rows.argsort().split(batch_size))
+        blocks = tuple(first.take(positions).in_memory() for positions in first.rows.argsort().split(batch_size))
         eps, step_size = EVAL_PIXELS * dataset.pixel, STEP_PIXELS * dataset.pixel
         return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size)
 

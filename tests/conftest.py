@@ -29,6 +29,9 @@ def digits() -> Dataset:
     return load_dataset("digits", train_size=128, val_size=32, test_size=64)
 
 
+FOLDERS = {"imagenet": ("imagenet", "imagenette")}  # ten classes of it will do
+
+
 class Trained(NamedTuple):
     """A model and test images that it was not trained on, float in [0, 1]."""
 
@@ -128,8 +131,8 @@ def real_data():
         root = os.environ.get("BAT_SWEEPS_DATA")
         if root is None:
             pytest.skip(f"BAT_SWEEPS_DATA names no folder: {name} is not tested")
-        folder = Path(root) / name
-        if not folder.is_dir():
+        folder = next((Path(root) / one for one in FOLDERS.get(name, (name,)) if (Path(root) / one).is_dir()), None)
+        if folder is None:
             pytest.skip(f"the folder that BAT_SWEEPS_DATA names has no {name}/")
         if name not in loaded:
             loaded[name] = load_dataset(name, folder)

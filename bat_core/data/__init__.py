@@ -1,12 +1,16 @@
 """Data sets by name. A new file here that registers a loader is a new data set."""
 
 from bat_core.data.augment import Augmentation, to_unit
-from bat_core.data.base import DATASETS, Dataset, Request, Source, Split, dataset_names, load_dataset
+from bat_core.data.base import DATASETS, Dataset, Images, Request, Source, Split, dataset_names, load_dataset
+from bat_core.data.files import Crops, ImageFiles
 
 __all__ = [
     "DATASETS",
     "Augmentation",
+    "Crops",
     "Dataset",
+    "ImageFiles",
+    "Images",
     "Request",
     "Source",
     "Split",

@@ -1,8 +1,8 @@
-"""Data sets as uint8 tensors in one canonical order, split so that test is never chosen on."""
+"""Data sets in one canonical order, split so that test is never chosen on."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,24 +10,30 @@ import torch
 from torch import Tensor
 
 from bat_core.data.augment import NO_AUGMENTATION, Augmentation
-from bat_core.errors import InputError
+from bat_core.data.files import Crops, ImageFiles
+from bat_core.errors import InputError, check_finite
 from bat_core.models.base import ImageShape
 from bat_core.registry import Registry
 
 VAL_FRACTION = 10  # one train image in ten ...
 VAL_MOST = 1000  # ... and at most so many are held out to choose by
 
+Images: TypeAlias = Tensor | ImageFiles
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 (N, C, H, W), labels int64 (N,), and each image's row in its source, int64 (N,)."""
+    """Images uint8 (N, C, H, W), labels int64 (N,), and each image's row in its source, int64 (N,).
 
-    images: Tensor
+    Images are a tensor, or files of which those that are indexed are decoded: `images[:200]` is a tensor.
+    """
+
+    images: Images
     labels: Tensor
     rows: Tensor
 
     @classmethod
-    def of(cls, images: Tensor, labels: Tensor) -> "Split":
+    def of(cls, images: Images, labels: Tensor) -> "Split":
         """A split whose rows are simply numbered."""
         return cls(images, labels, torch.arange(len(images)))
 
@@ -35,8 +41,30 @@ class Split:
         return len(self.labels)
 
     def take(self, positions: Tensor | slice) -> "Split":
-        """The examples at `positions`, in that order."""
-        return Split(self.images[positions], self.labels[positions], self.rows[positions])
+        """The examples at `positions`, in that order; files stay files."""
+        images = self.images[positions] if isinstance(self.images, Tensor) else self.images.take(positions)
+        return Split(images, self.labels[positions], self.rows[positions])
+
+    def batches(self, parts: Sequence[Tensor], *, crops: Crops | None = None) -> Iterator["Split"]:
+        """The examples at each of `parts` (positions), with their images in memory; files are decoded ahead.
+
+        `crops` names the random crops of images in files. A data set in memory has its `augmentation`.
+        """
+        if isinstance(self.images, Tensor):
+            yield from map(self.take, parts)
+        else:
+            decoded = self.images.batches(parts, crops)
+            for part, images in zip(parts, decoded, strict=True):
+                yield Split(images, self.labels[part], self.rows[part])
+
+    def in_memory(self) -> "Split":
+        """The same examples, their images decoded."""
+        return replace(self, images=self.images[:])
+
+    def to(self, device: torch.device) -> "Split":
+        """The same examples, their labels and what images are in memory on `device`."""
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return replace(self, images=images, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +72,7 @@ class Source:
     """What a data set's loader returns: the published splits and what is known of the images.
 
     `pixel` is the unit in which budgets are counted, in [0, 1]: 1/255 where images have the usual
-    256 levels. `augmentation` is what training on them usually does.
+    256 levels. `augmentation` is what training on images in memory usually does.
     """
 
     train: Split
@@ -77,36 +105,40 @@ class Dataset:
     @property
     def image_shape(self) -> ImageShape:
         """(C, H, W)."""
-        channels, height, width = self.train.images.shape[1:]
+        _, channels, height, width = self.train.images.shape
         return channels, height, width
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where a loader looks: `data_dir` as the user named it, and whether it may download there."""
+    """Where a loader looks: `data_dir` as the user named it, and whether it may download there.
+
+    `image_size` and `workers` are for images in files: height and width, and the processes that decode.
+    """
 
     name: str
     data_dir: Path | None
     download: bool = False
+    image_size: int | None = None
+    workers: int | None = None
 
-    def require_dir(self) -> Path:
+    def require_dir(self, *, downloadable: bool = True) -> Path:
         """The folder, when it is one and holds something (or may be filled).
 
         Raises:
-            InputError: no folder was named, or it is missing or empty.
+            InputError: no folder was named, or it is missing or empty, or there is nothing to download.
         """
         if self.data_dir is None:
             raise InputError(f"data set {self.name!r} is read from a folder: name it with --data-dir DIR")
+        if self.download and not downloadable:
+            raise InputError(f"data set {self.name!r} cannot be fetched by --download: name a folder that has it")
         if self.download:
             return self.data_dir
+        remedy = ", or add --download" if downloadable else ""
         if not self.data_dir.is_dir():
-            raise InputError(
-                f"data folder {str(self.data_dir)!r} does not exist: name an existing one, or add --download"
-            )
+            raise InputError(f"data folder {str(self.data_dir)!r} does not exist: name an existing one{remedy}")
         if not any(self.data_dir.iterdir()):
-            raise InputError(
-                f"data folder {str(self.data_dir)!r} is empty: name one with {self.name} in it, or add --download"
-            )
+            raise InputError(f"data folder {str(self.data_dir)!r} is empty: name one with {self.name} in it{remedy}")
         return self.data_dir
 
 
@@ -122,30 +154,43 @@ def load_dataset(
     train_size: int | None = None,
     val_size: int | None = None,
     test_size: int | None = None,
+    image_size: int | None = None,
+    data_workers: int | None = None,
 ) -> Dataset:
-    """Load a data set into memory.
+    """Load a data set into memory, or list its files where it is one of files (imagenet).
 
     Images are put in the order of a hash of their content, so that a split or a subset is the same
-    whichever format and row order they were stored in. Validation images are the first of train in
-    that order; subsets are the first of what remains.
+    whichever format and row order they were stored in; those in files in the order of a hash of class and
+    file name. Validation images are the first of train in that order; subsets are the first of what remains.
 
     Args:
         data_dir: folder with the images; not needed where they are embedded (digits).
         train_size, val_size, test_size: at most so many images. Default: all for train and test,
             a tenth of train and at most 1,000 for val.
+        image_size: height and width of images in files. Default: the data set's own (imagenet: 224).
+        data_workers: processes that decode files; 0: none but this one. Default: one for each thread that
+            torch has, at most 8. Nothing but the time it takes depends on it.
     Returns:
-        `.train .val .test` with images uint8 (N, C, H, W) and labels int64 (N,).
+        `.train .val .test` with images uint8 (N, C, H, W) and labels int64 (N,). Images in files are decoded
+        when they are indexed or iterated over by `batches`.
     Raises:
         ValueError: unknown name, folder missing or empty, damaged file, labels out of range, a size
             that the data set does not have.
     """
     loader, _ = DATASETS.find(name)
+    if data_workers is not None:
+        check_finite("data_workers", data_workers)
     directory = Path(data_dir) if data_dir is not None else None
-    source = loader(Request(name=name, data_dir=directory, download=download))
+    source = loader(
+        Request(name=name, data_dir=directory, download=download, image_size=image_size, workers=data_workers)
+    )
     _check(name, "train", source.train, len(source.class_names))
     _check(name, "test", source.test, len(source.class_names))
     if source.train.images.shape[1:] != source.test.images.shape[1:]:
         raise InputError(f"data set {name!r}: train and test images differ in size")
+    _, _, height, width = source.train.images.shape
+    if image_size not in (None, height):
+        raise InputError(f"image_size={image_size}: the images of data set {name!r} are {height}x{width}, leave it out")
     train = _canonical(source.train)
     if val_size is None:
         val_size = min(len(train) // VAL_FRACTION, VAL_MOST)
@@ -179,6 +224,8 @@ def _check(name: str, part: str, split: Split, num_classes: int) -> None:
 
 
 def _canonical(split: Split) -> Split:
+    if not isinstance(split.images, Tensor):
+        return split.take(split.images.canonical_order())
     examples = zip(split.images.numpy(), split.labels.tolist(), strict=True)
     keys = [(hashlib.sha256(image.tobytes()).digest(), label) for image, label in examples]
     return split.take(torch.tensor(sorted(range(len(keys)), key=keys.__getitem__)))

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,9 +37,13 @@ class AssessOptions:
     """Which images, which budget, on which machine. None stands for what is usual."""
 
     dataset: str | None = None
-    """Images: digits, cifar10, svhn. Default: what the model was trained on."""
+    """Images: digits, cifar10, svhn, imagenet. Default: what the model was trained on."""
     data_dir: Path | None = None
     """Folder with the images. Default: the one the model's sweep read."""
+    image_size: int | None = None
+    """Height and width of images in files. Default: what the model was trained on."""
+    data_workers: int | None = None
+    """Processes that decode images in files, beside each that attacks. Default: one a CPU core it has, at most 8."""
     split: str = "test"
     """test, or val: images held out of train, to choose by."""
     n: int | None = None
@@ -75,13 +80,13 @@ class AssessOptions:
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
                 check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
-        for name in ("n", "batch_size", "workers"):
+        for name in ("n", "batch_size", "workers", "image_size"):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
 
     def refuse_beside_resume(self, models: Sequence[str], noun: str) -> None:
         """A resumed `noun` is as it was set up."""
-        allowed = {"resume", "data_dir", "workers", "gpus_per_worker", "address"}
+        allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
         given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
         if given:
@@ -114,7 +119,7 @@ def decide(
         InputError: a model or the images cannot be used as they are.
     """
     sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
-    dataset, data_dir = _images(sources, options)
+    dataset, data_dir, image_size = _images(sources, options)
     eps = options.eps if options.eps is not None else PIXELS * dataset.pixel
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
@@ -132,26 +137,33 @@ def decide(
         "seed": options.seed,
         "precision": options.precision,
         "val_size": len(dataset.val),
+        "image_size": image_size,
         "shard_size": options.batch_size or (GPU_BATCH if options.gpus() else CPU_BATCH),
     }
     return decided, part
 
 
-def found_again(assessment: Assessment, data_dir: Path | None, noun: str) -> Split:
+def found_again(assessment: Assessment, options: AssessOptions, noun: str) -> Split:
     """The images of an assessment that is resumed.
 
     Raises:
         InputError: they are gone, or a model is another one by now.
     """
-    dataset = load_dataset(assessment.dataset, data_dir or assessment.data_dir, val_size=assessment.val_size)
+    dataset = load_dataset(
+        assessment.dataset,
+        options.data_dir or assessment.data_dir,
+        val_size=assessment.val_size,
+        image_size=assessment.image_size,
+        data_workers=options.data_workers,
+    )
     for model in assessment.models:
         model.load("cpu", noun)
     return assessment.part(dataset)
 
 
-def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dataset, str | None]:
-    """The data set that all models are attacked on, its val without any image that one was trained on, and
-    where it lies."""
+def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dataset, str | None, int | None]:
+    """The data set that all models are attacked on, its val without any image that one was trained on,
+    where it lies, and the size of its images where there is a choice."""
     names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
     if len(names) != 1:
         said = f"the models were trained on {' and '.join(sorted(filter(None, names)))}" if names else "none is known"
@@ -160,11 +172,21 @@ def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dat
     assert name is not None
     known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
     data_dir = str(options.data_dir.resolve()) if options.data_dir else known
-    dataset = load_dataset(name, data_dir)
+    size = options.image_size or _trained_size(sources)
+    load = partial(load_dataset, name, data_dir, image_size=size, data_workers=options.data_workers)
+    dataset = load()
     held_out = min(source.val_size or len(dataset.val) for source in sources)
     if held_out != len(dataset.val):
-        dataset = load_dataset(name, data_dir, val_size=held_out)
-    return dataset, data_dir
+        dataset = load(val_size=held_out)
+    return dataset, data_dir, size
+
+
+def _trained_size(sources: Sequence[ModelSource]) -> int | None:
+    sizes = {source.image_size for source in sources if source.dataset}
+    if len(sizes) > 1:
+        said = " and ".join(sorted("the usual size" if size is None else f"{size} pixels" for size in sizes))
+        raise InputError(f"name the images' size with --image-size: the models were trained on {said}")
+    return sizes.pop() if sizes else None
 
 
 def _count(asked: int | None, subset: int | None, there: int) -> int:

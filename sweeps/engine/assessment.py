@@ -42,7 +42,8 @@ class Assessment:
     """Which models are attacked on which images, and how far an image may be moved.
 
     `eps` and `step_size` are in the images' unit, `pixel` is the data set's. `val_size` images are held out
-    of train: no more than every model's own training held out. A shard's results are kept on disk as a whole.
+    of train: no more than every model's own training held out. `image_size` is that of images in files, None the
+    data set's own. A shard's results are kept on disk as a whole.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Assessment:
     precision: str
     shard_size: int
     val_size: int | None = None
+    image_size: int | None = None
     version: str = bat_core.__version__
 
     @classmethod

@@ -71,7 +71,9 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
     folder = options.new_folder(name)
     resources = options.resources()
     check_machine(resources, options.address, options.max_concurrent)
-    dataset = load_images(options.data_config(), options.data_dir, download=options.download)
+    dataset = load_images(
+        options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
+    )
     trials = make_trials(dataset)
     for trial in trials:
         check_trial(trial.config, dataset, Workers(size=resources.num_workers))
@@ -91,7 +93,12 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
 def _resumed(options: SweepOptions, place: str) -> tuple[Sweep, SweepFolder, Dataset]:
     folder = located(place, options.output)
     sweep = folder.load()
-    dataset = load_images(sweep.trials[0].config.data, options.data_dir or sweep.data_dir, download=options.download)
+    dataset = load_images(
+        sweep.trials[0].config.data,
+        options.data_dir or sweep.data_dir,
+        download=options.download,
+        data_workers=options.data_workers,
+    )
     return sweep, folder, dataset
 
 

@@ -148,7 +148,7 @@ def _black_boxes(
 def _resumed(options: EvaluateOptions, path: Path) -> tuple[Evaluation, EvaluationFolder, Split]:
     folder = EvaluationFolder(path.resolve())
     evaluation = folder.load()
-    return evaluation, folder, found_again(evaluation, options.data_dir, NOUN)
+    return evaluation, folder, found_again(evaluation, options, NOUN)
 
 
 def _attack(evaluation: Evaluation, folder: EvaluationFolder, part: Split, options: EvaluateOptions) -> None:

@@ -102,11 +102,12 @@ def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split,
         folder: the model's.  part: all images of the evaluation.
     """
     suite, images = evaluation.attacks(judge.device.type), part.take(shard)
+    decoded = functools.cache(lambda: images.images[:])  # once, and not at all where everything is on disk
     place = folder / SHARDS / f"{shard.start:06d}"
     place.mkdir(parents=True, exist_ok=True)
     verdicts = read_whole(place / f"{CLEAN}.parquet", images.rows)
     if verdicts is None:
-        verdicts = judge.clean(images.images, images.labels, images.rows)
+        verdicts = judge.clean(decoded(), images.labels, images.rows)
         write_verdicts(verdicts, place / f"{CLEAN}.parquet")
     for number, entry in enumerate(suite.entries):
         path = place / f"{number:02d}-{entry.name}.parquet"
@@ -114,7 +115,7 @@ def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split,
         outcome = read_outcome(path, entry, images.rows)
         if outcome is None or (adversarial is not None and not is_whole(adversarial)):
             saver = AdversarialImages(adversarial) if adversarial is not None else None
-            outcome = judge.attack(entry, images.images, verdicts, save=saver.add if saver else None)
+            outcome = judge.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
             if saver:
                 saver.close()
             write_verdicts(verdicts.bare().attacked(entry.name, outcome), path)

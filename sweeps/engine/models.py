@@ -29,8 +29,8 @@ class ModelSource:
     """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
 
     `name` is what tables call it. `sweep_id` and `trial_id` say whose MLflow run it belongs to, `run_id`
-    which; all are empty for a model from elsewhere. `val_size` images were held out while it was trained;
-    None stands for what is usual.
+    which; all are empty for a model from elsewhere. `val_size` images were held out while it was trained,
+    on images of `image_size`; None stands for what is usual.
     """
 
     name: str
@@ -43,6 +43,7 @@ class ModelSource:
     trial_id: str = ""
     run_id: str = ""
     val_size: int | None = None
+    image_size: int | None = None
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
         """The module, in the mode its owner left it in.
@@ -135,6 +136,7 @@ def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSo
         trial_id=trial_folder.name if sweep else "",
         run_id=run_id,
         val_size=config.data.val_size,
+        image_size=config.data.image_size,
     )
 
 

@@ -20,6 +20,7 @@ from sweeps.engine.sweep import SPEC, Resources, SweepFolder, refuse_if_used
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"
+USUAL_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # others: a wide ResNet
 EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
 
@@ -43,9 +44,9 @@ class SweepOptions:
     """What every sweep takes. None stands for what is usual for the data set and the model."""
 
     dataset: str = "digits"
-    """Images: digits (embedded), cifar10, svhn."""
+    """Images: digits (embedded), cifar10, svhn, imagenet."""
     data_dir: Path | None = None
-    """Folder with the images: Parquet files of the Hugging Face hub, or torchvision's folder."""
+    """Folder with the images: Parquet files of the Hugging Face hub, torchvision's, or {train,val}/<class>/*.JPEG."""
     download: bool = False
     """Fetch the data set into --data-dir first, as torchvision does."""
     train_size: int | None = None
@@ -54,8 +55,12 @@ class SweepOptions:
     """Hold out so many training images to choose by. Default: a tenth, at most 1,000."""
     test_size: int | None = None
     """Evaluate on so many test images. Default: all."""
+    image_size: int | None = None
+    """Height and width of images in files. Default: 224 on imagenet."""
+    data_workers: int | None = None
+    """Processes that decode images in files, beside each that trains. Default: one a CPU core it has, at most 8."""
     model: str | None = None
-    """small_cnn, preact_resnet18, wrn_28_10 ... Default: small_cnn on digits, else wrn_28_10."""
+    """small_cnn, preact_resnet18 ... Default: small_cnn on digits, resnet50 on imagenet, else wrn_28_10."""
     epochs: int | None = None
     """Passes over the training images. Default: 20 on digits, else 100."""
     batch_size: int | None = None
@@ -94,12 +99,16 @@ class SweepOptions:
     def data_config(self) -> DataConfig:
         """Which images, as a part of a trial's config."""
         return DataConfig(
-            name=self.dataset, train_size=self.train_size, val_size=self.val_size, test_size=self.test_size
+            name=self.dataset,
+            train_size=self.train_size,
+            val_size=self.val_size,
+            test_size=self.test_size,
+            image_size=self.image_size,
         )
 
     def model_name(self) -> str:
         """The model asked for, or the usual one."""
-        return self.model or ("small_cnn" if self.dataset == "digits" else WIDE_RESNET)
+        return self.model or USUAL_MODELS.get(self.dataset, WIDE_RESNET)
 
     def train_config(self) -> TrainConfig:
         """How to fit: what was asked for, else the paper's settings for a wide ResNet, else one cycle."""
@@ -168,8 +177,8 @@ class SweepOptions:
         Raises:
             InputError: one was given.
         """
-        allowed = {"resume", "data_dir", "download", "max_concurrent", "stall_minutes", "address"} | also_allowed
-        allowed |= {"output"} if self.resume and is_uri(self.resume) else set()
+        allowed = {"resume", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes", "address"}
+        allowed |= also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
@@ -188,7 +197,9 @@ def timestamped(name: str) -> Path:
     return Path("outputs") / f"{name}-{now}"
 
 
-def load_images(data: DataConfig, data_dir: str | Path | None, *, download: bool) -> Dataset:
+def load_images(
+    data: DataConfig, data_dir: str | Path | None, *, download: bool, data_workers: int | None = None
+) -> Dataset:
     """The images that a trial's config names, from where this machine has them."""
     return load_dataset(
         data.name,
@@ -197,6 +208,8 @@ def load_images(data: DataConfig, data_dir: str | Path | None, *, download: bool
         train_size=data.train_size,
         val_size=data.val_size,
         test_size=data.test_size,
+        image_size=data.image_size,
+        data_workers=data_workers,
     )
 
 

@@ -111,7 +111,7 @@ def craft_shard(matrix: Matrix, folder: MatrixFolder, bench: Bench, part: Split,
     images, path = part.take(shard), folder.shard(matrix.names[source], shard)
     if read_shard(matrix, path, source, images.rows) is not None:
         return
-    x, y = to_unit(images.images.to(bench.device)), images.labels.to(bench.device)
+    x, y = to_unit(images.images[:].to(bench.device)), images.labels.to(bench.device)
 
     def correct(target: int, judged: Tensor) -> npt.NDArray[np.bool_]:
         judge = Judge(bench.take(target, beside=source))

@@ -96,7 +96,7 @@ def _begun(models: Sequence[str], options: TransferOptions, console: Console) ->
 def _resumed(options: TransferOptions, path: Path) -> tuple[Matrix, MatrixFolder, Split]:
     folder = MatrixFolder(path.resolve())
     matrix = folder.load()
-    return matrix, folder, found_again(matrix, options.data_dir, NOUN)
+    return matrix, folder, found_again(matrix, options, NOUN)
 
 
 def _check_models(matrix: Matrix) -> None:

@@ -156,12 +156,8 @@ class _Run:
 
     def evaluate(self, state: TrainState) -> None:
         """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
-        config, part, writer, workers = (
-            self.config,
-            self.dataset.part(self.config.attack.split),
-            self.writer,
-            self.workers,
-        )
+        config, writer, workers = self.config, self.writer, self.workers
+        part = self.dataset.part(config.attack.split)
         mine = workers.share(torch.arange(len(part)))
         curves, verified = trajectories(config.attack), verification(config.attack)
         judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
@@ -169,18 +165,19 @@ class _Run:
         done = 0
         if writer:
             writer.record.append("attack", done=0, of=len(part))
-        for positions in mine.split(config.attack.batch_size):
-            batch = part.take(positions)
+        chunks = mine.split(config.attack.batch_size)
+        for positions, batch in zip(chunks, part.batches(chunks), strict=True):
             verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
             parts[VERDICTS].append(verdicts)
             chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
             if verified and len(chosen):
-                parts[VERIFIED].append(judge.extend(verdicts.take(chosen), batch.images[chosen], verified))
+                images = batch.images[torch.from_numpy(chosen)]
+                parts[VERIFIED].append(judge.extend(verdicts.take(chosen), images, verified))
             done += len(positions)
             if writer:
                 writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
             self.watch.alive()
-            if self.watch.pause_wanted():
+            if workers.size == 1 and self.watch.pause_wanted():
                 raise Paused
         shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
         patiently(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)

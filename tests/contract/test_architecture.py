@@ -17,6 +17,7 @@ CORE_MAY_ALSO = {
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
     "bat_core/data/parquet.py": {"PIL"},  # torchvision brings it
+    "bat_core/data/files.py": {"PIL"},  # torchvision brings it
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing

@@ -38,8 +38,9 @@ def test_no_image_is_both_fitted_and_held_out(dataset):
 
 
 def test_images_span_the_levels(dataset):
-    assert dataset.train.images.min() == 0
-    assert dataset.train.images.max() == 255
+    images = dataset.train.images[:500]
+    assert images.min() == 0
+    assert images.max() == 255
     assert 0 < dataset.pixel <= 8 / 255
 
 

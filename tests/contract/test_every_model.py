@@ -5,7 +5,7 @@ import torch
 
 from bat_core.models import build_model, model_names
 
-SMALL = {"wrn_28_10": "wrn_10_1"}  # a member of the family that is built in no time
+SMALL = {"wrn_28_10": "wrn_10_1", "resnet50": "resnet18"}  # a member of the family that is built in no time
 SHAPE = (3, 32, 32)
 
 every_model = pytest.mark.parametrize("name", [SMALL.get(name, name) for name in model_names()])

@@ -107,6 +107,7 @@ CHANGED = [
     {"seed": 1},
     {"model": "small_cnn_8"},
     {"data": DataConfig(train_size=7)},
+    {"data": DataConfig(image_size=7)},
     {"recipe": RecipeConfig(name="Madry")},
     {"recipe": RecipeConfig(params={"beta": 9.0})},
     {"recipe": RecipeConfig(params={"beta": math.inf})},

@@ -42,7 +42,7 @@ def test_a_seed_decides_the_weights(name):
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "resnet18"])
 def test_normalisation_is_inside_and_centres_grey(name):
     model = build(name).eval()
     inputs = []
@@ -122,3 +122,26 @@ def test_a_group_norm_model_knows_nothing_of_its_batch():
 def test_a_model_that_cannot_be_is_told(name, shape, message):
     with pytest.raises(ValueError, match=message):
         build_model(name, num_classes=10, image_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("depth", "millions"), [(18, 11.690), (34, 21.798), (50, 25.557), (101, 44.549), (152, 60.193)]
+)
+def test_resnets_have_the_published_sizes(depth, millions):
+    assert round(size(f"resnet{depth}", (3, 224, 224), 1000) / 1e6, 3) == millions
+
+
+@pytest.mark.parametrize("shape", [(3, 224, 224), (3, 64, 64), (3, 32, 48)])
+def test_a_resnet_takes_photographs_of_any_size(shape):
+    assert build("resnet18", shape, 7).eval()(uniform(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 28, 64), (1, 8, 8)])
+def test_a_resnet_refuses_what_is_no_photograph(shape):
+    with pytest.raises(ValueError, match=r"model 'resnet50' takes colour images of at least 32x32, and these are"):
+        build("resnet50", shape)
+
+
+def test_a_resnet_of_an_unknown_depth_is_refused():
+    with pytest.raises(ValueError, match=r"model 'resnet51': depth must be one of 18, 34, 50, 101, 152"):
+        build("resnet51")

@@ -45,7 +45,9 @@ def run_search(options: SearchOptions) -> int:
         options.refuse_beside_resume(also_allowed=RESIZABLE)
         sweep, search, folder, dataset = _resumed(options, options.resume)
     else:
-        dataset = load_images(options.data_config(), options.data_dir, download=options.download)
+        dataset = load_images(
+            options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
+        )
         if options.show_space:
             print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
             return 0
@@ -155,7 +157,12 @@ def _resumed(options: SearchOptions, place: str) -> tuple[Sweep, Search, SweepFo
     sweep = folder.load()
     search = resized(Search.read(folder), options)
     check_machine(sweep.resources, options.address, options.max_concurrent)
-    dataset = load_images(search.base.data, options.data_dir or sweep.data_dir, download=options.download)
+    dataset = load_images(
+        search.base.data,
+        options.data_dir or sweep.data_dir,
+        download=options.download,
+        data_workers=options.data_workers,
+    )
     return sweep, search, folder, dataset
 
 
