@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from bat_core.collapse import Peak
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.data import Dataset
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_file_name
 from bat_core.fit import TrainState, initial_state
+from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
 
 FORMAT = 1
@@ -47,6 +48,10 @@ class Checksums:
     """SHA-256 of each file beside it, by name."""
 
     sha256: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in self.sha256:
+            check_file_name(CHECKSUMS, name)
 
 
 def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
@@ -118,11 +123,11 @@ def read_description(folder: Path) -> Description:
         InputError: the folder holds no model, or a file of it is damaged.
     """
     try:
-        checksums = from_dict(Checksums, {"sha256": json.loads((folder / CHECKSUMS).read_text())})
+        checksums = from_dict(Checksums, {"sha256": read_json((folder / CHECKSUMS).read_bytes())})
         for name in {DESCRIPTION, MODEL, *checksums.sha256}:
             if _digest(folder / name) != checksums.sha256.get(name):
                 raise InputError(f"{folder / name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
-        return from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
+        return from_dict(Description, read_json((folder / DESCRIPTION).read_bytes()))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no sound model: {error}") from error
 
