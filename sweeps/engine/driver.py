@@ -19,7 +19,8 @@ from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import SweepOptions, command_line, load_images
-from sweeps.engine.records import exclusive, read_status
+from sweeps.engine.records import exclusive, read_status, unread_lines
+from sweeps.engine.redaction import redacted
 from sweeps.engine.sweep import SPEC, Report, Resources, Sweep, SweepFolder, Trial, refuse_if_used
 
 FAILED, INTERRUPTED = 1, 130  # exit codes
@@ -173,6 +174,8 @@ def tell(
 ) -> None:
     """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""
     trouble = mirroring.once()
+    if damage := unread_lines(folder.trial(trial) for trial in folder.trials(sweep)):
+        say(console, damage, "yellow")
     for file in report.files:
         say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
     for line in others:
@@ -190,7 +193,9 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def how_to_open(uri: str) -> str:
-    """What to type, or where to look, to see what MLflow has."""
+    """What to type, or where to look, to see what MLflow has; without a password that is in the URI."""
     if uri.startswith("http"):
-        return uri
+        return redacted(uri)
+    if redacted(uri) != uri:
+        uri = '"$MLFLOW_TRACKING_URI"'
     return f"{relative(Path(sys.executable))} -m mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000"

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError
+from sweeps.engine.redaction import redacted
 from sweeps.engine.sweep import Resources
 
 BAD_INPUT = 2  # the exit code for input that cannot be used
@@ -186,14 +187,14 @@ def command(main: Callable[[Any], int]) -> None:
     try:
         code = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         code = BAD_INPUT
     sys.exit(code or 0)
 
 
 def command_line() -> str:
-    """The command as it was typed, to be kept with the results."""
-    return shlex.join(["python", *sys.argv])
+    """The command as it was typed, to be kept with the results; passwords in it are not."""
+    return redacted(shlex.join(["python", *sys.argv]))
 
 
 def _or(value: Any, default: Any) -> Any:
