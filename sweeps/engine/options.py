@@ -44,9 +44,9 @@ class SweepOptions:
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
-    """Folder with the images: Parquet files of the Hugging Face hub, or torchvision's folder."""
+    """Folder with the images: Parquet files of the Hugging Face hub, CIFAR-10's binary or SVHN's .mat files."""
     download: bool = False
-    """Fetch the data set into --data-dir first, as torchvision does."""
+    """Fetch the published files into --data-dir first, if they are not there."""
     train_size: int | None = None
     """Train on so many images. Default: all that are not held out for validation."""
     val_size: int | None = None

@@ -20,7 +20,7 @@ CORE_MAY_ALSO = {
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
-MAY_READ_PICKLES = {"bat_core/data/cifar10.py": {"pickle.Unpickler"}, "sweeps/engine/models.py": {WEIGHTS_ONLY}}
+MAY_READ_PICKLES = {"sweeps/engine/models.py": {WEIGHTS_ONLY}}  # --weights: a state_dict that torch.save wrote
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",

@@ -136,7 +136,7 @@ class Proxy:
                     proxy.passed.set()
                 return self._answer(status, content, kind)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one  # noqa: N815 (the names of the base class)
 
             def _pass_on(self, body: bytes) -> tuple[int, bytes, str]:
                 connection = http.client.HTTPConnection(HOST, proxy.server.port)
