@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -89,8 +90,8 @@ def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device:
         if description.config != config:
             continue
         state = initial_state(config, dataset, device)
-        state.model.load_state_dict(load_file(candidate / MODEL))
-        _restore_optimizer(state.optimizer, load_file(candidate / OPTIMIZER))
+        state.model.load_state_dict(_load_tensors(candidate / MODEL))
+        _restore_optimizer(state.optimizer, _load_tensors(candidate / OPTIMIZER))
         state.epoch = description.epoch
         state.metrics, state.peak = dict(description.metrics), description.peak
         return state
@@ -112,7 +113,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     model = build_model(
         description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
     )
-    model.load_state_dict(load_file(folder / MODEL))
+    try:
+        model.load_state_dict(_load_tensors(folder / MODEL))
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / MODEL} is of another model than {DESCRIPTION} says: {said}") from error
     return model.eval(), description.config
 
 
@@ -135,6 +140,13 @@ def read_description(folder: Path) -> Description:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("epoch_*"))
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no safetensors file, and nothing else is loaded: {error}") from error
 
 
 def _find_model(path: Path) -> Path:
