@@ -18,7 +18,7 @@ STRANGE: tuple[Any, ...] = (
 def generators() -> Iterator[random.Random]:
     """One for each input, named by its number: what fails can be made again."""
     for number in range(INPUTS):
-        yield random.Random(number)  # noqa: S311
+        yield random.Random(number)
 
 
 def spoilt_bytes(content: bytes, draw: random.Random) -> bytes:
@@ -106,7 +106,11 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     waiting = [value]
     while waiting:
         holder = waiting.pop()
-        items = list(holder.items() if isinstance(holder, dict) else enumerate(holder)) if isinstance(holder, dict | list) else []
+        items = (
+            list(holder.items() if isinstance(holder, dict) else enumerate(holder))
+            if isinstance(holder, dict | list)
+            else []
+        )
         for key, item in items:
             yield holder, key
             waiting.append(item)

@@ -1,4 +1,4 @@
-"""10,000 spoilt inputs for each reader: what comes of one is our own clear error, or a sound value, and nothing else."""
+"""10,000 spoilt inputs for each reader: of each comes our own clear error, or a sound value, and nothing else."""
 
 import json
 import tempfile
@@ -51,7 +51,12 @@ def survive(read: Callable[[Any], Any], made: Callable[[Any], Any]) -> tuple[int
 
 TRIAL = Trial(id="a", config=TrialConfig(), point={"eps": 0.1, "target": "mc", "random_start": True})
 SWEEP = Sweep.new(
-    "s", command="python x", data_dir=None, pixel=5 / 255, resources=Resources(), trials=[TRIAL, Trial(id="b", config=TrialConfig(seed=1))]
+    "s",
+    command="python x",
+    data_dir=None,
+    pixel=5 / 255,
+    resources=Resources(),
+    trials=[TRIAL, Trial(id="b", config=TrialConfig(seed=1))],
 )
 
 
@@ -63,6 +68,8 @@ class TestConfig:
         def read(value: Any) -> Any:
             config = from_dict(type(valid), value)
             assert from_dict(type(valid), json.loads(json.dumps(to_dict(config)))) == config
+            for one in [config] if isinstance(config, TrialConfig) else [trial.config for trial in config.trials]:
+                assert len(one.hash) == 12
             return config
 
         refused, taken = survive(read, lambda draw: spoilt_value(plain, draw))

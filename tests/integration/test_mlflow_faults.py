@@ -226,6 +226,31 @@ def test_a_slow_server_does_not_hold_up_the_end(mirrored: Mirrored, proxy: Proxy
     mirrored.assert_agrees(proxy.uri)
 
 
+def test_damaged_files_of_one_trial_keep_nothing_else_back(mirrored: Mirrored, server: Server) -> None:
+    """A line of the record of "a" is lost, and so are the verdicts of "b"."""
+    lines = mirrored.records["a"].splitlines(keepends=True)
+    record = mirrored.folder.path / "trials" / "a" / RECORD
+    record.write_bytes(b"".join([lines[0], b"\0" * 200 + b"\n", *lines[2:]]))
+    verdicts = mirrored.folder.path / "trials" / "b" / "verdicts.parquet"
+    sound = verdicts.read_bytes()
+    verdicts.write_bytes(sound[:-20])
+    mirroring = mirrored.mirroring(server.uri)
+    trouble = mirroring.once() or ""
+    assert trouble.startswith("InputError: ")
+    assert "/trials/b/verdicts.parquet" in trouble
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(mirrored.sweep.title(mirrored.folder))
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'a'")
+    assert run.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train_loss")] == [2]
+    (other,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'b'")
+    assert [metric.step for metric in client.get_metric_history(other.info.run_id, "train_loss")] == [1, 2]
+    verdicts.write_bytes(sound)
+    mirrored.whole()
+    assert mirroring.once() is None
+    mirrored.assert_agrees(server.uri)
+
+
 def test_a_server_that_is_killed_and_comes_back_as_it_was_or_empty(
     mirrored: Mirrored, empty_database: Path, tmp_path: Path
 ) -> None:

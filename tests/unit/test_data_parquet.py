@@ -68,6 +68,10 @@ DAMAGE = {
     "empty bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(b"")])), "cannot be decoded"),
     "null bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(None)])), "cannot be decoded"),
     "null image": (lambda f: write_train(f, with_cells([cell(SOUND), None])), "cannot be decoded"),
+    "a picture of a format that may start programs": (
+        lambda f: write_train(f, with_cells([cell(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n")])),
+        "cannot be decoded: cannot identify image file",
+    ),
     "cut picture": (lambda f: write_train(f, with_cells([cell(SOUND[:60])])), "cannot be decoded"),
     "plain bytes": (lambda f: write_train(f, with_cells([SOUND])), "cannot be decoded"),
     "high label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [0, 10])), "train labels span 0..10"),
