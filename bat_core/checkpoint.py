@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from bat_core.collapse import Peak
 from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_file_name
 from bat_core.fit import Begun, TrainState, initial_state
+from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
 
 FORMAT = 1
@@ -51,6 +52,10 @@ class Checksums:
 
     sha256: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        for name in self.sha256:
+            check_file_name(CHECKSUMS, name)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -65,12 +70,12 @@ class Choice:
         if self.folder is None or self.description is None:
             return None
         state = initial_state(self.description.config, dataset, device)
-        state.model.load_state_dict(load_file(self.folder / MODEL))
-        _restore_optimizer(state.optimizer, load_file(self.folder / OPTIMIZER))
+        state.model.load_state_dict(_load_tensors(self.folder / MODEL))
+        _restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
         state.metrics, state.peak = dict(self.description.metrics), self.description.peak
         if self.description.batches:
-            state.begun = _restore_begun(self.description.batches, load_file(self.folder / BEGUN), device)
+            state.begun = _restore_begun(self.description.batches, _load_tensors(self.folder / BEGUN), device)
         return state
 
 
@@ -141,7 +146,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     model = build_model(
         description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
     )
-    model.load_state_dict(load_file(folder / MODEL))
+    try:
+        model.load_state_dict(_load_tensors(folder / MODEL))
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / MODEL} is of another model than {DESCRIPTION} says: {said}") from error
     return model.eval(), description.config
 
 
@@ -156,7 +165,7 @@ def read_description(folder: Path) -> Description:
         for name in sorted({DESCRIPTION, MODEL, *checksums}):
             if _digest(folder / name) != checksums.get(name):
                 raise InputError(f"{name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
-        return from_dict(Description, json.loads((folder / DESCRIPTION).read_text()))
+        return from_dict(Description, read_json((folder / DESCRIPTION).read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"{folder} holds no sound model: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError) as error:
@@ -165,7 +174,7 @@ def read_description(folder: Path) -> Description:
 
 def _checksums(folder: Path) -> Mapping[str, str]:
     try:
-        return from_dict(Checksums, {"sha256": json.loads((folder / CHECKSUMS).read_text())}).sha256
+        return from_dict(Checksums, {"sha256": read_json((folder / CHECKSUMS).read_bytes())}).sha256
     except ValueError as error:
         raise InputError(f"{CHECKSUMS} is damaged: {error}") from error
 
@@ -180,6 +189,13 @@ def _difference(theirs: TrialConfig, ours: TrialConfig) -> str:
     there, here = flatten(to_dict(theirs)), flatten(to_dict(ours))
     name = next(name for name in {**there, **here} if there.get(name) != here.get(name))
     return f"{name} is {there.get(name)} there and {here.get(name)} here"
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no safetensors file, and nothing else is loaded: {error}") from error
 
 
 def _find_model(path: Path) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from bat_core.errors import InputError, check_amount, check_choice, check_finite, shown
 from bat_core.losses import LOSSES
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
@@ -207,10 +207,11 @@ def from_dict(kind: type[C], values: Any) -> C:
         InputError: a field that `kind` does not have or that is missing, or a value of another type.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{kind.__name__}={values!r} must be a mapping of its fields")
+        raise InputError(f"{kind.__name__}={shown(values)} must be a mapping of its fields")
     hints = typing.get_type_hints(kind)
     if unknown := set(values) - set(hints):
-        raise InputError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}; its fields are {', '.join(hints)}")
+        first = min(map(shown, unknown))
+        raise InputError(f"{kind.__name__} has no field {first}; its fields are {', '.join(hints)}")
     typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
     try:
         return kind(**typed)
@@ -222,6 +223,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     """`value` as the annotation `hint` has it: JSON knows neither tuples nor infinity, and writes 1.0 as 1."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     convert: Callable[[Any], Any]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{name}={shown(value)} is too large: whole numbers have 64 bits")
     if origin in (typing.Union, types.UnionType):
         return _typed_one_of(name, arguments, value)
     if origin is typing.Literal:
@@ -229,17 +232,19 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     elif dataclasses.is_dataclass(hint):
         fits, convert = isinstance(value, Mapping), partial(from_dict, typing.cast(type[Any], hint))
     elif origin is tuple:
-        fits, convert = isinstance(value, list | tuple), partial(_typed_items, name, arguments[0])
+        fits = isinstance(value, list | tuple) and (arguments[-1] is Ellipsis or len(value) == len(arguments))
+        convert = partial(_typed_items, name, arguments[0])
     elif origin is Mapping:
-        fits, convert = isinstance(value, Mapping), partial(_typed_values, name, arguments[1])
+        fits = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        convert = partial(_typed_values, name, arguments[1])
     elif hint is float:
         fits, convert = _is_number(value) or value in ("inf", "-inf"), float
     else:
         fits, convert = type(value) is hint, hint
     if not fits and origin is typing.Literal:
-        raise InputError(f"{name}={value!r} must be one of {', '.join(map(str, arguments))}")
+        raise InputError(f"{name}={shown(value)} must be one of {', '.join(map(str, arguments))}")
     if not fits:
-        raise InputError(f"{name}={value!r} must be of type {getattr(hint, '__name__', hint)}")
+        raise InputError(f"{name}={shown(value)} must be of type {getattr(hint, '__name__', hint)}")
     return convert(value)
 
 

@@ -2,11 +2,43 @@
 
 import difflib
 import math
+import re
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 100
+_brief.maxlevel = 3
 
 
 class InputError(ValueError):
     """Input from a person that cannot be used. Its text is one sentence that stands alone."""
+
+
+def shown(value: Any) -> str:
+    """What was given, for an error: short, however long, deep or odd it is."""
+    try:
+        return _brief.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} too long to show"
+
+
+def check_file_name(where: str, name: str) -> None:
+    """A name that becomes a file or folder stays in the folder it is put into.
+
+    Letters, digits and . _ + - only, a letter or digit first, at most 200 bytes: no slash, no NUL, no
+    `..`, and nothing that means something to a shell or in a query.
+
+    Raises:
+        InputError: any other.
+    """
+    if not FILE_NAME.fullmatch(name) or len(name.encode()) > 200:
+        raise InputError(
+            f"{where}={shown(name)} is no name for a file: use letters, digits and . _ + -, up to 200, and begin with a"
+            " letter or digit"
+        )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, forms: str = "") -> InputError:
@@ -16,10 +48,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, forms: str = "")
     """
     names = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in names}
-    nearest = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:100].lower(), lowered, n=1, cutoff=0.5)
     hint = f"; did you mean {lowered[nearest[0]]!r}?" if nearest else "."
     rule = f", {forms}" if forms else ""
-    return InputError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}{rule}")
+    return InputError(f"unknown {kind} {shown(name)}{hint} Known: {', '.join(names)}{rule}")
 
 
 def check_amount(where: str, value: float) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bat_core.errors import InputError
+from bat_core.jsontext import read_json
 
 Reading: TypeAlias = Literal["final", "worst"]
 READINGS: tuple[Reading, ...] = ("final", "worst")
@@ -170,22 +171,34 @@ class Verdicts:
             InputError: the file is cut short, or holds something else.
         """
         try:
-            table = pq.read_table(path)
-            steps = json.loads((table.schema.metadata or {})[METADATA.encode()])["steps"]
+            table = pq.read_table(path, partitioning=None)
+            table.validate(full=True)
+            steps = read_json((table.schema.metadata or {})[METADATA.encode()])["steps"]
             return cls(
-                rows=table.column("index").to_numpy(),
-                labels=table.column("label").to_numpy(),
-                clean_correct=table.column("clean_correct").to_numpy(),
+                rows=_column(table, "index", pa.int64()),
+                labels=_column(table, "label", pa.int64()),
+                clean_correct=_column(table, "clean_correct", pa.bool_()),
                 outcomes={name: _read_outcome(table, name, tuple(read_at)) for name, read_at in steps.items()},
             )
-        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-            raise InputError(f"{str(path)!r} holds no whole verdicts: {error}") from error
+        except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise InputError(f"{str(path)!r} holds no whole verdicts: {said}") from error
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
+    column = table.column(name)
+    if column.type != kind or column.null_count:
+        raise ValueError(f"column {name} holds {column.type} with {column.null_count} nulls")
+    return column.to_numpy()
 
 
 def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome:
-    attacked = table.column(f"attacked_{name}").to_numpy()
-    broken_at = table.column(f"broken_at_{name}").fill_null(UNBROKEN).to_numpy()
-    final = [table.column(f"final_{name}_{step}").to_numpy() for step in steps]
+    attacked = _column(table, f"attacked_{name}", pa.bool_())
+    reached = table.column(f"broken_at_{name}")
+    if reached.type != pa.int64():
+        raise ValueError(f"column broken_at_{name} holds {reached.type}")
+    broken_at = reached.fill_null(UNBROKEN).to_numpy()
+    final = [_column(table, f"final_{name}_{step}", pa.bool_()) for step in steps]
     return Outcome(
         broken_at=np.where(attacked, broken_at, SPARED),
         steps=steps,

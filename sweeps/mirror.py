@@ -1,6 +1,7 @@
 """Bring a sweep's records into MLflow again, for instance after its server was down."""
 
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,8 @@ from cyclopts import Parameter
 
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import command
+from sweeps.engine.records import unread_lines
+from sweeps.engine.redaction import redacted
 from sweeps.engine.sweep import SweepFolder
 
 
@@ -17,11 +20,14 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
     Run twice, it changes nothing the second time.
     """
     folder = SweepFolder(output.resolve())
-    mirroring = Mirroring(folder.load(), folder)
-    if trouble := mirroring.once():
+    sweep = folder.load()
+    mirroring = Mirroring(sweep, folder)
+    if damage := unread_lines(folder.trial(trial) for trial in folder.trials(sweep)):
+        print(f"warning: {damage}", file=sys.stderr)
+    if trouble := mirroring.once(patience=threading.TIMEOUT_MAX):
         print(f"error: MLflow did not take everything: {trouble}", file=sys.stderr)
         return 1
-    print(f"MLflow at {mirroring.uri} agrees with {output}")
+    print(f"MLflow at {redacted(mirroring.uri)} agrees with {output}")
     return 0
 
 

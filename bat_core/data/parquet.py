@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from bat_core.errors import InputError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMN = "label"
+FORMATS = ("PNG", "JPEG", "WEBP")  # some of Pillow's other decoders start programs
 SHARD = re.compile(r"(?P<split>\w+)-(?P<shard>\d+)-of-(?P<count>\d+)\.parquet")
 
 
@@ -41,7 +43,7 @@ def read_split(folder: Path, split: str) -> Split:
         image_column = next((name for name in IMAGE_COLUMNS if name in table.column_names), None)
         if image_column is None or LABEL_COLUMN not in table.column_names:
             raise InputError(f"{path}: columns are {', '.join(table.column_names)}; needed: img or image, and label")
-        images += [_decode(cell, path) for cell in table.column(image_column).to_pylist()]
+        images += [_decode(cell, path) for cell in _cells(table.column(image_column), path)]
         labels += _labels(table.column(LABEL_COLUMN), path)
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{folder}: the images of split {split!r} differ in size")
@@ -67,10 +69,20 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        table = pq.read_table(path, partitioning=None)
+        table.validate(full=True)
+        table.column_names  # noqa: B018 (a name that is no text is found now)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(f"{path} cannot be read as Parquet, it is cut short or damaged: {reason}") from error
+    return table
+
+
+def _cells(column: pa.ChunkedArray, path: Path) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: an image cannot be decoded: its column holds {column.type}") from error
 
 
 def _labels(column: pa.ChunkedArray, path: Path) -> list[int]:
@@ -83,7 +95,7 @@ def _labels(column: pa.ChunkedArray, path: Path) -> list[int]:
 
 def _decode(cell: dict[str, bytes], path: Path) -> Tensor:
     try:
-        image = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
-    except (OSError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: an image cannot be decoded: {str(error).splitlines()[0]}") from error
+        image = Image.open(io.BytesIO(cell["bytes"]), formats=FORMATS).convert("RGB")
+    except Exception as error:  # a decoder fed with noise fails in many ways
+        raise InputError(f"{path}: an image cannot be decoded: {' '.join(str(error).split())[:200]}") from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -12,9 +12,10 @@ from torch import nn
 import bat_core
 from bat_core.config import from_dict, to_dict
 from bat_core.data import Dataset, Split
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_amount, check_file_name, check_finite
+from bat_core.jsontext import read_json
 from sweeps.engine.models import ModelSource, fingerprint
-from sweeps.engine.sweep import refuse_if_used, write_atomically
+from sweeps.engine.sweep import check_time, refuse_if_used, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class Examined:
     source: ModelSource
     fingerprint: str
     findings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_file_name("model.name", self.source.name)  # its folder
 
     def load(self, device: str, noun: str) -> nn.Module:
         """The model, in evaluation mode.
@@ -63,6 +67,13 @@ class Assessment:
     val_size: int | None = None
     image_size: int | None = None
     version: str = bat_core.__version__
+
+    def __post_init__(self) -> None:
+        check_file_name("id", self.id)
+        check_time("created", self.created)
+        check_amount("pixel", self.pixel)
+        check_finite("n", self.n, low=1)
+        check_finite("shard_size", self.shard_size, low=1)
 
     @classmethod
     def new(cls, **decided: Any) -> Self:
@@ -108,6 +119,6 @@ def read_spec(kind: type[A], folder: Path, name: str, noun: str) -> A:
         InputError: nothing of this kind lies there.
     """
     try:
-        return from_dict(kind, json.loads((folder / name).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return from_dict(kind, read_json((folder / name).read_bytes()))
+    except (OSError, ValueError) as error:
         raise InputError(f"--resume {str(folder)!r}: no {noun} there: {error}") from error

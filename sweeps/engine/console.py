@@ -131,10 +131,11 @@ def _caption(rows: list[tuple[Trial, TrialStatus]]) -> str:
 def _accuracies(status: TrialStatus) -> tuple[str, str]:
     if status.result:
         return f"[bold]{status.result['clean_acc']:.1%}[/]", f"[bold]{status.result['robust_acc']:.1%}[/]"
-    if status.epochs:
-        last = status.epochs[-1]
-        return f"[dim]{last['val_clean_acc']:.1%}[/]", f"[dim]{last['val_robust_acc']:.1%}[/]"
-    return "", ""
+    last = status.epochs[-1] if status.epochs else {}
+    clean, robust = (
+        f"[dim]{last[name]:.1%}[/]" if name in last else "" for name in ("val_clean_acc", "val_robust_acc")
+    )
+    return clean, robust
 
 
 def verdict_style(verdict: str) -> str:

@@ -21,7 +21,8 @@ from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
 from sweeps.engine.patience import patiently
-from sweeps.engine.records import exclusive, read_status
+from sweeps.engine.records import exclusive, read_status, unread_lines
+from sweeps.engine.redaction import redacted
 from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
@@ -223,6 +224,8 @@ def tell(
     for trial in folder.trials(sweep):
         for checkpoint, reason in read_status(folder.trial(trial)).passed_over.items():
             say(console, f"{trial.id} passed over {checkpoint} for the one before: {reason}", "yellow")
+    if damage := unread_lines(folder.trial(trial) for trial in folder.trials(sweep)):
+        say(console, damage, "yellow")
     for file in report.files:
         say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
     for line in others:
@@ -240,7 +243,9 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def how_to_open(uri: str) -> str:
-    """What to type, or where to look, to see what MLflow has."""
+    """What to type, or where to look, to see what MLflow has; without a password that is in the URI."""
     if uri.startswith("http"):
-        return uri
+        return redacted(uri)
+    if redacted(uri) != uri:
+        uri = '"$MLFLOW_TRACKING_URI"'
     return f"{relative(Path(sys.executable))} -m mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000"

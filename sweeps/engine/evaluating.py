@@ -31,7 +31,7 @@ from sweeps.engine.evaluation import (
     write_verdicts,
 )
 from sweeps.engine.evaluation_tables import as_csv, markdown, show
-from sweeps.engine.mirroring import hush, tracking_uri, why
+from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
 from sweeps.engine.models import find_models, fingerprint
 from sweeps.engine.options import Several, timestamped
 from sweeps.engine.sweep import refuse_if_used, write_atomically
@@ -216,12 +216,12 @@ def _conclude(evaluation: Evaluation, folder: EvaluationFolder) -> list[dict[str
 
 def _log(evaluation: Evaluation, folder: EvaluationFolder, summaries: Sequence[dict[str, Any]], uri: str) -> str | None:
     """Bring the summaries into MLflow. Returns None, or why it did not take them."""
-    try:
+
+    def log() -> None:
         from sweeps.engine.mlflow_evaluations import log_evaluation  # noqa: PLC0415 (seconds to import)
 
         hush()
         for model, summary in zip(evaluation.models, summaries, strict=True):
             log_evaluation(evaluation, folder.model(model), model, summary, uri=uri)
-    except Exception as error:
-        return why(error)
-    return None
+
+    return patiently(log, patience=patience_for(len(evaluation.models)))

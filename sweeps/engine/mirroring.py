@@ -1,20 +1,25 @@
 """Keeps MLflow abreast of a sweep in the background; trouble with it never reaches the trials."""
 
+import contextlib
 import logging
 import os
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.engine.redaction import redacted
 from sweeps.engine.sweep import Sweep, SweepFolder
 
 if TYPE_CHECKING:
     from sweeps.engine.mlflow_mirror import Mirror
 
 INTERVAL = 3.0  # seconds between two looks at the records
-NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment")
+PATIENCE, PATIENCE_A_RUN = 60.0, 2.0  # seconds that the end of a sweep or evaluation waits for MLflow at most
+LONGEST = 240  # characters of an error that are shown
+NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment", "urllib3")
 
 
 def tracking_uri() -> str:
@@ -23,14 +28,49 @@ def tracking_uri() -> str:
 
 
 def why(error: Exception) -> str:
-    """An error of MLflow's in one line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    """An error of MLflow's in one line that shows no password."""
+    said = redacted(" ".join(str(error).split())) or "no reason given"
+    if len(said) > LONGEST:  # what was asked stands first, and why it came to nothing last
+        said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+    return f"{type(error).__name__}: {said}"
 
 
 def hush() -> None:
     """Silence MLflow's loggers; to be called after it is imported, which sets their levels."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def patience_for(runs: int) -> float:
+    """How many seconds to wait until so many runs are in MLflow; one takes a tenth of a second or two."""
+    return PATIENCE + PATIENCE_A_RUN * runs
+
+
+def patiently(act: Callable[[], None], *, patience: float) -> str | None:
+    """Do what needs MLflow, for at most `patience` seconds.
+
+    A server that answers every request, but late, would otherwise hold up the end for hours. What is
+    left undone then ends with this process, and the records still say it all.
+
+    Returns:
+        None, or in a few words why it was not done.
+    """
+    ended: queue.Queue[Exception | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            act()
+        except Exception as error:
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=run, name="mlflow", daemon=True).start()
+    try:
+        trouble = ended.get(timeout=patience)
+    except queue.Empty:
+        return f"it was not done within {patience:g} s"
+    return None if trouble is None else why(trouble)
 
 
 class Mirroring:
@@ -52,7 +92,8 @@ class Mirroring:
 
         def loop() -> None:
             while not stop.wait(INTERVAL):
-                self.once()
+                with contextlib.suppress(Exception):  # it is tried again, and `once` tells what remains
+                    self._sync()
 
         thread = threading.Thread(target=loop, name="mirror", daemon=True)
         thread.start()
@@ -61,16 +102,21 @@ class Mirroring:
         finally:
             stop.set()
 
-    def once(self) -> str | None:
-        """Mirror what there is now. Returns None, or why MLflow did not take everything."""
+    def once(self, *, patience: float | None = None) -> str | None:
+        """Mirror what there is now, for at most `patience` seconds (default: by the number of trials).
+
+        Returns:
+            None, or why MLflow did not take everything.
+        """
+        if patience is None:
+            patience = patience_for(len(self._folder.trials(self._sweep)))
+        return patiently(self._sync, patience=patience)
+
+    def _sync(self) -> None:
         with self._busy:
-            try:
-                if self._mirror is None:
-                    self._mirror = self._connect()
-                self._mirror.sync()
-            except Exception as error:
-                return why(error)
-            return None
+            if self._mirror is None:
+                self._mirror = self._connect()
+            self._mirror.sync()
 
     def _connect(self) -> "Mirror":
         from sweeps.engine.mlflow_mirror import Mirror  # noqa: PLC0415 (seconds to import)

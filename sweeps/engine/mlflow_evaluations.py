@@ -21,9 +21,10 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_file_name
 from sweeps.engine.assessment import Examined
 from sweeps.engine.evaluation import SUMMARY, VERDICTS, Evaluation
+from sweeps.engine.redaction import redacted
 from sweeps.engine.transfer import Matrix, label
 from sweeps.engine.transfer_cells import NOT_VERIFIED
 
@@ -47,16 +48,20 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
         try:
             place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own)))
             described = Model.load(str(place))
+            run = MlflowClient().get_run(described.run_id) if described.run_id else None
         except (MlflowException, OSError) as error:
-            raise InputError(f"MLflow has no model {uri!r}: {str(error).splitlines()[0][:200]}") from error
-        pyfunc = (described.flavors or {}).get("python_function", {})
-        if pyfunc.get("loader_module") != OUR_LOADER or not described.run_id:
+            raise InputError(f"MLflow has no model {uri!r}: {redacted(str(error).splitlines()[0])[:200]}") from error
+        except Exception as error:  # whatever a YAML that is no MLmodel of MLflow's leads to
+            raise InputError(f"model {uri!r}: its MLmodel cannot be read: {type(error).__name__}") from error
+        pyfunc = (described.flavors or {}).get("python_function") or {}
+        if pyfunc.get("loader_module") != OUR_LOADER or run is None:
             raise InputError(
                 f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
                 " --weights instead"
             )
-    run = MlflowClient().get_run(described.run_id)
-    return place / pyfunc["data"], run.info.run_id, run.info.run_name
+        data = str(pyfunc.get("data"))
+        check_file_name(f"model {uri!r}: the folder in its MLmodel", data)
+    return place / data, run.info.run_id, run.info.run_name
 
 
 def log_evaluation(

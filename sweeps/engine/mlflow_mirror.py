@@ -6,11 +6,12 @@ tags below, values carry the time at which they were recorded, and MLflow keeps 
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the records hold what a dead server misses
+# The records hold what a dead server misses. A request that was too late is not sent twice: two runs would come of it.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the table is drawn there
@@ -19,13 +20,15 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 from mlflow.entities import LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 
 from bat_core.config import flatten, to_dict
+from bat_core.errors import InputError
 from bat_core.verdicts import READINGS, Verdicts
 from sweeps.engine.keeping import MODEL
-from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
+from sweeps.engine.records import NUMBERS, VERDICTS, VERIFIED, TrialStatus, read_status
 from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
 
 SWEEP_TAG = "bat.sweep_id"
@@ -41,6 +44,7 @@ COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitt
 PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were damaged, and why
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
+GONE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -60,27 +64,86 @@ class Mirror:
         self._runs: dict[str, Run] = {}
         self._mirrored: dict[str, TrialStatus] = {}
         self._reported: Report | None = None
+        self._doubtful = True  # a request may have come through that no answer came to
 
     def sync(self) -> None:
         """Log what the records have and MLflow lacks.
 
+        A trial whose own files are damaged is left behind; the others are not.
+
         Raises:
             MlflowException: the server did not take it; call again later.
+            InputError: a trial's files are damaged.
         """
-        parent = self._parent()
-        trials = self.folder.trials(self.sweep)
-        for trial in trials:
-            status = read_status(self.folder.trial(trial))
-            if status.started is not None and self._mirrored.get(trial.id) != status:
-                self._sync_trial(trial, status, parent.info.run_id)
-                self._mirrored[trial.id] = status
-        over = all(trial.id in self._mirrored and self._mirrored[trial.id].done for trial in trials)
-        if over and (report := self.folder.report()) and report != self._reported:
-            self._sync_report(report, parent)
-            self._reported = report
+        if not self._is_known():
+            self._forget()
+        try:
+            damaged = self._sync_trials(self._parent().info.run_id)
+            if self._doubtful:
+                self._drop_twins()
+            self._sync_report()
+        except Exception:
+            self._doubtful = True
+            raise
+        if damaged:
+            raise damaged
 
-    def _sync_report(self, report: Report, run: Run) -> None:
-        """The figure and its numbers on the parent run, which is thereby over."""
+    def _sync_trials(self, parent: str) -> InputError | None:
+        """Every trial of which there is news. Returns what was wrong with the last one whose files are damaged."""
+        damaged: InputError | None = None
+        for trial in self.folder.trials(self.sweep):
+            status = read_status(self.folder.trial(trial))
+            if status.started is None or self._mirrored.get(trial.id) == status:
+                continue
+            try:
+                self._sync_trial(trial, status, parent)
+            except InputError as error:
+                damaged = error
+            else:
+                self._mirrored[trial.id] = status
+        return damaged
+
+    def _is_known(self) -> bool:
+        """Whether the server still is the one that was mirrored to: behind its address there may be an empty one."""
+        if PARENT not in self._runs:
+            return False
+        try:
+            self.client.get_run(self._runs[PARENT].info.run_id)
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            return False
+        return True
+
+    def _forget(self) -> None:
+        self._experiment, self._reported = None, None
+        self._runs.clear()
+        self._mirrored.clear()
+
+    def _drop_twins(self) -> None:
+        """Runs that stand there twice: of a request that this client took for lost, and the server answered late."""
+        runs: list[Run] = []
+        page = None
+        while page is None or page.token:
+            page = self.client.search_runs(
+                [self._experiment_id()],
+                f"tags.`{SWEEP_TAG}` = '{self.sweep.id}'",
+                page_token=page.token if page else None,
+            )
+            runs += page
+        for run in runs:
+            kept = self._runs.setdefault(run.data.tags[TRIAL_TAG], run)
+            if run.info.run_id != kept.info.run_id:
+                self.client.delete_run(run.info.run_id)
+        self._doubtful = False
+
+    def _sync_report(self) -> None:
+        """The figure and its numbers on the parent run, which is over once all trials are."""
+        trials, report = self.folder.trials(self.sweep), self.folder.report()
+        over = all(trial.id in self._mirrored and self._mirrored[trial.id].done for trial in trials)
+        if not over or report is None or report == self._reported:
+            return
+        run = self._parent()
         run_id = run.info.run_id
         for file in report.files:
             self.client.log_artifact(run_id, str(self.folder.path / file))
@@ -88,6 +151,7 @@ class Mirror:
         ended = list(self._mirrored.values())
         failed = not self.sweep.open and any(status.phase == "failed" for status in ended)
         self._close(run, "FAILED" if failed else "FINISHED", max(status.ended or 0 for status in ended))
+        self._reported = report
 
     def _sync_trial(self, trial: Trial, status: TrialStatus, parent: str) -> None:
         run = self._run(
@@ -97,12 +161,12 @@ class Mirror:
         params = [Param(name, str(value)) for name, value in flatten(to_dict(trial.config)).items()]
         params.append(Param("config_hash", trial.config.hash))
         self.client.log_batch(run_id, params=params)
-        metrics = _epoch_metrics(status)
+        if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent:
+            self.client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
+        self._log_metrics(run_id, _epoch_metrics(status))
         if status.phase == "finished" and status.result:
-            trial_folder = self.folder.trial(trial)
-            metrics += _test_metrics(Verdicts.read(trial_folder / VERDICTS), status.result)
-        for start in range(0, len(metrics), BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+            verdicts = Verdicts.read(self.folder.trial(trial) / VERDICTS)
+            self._log_metrics(run_id, _test_metrics(verdicts, status.result))
         evaluated = EVALUATED_TAG in run.data.tags
         for tag, value in _tags(status).items():
             if not (evaluated and tag in {VERDICT_TAG, FLAGS_TAG}):
@@ -118,6 +182,10 @@ class Mirror:
             self._close(run, STATUS[status.phase], status.ended or 0)
         elif run.info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
+
+    def _log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
     def _log_files(self, run_id: str, trial_folder: Path) -> None:
         run = self.client.get_run(run_id)
@@ -159,7 +227,11 @@ class Mirror:
         if trial_id not in self._runs:
             experiment = self._experiment_id()
             query = f"tags.`{SWEEP_TAG}` = '{self.sweep.id}' and tags.`{TRIAL_TAG}` = '{trial_id}'"
-            found = self.client.search_runs([experiment], query, max_results=1)
+            found = self.client.search_runs(
+                [experiment], query, order_by=["attributes.start_time", "attributes.run_id"]
+            )
+            for twin in found[1:]:  # of a request that this client took for lost
+                self.client.delete_run(twin.info.run_id)
             identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, MLFLOW_SOURCE_NAME: self.sweep.command, **tags}
             self._runs[trial_id] = (
                 found[0]
@@ -186,8 +258,12 @@ class Mirror:
 
 
 def _epoch_metrics(status: TrialStatus) -> list[Metric]:
-    names = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
-    return [Metric(name, event[name], _ms(event["time"]), event["epoch"]) for event in status.epochs for name in names]
+    return [
+        Metric(name, event[name], _ms(event["time"]), event["epoch"])
+        for event in status.epochs
+        for name in NUMBERS
+        if name in event
+    ]
 
 
 def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any]) -> list[Metric]:

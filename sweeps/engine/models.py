@@ -145,7 +145,8 @@ def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
     named: list[ModelSource] = []
     taken: set[str] = set()
     for source in sources:
-        base = re.sub(r"[^\w.+-]+", "-", source.name)
+        words = re.sub(r"[^\w.+-]+", "-", source.name).lstrip("_.+-")
+        base = words.encode()[:150].decode(errors="ignore") or "model"
         numbered = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
         name = next(candidate for candidate in numbered if candidate not in taken)
         taken.add(name)

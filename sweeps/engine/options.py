@@ -15,6 +15,7 @@ from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError, check_finite
 from sweeps.engine.patience import FAULTS, LATER, StorageError, reason
+from sweeps.engine.redaction import redacted
 from sweeps.engine.storage import Storage, is_uri
 from sweeps.engine.sweep import SPEC, Resources, SweepFolder, refuse_if_used
 
@@ -46,9 +47,10 @@ class SweepOptions:
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn, imagenet."""
     data_dir: Path | None = None
-    """Folder with the images: Parquet files of the Hugging Face hub, torchvision's, or {train,val}/<class>/*.JPEG."""
+    """Folder with the images: Parquet files of the Hugging Face hub, CIFAR-10's binary or SVHN's .mat files, or
+    {train,val}/<class>/*.JPEG."""
     download: bool = False
-    """Fetch the data set into --data-dir first, as torchvision does."""
+    """Fetch the published files into --data-dir first, if they are not there."""
     train_size: int | None = None
     """Train on so many images. Default: all that are not held out for validation."""
     val_size: int | None = None
@@ -230,7 +232,7 @@ def command(main: Callable[[Any], int]) -> None:
     try:
         code = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         code = BAD_INPUT
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -246,8 +248,8 @@ def command(main: Callable[[Any], int]) -> None:
 
 
 def command_line() -> str:
-    """The command as it was typed, to be kept with the results."""
-    return shlex.join(["python", *sys.argv])
+    """The command as it was typed, to be kept with the results; passwords in it are not."""
+    return redacted(shlex.join(["python", *sys.argv]))
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -7,13 +7,15 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
+from bat_core.jsontext import read_json
 from sweeps.engine.patience import patiently
 
 RECORD = "record.jsonl"
@@ -22,6 +24,19 @@ VERIFIED = "verified.parquet"
 
 Phase: TypeAlias = Literal["waiting", "training", "attacking", "paused", "finished", "stopped", "failed"]
 Event: TypeAlias = dict[str, Any]
+
+NEEDS: dict[str, dict[str, type]] = {  # what an event must say, and how, for a trial's status to follow from it
+    "start": {},
+    "epoch": {"epoch": int},
+    "attack": {"done": int, "of": int},
+    "paused": {"epoch": int, "batch": int},
+    "finished": {},
+    "stopped": {"reason": str},
+    "failed": {"reason": str},
+}
+# Numbers of an epoch and of a result: finite, wherever they stand.
+NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
+RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
 
 
 class Record:
@@ -70,7 +85,7 @@ class TrialStatus:
     """What a record says of its trial so far.
 
     `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` are checkpoints that could not be
-    gone on from, and why: damaged, or of another config.
+    gone on from, and why: damaged, or of another config. `unread` is the number of lines that are damaged.
     """
 
     phase: Phase = "waiting"
@@ -84,6 +99,7 @@ class TrialStatus:
     collapsed: int | None = None
     passed_over: Mapping[str, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    unread: int = 0
 
     @property
     def done(self) -> bool:
@@ -93,19 +109,59 @@ class TrialStatus:
 
 def read_status(folder: Path) -> TrialStatus:
     """The state of the trial whose record lies in `folder`; "waiting" where there is none."""
-    status = TrialStatus()
-    for event in read_events(folder):
+    events, unread = _read(folder)
+    status = TrialStatus(unread=unread)
+    for event in events:
         status = _after(status, event)
     return status
 
 
 def read_events(folder: Path) -> list[Event]:
-    """All whole events; a line that a crash cut short is passed over."""
+    """All events that can be read.
+
+    A line that a crash cut short is passed over, and so is one that a failing disk damaged: each line
+    stands for itself, so that the others stay true. What a lost line said is done again where it must be
+    (a trial whose "finished" is lost runs again), and `TrialStatus.unread` says that there is one.
+    """
+    return _read(folder)[0]
+
+
+def unread_lines(folders: Iterable[Path]) -> str | None:
+    """Where records are damaged, in a sentence; None where none is."""
+    damaged = {folder.name: unread for folder in folders if (unread := read_status(folder).unread)}
+    if not damaged:
+        return None
+    lines = ", ".join(f"{count} in trial {name}" for name, count in damaged.items())
+    return f"damaged lines of records are passed over: {lines}; what they said is lost, all else holds"
+
+
+def _read(folder: Path) -> tuple[list[Event], int]:
+    """The sound events, and how many whole lines hold none."""
     try:
-        content = (folder / RECORD).read_text()
+        content = (folder / RECORD).read_bytes()
     except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith("\n")]
+        return [], 0
+    lines = content.split(b"\n")[:-1]
+    events = [event for line in lines if (event := _event(line)) is not None]
+    return events, len(lines) - len(events)
+
+
+def _event(line: bytes) -> Event | None:
+    """What one line says; None if it is no event of ours."""
+    try:
+        event = read_json(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(kind := event.get("event"), str):
+        return None
+    sound = all(type(event.get(name)) is needed for name, needed in NEEDS.get(kind, {}).items())
+    sound &= type(event.get("passed_over", {})) is dict
+    numbers = [event.get("time"), *(event[name] for name in (*NUMBERS, *RESULTS) if name in event)]
+    return event if sound and all(map(_is_finite, numbers)) else None
+
+
+def _is_finite(value: Any) -> bool:
+    return (type(value) is int and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _after(status: TrialStatus, event: Event) -> TrialStatus:
@@ -122,8 +178,8 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
                 "passed_over": {**status.passed_over, **event.get("passed_over", {})},
             }
         case "epoch":
-            before = (one for one in status.epochs if one["epoch"] < event["epoch"])  # a damaged checkpoint's ran again
-            changes = {"epochs": (*before, event)}
+            before = tuple(epoch for epoch in status.epochs if epoch["epoch"] < event["epoch"])
+            changes = {"epochs": (*before, event)}  # an epoch that had to be run again stands for what it was
             if event.get("collapsed") and status.collapsed is None:
                 changes["collapsed"] = event["epoch"]
         case "attack":
@@ -139,7 +195,7 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
             changes = {"phase": "stopped", "ended": event["time"], "reason": event["reason"]}
         case "failed":
             changes = {"phase": "failed", "ended": event["time"], "reason": event["reason"]}
-    return TrialStatus(**{**vars(status), **changes})
+    return replace(status, **changes)
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> bytes:

@@ -6,14 +6,16 @@ import json
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import bat_core
 from bat_core.config import Param, TrialConfig, from_dict, to_dict
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
+from bat_core.jsontext import read_json
 from bat_core.workers import Workers
 from sweeps.engine.keeping import Attempt, Keeping, pull_trial
 from sweeps.engine.patience import patiently
@@ -23,6 +25,8 @@ from sweeps.engine.storage import Storage
 SPEC = "sweep.json"
 TRIAL = "trial.json"
 REPORT = "report.json"
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,9 @@ class Trial:
     role: str = "grid"
     point: Mapping[str, Param] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        check_file_name("trial.id", self.id)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
@@ -46,6 +53,11 @@ class Resources:
     num_workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_finite("resources.num_workers", self.num_workers, low=1)
+        check_finite("resources.cpus_per_worker", self.cpus_per_worker, low=1)
+        check_finite("resources.gpus_per_worker", self.gpus_per_worker)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,17 @@ class Sweep:
     storage: str | None = None
     version: str = bat_core.__version__
 
+    def __post_init__(self) -> None:
+        check_file_name("sweep.name", self.name)
+        check_file_name("sweep.id", self.id)
+        check_time("sweep.created", self.created)
+        check_amount("sweep.pixel", self.pixel)
+        if not self.trials and not self.open:
+            raise InputError("the sweep has no trials: give at least one seed and one budget")
+        counted = Counter(trial.id for trial in self.trials)
+        if twice := next((trial_id for trial_id, count in counted.items() if count > 1), None):
+            raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
+
     @classmethod
     def new(
         cls,
@@ -86,11 +109,6 @@ class Sweep:
         Raises:
             InputError: two trials bear one id, or there are none.
         """
-        ids = [trial.id for trial in trials]
-        if not ids and not open:
-            raise InputError("the sweep has no trials: give at least one seed and one budget")
-        if twice := next((trial_id for trial_id in ids if ids.count(trial_id) > 1), None):
-            raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(
             name=name,
@@ -117,6 +135,10 @@ class Report:
 
     files: tuple[str, ...]
     sentence: str
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            check_file_name("report.files", file)
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,7 @@ class SweepFolder:
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, known beforehand or proposed."""
         known = {trial.id: trial for trial in sweep.trials}
+        check_file_name("trial.id", trial_id)
         path = self.path / "trials" / trial_id / TRIAL
         return known.get(trial_id) or _read_trial(path, path.stat().st_mtime_ns)
 
@@ -216,10 +239,10 @@ class SweepFolder:
         """
         spec = self.path / SPEC
         try:
-            return from_dict(Sweep, json.loads(spec.read_text()))
+            return from_dict(Sweep, read_json(spec.read_bytes()))
         except OSError as error:
             raise InputError(f"--resume {str(self.path)!r}: no sweep there, {SPEC} is missing") from error
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise InputError(f"--resume {str(self.path)!r}: {SPEC} is not a sweep's description: {error}") from error
 
     def write_report(self, report: Report) -> None:
@@ -229,9 +252,13 @@ class SweepFolder:
             self.keep(name)
 
     def report(self) -> Report | None:
-        """What the sweep shows, once it is finished."""
+        """What the sweep shows, once it is finished.
+
+        Raises:
+            InputError: the file is damaged, or names a file outside the folder.
+        """
         path = self.path / REPORT
-        return from_dict(Report, json.loads(path.read_text())) if path.exists() else None
+        return _read(Report, path) if path.exists() else None
 
 
 def _counted(name: str) -> list[tuple[int, str]]:
@@ -242,7 +269,29 @@ def _counted(name: str) -> list[tuple[int, str]]:
 @functools.lru_cache(maxsize=10_000)
 def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (another file of that name is another trial)
     """What `SweepFolder.propose` wrote; it never changes."""
-    return from_dict(Trial, json.loads(path.read_text()))
+    trial = _read(Trial, path)
+    if trial.id != path.parent.name:
+        raise InputError(f"{str(path)!r} describes trial {trial.id!r}: a trial lies in the folder of its own name")
+    return trial
+
+
+def _read(kind: type[C], path: Path) -> C:
+    try:
+        return from_dict(kind, read_json(path.read_bytes()))
+    except ValueError as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
+
+
+def check_time(where: str, written: str) -> None:
+    """A time is written as ISO 8601 has it.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        datetime.datetime.fromisoformat(written).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where}={shown(written)} is no time: write it as 2026-01-31T12:00:00+00:00") from error
 
 
 def cache() -> Path:

@@ -13,7 +13,7 @@ from sweeps.engine.assessing import AssessOptions, decide, found_again, progress
 from sweeps.engine.console import relative
 from sweeps.engine.driver import how_to_open, sole_driver
 from sweeps.engine.figure import save_figure
-from sweeps.engine.mirroring import hush, tracking_uri, why
+from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
 from sweeps.engine.options import timestamped
 from sweeps.engine.sweep import refuse_if_used, write_atomically
 from sweeps.engine.transfer import NOUN, SPEC, Bench, Matrix, MatrixFolder, craft_shard, finished_shards, joined
@@ -134,11 +134,11 @@ def _conclude(matrix: Matrix, folder: MatrixFolder, part: Split, console: Consol
 
 def _log(matrix: Matrix, folder: MatrixFolder, says: str, uri: str) -> str | None:
     """Bring the matrix into MLflow. Returns None, or why it did not take it."""
-    try:
+
+    def log() -> None:
         from sweeps.engine.mlflow_evaluations import log_transfer  # noqa: PLC0415 (seconds to import)
 
         hush()
         log_transfer(matrix, folder.path, (SPEC, *FILES), says, uri=uri)
-    except Exception as error:
-        return why(error)
-    return None
+
+    return patiently(log, patience=patience_for(1))

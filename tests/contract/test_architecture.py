@@ -21,12 +21,15 @@ CORE_MAY_ALSO = {
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
-MAY_READ_PICKLES = {"bat_core/data/cifar10.py": {"pickle.Unpickler"}, "sweeps/engine/models.py": {WEIGHTS_ONLY}}
+MAY_READ_PICKLES = {"sweeps/engine/models.py": {WEIGHTS_ONLY}}  # --weights: a state_dict that torch.save wrote
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
-    "pd.read_pickle",
+    "pd.read_pickle", "np.load", "numpy.load", "torch.jit.load", "torch.hub.load", "yaml.load", "yaml.unsafe_load",
+    "ray.cloudpickle.loads", "mlflow.pyfunc.load_model", "mlflow.pytorch.load_model", "scipy.io.loadmat", "eval",
+    "exec",
 }  # fmt: skip
+PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # not imported at all
 
 
 @functools.cache
@@ -60,7 +63,6 @@ def foreign(names):
 
 
 core = pytest.mark.parametrize("path", sources("bat_core"))
-everything = pytest.mark.parametrize("path", sources("bat_core", "search_spaces", "sweeps"))
 
 
 def test_there_is_something_to_read():
@@ -153,12 +155,30 @@ def unpickles(path):
             found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS_WHAT_IT_READS
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             found.add("allow_pickle")
-    return found
+    return found | (imported(path) & PICKLERS)
 
 
-@everything
+@pytest.mark.parametrize("path", sources("bat_core", "search_spaces", "sweeps", "benchmarks"))
 def test_nothing_unpickles_but_the_restricted_readers(path):
     assert unpickles(path) == MAY_READ_PICKLES.get(path, set())
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("import pickle", {"pickle"}),
+        ("from joblib import load", {"joblib", "joblib.load"}),
+        ("torch.load(path)", {"torch.load"}),
+        ("torch.load(path, weights_only=False)", {"torch.load"}),
+        ("torch.load(path, weights_only=True)", {WEIGHTS_ONLY}),
+        ("np.load(path, allow_pickle=True)", {"np.load", "allow_pickle"}),
+        ("mlflow.pyfunc.load_model(uri)", {"mlflow.pyfunc.load_model"}),
+        ("model.eval()", set()),
+    ],
+)
+def test_what_unpickles_is_seen(tmp_path, written, named):
+    (tmp_path / "x.py").write_text(written)
+    assert unpickles(str(tmp_path / "x.py")) == named
 
 
 def committed():

@@ -1,14 +1,16 @@
-import pickle
+import hashlib
+import tarfile
+import urllib.error
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
 
+import bat_core.data.cifar10 as cifar10
 from bat_core.data import load_dataset
-from bat_core.data.cifar10 import PlainUnpickler
+from bat_core.data.cifar10 import BINARY
 from bat_core.data.parquet import read_split
 from bat_core.errors import InputError
 
@@ -66,6 +68,10 @@ DAMAGE = {
     "empty bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(b"")])), "cannot be decoded"),
     "null bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(None)])), "cannot be decoded"),
     "null image": (lambda f: write_train(f, with_cells([cell(SOUND), None])), "cannot be decoded"),
+    "a picture of a format that may start programs": (
+        lambda f: write_train(f, with_cells([cell(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n")])),
+        "cannot be decoded: cannot identify image file",
+    ),
     "cut picture": (lambda f: write_train(f, with_cells([cell(SOUND[:60])])), "cannot be decoded"),
     "plain bytes": (lambda f: write_train(f, with_cells([SOUND])), "cannot be decoded"),
     "high label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [0, 10])), "train labels span 0..10"),
@@ -95,54 +101,36 @@ def test_damaged_data_are_told_in_one_line(folder, damage):
     assert "\n" not in str(caught.value)
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        import os
-
-        return os.system, (f"touch {self.path}",)
-
-
-def batch(pictures, labels):
-    return pickle.dumps({"data": pictures.numpy().reshape(-1, 3072), "labels": labels, "batch_label": "b"}, protocol=2)
+def records(pictures, labels):
+    """CIFAR-10's binary version, written out."""
+    return b"".join(bytes([label]) + picture.numpy().tobytes() for picture, label in zip(pictures, labels, strict=True))
 
 
 @pytest.fixture
-def small_cifar(tmp_path, monkeypatch):
-    """torchvision's folder with two batches of a few images; gives a function that (re)writes one batch."""
-    import hashlib
-
+def binary_cifar(tmp_path):
+    """The binary version's folder, two images a batch, and the images."""
     drawn = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8))
-    parts = {"data_batch_1": slice(0, 5), "data_batch_2": slice(5, 10), "test_batch": slice(10, 12)}
-    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", ""], ["data_batch_2", ""]])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", ""]])
-    folder = tmp_path / CIFAR10.base_folder
+    folder = tmp_path / BINARY
     folder.mkdir()
-
-    def write(name, content):
-        (folder / name).write_bytes(content)
-        for entry in (*CIFAR10.train_list, *CIFAR10.test_list):
-            if entry[0] == name:
-                entry[1] = hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-    for name, part in parts.items():
-        write(name, batch(drawn[part], list(range(10))[part] or [0, 1]))
-    return tmp_path, drawn, write
+    for number in range(5):
+        part = slice(2 * number, 2 * number + 2)
+        (folder / f"data_batch_{number + 1}.bin").write_bytes(records(drawn[part], range(10)[part]))
+    (folder / "test_batch.bin").write_bytes(records(drawn[10:], [0, 1]))
+    return tmp_path, drawn
 
 
-def test_torchvisions_folder_gives_the_images(small_cifar):
-    root, drawn, _ = small_cifar
+def test_the_binary_version_gives_the_images(binary_cifar):
+    root, drawn = binary_cifar
     data = load_dataset("cifar10", root, val_size=1)
     for part in (data.train, data.val):
         assert torch.equal(part.images, drawn[part.rows])
         assert torch.equal(part.labels, part.rows)
     assert torch.equal(data.test.images, drawn[10 + data.test.rows])
+    assert torch.equal(data.test.labels, data.test.rows)
 
 
-def test_both_formats_give_the_same_splits(small_cifar, tmp_path):
-    root, drawn, _ = small_cifar
+def test_both_formats_give_the_same_splits(binary_cifar, tmp_path):
+    root, drawn = binary_cifar
     shards.write_split(tmp_path / "parquet", "train", drawn[:10].flip(0), list(range(9, -1, -1)))
     shards.write_split(tmp_path / "parquet", "test", drawn[10:], [0, 1])
     one, other = load_dataset("cifar10", root, val_size=3), load_dataset("cifar10", tmp_path / "parquet", val_size=3)
@@ -151,27 +139,55 @@ def test_both_formats_give_the_same_splits(small_cifar, tmp_path):
         assert torch.equal(getattr(one, part).labels, getattr(other, part).labels)
 
 
-def test_a_batch_that_is_not_the_published_one(small_cifar):
-    root, _, _ = small_cifar
-    path = root / CIFAR10.base_folder / "data_batch_2"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"data_batch_2 is cut short or is not the published file: its MD5 differs$"):
-        load_dataset("cifar10", root)
-    path.unlink()
-    with pytest.raises(InputError, match=r"data_batch_2 cannot be read: No such file or directory$"):
+def test_a_pixel_stands_where_the_format_says(tmp_path):
+    """Byte 1 + 1024 c + 32 y + x of a record is the pixel of channel c, row y, column x."""
+    picture = bytearray(3072)
+    picture[1024 * 2 + 32 * 5 + 7] = 200
+    folder = tmp_path / BINARY
+    folder.mkdir()
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        (folder / name).write_bytes(b"\x03" + bytes(picture))
+    image = load_dataset("cifar10", tmp_path, val_size=1).test.images[0]
+    assert image.nonzero().tolist() == [[2, 5, 7]]
+    assert image[2, 5, 7] == 200
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-10]), r"data_batch_2.bin is cut short: 6136 bytes are no whole"),
+        (lambda f: f.write_bytes(b""), r"data_batch_2.bin is cut short: 0 bytes"),
+        (lambda f: f.unlink(), r"data_batch_2.bin cannot be read: No such file or directory$"),
+        (lambda f: f.write_bytes(b"\x0a" + f.read_bytes()[1:]), r"train labels span 0..10"),
+    ],
+)
+def test_a_damaged_batch_is_told(binary_cifar, spoil, message):
+    root, _ = binary_cifar
+    spoil(root / BINARY / "data_batch_2.bin")
+    with pytest.raises(InputError, match=message):
         load_dataset("cifar10", root)
 
 
-def test_a_pickle_that_would_run_something_is_refused_and_not_run(small_cifar, tmp_path):
-    root, _, write = small_cifar
-    proof = tmp_path / "ran"
-    evil = pickle.dumps({"data": Evil(proof), "labels": []})
-    with pytest.raises(pickle.UnpicklingError, match=r"system has no place in a batch of images"):
-        PlainUnpickler(evil).load_batch()
-    write("data_batch_1", evil)
-    with pytest.raises((InputError, pickle.UnpicklingError)):
-        load_dataset("cifar10", root)
-    assert not proof.exists()
+def test_the_archive_is_unpacked_if_its_digest_is_the_published_one(binary_cifar, tmp_path, monkeypatch):
+    """It lies where it would have been fetched to; one of another digest is fetched anew."""
+    root, _ = binary_cifar
+    place, asked = tmp_path / "fetched", []
+    place.mkdir()
+    with tarfile.open(place / "cifar-10-binary.tar.gz", "w:gz") as packed:
+        packed.add(root / BINARY, BINARY)
+
+    def refuse(request, *_, **__):
+        asked.append(request.full_url)
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(InputError, match=r"CIFAR-10 cannot be downloaded into .*fetched"):
+        load_dataset("cifar10", place, download=True)
+    assert cifar10.URL in asked
+    digest = hashlib.md5((place / cifar10.ARCHIVE).read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(cifar10, "MD5", digest)
+    fetched, made = (load_dataset("cifar10", folder, download=True, val_size=1) for folder in (place, root))
+    assert torch.equal(fetched.train.images, made.train.images)
 
 
 def test_svhn_is_read_from_the_same_layout(tmp_path):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bat_core.config import TrialConfig, from_dict, to_dict
-from bat_core.errors import InputError
+from bat_core.errors import InputError, shown
+from bat_core.jsontext import read_json
 from search_spaces.base import Space
 from sweeps.engine.sweep import SweepFolder, write_atomically
 
@@ -31,6 +32,10 @@ class Final:
     seeds: tuple[int, ...]
     rule: str
     registered_name: str
+
+    def __post_init__(self) -> None:
+        if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
+            raise InputError(f"--register={shown(self.registered_name)} is no name for a model: leave out ' \" / and :")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ def read_search(path: Path) -> Search:
         InputError: none lives there.
     """
     try:
-        return from_dict(Search, json.loads((path / SEARCH).read_text()))
+        return from_dict(Search, read_json((path / SEARCH).read_bytes()))
     except OSError as error:
         raise InputError(f"{str(path)!r} holds no search: {SEARCH} is missing") from error
     except ValueError as error:

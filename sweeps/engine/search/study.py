@@ -190,9 +190,20 @@ class _Flock(JournalFileOpenLock):
 
 
 def _storage(path: Path) -> JournalStorage:
+    """The journal, which is JSON, a line an entry.
+
+    Raises:
+        InputError: it is damaged.
+    """
     drop_torn_line(path)
     lock = _Flock(path.with_name(f".{path.name}.lock"))
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # an entry that is not JSON, or none of Optuna's
+        raise InputError(
+            f"{str(path)!r} is damaged ({type(error).__name__}): move it away, and --resume makes it anew from the"
+            " records"
+        ) from error
 
 
 def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:

@@ -93,6 +93,6 @@ def score_of(clean: float, robust: float, *, name: str = "", masked: bool = Fals
 def events(folder: Path, *said: tuple[str, float]) -> Path:
     """A trial's folder with a record of (event, time)."""
     folder.mkdir(parents=True)
-    lines = [json.dumps({"event": event, "time": time, "reason": ""}) + "\n" for event, time in said]
+    lines = [json.dumps({"event": event, "time": time, "reason": "", "epoch": 1}) + "\n" for event, time in said]
     (folder / RECORD).write_text("".join(lines))
     return folder
