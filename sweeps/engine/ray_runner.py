@@ -22,6 +22,7 @@ import ray
 import torch
 from ray import train, tune
 from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import AuthenticationError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import TrialScheduler
@@ -40,6 +41,7 @@ from sweeps.engine.trial import run_trial, trial_epochs
 
 TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
+NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
 PACKAGES = (bat_core, search_spaces, sweeps)
 
 
@@ -47,11 +49,13 @@ def existing_cluster(address: str | None) -> str | None:
     """The cluster to join: `address`, else RAY_ADDRESS, else the one `ray start` left running here.
 
     Returns:
-        None where one is to be started on this machine; `address="local"` asks for that.
+        None where one is to be started on this machine; `address="local"` asks for that. "auto" is the one
+        found here, the only one that Ray shows this machine's token to unasked.
     """
     if address == "local":
         return None
-    return address or get_ray_address_from_environment(None, None)
+    found = get_ray_address_from_environment(None, None) and "auto"
+    return address or os.environ.get("RAY_ADDRESS") or found
 
 
 @contextmanager
@@ -59,17 +63,25 @@ def cluster(*, address: str | None) -> Iterator[None]:
     """A Ray cluster for the body: the one at `address`, or one of its own on this machine, ended after.
 
     Raises:
-        InputError: the cluster at `address` cannot be reached.
+        InputError: the cluster at `address` cannot be reached, or lets nobody in without its token.
         RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
     """
     _let_workers_cache_byte_code()
     if address:
         # Every node runs the driver's code, whatever is installed there.
-        code = {"py_modules": list(PACKAGES)}
+        code = {
+            "py_modules": list(PACKAGES),
+            "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
+        }
         try:
             context = ray.init(address=address, runtime_env=code, log_to_driver=False)
         except ConnectionError as error:
             raise InputError(f"{error}: start it, or say --address local") from error
+        except AuthenticationError as error:
+            raise InputError(
+                f"the Ray cluster at {address} refuses this machine's token: bring the cluster's to ~/.ray/auth_token"
+                " and set RAY_AUTH_MODE=token"
+            ) from error
     else:
         context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
     try:
