@@ -42,7 +42,7 @@ from sweeps.engine.trial import run_trial, trial_epochs
 TRIAL_RETRIES = 2  # of a worker that died; a trial that failed by itself is not tried again
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
-PACKAGES = (bat_core, search_spaces, sweeps)
+PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 
 def existing_cluster(address: str | None) -> str | None:
@@ -70,17 +70,16 @@ def cluster(*, address: str | None) -> Iterator[None]:
     if address:
         # Every node runs the driver's code, whatever is installed there.
         code = {
-            "py_modules": list(PACKAGES),
+            "py_modules": PACKAGES,
             "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
         }
         try:
             context = ray.init(address=address, runtime_env=code, log_to_driver=False)
-        except ConnectionError as error:
-            raise InputError(f"{error}: start it, or say --address local") from error
-        except AuthenticationError as error:
+        except (ConnectionError, AuthenticationError) as error:
+            first = str(error).partition(". ")[0]
             raise InputError(
-                f"the Ray cluster at {address} refuses this machine's token: bring the cluster's to ~/.ray/auth_token"
-                " and set RAY_AUTH_MODE=token"
+                f"{first}: start it or say --address local; where it is running, it wants RAY_AUTH_MODE=token"
+                " and its token in ~/.ray/auth_token"
             ) from error
     else:
         context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)

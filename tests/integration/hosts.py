@@ -90,7 +90,8 @@ class Hosts:
             wait_until(lambda: not self.run("nc", "-z", "127.0.0.1", str(port))[0], psutil.Process(process.pid))
             yield
         finally:
-            process.terminate()
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
             process.communicate()
 
     def wait_for(self, host: str, command: str) -> None:
