@@ -1,4 +1,4 @@
-"""Machines for the cluster launcher: namespaces on a bridge of their own, with sshd, and a person's laptop beside them."""
+"""Machines for the cluster launcher: namespaces on a bridge of their own, with sshd, and a laptop beside them."""
 
 import os
 import shutil
@@ -52,7 +52,18 @@ class Hosts:
 
     def command(self, *command: str | Path) -> list[str]:
         """What runs a command where the person sits."""
-        enter = ["nsenter", "--target", str(self.init), "--net", "--pid", "--mount", "--", "env", f"--chdir={ROOT}"]
+        enter = [
+            "nsenter",
+            "--target",
+            str(self.init),
+            "--net",
+            "--pid",
+            "--mount",
+            "--uts",
+            "--",
+            "env",
+            f"--chdir={ROOT}",
+        ]
         return [*enter, *map(str, command)]
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -138,7 +149,7 @@ def running_hosts(folder: Path) -> Iterator[Hosts]:
         pytest.skip(reason)
     furnish(folder)
     machines = [f"{name}={address}" for name, address in ADDRESSES.items()]
-    unshare = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
+    unshare = ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "--mount-proc", "--kill-child"]
     with (folder / "hosts.log").open("w") as log:
         outer = subprocess.Popen([*unshare, "bash", SCRIPT, folder, *machines], stdout=log, stderr=log)
     try:

@@ -7,8 +7,11 @@ set -euo pipefail
 folder=$1
 shift
 
+# Ray names ssh's shared connections, in /tmp, after both ends: two of these scenes must not take each other's.
+scene=$(cksum <<< "$folder" | cut -d' ' -f1)
+
 host() { # NAME ADDRESS
-  hostname "$1"
+  hostname "$1-$scene"
   mkdir -p "$folder/$1/tmp-ray" /tmp/ray
   mount --bind "$folder/$1/tmp-ray" /tmp/ray
   mount -t tmpfs none /dev/shm
@@ -27,6 +30,7 @@ if [ "${1:-}" = --host ]; then
   host "$2" "$3"
 fi
 
+hostname "laptop-$scene"
 mount --make-rprivate /
 mount -t tmpfs none /run
 mkdir -p "$folder/client/tmp-ray" /tmp/ray

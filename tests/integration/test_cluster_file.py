@@ -13,7 +13,6 @@ import ray
 import ray.autoscaler
 import yaml
 
-
 ROOT = Path(__file__).parents[2]
 ON_MACHINES = pytest.mark.parametrize("name", ["ray_cluster.yaml", "clusters/on_prem.yaml"])
 SCHEMA_VARIABLE = "KUBERAY_RAYJOB_CRD"
