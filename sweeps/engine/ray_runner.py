@@ -24,6 +24,7 @@ import ray
 import torch
 from ray import tune
 from ray._private.services import get_ray_address_from_environment
+from ray.exceptions import AuthenticationError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util import ActorPool
@@ -40,18 +41,21 @@ from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
 
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
-PACKAGES = (bat_core, search_spaces, sweeps)
+NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
+PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 
 def existing_cluster(address: str | None) -> str | None:
     """The cluster to join: `address`, else RAY_ADDRESS, else the one `ray start` left running here.
 
     Returns:
-        None where one is to be started on this machine; `address="local"` asks for that.
+        None where one is to be started on this machine; `address="local"` asks for that. "auto" is the one
+        found here, the only one that Ray shows this machine's token to unasked.
     """
     if address == "local":
         return None
-    return address or get_ray_address_from_environment(None, None)
+    found = get_ray_address_from_environment(None, None) and "auto"
+    return address or os.environ.get("RAY_ADDRESS") or found
 
 
 @contextmanager
@@ -59,17 +63,24 @@ def cluster(*, address: str | None) -> Iterator[None]:
     """A Ray cluster for the body: the one at `address`, or one of its own on this machine, ended after.
 
     Raises:
-        InputError: the cluster at `address` cannot be reached.
+        InputError: the cluster at `address` cannot be reached, or lets nobody in without its token.
         RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
     """
     _let_workers_cache_byte_code()
     if address:
         # Every node runs the driver's code, whatever is installed there.
-        code = {"py_modules": list(PACKAGES)}
+        code = {
+            "py_modules": PACKAGES,
+            "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
+        }
         try:
             context = ray.init(address=address, runtime_env=code, log_to_driver=False)
-        except ConnectionError as error:
-            raise InputError(f"{error}: start it, or say --address local") from error
+        except (ConnectionError, AuthenticationError) as error:
+            first = str(error).partition(". ")[0]
+            raise InputError(
+                f"{first}: start it or say --address local; where it is running, it wants RAY_AUTH_MODE=token"
+                " and its token in ~/.ray/auth_token"
+            ) from error
     else:
         context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
     try:
