@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+import bat_core
 from bat_core.config import TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError
@@ -45,6 +46,7 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
     if options.resume:
         options.refuse_beside_resume()
         sweep, folder, dataset = _resumed(options, options.resume)
+        name_versions(sweep, console)
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
     with sole_driver(folder.path, "sweep"), following(folder, console) as folder:
@@ -101,6 +103,13 @@ def _resumed(options: SweepOptions, place: str) -> tuple[Sweep, SweepFolder, Dat
         data_workers=options.data_workers,
     )
     return sweep, folder, dataset
+
+
+def name_versions(sweep: Sweep, console: Console) -> None:
+    """Say so where a sweep goes on with another version of this package than it began with."""
+    if sweep.version != bat_core.__version__:
+        said = f"begun with bat-sweeps {sweep.version}, going on with {bat_core.__version__}: trials may differ by that"
+        say(console, said, "yellow")
 
 
 def check_machine(resources: Resources, address: str | None, concurrent: int | None) -> None:

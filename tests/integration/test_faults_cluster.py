@@ -1,5 +1,7 @@
 """A cluster of three nodes loses workers and a node: see docs/reliability.md."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tests.integration.test_faults import IMAGES, LONG, events
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Cluster]:
     """A head without cores, and three nodes of one core each."""
     cluster = Cluster(
@@ -75,6 +77,32 @@ def test_two_workers_go_on_without_a_worker_and_without_a_node(
     expected = load_file(tmp_path / "model.safetensors")
     found = load_file(output.folder.trial(trial) / MODEL / "model.safetensors")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(place: Place, three_nodes: Cluster) -> None:
+    output = place.sweep("preempted")
+    options = ("--seeds", "0", "--address", three_nodes.address, "--output", "preempted")
+    process = place.start("eps_budget.py", *LONG, *options)
+    trial_id = "eps8-seed0"
+    wait_until(lambda: len(output.statuses()) == 1 and len(output.statuses()[trial_id].epochs) >= 2, process)
+    node = node_of(three_nodes, events(output, trial_id, "start")[0]["pid"])
+    notice = (
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot",
+        "--deadline-remaining-seconds",
+        "60",
+    )
+    drain = ("drain-node", "--address", three_nodes.address, "--node-id", node.node_id, *notice)
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *drain], check=True, capture_output=True)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+
+    (saved,) = events(output, trial_id, "paused")
+    _, again = events(output, trial_id, "start")
+    assert (again["from_epoch"], again["from_batch"]) == (saved["epoch"], saved["batch"])
+    assert [event["epoch"] for event in events(output, trial_id, "epoch")] == list(range(1, 41))
 
 
 def fit_undisturbed(rank: int, config: TrialConfig, folder: Path) -> None:

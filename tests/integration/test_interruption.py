@@ -1,5 +1,8 @@
 """kill -9 at any moment, then --resume: the same models, the same figure, nothing twice."""
 
+import os
+import random
+import time
 from collections.abc import Callable
 
 import pytest
@@ -23,17 +26,41 @@ def while_attacking_with_one_finished(statuses: dict[str, TrialStatus]) -> bool:
     return "finished" in phases and ("attacking" in phases or "training" in phases)
 
 
-@pytest.mark.parametrize("moments", [[in_the_middle_of_training, while_attacking_with_one_finished]])
+def at_random_moments(count: int) -> list[Moment]:
+    """Each somewhere after a number of events that is drawn from all that a sweep's records come to."""
+    draw = random.Random(0)
+    targets = sorted(draw.randrange(1, 40) for _ in range(count))
+
+    def moment(target: int, later: float) -> Moment:
+        def reached(statuses: dict[str, TrialStatus]) -> bool:
+            done = sum(len(status.epochs) + 4 * status.done + (status.attempts > 0) for status in statuses.values())
+            if done >= target:
+                time.sleep(later)  # anywhere between this event and the next
+            return done >= target
+
+        return reached
+
+    return [moment(target, draw.uniform(0, 1)) for target in targets]
+
+
+KILLS = int(os.environ.get("BAT_SWEEPS_KILLS", "0"))  # benchmarks/faults.py asks for twenty
+MOMENTS = {"two moments": [in_the_middle_of_training, while_attacking_with_one_finished]} | (
+    {f"{KILLS} random moments": at_random_moments(KILLS)} if KILLS else {}
+)
+
+
+@pytest.mark.parametrize("moments", MOMENTS.values(), ids=MOMENTS)
 def test_a_killed_sweep_resumes_to_the_same_end(
     finished: tuple[Output, str], place: Place, moments: list[Moment]
 ) -> None:
     undisturbed, _ = finished
-    output = place.sweep("killed")
-    arguments = [*TINY, *GRID, "--output", "killed"]
+    name = f"killed-{len(moments)}-times"
+    output = place.sweep(name)
+    arguments = [*TINY, *GRID, "--output", name]
     for moment in moments:
         process = place.start("eps_budget.py", *arguments)
         kill_tree_when(process, lambda moment=moment: moment(output.statuses()))
-        arguments = ["--resume", "killed"]
+        arguments = ["--resume", name]
     kept = {trial for trial, status in output.statuses().items() if status.phase == "finished"}
     assert kept
 
@@ -51,7 +78,7 @@ def test_a_killed_sweep_resumes_to_the_same_end(
     assert output.file("figure_1.png") == undisturbed.file("figure_1.png")
 
     client = MlflowClient(place.uri)
-    experiment = client.get_experiment_by_name("eps_budget-killed")
+    experiment = client.get_experiment_by_name(f"eps_budget-{name}")
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == len(statuses) + 1
     assert {run.info.status for run in runs} == {"FINISHED"}

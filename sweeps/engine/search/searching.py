@@ -10,7 +10,7 @@ from bat_core.errors import InputError
 from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.console import relative
-from sweeps.engine.driver import check_machine, check_trial, on_ray, say, sole_driver, tell
+from sweeps.engine.driver import check_machine, check_trial, name_versions, on_ray, say, sole_driver, tell
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, command_line, load_images
@@ -44,6 +44,7 @@ def run_search(options: SearchOptions) -> int:
     if options.resume:
         options.refuse_beside_resume(also_allowed=RESIZABLE)
         sweep, search, folder, dataset = _resumed(options, options.resume)
+        name_versions(sweep, console)
     else:
         dataset = load_images(
             options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
