@@ -1,5 +1,6 @@
 """A clock that jumps loses no record; code of another version is named."""
 
+import io
 import itertools
 import time
 from dataclasses import replace
@@ -38,7 +39,7 @@ def test_a_clock_that_jumps_to_and_fro_loses_no_record(make_trial, digits, tmp_p
     times = [event["time"] for event in read_events(folder.trial(trial))]
     assert times != sorted(times)
 
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(file=io.StringIO())
     console.print(status_table(StatusBoard(sweep, folder), began, 1))
     uri = f"sqlite:///{tmp_path / 'tracking.db'}"
     Mirror(sweep, folder, uri=uri).sync()
@@ -56,11 +57,12 @@ def test_a_clock_that_jumps_to_and_fro_loses_no_record(make_trial, digits, tmp_p
 def test_a_sweep_that_goes_on_with_another_version_says_so(make_trial) -> None:
     trial = Trial(id="one", config=make_trial())
     sweep = Sweep.new("old", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=[trial])
-    console = Console(width=120, record=True, quiet=True)
+    said = io.StringIO()
+    console = Console(file=said)
     name_versions(sweep, console)
-    assert console.export_text() == ""
+    assert said.getvalue() == ""
     name_versions(replace(sweep, version="9.9"), console)
-    assert f"begun with bat-sweeps 9.9, going on with {bat_core.__version__}" in console.export_text()
+    assert f"begun with bat-sweeps 9.9, going on with {bat_core.__version__}" in said.getvalue()
 
 
 def test_a_worker_with_another_version_of_the_package_is_named(monkeypatch) -> None:
