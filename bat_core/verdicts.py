@@ -172,7 +172,6 @@ class Verdicts:
         """
         try:
             table = pq.read_table(path, partitioning=None)
-            table.validate(full=True)
             steps = read_json((table.schema.metadata or {})[METADATA.encode()])["steps"]
             return cls(
                 rows=_column(table, "index", pa.int64()),

@@ -227,11 +227,7 @@ class Mirror:
         if trial_id not in self._runs:
             experiment = self._experiment_id()
             query = f"tags.`{SWEEP_TAG}` = '{self.sweep.id}' and tags.`{TRIAL_TAG}` = '{trial_id}'"
-            found = self.client.search_runs(
-                [experiment], query, order_by=["attributes.start_time", "attributes.run_id"]
-            )
-            for twin in found[1:]:  # of a request that this client took for lost
-                self.client.delete_run(twin.info.run_id)
+            found = self.client.search_runs([experiment], query, max_results=1)
             identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, MLFLOW_SOURCE_NAME: self.sweep.command, **tags}
             self._runs[trial_id] = (
                 found[0]

@@ -131,7 +131,9 @@ def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch
     monkeypatch.setattr(mlflow_evaluations, "log_transfer", away)
     assert run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "out")) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last == ("MLflow did not take everything (ConnectionError: connection refused); later: --resume out")
+    assert last == (
+        "MLflow did not take everything (ConnectionError: connection refused and more); later: --resume out"
+    )
     assert (tmp_path / "out" / "cells.csv").exists()
 
 

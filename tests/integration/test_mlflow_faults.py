@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from bat_core.workers import Workers
@@ -163,6 +164,12 @@ class Mirrored:
             )
         return has
 
+    def run(self, client: MlflowClient, trial_id: str) -> Run:
+        everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+        query = f"tags.`bat.sweep_id` = '{self.sweep.id}' and tags.`bat.trial_id` = '{trial_id}'"
+        (found,) = client.search_runs(everywhere, query)
+        return found
+
     def assert_agrees(self, uri: str) -> None:
         assert self.found(uri) == self.expected()
 
@@ -171,12 +178,11 @@ def test_the_oracle_sees_a_run_and_a_metric_that_stand_there_twice(mirrored: Mir
     assert mirrored.mirroring(server.uri).once() is None
     mirrored.assert_agrees(server.uri)
     client = MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name(mirrored.sweep.title(mirrored.folder))
-    run = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'a'")[0]
+    run = mirrored.run(client, "a")
     client.log_metric(run.info.run_id, "train_loss", 1.0, step=1)
     with pytest.raises(AssertionError):
         mirrored.assert_agrees(server.uri)
-    client.create_run(experiment.experiment_id, tags=run.data.tags)
+    client.create_run(run.info.experiment_id, tags=run.data.tags)
     with pytest.raises(AssertionError, match="a run stands there twice"):
         mirrored.found(server.uri)
 
@@ -239,11 +245,9 @@ def test_damaged_files_of_one_trial_keep_nothing_else_back(mirrored: Mirrored, s
     assert trouble.startswith("InputError: ")
     assert "/trials/b/verdicts.parquet" in trouble
     client = MlflowClient(server.uri)
-    experiment = client.get_experiment_by_name(mirrored.sweep.title(mirrored.folder))
-    (run,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'a'")
+    run, other = (mirrored.run(client, trial_id) for trial_id in IDS)
     assert run.info.status == "FINISHED"
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train_loss")] == [2]
-    (other,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'b'")
     assert [metric.step for metric in client.get_metric_history(other.info.run_id, "train_loss")] == [1, 2]
     verdicts.write_bytes(sound)
     mirrored.whole()

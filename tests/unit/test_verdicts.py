@@ -147,7 +147,29 @@ def missing(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncated, foreign, lacking_a_column, missing])
+def of_other_values(name, values):
+    """The column `name` as something else than numbers or truths, or with a gap."""
+
+    def damage(path):
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values)), path)
+
+    return damage
+
+
+OTHER_VALUES = [
+    ("index", [0.5, 1.0, 2.0]),
+    ("label", ["a", "b", "c"]),
+    ("clean_correct", [True, None, False]),
+    ("attacked_ce", [1, 2, 3]),
+    ("broken_at_ce", [0.5, 1.0, 2.0]),
+    ("final_ce_4", [True, None, True]),
+]
+
+
+@pytest.mark.parametrize(
+    "damage", [truncated, foreign, lacking_a_column, missing, *(of_other_values(*one) for one in OTHER_VALUES)]
+)
 def test_a_file_that_holds_no_whole_verdicts(damage, tmp_path):
     path = tmp_path / "v.parquet"
     hand_made().write(path)
