@@ -34,7 +34,7 @@ class Row:
 ROWS = (
     Row(
         "kill -9 of the driver and all it started, at 2 moments (20 random ones in the benchmark)",
-        "every finished epoch is kept, no trial is there twice; weights, verdicts, figure and MLflow as undisturbed, byte for byte",
+        "every finished epoch is kept, no trial is there twice; models, verdicts, figure: byte for byte undisturbed",
         "the running epoch of what ran",
         ("integration/test_interruption.py::test_a_killed_sweep_resumes_to_the_same_end",),
     ),
@@ -62,7 +62,7 @@ ROWS = (
     ),
     Row(
         "Ctrl-C (or SIGTERM to the driver) once; twice",
-        "once: all that trains is saved between two batches, the command to resume is printed, exit 130; twice: it stops at once",
+        "once: all that trains is saved and the command to resume printed, exit 130; twice: it stops at once",
         "once: nothing (attacks begin again); twice: the running epochs",
         ("integration/test_faults.py::test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once",),
     ),
@@ -86,7 +86,7 @@ ROWS = (
     ),
     Row(
         "MLflow's server answers 500s, too late, or very slowly",
-        "what it did not take is told again; what it took and did not say so is not there twice; the end waits for it a bounded time",
+        "what it did not take is told again; what it took unsaid is not there twice; the end waits a bounded time",
         "nothing",
         (
             "integration/test_mlflow_faults.py::test_a_server_that_answers_500",
