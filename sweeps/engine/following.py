@@ -17,7 +17,7 @@ from rich.console import Console
 from bat_core.config import from_dict, to_dict
 from bat_core.errors import InputError
 from sweeps.engine.keeping import DRIVERS, pull_trial
-from sweeps.engine.patience import TakenOverError
+from sweeps.engine.patience import TakenOverError, patience
 from sweeps.engine.records import RECORD
 from sweeps.engine.storage import Storage, is_uri
 from sweeps.engine.sweep import SPEC, SweepFolder
@@ -60,7 +60,8 @@ class Following:
     """Keeps the driver's folder abreast of the store, and the store told that the driver lives."""
 
     def __init__(self, folder: SweepFolder, store: Storage, driver: Driver, console: Console) -> None:
-        self._folder, self._store, self._driver, self._console = folder, store, driver, console
+        self._folder, self._driver, self._console = folder, driver, console
+        self._store = replace(store, patience=0.0)  # there is always another look
         self._seen: dict[str, tuple[str, int, int]] = {}
         self._renewed = 0.0
         self._trouble = False
@@ -78,8 +79,9 @@ class Following:
                     self._say(str(error))
                     return
                 except OSError as error:
+                    if not self._trouble:
+                        self._say(f"{error}; the trials wait for it, each for {patience():g} seconds at most")
                     self._trouble = True
-                    self._say(f"{error}; the trials wait, and so does this table")
                 else:
                     if self._trouble:
                         self._say(f"{self._store} answers again")

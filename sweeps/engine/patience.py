@@ -29,16 +29,17 @@ class TakenOverError(StorageError):
     """Another process writes now what this one wrote, which must stop."""
 
 
-def patiently(action: Callable[[], Result], what: str, where: str | Path) -> Result:
+def patiently(action: Callable[[], Result], what: str, where: str | Path, *, seconds: float | None = None) -> Result:
     """What `action` returns, tried again while storage fails.
 
     Args:
         what: what it does, for the error's sentence: "the checkpoint cannot be written".
+        seconds: for how long it is tried. Default: `patience()`.
     Raises:
-        StorageError: it failed with an OSError for `patience()` seconds.
+        StorageError: it failed with an OSError for so long.
     """
     tries = Retrying(
-        stop=stop_after_delay(patience()),
+        stop=stop_after_delay(patience() if seconds is None else seconds),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, StorageError)),
         reraise=True,
@@ -48,7 +49,8 @@ def patiently(action: Callable[[], Result], what: str, where: str | Path) -> Res
     except StorageError:
         raise
     except OSError as error:
-        raise StorageError(f"{what} in {str(where)!r}: {reason(error)}, for {patience():g} seconds; {LATER}") from error
+        later = f", for {patience():g} seconds; {LATER}" if seconds is None else ""
+        raise StorageError(f"{what} in {str(where)!r}: {reason(error)}{later}") from error
 
 
 def patience() -> float:

@@ -37,11 +37,12 @@ class Stored:
 class Storage:
     """The files below a URI. A file is there whole or not at all; there is no rename and no lock.
 
-    Every call waits for storage that fails (`patiently`), and then raises StorageError.
+    Every call waits for storage that fails (`patiently`, for `patience` seconds), and then raises StorageError.
     """
 
     uri: str
     below: str = ""
+    patience: float | None = None
 
     @classmethod
     def at(cls, uri: str) -> "Storage":
@@ -163,7 +164,7 @@ class Storage:
                 raise FileNotFoundError(errno.ENOENT, "the folder is not there: is it mounted?", root)
             return action(system, self._path(root, key))
 
-        return patiently(act, f"{key or 'the store'} {failed}", str(self))
+        return patiently(act, f"{key or 'the store'} {failed}", str(self), seconds=self.patience)
 
     def _key(self, key: str) -> str:
         return "/".join(filter(None, (self.below, key)))

@@ -155,14 +155,13 @@ def test_a_node_that_has_a_checkpoint_does_not_fetch_it_again(epochs, store, tmp
     assert [key.rpartition("/")[2] for key in fetched] == [RECORD]
 
 
-def test_a_nodes_stale_checkpoint_gives_way_to_what_the_store_has(epochs, store, tmp_path):
+def test_a_nodes_own_checkpoint_that_the_store_lacks_is_not_gone_on_from(epochs, store, tmp_path):
     first = epochs("a")
     next(first), next(first)
-    elsewhere = tmp_path / "a" / "checkpoints" / "epoch_0009"
-    shutil.copytree(tmp_path / "a" / "checkpoints" / "epoch_0002", elsewhere)
     first.close()
+    store.drop(newest(store, "epoch_0002/checksums.json").rpartition("/")[0])
     next(epochs("a"))
-    assert not elsewhere.exists()
+    assert [event["from_epoch"] for event in read_events(tmp_path / "a") if event["event"] == "start"] == [0, 1]
 
 
 def test_who_outlived_its_sweep_stops_and_its_successor_goes_on(epochs, store, whole, tmp_path):
