@@ -122,7 +122,7 @@ def wait_until(moment: Callable[[], bool], process: psutil.Process) -> None:
     """Look again and again while `process` lives."""
     while not moment():
         assert process.is_running(), "ended before its time"
-        time.sleep(0.2)
+        time.sleep(1)
 
 
 def what_is_missing() -> str | None:
