@@ -111,5 +111,5 @@ def test_mlflow_is_seen_through_a_forwarded_port(hosts: Hosts, cluster: Path) ->
 
 def test_ray_down_ends_ray_and_leaves_mlflow(hosts: Hosts, cluster: Path) -> None:
     hosts.typed("ray", "down", "--yes", cluster)
-    left = hosts.on("head", "pgrep -x 'raylet|gcs_server'; nc -z 127.0.0.1 5000 && echo mlflow")
+    left = hosts.on("head", "pgrep -x raylet; pgrep -x gcs_server; nc -z 127.0.0.1 5000 && echo mlflow")
     assert left == "mlflow\n"
