@@ -29,7 +29,7 @@ UsePAM no
 PidFile none
 """
 PROFILE = """
-export PATH={venv}/bin:$PATH PYTHONPYCACHEPREFIX={pycache} OMP_NUM_THREADS=1 RAY_DEDUP_LOGS=0
+export PATH={venv}/bin:$PATH OMP_NUM_THREADS=1 RAY_DEDUP_LOGS=0
 export PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0
 """
 
@@ -122,7 +122,7 @@ def wait_until(moment: Callable[[], bool], process: psutil.Process) -> None:
     """Look again and again while `process` lives."""
     while not moment():
         assert process.is_running(), "ended before its time"
-        time.sleep(0.2)
+        time.sleep(1)
 
 
 def what_is_missing() -> str | None:
@@ -166,8 +166,8 @@ def running_hosts(folder: Path) -> Iterator[Hosts]:
 
 def furnish(folder: Path) -> None:
     """Keys, homes, and on each machine a Python that has the packages of this one, but not the project."""
-    shared, here = folder / "shared", sysconfig.get_path("purelib")
-    shared.mkdir()
+    here = sysconfig.get_path("purelib")
+    (folder / "shared").mkdir()
     for key in ("key", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
     (folder / "sshd_config").write_text(SSHD)
@@ -180,7 +180,7 @@ def furnish(folder: Path) -> None:
         Path(packages, "this-environment.pth").write_text(f"import sys; sys.path.insert(0, {here!r})")
         for script in ("ray", "mlflow"):
             lend_script(script, venv)
-        (home / ".profile").write_text(PROFILE.format(venv=venv, pycache=shared / "pycache"))
+        (home / ".profile").write_text(PROFILE.format(venv=venv))
         (home / ".bashrc").touch()
 
 

@@ -9,13 +9,15 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeps.engine.sweep import SweepFolder
-from tests.integration.conftest import TINY
 from tests.integration.hosts import ADDRESSES, ROOT, Hosts, fill_in, running_hosts
 from tests.integration.running import Output
 
 pytestmark = pytest.mark.ray
 PUBLISHED = ROOT / "clusters" / "on_prem.yaml"
-ONE_TRIAL = (*TINY, "--eps-x", "40/255", "--seeds", "0", "--reference", "none")
+ONE_TRIAL = (
+    *("--train-size", "128", "--val-size", "32", "--test-size", "32", "--epochs", "1", "--steps", "1", "--verify", "0"),
+    *("--eps-x", "40/255", "--seeds", "0", "--reference", "none"),
+)
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -64,7 +66,7 @@ def test_ray_submit_trains_one_model_on_both_machines_with_the_drivers_code(host
 
 def test_ray_job_submit_goes_through_the_forwarded_dashboard(hosts: Hosts, cluster: Path) -> None:
     sweep = f"python ~/bat-sweeps/sweeps/eps_budget.py --output /mnt/shared/job {' '.join(ONE_TRIAL)}"
-    submit = ("ray", "job", "submit", "--address", DASHBOARD, "--", sweep)
+    submit = ("ray", "job", "submit", "--address", DASHBOARD, "--", "sh", "-c", sweep)
     with hosts.forwarding("ray", "dashboard", cluster, port=8265):
         code, said = hosts.run(*submit, RAY_AUTH_MODE="disabled")
         assert code
@@ -109,5 +111,5 @@ def test_mlflow_is_seen_through_a_forwarded_port(hosts: Hosts, cluster: Path) ->
 
 def test_ray_down_ends_ray_and_leaves_mlflow(hosts: Hosts, cluster: Path) -> None:
     hosts.typed("ray", "down", "--yes", cluster)
-    left = hosts.on("head", "pgrep -x 'raylet|gcs_server'; nc -z 127.0.0.1 5000 && echo mlflow")
+    left = hosts.on("head", "pgrep -x raylet; pgrep -x gcs_server; nc -z 127.0.0.1 5000 && echo mlflow")
     assert left == "mlflow\n"
