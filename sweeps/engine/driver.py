@@ -182,7 +182,11 @@ def on_ray(
     """
     from sweeps.engine import ray_runner, ray_watch  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
-    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+    address = ray_runner.existing_cluster(options.address)
+    if address:
+        here = "that runs on this machine (--address local starts another)" if address == "auto" else f"at {address}"
+        say(console, f"joining the Ray cluster {here}")
+    with ray_runner.cluster(address=address):
         fit = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
         concurrent = min(fit, most) if most else fit
         try:
