@@ -61,7 +61,9 @@ def test_a_sweep_outlives_its_server_going_away_and_then_its_machine(
     uri = s3.uri("sweep")
     monkeypatch.setenv("BAT_SWEEPS_CACHE", str(tmp_path / "node"))
     output = place.sweep("first-machine")
-    process = place.start("eps_budget.py", *SOME, "--output", "first-machine", "--storage-path", uri)
+    process = place.start(
+        "eps_budget.py", *SOME, "--output", "first-machine", "--storage-path", uri, "--max-concurrent", "1"
+    )
     wait_until(lambda: any(status.epochs for status in output.statuses().values()), process)
     s3.stop()
     assert process.stdout
