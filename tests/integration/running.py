@@ -1,11 +1,14 @@
 """Run a sweep as a person does: its script, in a process of its own, in an empty folder."""
 
+import atexit
 import contextlib
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ from sweeps.engine.records import TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
+RAY_FOLDER = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
+atexit.register(shutil.rmtree, RAY_FOLDER, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Place:
     def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
-        environment |= variables
+        environment |= {"RAY_TMPDIR": RAY_FOLDER} | variables  # where no other cluster is to be found and joined
         return subprocess.Popen(
             [sys.executable, str(SWEEPS / script), *arguments],
             cwd=self.path,

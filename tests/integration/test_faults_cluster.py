@@ -71,7 +71,7 @@ def test_two_workers_go_on_without_a_worker_and_without_a_node(
 
     _, *again = events(output, trial_id, "start")
     assert [start["from_epoch"] >= epochs for start, epochs in zip(again, kept, strict=True)] == [True, True]
-    assert [event["epoch"] for event in events(output, trial_id, "epoch")] == list(range(1, 41))
+    assert [event["epoch"] for event in events(output, trial_id, "epoch")] == list(range(1, 17))
     (trial,) = output.spec.trials
     torch.multiprocessing.spawn(fit_undisturbed, (trial.config, tmp_path), nprocs=2)
     expected = load_file(tmp_path / "model.safetensors")
@@ -102,7 +102,7 @@ def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(place
     (saved,) = events(output, trial_id, "paused")
     _, again = events(output, trial_id, "start")
     assert (again["from_epoch"], again["from_batch"]) == (saved["epoch"], saved["batch"])
-    assert [event["epoch"] for event in events(output, trial_id, "epoch")] == list(range(1, 41))
+    assert [event["epoch"] for event in events(output, trial_id, "epoch")] == list(range(1, 17))
 
 
 def fit_undisturbed(rank: int, config: TrialConfig, folder: Path) -> None:
