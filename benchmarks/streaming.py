@@ -26,7 +26,7 @@ from sweeps.engine.sweep import Trial
 from sweeps.engine.trial import run_trial
 
 MIB = 2**20
-VAL, BATCH = 100, 20
+VAL, BATCH = 20, 20
 HOW = ("streamed", "in memory")
 
 
