@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import psutil
@@ -15,7 +17,7 @@ from bat_core.fit import fit
 from sweeps.engine.records import Event, read_events
 from sweeps.engine.sweep import Trial
 from sweeps.engine.trial import MODEL
-from tests.integration.running import Output, Place, wait_until
+from tests.integration.running import Output, Place, kill_tree_when, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -127,3 +129,18 @@ def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(plac
     assert statuses["hang"].reason == "hangs: nothing got done for 0.5 minutes; killed"
     for trial, status in statuses.items():
         assert f"failed {trial}: {status.reason[:20]}" in printed
+
+
+def test_rays_dashboard_listens_on_loopback_and_asks_for_a_token(place: Place) -> None:
+    output = place.sweep("listening")
+    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "--output", "listening")
+    wait_until(lambda: trained(output, 1), process)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    (dashboard,) = (one for one in tree if any(part.endswith("dashboard/dashboard.py") for part in one.cmdline()))
+    listening = [link.laddr for link in dashboard.net_connections() if link.status == psutil.CONN_LISTEN]
+    ports = [address.port for address in listening if 8265 <= address.port < 8365]
+    assert ports
+    assert {address.ip for address in listening if address.port in ports} == {"127.0.0.1"}
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/api/jobs/")
+    kill_tree_when(process, lambda: True)
