@@ -187,6 +187,7 @@ def tune_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records, and in the table
     results = tuner.fit()
     shutil.rmtree(folder.ray(sweep), ignore_errors=True)
     return results

@@ -18,7 +18,7 @@ from ray._private.state import state as cluster_state
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_get, _internal_kv_put
 from ray.tune.experiment import Trial as TuneTrial
 
-from sweeps.engine.records import read_status
+from sweeps.engine.records import TrialStatus, read_status
 from sweeps.engine.sweep import Sweep, SweepFolder
 from sweeps.engine.trial import Watch
 
@@ -175,7 +175,7 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
         if self._asked is None:
             self._asked = now
             self._store.tell(STOP)
-        training = [trial for trial in running if self._phase(trial) == "training"]
+        training = [trial for trial in running if self._status(trial).phase == "training"]
         if training and now - self._asked < GRACE:
             return
         for trial in running:
@@ -184,8 +184,7 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def _watch(self, trial: TuneTrial, since: float) -> None:
         name = trial.config["trial"]
-        place = self._folder.path / "trials" / name
-        status = read_status(place)
+        status = self._status(trial)
         if status.phase not in {"training", "attacking"}:
             self._seen.pop(name, None)
             return
@@ -199,8 +198,8 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
             self._folder.tell(self._folder.find(self._sweep, name), "failed", reason=reason)
             _kill(trial)
 
-    def _phase(self, trial: TuneTrial) -> str:
-        return read_status(self._folder.path / "trials" / trial.config["trial"]).phase
+    def _status(self, trial: TuneTrial) -> TrialStatus:
+        return read_status(self._folder.trial(self._folder.find(self._sweep, trial.config["trial"])))
 
 
 def _kill(trial: TuneTrial) -> None:
