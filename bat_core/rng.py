@@ -39,6 +39,10 @@ class Draws:
             torch.rand(shape, generator=self.generator, device=self._device(like), dtype=like.dtype), like
         )
 
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal, of the shape, type and device of `like` (B, ...)."""
+        return torch.special.ndtri(self.uniform(like).clamp(torch.finfo(like.dtype).tiny, 1 - 2**-24))
+
     def integers(self, high: int, like: Tensor) -> Tensor:
         """Integers in [0, high), one for each row of `like`: (B,) int64."""
         shape = (like.shape[0] * self.size,)

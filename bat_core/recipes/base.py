@@ -68,7 +68,8 @@ class Adversarial:
 class Recipe:
     """How one batch becomes one training loss.
 
-    Methods that need another loss than cross-entropy on the attacked images override `loss`.
+    Methods that need another loss than cross-entropy on the attacked images override `loss`. `attack` has the
+    method's budget, also where `attacked` goes another way.
     """
 
     attack: Attack | None = None
@@ -87,9 +88,18 @@ class Recipe:
                 return logits_fn(x)
 
         label = self.label(y, clean_logits)
+        return self.attacked(logits_fn, x, y, draws, clean_logits), label
+
+    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws, clean_logits: CleanLogits) -> Tensor:
+        """The images to train on (B, C, H, W), detached; methods with a search of their own override it."""
         if self.attack is None:
-            return x, label
-        return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits), label
+            return x
+        return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits)
+
+    @property
+    def reach(self) -> float:
+        """How far from the clean images those to train on may lie, in the unit of x."""
+        return self.attack.eps if self.attack else 0.0
 
     def loss(
         self,

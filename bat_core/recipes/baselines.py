@@ -1,7 +1,7 @@
 """What bilateral training is compared with."""
 
 from bat_core.attacks import FGSM, PGD
-from bat_core.recipes.base import RECIPES, Recipe
+from bat_core.recipes.base import RECIPES, Adversarial, Recipe
 
 
 @RECIPES.register("Undefended")
@@ -25,10 +25,41 @@ def r_fgsm(*, eps: float = 8 / 255) -> Recipe:
     return Recipe(attack=FGSM(eps=eps, random_start=True))
 
 
+@RECIPES.register("LL")
+def ll(*, eps: float = 8 / 255) -> Recipe:
+    """One step towards the least likely class, from the clean image; leaks the label too (Table 3).
+
+    Source: Kurakin et al. 2017, arXiv:1611.01236.
+    """
+    return Recipe(attack=FGSM(eps=eps, target="ll"))
+
+
+@RECIPES.register("R-LL")
+def r_ll(*, eps: float = 8 / 255) -> Recipe:
+    """One step towards the least likely class, from a random start (Table 3)."""
+    return Recipe(attack=FGSM(eps=eps, target="ll", random_start=True))
+
+
+def _pgd7(eps: float) -> PGD:
+    return PGD(eps=eps, step_size=eps / 4, num_steps=7)
+
+
 @RECIPES.register("Madry")
 def madry(*, eps: float = 8 / 255) -> Recipe:
     """PGD7-2: seven steps of a quarter of the budget from a random start.
 
     Source: Madry et al. 2018, arXiv:1706.06083 (steps of 2 pixels at a budget of 8).
     """
-    return Recipe(attack=PGD(eps=eps, step_size=eps / 4, num_steps=7))
+    return Recipe(attack=_pgd7(eps))
+
+
+@RECIPES.register("Madry-LA")
+def madry_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+    """PGD7-2 with the adversarial label (Table 5)."""
+    return Recipe(attack=_pgd7(eps), label=Adversarial(beta, gamma))
+
+
+@RECIPES.register("PGD2-8")
+def pgd2_8(*, eps: float = 8 / 255) -> Recipe:
+    """Two steps as long as the budget, from a random start: weaker than PGD7-2 in training (Table 1)."""
+    return Recipe(attack=PGD(eps=eps, step_size=eps, num_steps=2))
