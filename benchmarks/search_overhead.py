@@ -14,10 +14,11 @@ from searches import Setting, new_sweep, run_one, timed
 
 from bat_core.data import Dataset
 from sweeps.engine import ray_runner
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.search.running import run_search
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 MOST_SHARE, MOST_SECONDS = 0.10, 3.0  # targets: of the wall time of long trials; of each short one
 TURNS = 3

@@ -11,6 +11,7 @@ import torch
 
 from bat_core.data import Dataset
 from sweeps.engine.driver import sole_driver
+from sweeps.engine.folder import SPEC, SweepFolder
 from sweeps.engine.options import load_images
 from sweeps.engine.records import read_status
 from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
@@ -18,7 +19,7 @@ from sweeps.engine.search.running import EpochHalving
 from sweeps.engine.search.scores import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import SPEC, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 from sweeps.engine.trial import trial_epochs
 
 T = TypeVar("T")

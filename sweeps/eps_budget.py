@@ -16,8 +16,9 @@ from bat_core.suites import suite_of
 from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
+from sweeps.engine.folder import SweepFolder, write_atomically
 from sweeps.engine.options import Amount, Several, SweepOptions, command, evaluation_budget
-from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial, write_atomically
+from sweeps.engine.sweep import Report, Sweep, Trial
 
 PIXELS = (1, 2, 4, 8, 12)  # training budgets
 STEM = "figure_1"

@@ -14,8 +14,9 @@ from bat_core.config import from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite
 from bat_core.jsontext import read_json
+from sweeps.engine.folder import refuse_if_used, write_atomically
 from sweeps.engine.models import ModelSource, fingerprint
-from sweeps.engine.sweep import check_time, refuse_if_used, write_atomically
+from sweeps.engine.sweep import check_time
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,9 @@ from rich.live import Live
 from rich.table import Table
 
 from sweeps.engine.curves import budget_in_pixels
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import RECORD, TrialStatus, read_status
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 VERDICT_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bat_core.verdicts import READINGS, Reading, Verdicts
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import VERDICTS, VERIFIED, TrialStatus, read_status
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 COLUMNS = (
     "trial",

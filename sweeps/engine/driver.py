@@ -18,13 +18,14 @@ from bat_core.models import build_model
 from bat_core.recipes import get_recipe
 from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
 from sweeps.engine.patience import patiently
 from sweeps.engine.records import exclusive, read_status, unread_lines
 from sweeps.engine.redaction import redacted
-from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Resources, Sweep, Trial
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]

@@ -31,10 +31,10 @@ from sweeps.engine.evaluation import (
     write_verdicts,
 )
 from sweeps.engine.evaluation_tables import as_csv, markdown, show
+from sweeps.engine.folder import refuse_if_used, write_atomically
 from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
 from sweeps.engine.models import find_models, fingerprint
 from sweeps.engine.options import Several, timestamped
-from sweeps.engine.sweep import refuse_if_used, write_atomically
 
 
 @Parameter(name="*")

@@ -23,7 +23,7 @@ from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
 from sweeps.engine.assessment import Assessment, Examined, read_spec, write_spec
-from sweeps.engine.sweep import write_atomically
+from sweeps.engine.folder import write_atomically
 
 NOUN, SPEC = "evaluation", "evaluation.json"
 SUMMARY = "summary.json"

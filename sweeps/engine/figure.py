@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from bat_core.config import AttackConfig
 from sweeps.engine.curves import Family, Spread
-from sweeps.engine.sweep import write_atomically
+from sweeps.engine.folder import write_atomically
 
 LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
 REFERENCE_COLOR = "0.45"

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from bat_core.config import from_dict, to_dict
 from bat_core.errors import InputError
+from sweeps.engine.folder import SPEC, SweepFolder
 from sweeps.engine.keeping import DRIVERS, pull_trial
 from sweeps.engine.patience import TakenOverError, patience
 from sweeps.engine.records import RECORD
 from sweeps.engine.storage import Storage, is_uri
-from sweeps.engine.sweep import SPEC, SweepFolder
 
 INTERVAL = 2.0  # seconds between two looks at the store
 RENEWAL = 10.0  # seconds between two signs of life of a driver

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.redaction import redacted
-from sweeps.engine.sweep import Sweep, SweepFolder
+from sweeps.engine.sweep import Sweep
 
 if TYPE_CHECKING:
     from sweeps.engine.mlflow_mirror import Mirror

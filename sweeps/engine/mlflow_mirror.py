@@ -27,9 +27,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from bat_core.config import flatten, to_dict
 from bat_core.errors import InputError
 from bat_core.verdicts import READINGS, Verdicts
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.keeping import MODEL
 from sweeps.engine.records import NUMBERS, VERDICTS, VERIFIED, TrialStatus, read_status
-from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Sweep, Trial
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"

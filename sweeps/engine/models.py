@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from bat_core.checkpoint import load_model
 from bat_core.errors import InputError
+from sweeps.engine.folder import SPEC, SweepFolder
 from sweeps.engine.records import read_status
-from sweeps.engine.sweep import SPEC, SweepFolder
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")

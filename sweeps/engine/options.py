@@ -14,10 +14,11 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from bat_core.config import DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError, check_finite
+from sweeps.engine.folder import SPEC, SweepFolder, refuse_if_used
 from sweeps.engine.patience import FAULTS, LATER, StorageError, reason
 from sweeps.engine.redaction import redacted
 from sweeps.engine.storage import Storage, is_uri
-from sweeps.engine.sweep import SPEC, Resources, SweepFolder, refuse_if_used
+from sweeps.engine.sweep import Resources
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"

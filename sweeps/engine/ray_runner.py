@@ -34,11 +34,12 @@ import search_spaces
 import sweeps
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.patience import StorageError
 from sweeps.engine.ray_trials import FAILURE, TRIAL_RETRIES, InProcess, why, with_train
 from sweeps.engine.ray_watch import Overseer
 from sweeps.engine.records import read_status
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up

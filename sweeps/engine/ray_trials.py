@@ -15,9 +15,10 @@ import bat_core
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.ray_watch import RayWatch, save_before_ending
 from sweeps.engine.records import read_status
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 from sweeps.engine.trial import Paused, run_trial, trial_epochs
 
 TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again

@@ -18,8 +18,9 @@ from ray._private.state import state as cluster_state
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_get, _internal_kv_put
 from ray.tune.experiment import Trial as TuneTrial
 
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import TrialStatus, read_status
-from sweeps.engine.sweep import Sweep, SweepFolder
+from sweeps.engine.sweep import Sweep
 from sweeps.engine.trial import Watch
 
 LOOK_EVERY = 1.0  # seconds between two looks at the store

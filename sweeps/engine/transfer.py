@@ -20,7 +20,7 @@ from bat_core.forward import autocast, judging, resolve_precision
 from bat_core.rng import ExampleDraws
 from bat_core.suites import Entry
 from sweeps.engine.assessment import Assessment, read_spec, write_spec
-from sweeps.engine.sweep import write_atomically
+from sweeps.engine.folder import write_atomically
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
 CRAFTED = "crafted"

@@ -13,9 +13,9 @@ from sweeps.engine.assessing import AssessOptions, decide, found_again, progress
 from sweeps.engine.console import relative
 from sweeps.engine.driver import how_to_open, sole_driver
 from sweeps.engine.figure import save_figure
+from sweeps.engine.folder import refuse_if_used, write_atomically
 from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
 from sweeps.engine.options import timestamped
-from sweeps.engine.sweep import refuse_if_used, write_atomically
 from sweeps.engine.transfer import NOUN, SPEC, Bench, Matrix, MatrixFolder, craft_shard, finished_shards, joined
 from sweeps.engine.transfer_cells import alarm, as_csv, cells_of
 from sweeps.engine.transfer_figure import draw_matrix

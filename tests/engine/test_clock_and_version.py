@@ -15,10 +15,11 @@ import bat_core
 from bat_core.errors import InputError
 from sweeps.engine.console import StatusBoard, status_table
 from sweeps.engine.driver import name_versions
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.mlflow_mirror import Mirror
 from sweeps.engine.ray_trials import check_version
 from sweeps.engine.records import read_events, read_status
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 from sweeps.engine.trial import run_trial
 
 HOUR = 3600.0

@@ -5,8 +5,9 @@ from rich.console import Console
 
 from bat_core.config import RecipeConfig, TrainConfig, TrialConfig
 from sweeps.engine.console import StatusBoard, live_table, status_table
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import Record
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 
 PIXEL = 1 / 255
 

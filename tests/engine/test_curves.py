@@ -10,8 +10,9 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.verdicts import UNBROKEN, Outcome, Verdicts
 from sweeps.engine.curves import Judged, curves_csv, families, judged_trials
 from sweeps.engine.figure import draw_curves, save_figure
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import VERDICTS, Record
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 
 PIXEL = 5 / 255
 STEPS = (1, 3)

@@ -4,8 +4,9 @@ import pytest
 
 from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.suites import suite_of, trajectories
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import VERDICTS, VERIFIED, Record
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 from sweeps.eps_budget import draw
 from tests.engine.evaluations import drawn
 

@@ -10,13 +10,14 @@ from rich.console import Console
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine import following as module
+from sweeps.engine.folder import SPEC, SweepFolder
 from sweeps.engine.following import Driver, Following, following, located
 from sweeps.engine.keeping import Attempt
 from sweeps.engine.options import SweepOptions
 from sweeps.engine.patience import StorageError, TakenOverError
 from sweeps.engine.records import Record, read_status
 from sweeps.engine.storage import Storage
-from sweeps.engine.sweep import SPEC, Report, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Resources, Sweep, Trial
 
 CONSOLE = Console(quiet=True)
 

@@ -8,12 +8,13 @@ import torch
 
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.following import Driver
 from sweeps.engine.keeping import Attempt, Past, pull_trial
 from sweeps.engine.patience import StorageError, TakenOverError
 from sweeps.engine.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.storage import Storage
-from sweeps.engine.sweep import SweepFolder, Trial
+from sweeps.engine.sweep import Trial
 from sweeps.engine.trial import run_trial, trial_epochs
 from tests.engine.test_trial import verifying
 

@@ -14,8 +14,9 @@ from torch import nn
 from bat_core.checkpoint import load_model
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.errors import InputError
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.models import ModelSource, _with_own_names, find_models, fingerprint
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 from sweeps.engine.trial import run_trial
 
 FINISHED, STOPPED, WAITING = "finished-one", "stopped-one", "waiting-one"

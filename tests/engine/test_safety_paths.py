@@ -12,9 +12,10 @@ from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
 from sweeps.engine.assessment import Examined
 from sweeps.engine.evaluation import EvaluationFolder
+from sweeps.engine.folder import REPORT, SPEC, TRIAL, SweepFolder
 from sweeps.engine.models import ModelSource, _with_own_names
 from sweeps.engine.search.spec import Final
-from sweeps.engine.sweep import REPORT, SPEC, TRIAL, Report, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Resources, Sweep, Trial
 from sweeps.engine.transfer import Matrix, MatrixFolder
 from tests.engine.evaluations import evaluation
 

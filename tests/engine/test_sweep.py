@@ -5,7 +5,8 @@ import pytest
 
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.folder import SweepFolder
+from sweeps.engine.sweep import Resources, Sweep, Trial
 
 POINT = {"eps": 0.1, "num_steps": 3.0, "target": "mc", "random_start": True}
 

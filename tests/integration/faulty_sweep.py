@@ -7,8 +7,9 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import Dataset
 from sweeps.engine import driver
 from sweeps.engine.driver import run_sweep
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.options import SweepOptions, command
-from sweeps.engine.sweep import Report, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Sweep, Trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,12 @@ import bat_core.fit
 from bat_core.checkpoint import load_model
 from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation import EvaluationFolder
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.mlflow_evaluations import log_evaluation
 from sweeps.engine.models import fingerprint
 from sweeps.engine.records import read_status
-from sweeps.engine.sweep import Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Resources, Sweep, Trial
 from sweeps.engine.trial import run_trial
 from tests.engine.evaluations import contents
 from tests.integration.nets import NETS, SETTINGS

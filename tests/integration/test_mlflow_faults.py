@@ -11,9 +11,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from bat_core.workers import Workers
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.records import RECORD, read_status
-from sweeps.engine.sweep import Report, Resources, Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Report, Resources, Sweep, Trial
 from sweeps.engine.trial import run_trial
 from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place

@@ -12,6 +12,7 @@ from bat_core.data import Dataset
 from sweeps.engine.driver import run_on_ray
 from sweeps.engine.evaluating import EvaluateOptions, run_evaluation
 from sweeps.engine.evaluation import SUMMARY
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.mirroring import Mirroring, why
 from sweeps.engine.options import SweepOptions
 from sweeps.engine.records import read_status
@@ -19,7 +20,7 @@ from sweeps.engine.search.objectives import choose
 from sweeps.engine.search.scores import Score, front, largest_part, scores
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.search.view import Finalist, Tested, among
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 ROLE = "finalist"
 JUDGED_BY, TESTED_BY = "quick", "standard"  # suites: on validation images, to choose; on test images, to report

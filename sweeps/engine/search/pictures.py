@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from sweeps.engine.folder import write_atomically
 from sweeps.engine.search import marks
 from sweeps.engine.search.interactive import page
 from sweeps.engine.search.learned import draw_importances, draw_parallel
@@ -16,7 +17,6 @@ from sweeps.engine.search.marks import Mark
 from sweeps.engine.search.scores import Score
 from sweeps.engine.search.view import View
 from sweeps.engine.search.words import judged, states, too_little
-from sweeps.engine.sweep import write_atomically
 
 PAGE = "search.html"
 NOTHING = "no trial has finished"

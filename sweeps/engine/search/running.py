@@ -9,13 +9,14 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from bat_core.data import Dataset
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.ray_runner import tune_trials
 from sweeps.engine.ray_trials import FAILURE
 from sweeps.engine.ray_watch import stopping
 from sweeps.engine.records import read_status
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 SIGNAL = "val_robust_acc"  # a few PGD steps on validation images after each epoch
 DIED = "the process that ran it died: killed, or out of memory"

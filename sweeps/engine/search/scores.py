@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from bat_core.stats import wilson
 from search_spaces.base import Point
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import TrialStatus, read_status
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 MASKED = "masked"
 

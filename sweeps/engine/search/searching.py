@@ -11,6 +11,7 @@ from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.console import relative
 from sweeps.engine.driver import check_machine, check_trial, name_versions, on_ray, say, sole_driver, tell
+from sweeps.engine.folder import SweepFolder, write_atomically
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, command_line, load_images
@@ -25,7 +26,7 @@ from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.view import View, flat_for
 from sweeps.engine.search.words import is_amount
-from sweeps.engine.sweep import Report, Sweep, SweepFolder, write_atomically
+from sweeps.engine.sweep import Report, Sweep
 
 NAME = "search"
 REPORT = "report.md"

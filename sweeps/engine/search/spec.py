@@ -8,7 +8,7 @@ from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError, shown
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
-from sweeps.engine.sweep import SweepFolder, write_atomically
+from sweeps.engine.folder import SweepFolder, write_atomically
 
 SEARCH = "search.json"
 SAMPLERS = ("tpe", "gp", "random")

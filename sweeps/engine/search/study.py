@@ -19,12 +19,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from bat_core.errors import InputError
 from bat_core.rng import named_seed
 from search_spaces.base import Parameter, Point, Space
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import TrialStatus, drop_torn_line, exclusive, read_status
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.points import assemble
 from sweeps.engine.search.scores import Score, score
 from sweeps.engine.search.spec import Search
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 STUDY = "study.journal"
 TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes

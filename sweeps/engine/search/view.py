@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import TrialStatus, read_status
 from sweeps.engine.search.clock import Interval, hours_until, work_intervals
 from sweeps.engine.search.scores import Score, front, scores, volume
 from sweeps.engine.search.spec import Search
-from sweeps.engine.sweep import Sweep, SweepFolder, Trial
+from sweeps.engine.sweep import Sweep, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
