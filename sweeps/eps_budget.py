@@ -17,7 +17,7 @@ from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
 from sweeps.engine.folder import SweepFolder, write_atomically
-from sweeps.engine.options import Amount, Several, SweepOptions, command, evaluation_budget
+from sweeps.engine.options import Amount, Several, SweepOptions, command, evaluation_budget, short_name
 from sweeps.engine.sweep import Report, Sweep, Trial
 
 PIXELS = (1, 2, 4, 8, 12)  # training budgets
@@ -31,7 +31,7 @@ class EpsBudgetOptions(SweepOptions):
     eps_x: Annotated[tuple[Amount, ...] | None, Several] = None
     """Training budgets, as 4/255. Default: 1, 2, 4, 8 and 12 pixels of the data set (5/255 each on digits)."""
     recipe: str = "R-MC-LA"
-    """Training recipe."""
+    """Training recipe; with a + for the long schedule: R-MC-LA+."""
     beta: float | None = None
     """Multiplier of the adversarial label. Default: the recipe's, 9."""
     eps: Amount | None = None
@@ -62,18 +62,19 @@ def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
     """Every budget with every seed, once; then the reference with every seed."""
     pixel = dataset.pixel
     eps, step_size = evaluation_budget(options.eps, options.step_size, pixel)
+    recipe, long = short_name(options.recipe)
     base = TrialConfig(
         data=options.data_config(),
         model=options.model_name(),
-        train=options.train_config(),
+        train=options.train_config(long=long),
         attack=AttackConfig(eps=eps, step_size=step_size, steps=options.steps, verify=options.verify_size()),
     )
-    params = dict(recipe_params(options.recipe)) | ({} if options.beta is None else {"beta": options.beta})
+    params = dict(recipe_params(recipe)) | ({} if options.beta is None else {"beta": options.beta})
     budgets = options.eps_x if options.eps_x is not None else tuple(count * pixel for count in PIXELS)
     varied = [
         Trial(
             id=f"eps{round(budget / pixel, 3):g}-seed{seed}",
-            config=replace(base, seed=seed, recipe=RecipeConfig(name=options.recipe, params=params | {"eps": budget})),
+            config=replace(base, seed=seed, recipe=RecipeConfig(name=recipe, params=params | {"eps": budget})),
         )
         for budget in budgets
         for seed in options.seeds

@@ -22,6 +22,8 @@ from sweeps.engine.sweep import Resources
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"
+LONG = "+"  # the paper's mark of a model trained by the long schedule
+MILESTONES, LONG_MILESTONES = (0.6, 0.9), (0.5, 0.75)  # shares of training at which the rate decays
 USUAL_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # others: a wide ResNet
 EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
@@ -113,11 +115,16 @@ class SweepOptions:
         """The model asked for, or the usual one."""
         return self.model or USUAL_MODELS.get(self.dataset, WIDE_RESNET)
 
-    def train_config(self) -> TrainConfig:
-        """How to fit: what was asked for, else the paper's settings for a wide ResNet, else one cycle."""
+    def train_config(self, *, long: bool = False) -> TrainConfig:
+        """How to fit: what was asked for, else the paper's settings for a wide ResNet, else one cycle.
+
+        `long` is the schedule of the models that the paper writes with a "+": decay at 100, 150 and 200 epochs in
+        place of 60, 90 and 100.
+        """
         digits, wide = self.dataset == "digits", self.model_name().startswith("wrn_")
         return TrainConfig(
-            epochs=_or(self.epochs, 20 if digits else 100),
+            epochs=_or(self.epochs, (20 if digits else 100) * (2 if long else 1)),
+            milestones=LONG_MILESTONES if long else MILESTONES,
             batch_size=_or(self.batch_size, 64 if digits else 128),
             lr=_or(self.lr, 0.01 if self.dataset == "svhn" and wide else 0.1),
             schedule=self.schedule or ("multi_step" if wide else "one_cycle"),
@@ -186,6 +193,11 @@ class SweepOptions:
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
                 raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
+
+
+def short_name(recipe: str) -> tuple[str, bool]:
+    """A recipe's own name, and whether the long schedule is asked for: R-MC-LA+ is R-MC-LA, trained longer."""
+    return recipe.removesuffix(LONG), recipe.endswith(LONG)
 
 
 def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:

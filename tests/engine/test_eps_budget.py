@@ -7,7 +7,7 @@ from bat_core.suites import suite_of, trajectories
 from sweeps.engine.folder import SweepFolder
 from sweeps.engine.records import VERDICTS, VERIFIED, Record
 from sweeps.engine.sweep import Resources, Sweep, Trial
-from sweeps.eps_budget import draw
+from sweeps.eps_budget import EpsBudgetOptions, draw, grid
 from tests.engine.evaluations import drawn
 
 PIXEL = 5 / 255
@@ -58,3 +58,19 @@ def test_what_another_trial_was_masked_by_is_not_held_against_the_best(sentence)
     said = sentence("masked", "clear")
     assert "8 pixels stands best" in said
     assert "not verified" not in said
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe", "epochs", "milestones"),
+    [
+        ("cifar10", "R-MC-LA", 100, (60, 90)),
+        ("cifar10", "R-MC-LA+", 200, (100, 150)),
+        ("svhn", "Madry-LA+", 200, (100, 150)),
+    ],
+)
+def test_a_plus_is_the_papers_long_schedule(digits, dataset, recipe, epochs, milestones) -> None:
+    for trial in grid(EpsBudgetOptions(dataset=dataset, recipe=recipe), digits):
+        train = trial.config.train
+        assert trial.config.recipe.name in {recipe.removesuffix("+"), "Undefended"}
+        assert (train.schedule, train.epochs, train.lr) == ("multi_step", epochs, 0.01 if dataset == "svhn" else 0.1)
+        assert tuple(round(share * epochs) for share in train.milestones) == milestones
