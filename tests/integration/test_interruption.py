@@ -54,13 +54,13 @@ def test_a_killed_sweep_resumes_to_the_same_end(
     finished: tuple[Output, str], place: Place, moments: list[Moment]
 ) -> None:
     undisturbed, _ = finished
-    name = f"killed-{len(moments)}-times"
-    output = place.sweep(name)
-    arguments = [*TINY, *GRID, "--output", name]
+    killed = f"killed-{len(moments)}-times"
+    output = place.sweep(killed)
+    arguments = [*TINY, *GRID, "--output", killed]
     for moment in moments:
         process = place.start("eps_budget.py", *arguments)
         kill_tree_when(process, lambda moment=moment: moment(output.statuses()))
-        arguments = ["--resume", name]
+        arguments = ["--resume", killed]
     kept = {trial for trial, status in output.statuses().items() if status.phase == "finished"}
     assert kept
 
@@ -78,7 +78,7 @@ def test_a_killed_sweep_resumes_to_the_same_end(
     assert output.file("figure_1.png") == undisturbed.file("figure_1.png")
 
     client = MlflowClient(place.uri)
-    experiment = client.get_experiment_by_name(f"eps_budget-{name}")
+    experiment = client.get_experiment_by_name(f"eps_budget-{killed}")
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == len(statuses) + 1
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -1,4 +1,4 @@
-"""A sweep's folder in which every file of Ray's was replaced: it is resumed, and none of them is loaded."""
+"""A sweep in whose folders pickles lie by the names of Ray's files: it is resumed, and none of them is loaded."""
 
 import pickle
 import shutil
@@ -28,10 +28,10 @@ def test_what_lies_in_rays_folder_is_not_loaded(finished: tuple[Output, str], pl
     shutil.copytree(undisturbed.folder.path, place.path / "planted")
     output = place.sweep("planted")
     evil = pickle.dumps(Marks(tmp_path / "it-ran"))
-    rays = [path for path in (output.folder.path / "ray").rglob("*") if path.is_file()]
-    assert rays
-    for path in (*rays, *(output.folder.path / "ray" / "tune" / name for name in RAYS)):
-        path.write_bytes(evil)
+    for place_of_rays in (output.folder.ray(output.spec), output.folder.path / "ray"):
+        (place_of_rays / "tune").mkdir(parents=True)
+        for name in RAYS:
+            (place_of_rays / "tune" / name).write_bytes(evil)
     record = output.folder.path / "trials" / "eps4-seed0" / RECORD
     whole = record.read_text().splitlines(keepends=True)
     record.write_text("".join(whole[:2]) + "\0" * 80 + "\n")  # and its record is damaged: it has to run again
