@@ -221,7 +221,7 @@ class _Writer:
         )
         recorded = {0} | {event["epoch"] for event in read_status(self.folder).epochs}
         if state and state.epoch not in recorded:
-            self.record.append("epoch", **state.metrics)
+            self.record.append("epoch", **{**state.metrics, "epoch": state.epoch})
 
     def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
         """The checkpoint comes first: a recorded epoch is one that will not be run again."""
