@@ -1,5 +1,6 @@
 """A small disk of a test's own, which can be full, read-only or gone."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -39,11 +40,11 @@ class Disk:
         self.unmount()
 
     def fill(self) -> None:
-        """To the last page."""
-        room = os.statvfs(self._disk)
+        """To the last page, whoever else writes meanwhile."""
         with (self._disk / "filler").open("xb", buffering=0) as file:
-            os.posix_fallocate(file.fileno(), 0, room.f_bfree * room.f_bsize)
-        assert os.statvfs(self._disk).f_bfree == 0
+            while (room := os.statvfs(self._disk)).f_bfree:
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room.f_bfree * room.f_bsize)
 
     def free(self) -> None:
         (self._disk / "filler").unlink()

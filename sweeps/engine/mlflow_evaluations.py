@@ -60,7 +60,8 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
                 " --weights instead"
             )
         data = str(pyfunc.get("data"))
-        check_file_name(f"model {uri!r}: the folder in its MLmodel", data)
+        for part in data.split("/"):
+            check_file_name(f"model {uri!r}: the folder {data!r} in its MLmodel", part)
     return place / data, run.info.run_id, run.info.run_name
 
 

@@ -30,6 +30,9 @@ class Trial:
 
     def __post_init__(self) -> None:
         check_file_name("trial.id", self.id)
+        for name, value in self.point.items():
+            if value != value:  # noqa: PLR0124 (as NaN alone is)
+                raise InputError(f"trial.point.{name}=nan is not a number")
 
 
 @dataclass(frozen=True, kw_only=True)

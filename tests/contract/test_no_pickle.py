@@ -223,7 +223,7 @@ def test_a_model_in_mlflow_whose_description_builds_objects(tmp_path, marker, re
         download_model(uri, tmp_path / "downloads")
 
 
-@pytest.mark.parametrize("data", ["../outside", "/etc", "..", ".", "a/b", "", "null"])
+@pytest.mark.parametrize("data", ["../outside", "/etc", "..", ".", "", "null"])
 def test_a_model_in_mlflow_that_leads_out_of_its_folder(tmp_path, made, registry, data):
     _, trial = made
     shutil.copytree(trial / "model", tmp_path / "downloads" / "outside")

@@ -156,11 +156,6 @@ def test_not_verified_stands_with_the_numbers(made):
     assert "no verifying suite" in figure.get_supxlabel()
 
 
-def test_a_name_with_brackets_in_it_is_not_taken_for_markup():
-    matrix, found = random_cells(2, name="[red]m")
-    assert "[red]m0" in shown(matrix, found)
-
-
 def test_the_picture_shows_every_number_where_it_belongs_and_is_the_same_each_time(made, tmp_path):
     matrix, found = made
     figure = draw_matrix(matrix, found)

@@ -16,6 +16,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("sweeps"))
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place whose tracking database no other module looks into."""
+    return Place(tmp_path_factory.mktemp("apart"))
+
+
 @pytest.fixture(scope="session")
 def finished(place: Place) -> tuple[Output, str]:
     """A sweep that ran undisturbed, and what it printed."""

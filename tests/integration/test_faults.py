@@ -56,9 +56,9 @@ def trained(output: Output, epochs: int) -> bool:
     return bool(statuses) and all(len(status.epochs) >= epochs for status in statuses.values())
 
 
-def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(place: Place) -> None:
-    output = place.sweep("interrupted")
-    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "interrupted")
+def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(apart: Place) -> None:
+    output = apart.sweep("interrupted")
+    process = apart.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "interrupted")
     wait_until(lambda: trained(output, 2), process)
     os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate()
@@ -68,7 +68,7 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(place: Place) -> No
     paused = {trial: status for trial, status in output.statuses().items() if status.phase == "paused"}
     assert len(paused) == 2, output.statuses()
 
-    process = place.start("eps_budget.py", "--resume", "interrupted")
+    process = apart.start("eps_budget.py", "--resume", "interrupted")
     wait_until(lambda: all(status.attempts == 2 for status in output.statuses().values()), process)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
@@ -79,7 +79,7 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(place: Place) -> No
     assert process.returncode == 130, seen + printed
     assert "stopped at once; go on with --resume interrupted" in printed
 
-    code, printed = place.run("eps_budget.py", "--resume", "interrupted")
+    code, printed = apart.run("eps_budget.py", "--resume", "interrupted")
     assert code == 0, printed
     for trial in output.spec.trials:
         (first, second, *_) = events(output, trial.id, "start")
@@ -90,9 +90,9 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(place: Place) -> No
     assert_trained_as_if_undisturbed(output, output.spec.trials[0])
 
 
-def test_a_trials_process_that_is_killed_or_told_to_end_is_replaced(place: Place) -> None:
-    output = place.sweep("processes")
-    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "processes")
+def test_a_trials_process_that_is_killed_or_told_to_end_is_replaced(apart: Place) -> None:
+    output = apart.sweep("processes")
+    process = apart.start("eps_budget.py", *LONG, "--seeds", "0", "1", "--output", "processes")
     wait_until(lambda: trained(output, 2), process)
     killed, told = output.spec.trials
     kept = len(output.statuses()[killed.id].epochs)
@@ -111,10 +111,10 @@ def test_a_trials_process_that_is_killed_or_told_to_end_is_replaced(place: Place
         assert_trained_as_if_undisturbed(output, trial)
 
 
-def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(place: Place) -> None:
-    output = place.sweep("faulty")
+def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(apart: Place) -> None:
+    output = apart.sweep("faulty")
     options = ("--train-size", "256", "--val-size", "40", "--test-size", "40", "--epochs", "2", "--seeds", "0")
-    process = place.start(HERE, *options, "--stall-minutes", "0.5", "--output", "faulty")
+    process = apart.start(HERE, *options, "--stall-minutes", "0.5", "--output", "faulty")
     wait_until(lambda: len(output.statuses()) > 3 and len(output.statuses()["hang"].epochs) > 1, process)
     psutil.Process(events(output, "hang", "start")[0]["pid"]).suspend()
     printed, _ = process.communicate()
@@ -131,9 +131,9 @@ def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(plac
         assert f"failed {trial}: {status.reason[:20]}" in printed
 
 
-def test_rays_dashboard_listens_on_loopback_and_asks_for_a_token(place: Place) -> None:
-    output = place.sweep("listening")
-    process = place.start("eps_budget.py", *LONG, "--seeds", "0", "--output", "listening")
+def test_rays_dashboard_listens_on_loopback_and_asks_for_a_token(apart: Place) -> None:
+    output = apart.sweep("listening")
+    process = apart.start("eps_budget.py", *LONG, "--seeds", "0", "--output", "listening")
     wait_until(lambda: trained(output, 1), process)
     tree = psutil.Process(process.pid).children(recursive=True)
     (dashboard,) = (one for one in tree if any(part.endswith("dashboard/dashboard.py") for part in one.cmdline()))

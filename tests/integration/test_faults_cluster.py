@@ -45,11 +45,11 @@ def node_of(cluster: Cluster, pid: int) -> Node:
 
 
 def test_two_workers_go_on_without_a_worker_and_without_a_node(
-    place: Place, three_nodes: Cluster, tmp_path: Path
+    apart: Place, three_nodes: Cluster, tmp_path: Path
 ) -> None:
-    output = place.sweep("nodes")
+    output = apart.sweep("nodes")
     options = ("--seeds", "0", "--num-workers", "2", "--address", three_nodes.address, "--output", "nodes")
-    process = place.start("eps_budget.py", *LONG, *options)
+    process = apart.start("eps_budget.py", *LONG, *options)
     trial_id = "eps8-seed0"
 
     def attempt_has_trained(attempt: int) -> bool:
@@ -79,10 +79,10 @@ def test_two_workers_go_on_without_a_worker_and_without_a_node(
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(place: Place, three_nodes: Cluster) -> None:
-    output = place.sweep("preempted")
+def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(apart: Place, three_nodes: Cluster) -> None:
+    output = apart.sweep("preempted")
     options = ("--seeds", "0", "--address", three_nodes.address, "--output", "preempted")
-    process = place.start("eps_budget.py", *LONG, *options)
+    process = apart.start("eps_budget.py", *LONG, *options)
     trial_id = "eps8-seed0"
     wait_until(lambda: len(output.statuses()) == 1 and len(output.statuses()[trial_id].epochs) >= 2, process)
     node = node_of(three_nodes, events(output, trial_id, "start")[0]["pid"])

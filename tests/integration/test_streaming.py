@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -82,15 +83,27 @@ def test_two_workers_decode_a_half_each_and_train_what_one_trains(folder: Path, 
 TRAINS = """
 import sys
 from pathlib import Path
+import torch
 from sweeps.engine.sweep import Trial
 from sweeps.engine.trial import run_trial
 from tests.integration.test_streaming import CPU, EPOCHS, config, load
+torch.set_num_threads(1)
 run_trial(Trial(id="t", config=config(EPOCHS)), load(Path(sys.argv[1]), 2), Path(sys.argv[2]), device=CPU)
 """
 
 
-def test_a_trial_that_is_killed_among_its_loaders_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the process that is killed: sums come out alike."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_trial_that_is_killed_among_its_loaders_goes_on_bit_for_bit(
+    folder: Path, tmp_path: Path, one_thread: None
+) -> None:
     trial = Trial(id="t", config=config(EPOCHS))
     process = subprocess.Popen([sys.executable, "-c", TRAINS, str(folder), str(tmp_path / "killed")])
     loaders: list[psutil.Process] = []
