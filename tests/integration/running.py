@@ -134,6 +134,7 @@ def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -
     root = psutil.Process(process.pid)
     tree = [*root.children(recursive=True), root]
     for member in tree:
-        member.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it went with one killed before it
+            member.kill()
     psutil.wait_procs(tree)
     process.wait()
