@@ -233,7 +233,7 @@ def _write(
     _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
@@ -241,12 +241,12 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:  # what safetensors makes of the system's error
         raise OSError(str(error)) from error
-    _sync(path)
+    sync(path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2))
-    _sync(path)
+    sync(path)
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -281,7 +281,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from sweeps.engine.folder import SweepFolder
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import command
-from sweeps.engine.records import unread_lines
+from sweeps.engine.records import read_status, unread_lines
 from sweeps.engine.redaction import redacted
 
 
@@ -22,7 +22,7 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
     folder = SweepFolder(output.resolve())
     sweep = folder.load()
     mirroring = Mirroring(sweep, folder)
-    if damage := unread_lines(folder.trial(trial) for trial in folder.trials(sweep)):
+    if damage := unread_lines({trial.id: read_status(folder.trial(trial)) for trial in folder.trials(sweep)}):
         print(f"warning: {damage}", file=sys.stderr)
     if trouble := mirroring.once(patience=threading.TIMEOUT_MAX):
         print(f"error: MLflow did not take everything: {trouble}", file=sys.stderr)

@@ -4,7 +4,6 @@ Source: Wang and Zhang 2019, sections 4 and 5.1; RAND and MOSA from the authors'
 MC most confusing target, LS label smoothing, LA label adversary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,7 +93,7 @@ def nearest_boundary(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     return (gap / distance).scatter(1, y[:, None], torch.inf).argmin(1)
 
 
-def class_weights(model: LogitsFn | Callable[[Tensor], Tensor]) -> Tensor:
+def class_weights(model: LogitsFn) -> Tensor:
     """The rows (K, D) of a network's last linear layer.
 
     Raises:

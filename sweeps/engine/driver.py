@@ -235,10 +235,11 @@ def tell(
 ) -> None:
     """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""
     trouble = mirroring.once()
-    for trial in folder.trials(sweep):
-        for checkpoint, reason in read_status(folder.trial(trial)).passed_over.items():
-            say(console, f"{trial.id} passed over {checkpoint} for the one before: {reason}", "yellow")
-    if damage := unread_lines(folder.trial(trial) for trial in folder.trials(sweep)):
+    statuses = {trial.id: read_status(folder.trial(trial)) for trial in folder.trials(sweep)}
+    for trial_id, status in statuses.items():
+        for checkpoint, reason in status.passed_over.items():
+            say(console, f"{trial_id} passed over {checkpoint} for the one before: {reason}", "yellow")
+    if damage := unread_lines(statuses):
         say(console, damage, "yellow")
     for file in report.files:
         say(console, f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")

@@ -23,7 +23,7 @@ from sweeps.engine.sweep import Resources
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
 WIDE_RESNET = "wrn_28_10"
 LONG = "+"  # the paper's mark of a model trained by the long schedule
-MILESTONES, LONG_MILESTONES = (0.6, 0.9), (0.5, 0.75)  # shares of training at which the rate decays
+LONG_MILESTONES = (0.5, 0.75)  # shares of training at which the rate decays then
 USUAL_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # others: a wide ResNet
 EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
@@ -124,7 +124,7 @@ class SweepOptions:
         digits, wide = self.dataset == "digits", self.model_name().startswith("wrn_")
         return TrainConfig(
             epochs=_or(self.epochs, (20 if digits else 100) * (2 if long else 1)),
-            milestones=LONG_MILESTONES if long else MILESTONES,
+            milestones=LONG_MILESTONES if long else TrainConfig.milestones,
             batch_size=_or(self.batch_size, 64 if digits else 128),
             lr=_or(self.lr, 0.01 if self.dataset == "svhn" and wide else 0.1),
             schedule=self.schedule or ("multi_step" if wide else "one_cycle"),

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -126,9 +126,9 @@ def read_events(folder: Path) -> list[Event]:
     return _read(folder)[0]
 
 
-def unread_lines(folders: Iterable[Path]) -> str | None:
-    """Where records are damaged, in a sentence; None where none is."""
-    damaged = {folder.name: unread for folder in folders if (unread := read_status(folder).unread)}
+def unread_lines(statuses: Mapping[str, TrialStatus]) -> str | None:
+    """Where records are damaged, by their trials' ids, in a sentence; None where none is."""
+    damaged = {name: status.unread for name, status in statuses.items() if status.unread}
     if not damaged:
         return None
     lines = ", ".join(f"{count} in trial {name}" for name, count in damaged.items())

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pyarrow import fs
 
+from bat_core.checkpoint import sync
 from bat_core.errors import InputError
 from sweeps.engine.patience import patiently, reason
 
@@ -225,11 +226,7 @@ def _copy_whole(source: fs.FileSystem, path: str, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         _copy(source, path, fs.LocalFileSystem(), str(partial))
-        descriptor = os.open(partial, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(partial)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
