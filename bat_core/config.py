@@ -122,6 +122,7 @@ class AttackConfig:
 
     On the first `verify` images the suite `quick` follows, on what still stands, and makes the worst
     case one that can be believed; with 0 it is left out and the number is called "not verified".
+    `also` names a suite whose attacks come between, such as "diagnostic" of the paper's tables.
     `split` says which images: "test", or "val" for a trial that something is chosen by.
     """
 
@@ -132,6 +133,7 @@ class AttackConfig:
     batch_size: int = 200
     verify: int = 200
     split: str = "test"
+    also: str | None = None
 
     def __post_init__(self) -> None:
         check_amount("attack.eps", self.eps)
@@ -168,8 +170,9 @@ class TrialConfig:
         """Twelve hexadecimal digits that are the same on every machine for equal configs."""
         typed = from_dict(TrialConfig, to_dict(self))  # 1 and 1.0 are equal, and so are their trials
         values = to_dict(typed)
-        if values["data"]["image_size"] is None:  # trials from before there was a choice keep their hash
-            del values["data"]["image_size"]
+        for part, choice in (("data", "image_size"), ("attack", "also")):
+            if values[part][choice] is None:  # trials from before there was a choice keep their hash
+                del values[part][choice]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

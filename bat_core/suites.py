@@ -7,11 +7,12 @@ from typing import Any
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
-from bat_core.attacks.base import EVERY_MOST
+from bat_core.attacks.base import EVERY_MOST, Target
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
+ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
 STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 
 
@@ -62,8 +63,8 @@ class Entry:
         """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
         if not self.steps:
             return [(self.name.upper(), None)]
-        if isinstance(self.attack, FGSM):
-            return [(self.name.upper(), 1)]
+        if len(self.steps) == 1 and (isinstance(self.attack, FGSM) or any(map(str.isdigit, self.name))):
+            return [(self.name.upper(), self.steps[0])]  # the name says how many steps there are
         return [(f"{self.name.upper()}{step}", step) for step in self.steps]
 
 
@@ -126,6 +127,47 @@ def paper(*, eps: float, step_size: float) -> Suite:
     )
 
 
+def diagnostic(*, eps: float, step_size: float) -> Suite:
+    """What the paper's Tables 1, 3 and 4 try: one step of three kinds with and without random start (rs), two
+    steps as long as the budget, and CE7 without random start."""
+    one_step = tuple(
+        Entry(name=f"{name}{suffix}", attack=FGSM(eps=eps, target=target, random_start=bool(suffix)), steps=(1,))
+        for name, target in ONE_STEP_TARGETS.items()
+        for suffix in ("", "-rs")
+    )
+    long_steps = PGD(eps=eps, step_size=eps, num_steps=2)
+    from_clean = PGD(eps=eps, step_size=step_size, num_steps=7, random_start=False)
+    return Suite(
+        name="diagnostic",
+        entries=(
+            *one_step,
+            Entry(name="pgd2-8", attack=long_steps, steps=(2,)),
+            Entry(name="ce7-clean", attack=from_clean, steps=(7,)),
+        ),
+    )
+
+
+def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the paper has a step for each attack)
+    """The paper's Table 9: untargeted (nt) and towards a random class (rd), ten steps and a hundred.
+
+    A step is a tenth of the budget for ten of them, 1.6 pixels of 16, and a sixteenth for a hundred.
+    """
+    lengths = ((10, eps / 10), (100, eps / 16))
+    targets: dict[str, Target] = {"nt": None, "rd": "random"}
+    return Suite(
+        name="imagenet",
+        entries=tuple(
+            Entry(
+                name=f"ce{steps}-{suffix}",
+                attack=PGD(eps=eps, step_size=size, num_steps=steps, target=target),
+                steps=(steps,),
+            )
+            for suffix, target in targets.items()
+            for steps, size in lengths
+        ),
+    )
+
+
 def curve(*, eps: float, step_size: float) -> Suite:
     """Figure 1 and beyond: PGD with both losses, read from 1 step to 1,000."""
     steps = (*FIGURE_1_STEPS, 500, 1000)
@@ -156,6 +198,8 @@ def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
 
 SUITES: dict[str, Callable[..., Suite]] = {
     "paper": paper,
+    "diagnostic": diagnostic,
+    "imagenet": imagenet,
     "curve": curve,
     "quick": quick,
     "standard": standard,
@@ -202,9 +246,12 @@ def join(suites: Sequence[Suite]) -> Suite:
 
 
 def trajectories(config: AttackConfig) -> Suite:
-    """A trial's own curves: one PGD trajectory a loss, read at the configured steps."""
+    """A trial's own curves: one PGD trajectory a loss, read at the configured steps; and what it has `also`."""
     entries = tuple(_trajectory(loss, config.eps, config.step_size, config.steps) for loss in config.losses)
-    return Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
+    own = Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
+    if config.also is None:
+        return own
+    return join([own, get_suite(config.also, eps=config.eps, step_size=config.step_size)])
 
 
 def suite_of(config: AttackConfig) -> Suite:

@@ -234,9 +234,11 @@ def spread(options: AssessOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
     from sweeps.engine import ray_runner  # noqa: PLC0415 (slow to import, and not needed in one process)
 
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        yield lambda function, calls: ray_runner.run_tasks(
-            function, calls, shared, gpus=options.gpus(), most=options.workers
-        )
+
+        def run_there(function: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
+            list(ray_runner.run_tasks(function, calls, shared, gpus=options.gpus(), most=options.workers))
+
+        yield run_there
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Judged:
     `verdicts` are those of its own curves, `headline` those that its robustness is read from: the same
     or, where the trial was verified, some of them with the verifying suite's. `suite` names what they
     stand for, `verdict` is that of the checks. `pixels` is the training budget, 0 for an undefended model.
+    `collapsed` is the first epoch lost to catastrophic overfitting.
     """
 
     trial: Trial
@@ -47,6 +48,7 @@ class Judged:
     headline: Verdicts
     suite: str
     verdict: str
+    collapsed: int | None = None
 
     @property
     def recipe(self) -> str:
@@ -129,6 +131,7 @@ def _judged(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder
         headline=Verdicts.read(verified) if verified.exists() else verdicts,
         suite=status.result["suite"],
         verdict=status.result["verdict"],
+        collapsed=status.collapsed,
     )
 
 

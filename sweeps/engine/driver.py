@@ -16,6 +16,7 @@ from bat_core.errors import InputError
 from bat_core.fit import batches_per_epoch
 from bat_core.models import build_model
 from bat_core.recipes import get_recipe
+from bat_core.suites import suite_of
 from bat_core.workers import Workers
 from sweeps.engine.console import live_table, relative
 from sweeps.engine.folder import SweepFolder
@@ -23,21 +24,34 @@ from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
 from sweeps.engine.options import FAILED, INTERRUPTED, SweepOptions, command_line, load_images
 from sweeps.engine.patience import patiently
-from sweeps.engine.records import exclusive, read_status, unread_lines
+from sweeps.engine.probes import Probe, Probed, ask
+from sweeps.engine.records import TrialStatus, exclusive, read_status, unread_lines
 from sweeps.engine.redaction import redacted
+from sweeps.engine.reuse import use_again
 from sweeps.engine.sweep import Report, Resources, Sweep, Trial
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
+FindProbes = Callable[[Sweep, SweepFolder], Sequence[Probe]]
 
 
-def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw: Draw) -> int:
+def run_sweep(
+    options: SweepOptions,
+    *,
+    name: str,
+    make_trials: MakeTrials,
+    draw: Draw,
+    probes: FindProbes = lambda sweep, folder: (),  # noqa: ARG005
+    reuse: Sequence[Path] = (),
+) -> int:
     """Run a sweep, or go on with one, and say what came out.
 
     Args:
         name: the sweep's name, in its folder and in MLflow.
         make_trials: what varies and what is fixed, once the data set is known.
-        draw: a pure function of the sweep's records.
+        draw: a pure function of the sweep's records and probes.
+        probes: what is still to be asked of finished models.
+        reuse: folders of sweeps whose finished trials are used again.
     Returns:
         The exit code: 0, or 1 if a trial failed, or 130 if it was interrupted.
     Raises:
@@ -51,21 +65,37 @@ def run_sweep(options: SweepOptions, *, name: str, make_trials: MakeTrials, draw
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
     with sole_driver(folder.path, "sweep"), following(folder, console) as folder:
-        waiting = [trial for trial in sweep.trials if read_status(folder.trial(trial)).phase != "finished"]
+        taken = use_again(sweep, folder, dataset, reuse)
+        if taken:
+            sources = ", ".join(dict.fromkeys(relative(one.folder.parents[1]) for one in taken))
+            say(console, f"{len(taken)} trials are finished already, and used again from {sources}")
+        waiting = _unfinished(sweep, folder)
         console.print(f"{len(waiting)} of {len(sweep.trials)} trials to run, in {relative(folder.path)}")
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             unrecorded = run_on_ray(waiting, sweep, dataset, folder, console, options) if waiting else {}
+            asked = () if any(not status.done for _, status in _statuses(sweep, folder)) else probes(sweep, folder)
+            if asked:
+                ask_on_ray(asked, sweep, dataset, folder, console, options)
         return _conclude(sweep, folder, draw, mirroring, console, unrecorded)
 
 
+def _statuses(sweep: Sweep, folder: SweepFolder) -> list[tuple[Trial, TrialStatus]]:
+    return [(trial, read_status(folder.trial(trial))) for trial in sweep.trials]
+
+
+def _unfinished(sweep: Sweep, folder: SweepFolder) -> list[Trial]:
+    return [trial for trial, status in _statuses(sweep, folder) if status.phase != "finished"]
+
+
 def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
-    """Whether the trial's recipe, model and batch exist and fit the data set, before anything starts.
+    """Whether the trial's recipe, suite, model and batch exist and fit the data set, before anything starts.
 
     Raises:
         InputError: they do not.
     """
     get_recipe(config.recipe.name, **config.recipe.params)
+    suite_of(config.attack)
     with torch.device("meta"):
         build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
     batches_per_epoch(config, len(dataset.train), workers)
@@ -165,6 +195,26 @@ def run_on_ray(
         from sweeps.engine import ray_runner  # noqa: PLC0415
 
         return ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
+
+
+def ask_on_ray(
+    probes: Sequence[Probe],
+    sweep: Sweep,
+    dataset: Dataset,
+    folder: SweepFolder,
+    console: Console,
+    options: SweepOptions,
+) -> None:
+    """Ask finished models what no trial can answer alone, several at once; each answer is kept as it comes."""
+    from sweeps.engine import ray_runner  # noqa: PLC0415
+
+    say(console, f"{len(probes)} questions about the trained models (gradients, black boxes)")
+    config, gpus, probed = sweep.trials[0].config, sweep.resources.gpus_per_worker, Probed(folder)
+    shared = (dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
+    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+        calls = [(probe, probed.models(probe)) for probe in probes]
+        for probe, answer in ray_runner.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
+            probed.write(probe, answer)
 
 
 @contextmanager

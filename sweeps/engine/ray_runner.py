@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Ray reads these when it is imported or when it starts processes.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment as it is
@@ -43,6 +43,7 @@ from sweeps.engine.sweep import Resources, Sweep, Trial
 
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
+T = TypeVar("T")
 PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 
@@ -195,17 +196,19 @@ def tune_trials(
 
 
 def run_tasks(
-    function: Callable[..., None],
+    function: Callable[..., T],
     calls: Sequence[tuple[Any, ...]],
     shared: tuple[Any, ...],
     *,
     gpus: float,
     most: int | None,
-) -> None:
+) -> Iterator[T]:
     """`function(*shared, *call)` for every call, each in a Ray worker, `most` at a time.
 
     Workers are kept from call to call, so that what a process has loaded it need not load again.
 
+    Yields:
+        What each call returned, in the order in which they ended.
     Raises:
         Exception: what the first call that failed raised.
     """
@@ -214,19 +217,18 @@ def run_tasks(
 
     worker = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
     pool = ActorPool([worker.remote(function) for _ in range(min(most or fits, fits, len(calls)))])
-    for _ in pool.map_unordered(lambda one, call: one.run.remote(call, *common), calls):
-        pass
+    yield from pool.map_unordered(lambda one, call: one.run.remote(call, *common), calls)
 
 
 class _Worker:
     """A process that calls one function again and again."""
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         torch.set_num_threads(1)
         self.function = function
 
-    def run(self, call: tuple[Any, ...], *shared: Any) -> None:
-        self.function(*shared, *call)
+    def run(self, call: tuple[Any, ...], *shared: Any) -> Any:
+        return self.function(*shared, *call)
 
 
 def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
