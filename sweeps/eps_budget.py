@@ -13,6 +13,7 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.recipes import recipe_params
 from bat_core.suites import suite_of
+from sweeps.engine.console import counted
 from sweeps.engine.curves import Family, curves_csv, families, judged_trials
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
@@ -105,7 +106,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         n=len(judged[0].verdicts),
         verified_n=len(judged[0].headline),
         suite=suite_of(attack).label,
-        seeds=_count(len({one.trial.config.seed for one in judged}), "seed"),
+        seeds=counted(len({one.trial.config.seed for one in judged}), "seed"),
     )
     eps, step_size = attack.eps / pixel, attack.step_size / pixel
     beyond = (
@@ -158,10 +159,6 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope
     ]
     unverified = "" if lines[0].verified else "; not verified"
     return f"{'; '.join(words)} (means over {scope.seeds}{unverified})."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 if __name__ == "__main__":

@@ -151,11 +151,14 @@ def _state(status: TrialStatus) -> str:
         return f"[red]failed[/]: {status.reason.partition(':')[0]}"
     notes = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
     notes += f", [yellow]{len(status.passed_over)} passed over[/]" if status.passed_over else ""
+    notes += ", used again" if status.reused else ""
     if status.result:
         return f"done, {verdict_style(status.result['verdict'])}{notes}"
     if status.phase == "stopped":
         return f"stopped at {len(status.epochs)}{notes}"
-    return f"training (val){notes}" if status.phase == "training" else status.phase
+    if status.phase == "training":
+        return f"training (val){f', try {status.attempts}' if status.attempts > 1 else ''}{notes}"
+    return status.phase
 
 
 class _Clock:
@@ -199,6 +202,11 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def relative(path: Path) -> str:

@@ -18,7 +18,7 @@ from bat_core.models import build_model
 from bat_core.recipes import get_recipe
 from bat_core.suites import suite_of
 from bat_core.workers import Workers
-from sweeps.engine.console import live_table, relative
+from sweeps.engine.console import counted, live_table, relative
 from sweeps.engine.folder import SweepFolder
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
@@ -68,7 +68,7 @@ def run_sweep(
         taken = use_again(sweep, folder, dataset, reuse)
         if taken:
             sources = ", ".join(dict.fromkeys(relative(one.folder.parents[1]) for one in taken))
-            say(console, f"{len(taken)} trials are finished already, and used again from {sources}")
+            say(console, f"{counted(len(taken), 'trial')} of a finished sweep used again: {sources}")
         waiting = _unfinished(sweep, folder)
         console.print(f"{len(waiting)} of {len(sweep.trials)} trials to run, in {relative(folder.path)}")
         mirroring = Mirroring(sweep, folder)
@@ -208,7 +208,7 @@ def ask_on_ray(
     """Ask finished models what no trial can answer alone, several at once; each answer is kept as it comes."""
     from sweeps.engine import ray_runner  # noqa: PLC0415
 
-    say(console, f"{len(probes)} questions about the trained models (gradients, black boxes)")
+    say(console, f"{counted(len(probes), 'question')} about the trained models (gradients, black boxes)")
     config, gpus, probed = sweep.trials[0].config, sweep.resources.gpus_per_worker, Probed(folder)
     shared = (dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):

@@ -32,7 +32,7 @@ from sweeps.engine.evaluation import (
 )
 from sweeps.engine.evaluation_tables import as_csv, markdown, show
 from sweeps.engine.folder import refuse_if_used, write_atomically
-from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
+from sweeps.engine.mirroring import hush, patience_for, tracking_uri, trouble_in
 from sweeps.engine.models import find_models, fingerprint
 from sweeps.engine.options import Several, timestamped
 
@@ -224,4 +224,4 @@ def _log(evaluation: Evaluation, folder: EvaluationFolder, summaries: Sequence[d
         for model, summary in zip(evaluation.models, summaries, strict=True):
             log_evaluation(evaluation, folder.model(model), model, summary, uri=uri)
 
-    return patiently(log, patience=patience_for(len(evaluation.models)))
+    return trouble_in(log, patience=patience_for(len(evaluation.models)))

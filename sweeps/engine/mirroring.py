@@ -47,7 +47,7 @@ def patience_for(runs: int) -> float:
     return PATIENCE + PATIENCE_A_RUN * runs
 
 
-def patiently(act: Callable[[], None], *, patience: float) -> str | None:
+def trouble_in(act: Callable[[], None], *, patience: float) -> str | None:
     """Do what needs MLflow, for at most `patience` seconds.
 
     A server that answers every request, but late, would otherwise hold up the end for hours. What is
@@ -111,7 +111,7 @@ class Mirroring:
         """
         if patience is None:
             patience = patience_for(len(self._folder.trials(self._sweep)))
-        return patiently(self._sync, patience=patience)
+        return trouble_in(self._sync, patience=patience)
 
     def _sync(self) -> None:
         with self._busy:

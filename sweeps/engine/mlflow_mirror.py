@@ -42,6 +42,7 @@ VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
 FLAGS_TAG = "bat.flags"
 EVALUATED_TAG = "bat.evaluated"  # the evaluation whose verdict and flags stand in place of the trial's own
 COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitting
+REUSED_TAG = "bat.reused"  # the sweep and trial that it was taken from
 PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were damaged, and why
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
 PARENT = "(parent)"
@@ -277,6 +278,8 @@ def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any]) -> list[Metric]
 def _tags(status: TrialStatus) -> dict[str, str]:
     """What no robust accuracy is shown without: the suite it stands for, its n, the verdict of the checks."""
     tags = {} if status.collapsed is None else {COLLAPSED_TAG: str(status.collapsed)}
+    if status.reused:
+        tags[REUSED_TAG] = status.reused
     if status.passed_over:
         tags[PASSED_OVER_TAG] = "; ".join(status.passed_over.values())
     if status.phase == "finished" and status.result:

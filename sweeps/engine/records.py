@@ -33,6 +33,7 @@ NEEDS: dict[str, dict[str, type]] = {  # what an event must say, and how, for a 
     "finished": {},
     "stopped": {"reason": str},
     "failed": {"reason": str},
+    "reused": {"sweep": str, "trial": str},
 }
 # Numbers of an epoch and of a result: finite, wherever they stand.
 NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
@@ -85,7 +86,8 @@ class TrialStatus:
     """What a record says of its trial so far.
 
     `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` are checkpoints that could not be
-    gone on from, and why: damaged, or of another config. `unread` is the number of lines that are damaged.
+    gone on from, and why: damaged, or of another config. `reused` is the sweep and trial that it was taken from, where
+    it was finished already. `unread` is the number of lines that are damaged.
     """
 
     phase: Phase = "waiting"
@@ -99,6 +101,7 @@ class TrialStatus:
     collapsed: int | None = None
     passed_over: Mapping[str, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    reused: str | None = None
     unread: int = 0
 
     @property
@@ -193,6 +196,8 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
             changes = {"phase": "finished", "ended": event["time"], "result": event}
         case "stopped":
             changes = {"phase": "stopped", "ended": event["time"], "reason": event["reason"]}
+        case "reused":
+            changes = {"reused": f"{event['sweep']}/{event['trial']}"}
         case "failed":
             changes = {"phase": "failed", "ended": event["time"], "reason": event["reason"]}
     return replace(status, **changes)

@@ -14,7 +14,7 @@ from sweeps.engine.console import relative
 from sweeps.engine.driver import how_to_open, sole_driver
 from sweeps.engine.figure import save_figure
 from sweeps.engine.folder import refuse_if_used, write_atomically
-from sweeps.engine.mirroring import hush, patience_for, patiently, tracking_uri
+from sweeps.engine.mirroring import hush, patience_for, tracking_uri, trouble_in
 from sweeps.engine.options import timestamped
 from sweeps.engine.transfer import NOUN, SPEC, Bench, Matrix, MatrixFolder, craft_shard, finished_shards, joined
 from sweeps.engine.transfer_cells import alarm, as_csv, cells_of
@@ -141,4 +141,4 @@ def _log(matrix: Matrix, folder: MatrixFolder, says: str, uri: str) -> str | Non
         hush()
         log_transfer(matrix, folder.path, (SPEC, *FILES), says, uri=uri)
 
-    return patiently(log, patience=patience_for(1))
+    return trouble_in(log, patience=patience_for(1))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.engine.driver import how_to_open
-from sweeps.engine.mirroring import patiently, why
+from sweeps.engine.mirroring import trouble_in, why
 from sweeps.engine.options import command_line
 from sweeps.engine.redaction import redacted
 
@@ -71,7 +71,7 @@ def test_what_is_printed_and_kept(monkeypatch):
         how_to_open(uri),
         how_to_open("http://u:s3cr3t@h"),
         why(trouble),
-        patiently(fail, patience=60),
+        trouble_in(fail, patience=60),
     )
     assert SECRET not in "".join(map(str, told))
     assert all("\n" not in str(one) for one in told)

@@ -32,7 +32,8 @@ def draw_table(result: Result) -> Figure:
     panels[0].set_yticks(range(len(lines)), [line.name for line in lines], fontsize=9)
     panels[0].invert_yaxis()
     figure.suptitle(title(result), fontsize=11, x=0.01, ha="left", wrap=True)
-    key = "Filled: ours, with its 95 % interval; hollow: the paper's." + (" Red: ours, verified." if beyond else "")
+    unit = " In %." if result.table.unit == "%" else ""
+    key = f"Filled: ours, with its interval; hollow: the paper's.{' Red: ours, verified.' if beyond else ''}{unit}"
     under = "\n".join([key, settings(result), *notes(result)])
     figure.supxlabel(_folded(under, figure.get_figwidth()), fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure

@@ -18,6 +18,7 @@ from sweeps.engine.probes import Probed
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.tables.spec import CITED, Cell, Claim, Found, Row, Table, Values
 
+NOT_RUN: Literal["not run"] = "not run"
 Word: TypeAlias = Literal["shows", "does not show", "undecided", "not run"]
 
 
@@ -37,11 +38,14 @@ class Number:
     def interval(self) -> Interval:
         """95 %, the wider of two: Wilson's, for another draw of test images, and Student's, for other seeds.
 
-        Of a value that is no accuracy there is Student's alone, and NaN of one seed.
+        Of a value that is no accuracy, from the lowest seed to the highest.
         """
-        drawn = [wilson(round(self.mean * self.n), self.n)] if self.n else []
-        trained = [student(list(self.values.values()))] if len(self.values) > 1 else []
-        return max(drawn + trained or [Interval(math.nan, math.nan)], key=lambda interval: interval.high - interval.low)
+        values = list(self.values.values())
+        if not self.n:
+            return Interval(min(values), max(values))
+        drawn = wilson(round(self.mean * self.n), self.n)
+        trained = student(values) if len(values) > 1 else drawn
+        return max(drawn, trained, key=lambda interval: interval.high - interval.low)
 
 
 def student(values: Sequence[float]) -> Interval:
@@ -165,7 +169,7 @@ class Result:
             pairs = [(first[seed], second[seed]) for seed in first if seed in second]
             values = [math.log10(a / b) if claim.ratio else a - b for a, b in pairs]
         if not values:
-            return Judgement(claim=claim, word="not run")
+            return Judgement(claim=claim, word=NOT_RUN)
         mean = statistics.fmean(values)
         if len(values) == 1:
             return Judgement(claim=claim, word="undecided", mean=mean, seeds=1)

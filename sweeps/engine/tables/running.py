@@ -1,9 +1,10 @@
 """One of the paper's tables, from the command line to the numbers side by side."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -12,6 +13,7 @@ from bat_core.config import AttackConfig, Param, RecipeConfig, TrainConfig, Tria
 from bat_core.data import Dataset
 from bat_core.errors import InputError, unknown_name
 from bat_core.recipes import recipe_params
+from sweeps.engine.console import counted
 from sweeps.engine.driver import run_sweep
 from sweeps.engine.figure import save_figure
 from sweeps.engine.folder import SweepFolder, write_atomically
@@ -19,7 +21,7 @@ from sweeps.engine.options import Several, SweepOptions, short_name
 from sweeps.engine.probes import Probe, Probed
 from sweeps.engine.sweep import Report, Sweep, Trial
 from sweeps.engine.tables.picture import draw_table
-from sweeps.engine.tables.results import Result, found_in
+from sweeps.engine.tables.results import NOT_RUN, Result, found_in
 from sweeps.engine.tables.scales import Setting, check_models, setting_of
 from sweeps.engine.tables.spec import Row, Table
 from sweeps.engine.tables.words import as_csv, markdown, show
@@ -184,13 +186,13 @@ def _sentence(result: Result) -> str:
         return "No row is finished."
     best = max(held, key=lambda one: one.robust.mean)
     seeds = len(best.robust.values)
-    counted: dict[str, Any] = {
-        word: sum(one.word == word for one in result.judgements) for word in ("shows", "does not show", "undecided")
-    }
-    claims = f" Of the paper's claims {counted['shows']} show, {counted['does not show']} do not,"
-    claims += f" {counted['undecided']} are undecided."
+    words = Counter(one.word for one in result.judgements)
+    claims = (
+        f" Of the paper's claims {words['shows']} show, {words['does not show']} do not, {words['undecided']} are"
+        f" undecided{f', {words[NOT_RUN]} were not run' if words[NOT_RUN] else ''}."
+    )
     return (
         f"Table {result.table.number}: {best.row.name} holds most, {best.robust.mean:.1%} of {best.robust.n} test"
-        f" images under {best.suite} ({seeds} {'seed' if seeds == 1 else 'seeds'}, {best.verdict})."
+        f" images under {best.suite} ({counted(seeds, 'seed')}, {best.verdict})."
         f"{claims if result.judgements else ''}"
     )

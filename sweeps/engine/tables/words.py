@@ -2,17 +2,15 @@
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sweeps.engine.console import verdict_style
-from sweeps.engine.tables.results import Held, Judgement, Line, Number, Result
+from sweeps.engine.console import counted, verdict_style
+from sweeps.engine.tables.results import NOT_RUN, Held, Judgement, Line, Number, Result
 
-NOT_RUN = "not run"
 CSV_COLUMNS = (
     *("table", "row", "column", "paper", "ours", "difference", "low", "high", "seeds", "by_seed", "n"),
     *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
@@ -32,11 +30,11 @@ def settings(result: Result) -> str:
     seeds = len(result.found.seeds)
     epochs = sorted({trial.config.train.epochs for trial in result.sweep.trials})
     images = f" on {config.data.train_size} training images" if config.data.train_size else ""
-    of = (
-        "one seed, ±: 95 % (Wilson's, over test images)"
-        if seeds == 1
-        else f"{seeds} seeds, ±: 95 % (the wider of Student's over seeds and Wilson's over test images)"
-    )
+    accuracies = "the wider of Student's over seeds and Wilson's over test images" if seeds > 1 else "Wilson's"
+    if table.unit == "%":
+        of = f"{counted(seeds, 'seed')}, ±: 95 % ({accuracies})"
+    else:
+        of = f"{counted(seeds, 'seed')}: mean, and from the lowest to the highest"
     return (
         f"Ours: {config.data.name}, {', '.join(networks)}, {'/'.join(map(str, epochs))} epochs of"
         f" {config.train.schedule}{images}, n = {result.n} test images, {of};"
@@ -115,8 +113,7 @@ def said(judgement: Judgement) -> str:
     else:
         number = f"{100 * mean:+.1f} points" if claim.second else f"{100 * mean:.1f} %"
         reach = judgement.interval and f"{100 * judgement.interval.low:+.1f} to {100 * judgement.interval.high:+.1f}"
-    seeds = f"{judgement.seeds} seeds" if judgement.seeds > 1 else "one seed"
-    return f"{claim.says}: {number} ({f'{reach}, ' if reach else ''}{seeds})"
+    return f"{claim.says}: {number} ({f'{reach}, ' if reach else ''}{counted(judgement.seeds, 'seed')})"
 
 
 def markdown(result: Result) -> str:
@@ -175,7 +172,7 @@ def _csv_held(held: Held | None) -> list[str]:
 
 
 def _six(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    return f"{value:.6g}"
 
 
 def _shown(line: Line, column: str, result: Result, *, narrow: bool) -> str:
@@ -201,8 +198,13 @@ def _parts(line: Line, column: str, result: Result) -> tuple[str, str, str, str]
     if percent:
         difference = "" if paper is None else f"{100 * number.mean - paper:+.1f}"
         return f"{100 * number.mean:.1f}", f"±{100 * _half(number):.1f}", printed, difference
-    reach = f"±{_half(number):.2g}" if len(number.values) > 1 else ""
-    return f"{number.mean:.3g}", reach, printed, "" if paper is None else f"x{number.mean / paper:.2g}"
+    low, high = number.interval
+    return (
+        f"{number.mean:.3g}",
+        f"{low:.2g}..{high:.2g}" if low < high else "",
+        printed,
+        "" if paper is None else f"x{number.mean / paper:.2g}",
+    )
 
 
 def _missing(line: Line) -> str:

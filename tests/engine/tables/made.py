@@ -1,0 +1,50 @@
+"""A small table and finished trials of it, made without training."""
+
+import numpy as np
+
+from bat_core.config import AttackConfig, TrialConfig
+from bat_core.suites import suite_of, trajectories
+from bat_core.verdicts import UNBROKEN, Outcome, Verdicts
+from sweeps.engine.folder import SweepFolder
+from sweeps.engine.records import VERDICTS, VERIFIED, Record
+from sweeps.engine.sweep import Resources, Sweep, Trial
+from sweeps.engine.tables.results import Result
+from sweeps.engine.tables.spec import Table
+
+N, PIXEL = 40, 1 / 255
+ATTACK = AttackConfig(eps=8 * PIXEL, step_size=2 * PIXEL, steps=(7, 20, 100, 200), also="diagnostic", verify=N)
+
+
+def verdicts(suite, standing) -> Verdicts:
+    """Of N examples, all right when clean, `standing` (a count by attack) hold under each attack."""
+    made = Verdicts(rows=np.arange(N), labels=np.zeros(N, dtype=np.int64), clean_correct=np.ones(N, bool), outcomes={})
+    for entry in suite.entries:
+        holds = np.arange(N) < standing.get(entry.name, 30)
+        outcome = Outcome(
+            broken_at=np.where(holds, UNBROKEN, 1),
+            steps=entry.steps,
+            final=np.repeat(holds[:, None], len(entry.steps), axis=1),
+        )
+        made = made.attacked(entry.name, outcome)
+    return made
+
+
+def result(path, table: Table, standing, *, seeds=(0, 1, 2), verdict="clear", rows=None) -> Result:
+    """`standing(row name, seed)` gives how many of N hold under each attack."""
+    trials = [
+        Trial(id=row.trial_id(seed), config=TrialConfig(attack=ATTACK, seed=seed))
+        for row in table.trained
+        for seed in seeds
+    ]
+    sweep = Sweep.new("table", command="c", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    folder = SweepFolder(path)
+    named = {row.trial_id(seed): (row.name, seed) for row in table.trained for seed in seeds}
+    for trial in trials:
+        name, seed = named[trial.id]
+        if rows is not None and name not in rows:
+            continue
+        record, home = Record(folder.trial(trial)), folder.trial(trial)
+        verdicts(trajectories(ATTACK), standing(name, seed)).write(home / VERDICTS)
+        verdicts(suite_of(ATTACK), standing(name, seed)).write(home / VERIFIED)
+        record.append("finished", suite=suite_of(ATTACK).label_for(verdict), verdict=verdict)
+    return Result(table, sweep, folder)

@@ -1,0 +1,114 @@
+"""The paper's tables as a person makes them: trained on Ray, trained once, drawn again, mirrored to MLflow."""
+
+import csv
+import io
+import json
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sweeps.engine.mlflow_mirror import REUSED_TAG, TRIAL_TAG
+from tests.integration.running import attempt
+
+TINY = ("--train-size", "256", "--test-size", "40", "--val-size", "40", "--epochs", "1", "--verify", "8")
+ROWS = ("--rows", "R-MC-LA", "Undefended")
+
+
+@pytest.fixture(scope="module")
+def black_boxes(apart):
+    code, printed = apart.run("table_7.py", *TINY, *ROWS, "--output", "outputs/seven")
+    assert code == 0, printed
+    return apart.sweep("outputs/seven"), printed
+
+
+@pytest.fixture(scope="module")
+def white_boxes(apart, black_boxes):
+    code, printed = apart.run("table_6.py", *TINY, "--rows", "R-MC-LA (eps_x = 8)", "--output", "outputs/six")
+    assert code == 0, printed
+    return apart.sweep("outputs/six"), printed
+
+
+def cells(output, name):
+    return list(csv.DictReader(io.StringIO(output.file(name).decode())))
+
+
+def test_every_cell_is_filled_or_says_that_it_was_not_run(black_boxes):
+    output, printed = black_boxes
+    by_place = {(cell["row"], cell["column"]): cell for cell in cells(output, "table_7.csv")}
+    for column in ("clean", "undefended FGSM", "undefended CE20", "another FGSM", "another CE20", "white CE20"):
+        cell = by_place["R-MC-LA", column]
+        assert cell["ours"]
+        assert [part.split(":")[0] for part in cell["by_seed"].split(";")] == ["0", "1"]
+        assert cell["verified"]
+        assert by_place["R-MC-LA+", column]["ours"] == ""
+    assert by_place["R-MC-LA", "another CE20"]["paper"] == "71.0"
+    assert "not run" in printed
+    assert "undecided" in printed or "shows" in printed
+
+
+def test_a_model_that_is_there_is_not_trained_again(apart, black_boxes, white_boxes):
+    (source, _), (output, printed) = black_boxes, white_boxes
+    assert "2 trials of a finished sweep used again: outputs/seven" in printed
+    assert "0 of 2 trials to run" in printed
+    for trial in ("R-MC-LA-eps8-seed0", "R-MC-LA-eps8-seed1"):
+        assert output.weights()[trial] == source.weights()[trial]
+        assert output.statuses()[trial].reused == f"{source.spec.id}/{trial}"
+
+
+def test_both_are_in_mlflow_with_their_table(apart, white_boxes):
+    client = MlflowClient(apart.uri)
+    experiment = client.get_experiment_by_name("table_6-six")
+    runs = {run.data.tags[TRIAL_TAG]: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == 3
+    parent = runs.pop("(parent)")
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert files >= {"table_6.md", "table_6.csv", "table_6.png", "table_6.svg"}
+    assert parent.info.status == "FINISHED"
+    assert all(run.data.tags[REUSED_TAG].endswith(name) for name, run in runs.items())
+
+
+def test_drawn_again_it_is_the_same_and_nothing_is_asked_again(apart, black_boxes):
+    output, _ = black_boxes
+    names = ("table_7.csv", "table_7.md", "table_7.png", "probes/crafted-on-Undefended-seed0.parquet")
+    before = [output.file(name) for name in names]
+    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
+    assert code == 0, printed
+    assert "question" not in printed
+    assert [output.file(name) for name in names] == before
+
+
+def test_an_answer_that_is_lost_is_asked_again(apart, black_boxes):
+    output, _ = black_boxes
+    path = output.folder.path / "probes" / "crafted-on-R-MC-LA-eps8-seed0.parquet"
+    before, table = path.read_bytes(), output.file("table_7.csv")
+    path.unlink()
+    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
+    assert code == 0, printed
+    assert "1 question about" in printed
+    assert (path.read_bytes(), output.file("table_7.csv")) == (before, table)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("table_5.py", ("--scale", "tiny"), "unknown scale 'tiny'"),
+        ("table_5.py", ("--rows", "TRADE"), "did you mean 'TRADES'?"),
+        ("table_5.py", ("--rows", "Madry"), "unknown row of table 5 'Madry'"),
+        ("table_9.py", ("--model", "small_cnn"), "table 9 compares networks"),
+        ("table_5.py", ("--scale", "small"), "name it with --data-dir DIR"),
+        ("table_1.py", ("--resume", "outputs", "--scale", "small"), "--scale cannot be given with --resume"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_starts_nothing(script, arguments, said, monkeypatch, empty):
+    code, printed = attempt(monkeypatch, script, *arguments)
+    assert code == 2
+    assert said in printed
+    assert len(printed.splitlines()) == 1
+    assert list(empty.iterdir()) == []
+
+
+def test_what_is_kept_says_which_sweep_and_trial_it_came_from(white_boxes):
+    output, _ = white_boxes
+    (trial, *_) = output.spec.trials
+    lines = (output.folder.trial(trial) / "record.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines][-2:] == ["finished", "reused"]
