@@ -1,0 +1,168 @@
+"""The paper's best method at full size on one GPU, beside the paper's numbers and what AutoAttack leaves of them.
+
+python benchmarks/reproduce.py --data-dir DIR                                       # PreActResNet-18, 30 epochs
+python benchmarks/reproduce.py --data-dir DIR --model wrn_28_10 --epochs 100 --schedule multi_step
+python benchmarks/reproduce.py --dataset digits --model small_cnn --epochs 3 --n 100   # whether it runs, on a CPU
+
+Trains R-MC-LA at 8 and at 4 pixels, evaluates both under the suites `paper` and `standard` on the same test images,
+and asks for red flags of masking. Needs bat_core and what that needs, and pyautoattack for `standard`: no Ray, no
+MLflow. The last thing printed, and written to --output, is a JSON object.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bat_core
+from bat_core.checks import examine
+from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
+from bat_core.data import Dataset, load_dataset
+from bat_core.evaluate import Judge
+from bat_core.fit import fit
+from bat_core.recipes import recipe_params
+from bat_core.stats import wilson
+from bat_core.suites import get_suite
+from bat_core.verdicts import Verdicts
+
+PAPER = {8: {"clean": 90.8, "CE100": 52.9, "CW100": 51.9}, 4: {"clean": 93.0, "CE100": 60.1, "CW100": 58.0}}  # Table 6
+ROBUSTBENCH = {4: {"clean": 92.80, "AutoAttack": 29.35}}  # the authors' model, all 10,000 test images
+
+
+def main(arguments: Sequence[str]) -> dict[str, Any]:
+    """Train and evaluate each budget; returns what is written."""
+    options = _options(arguments)
+    device = torch.device(options.device)
+    dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
+    report: dict[str, Any] = {
+        "machine": _machine(device),
+        "options": {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}},
+        "robustbench": ROBUSTBENCH,
+        "models": [],
+    }
+    for pixels in options.eps_x:
+        report["models"].append(_model(pixels, dataset, options, device))
+        if options.output:
+            options.output.write_text(json.dumps(report, indent=1))
+    print(json.dumps(report))
+    return report
+
+
+def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    config = _config(pixels, dataset, options)
+    _tell(f"{options.recipe} at {pixels} pixels: {options.epochs} epochs of {options.model}")
+    began, seconds, reports = time.perf_counter(), [], []
+    for one in fit(config, dataset, device=device):
+        seconds.append(one.seconds)
+        reports.append(one.metrics())
+        _tell(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
+    trained = time.perf_counter() - began
+    model = one.state.model
+    judge = Judge(model, seed=options.seed, precision=options.precision)
+    part = dataset.test.take(slice(options.n)).in_memory()
+    verdicts = judge.clean(part.images, part.labels, part.rows)
+    took = {}
+    for suite in options.suites:
+        began = time.perf_counter()
+        attacks = get_suite(suite, eps=config.attack.eps, step_size=config.attack.step_size)
+        verdicts = _attacked(judge, verdicts, part.images, attacks, options.batch)
+        took[suite] = time.perf_counter() - began
+        _tell(f"{suite}: {verdicts.robust_acc:.3f} hold, {took[suite]:.0f} s")
+    findings = examine(
+        model, dataset.val.images, dataset.val.labels, eps=config.attack.eps, depth="cheap", seed=options.seed
+    )
+    return {
+        "eps_x": pixels,
+        "config": to_dict(config),
+        "paper": PAPER.get(pixels, {}),
+        "ours": _accuracies(verdicts, options.suites),
+        "n": len(verdicts),
+        "robust_interval": list(wilson(int(verdicts.robust_correct.sum()), len(verdicts))),
+        "verdict": findings.verdict,
+        "flags": [flag.name for flag in findings.flags],
+        "train_seconds": trained,
+        "epoch_seconds": seconds,
+        "suite_seconds": took,
+        "epochs": reports,
+        "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+
+
+def _attacked(judge: Judge, verdicts: Verdicts, images: torch.Tensor, suite: Any, batch: int) -> Verdicts:
+    parts = torch.arange(len(verdicts)).split(batch)
+    return Verdicts.concat([judge.extend(verdicts.take(part.numpy()), images[part], suite) for part in parts])
+
+
+def _accuracies(verdicts: Verdicts, suites: Sequence[str]) -> dict[str, float]:
+    """In percent: what stands under each attack alone, and after all."""
+    found = {"clean": 100 * verdicts.clean_acc}
+    for name, outcome in verdicts.outcomes.items():
+        for steps, accuracy in zip(outcome.steps, outcome.curve("final"), strict=True):
+            found[name.upper() if name == "fgsm" else f"{name.upper()}{steps}"] = 100 * float(accuracy)
+    return found | {f"worst case of {'+'.join(suites)}": 100 * verdicts.robust_acc}
+
+
+def _config(pixels: int, dataset: Dataset, options: argparse.Namespace) -> TrialConfig:
+    eps = 8 * dataset.pixel
+    return TrialConfig(
+        data=DataConfig(name=options.dataset, train_size=options.train_size),
+        model=options.model,
+        recipe=RecipeConfig(
+            name=options.recipe, params={**recipe_params(options.recipe), "eps": pixels * dataset.pixel}
+        ),
+        train=TrainConfig(
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            schedule=options.schedule,
+            precision=options.precision,
+            on_collapse="go_on",
+        ),
+        attack=AttackConfig(eps=eps, step_size=eps / 4),
+        seed=options.seed,
+    )
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--train-size", type=int)
+    parser.add_argument("--recipe", default="R-MC-LA")
+    parser.add_argument("--eps-x", type=int, nargs="+", default=[8, 4], help="training budgets in pixels")
+    parser.add_argument("--model", default="preact_resnet18")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--schedule", default="one_cycle")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=1000, help="test images")
+    parser.add_argument("--batch", type=int, default=500, help="test images at once")
+    parser.add_argument("--suites", nargs="+", default=["paper", "standard"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
+    return parser.parse_args(arguments)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
+        "versions": {"bat_sweeps": bat_core.__version__, "torch": torch.__version__, "cuda": torch.version.cuda},
+        "python": platform.python_version(),
+    }
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
