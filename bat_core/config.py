@@ -18,6 +18,13 @@ FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
 SCHEDULES = ("one_cycle", "multi_step", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 ON_COLLAPSE = ("stop", "go_on")
+AUTOMATIC = ("auto", "on", "off")
+UNHASHED = (  # choices that there were not always, and what was done before
+    ("data", "image_size", None),
+    ("attack", "also", None),
+    ("train", "compile", "auto"),
+    ("train", "channels_last", "auto"),
+)
 
 SPLITS = ("test", "val")
 
@@ -75,7 +82,9 @@ class TrainConfig:
     0 with the others. `val_steps` PGD steps estimate the robust
     accuracy on validation images after each epoch. `batch_size` is global. `on_collapse` says what
     becomes of a trial that falls to catastrophic overfitting: "stop" ends training with the model of the
-    epoch before, "go_on" trains on, for those who want to see it.
+    epoch before, "go_on" trains on, for those who want to see it. `compile` passes the network through
+    torch.compile, `channels_last` lays images and weights out as convolutions like them; "auto" is what
+    pays as far as it was measured (`bat_core.forward`).
     """
 
     epochs: int = 20
@@ -91,6 +100,8 @@ class TrainConfig:
     val_steps: int = 5
     precision: str = "auto"
     on_collapse: str = "stop"
+    compile: str = "auto"
+    channels_last: str = "auto"
 
     def __post_init__(self) -> None:
         check_finite("train.epochs", self.epochs, low=1)
@@ -102,6 +113,8 @@ class TrainConfig:
         check_choice("train.schedule", self.schedule, SCHEDULES)
         check_choice("train.precision", self.precision, PRECISIONS)
         check_choice("train.on_collapse", self.on_collapse, ON_COLLAPSE)
+        check_choice("train.compile", self.compile, AUTOMATIC)
+        check_choice("train.channels_last", self.channels_last, AUTOMATIC)
         check_finite("train.drop", self.drop, strict=True)
         check_finite("train.final_lr", self.final_lr)
         check_finite("train.warm_up", self.warm_up or 0.0)
@@ -170,8 +183,8 @@ class TrialConfig:
         """Twelve hexadecimal digits that are the same on every machine for equal configs."""
         typed = from_dict(TrialConfig, to_dict(self))  # 1 and 1.0 are equal, and so are their trials
         values = to_dict(typed)
-        for part, choice in (("data", "image_size"), ("attack", "also")):
-            if values[part][choice] is None:  # trials from before there was a choice keep their hash
+        for part, choice, default in UNHASHED:  # trials from before there was a choice keep their hash
+            if values[part][choice] == default:
                 del values[part][choice]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

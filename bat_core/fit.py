@@ -1,5 +1,6 @@
 """The epoch loop, nothing else: generators that yield after each batch or epoch and leave the rest to their caller."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -12,11 +13,20 @@ from bat_core.collapse import Peak
 from bat_core.config import TrialConfig
 from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
 from bat_core.errors import InputError
-from bat_core.forward import autocast, evaluation_mode, judging, resolve_precision
+from bat_core.forward import (
+    autocast,
+    evaluation_mode,
+    frozen,
+    judging,
+    resolve_compile,
+    resolve_layout,
+    resolve_precision,
+)
 from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import Draws, ExampleDraws, named_generator, named_seed
 from bat_core.schedule import learning_rate
+from bat_core.threat import without_waiting
 from bat_core.workers import Workers
 
 VAL_BATCH = 500
@@ -92,8 +102,9 @@ def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(config.seed, "init"))
         model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(model, _optimizer(config, model))
+    layout = resolve_layout(config.train.channels_last)
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return TrainState(model, _optimizer(config, model, device))
 
 
 def fit(
@@ -152,7 +163,12 @@ class _Trainer:
         )
         self.batches = batches_per_epoch(config, len(dataset.train), workers)
         self.precision = resolve_precision(config.train.precision, device)
-        self.update_model = workers.wrap(state.model)
+        self.layout = resolve_layout(config.train.channels_last)
+        self.compiled = resolve_compile(config.train.compile)
+        self.crafted_on: nn.Module = torch.compile(state.model) if self.compiled else state.model  # type: ignore
+        self.update_model: nn.Module = workers.wrap(state.model)
+        if self.compiled:
+            self.update_model = torch.compile(self.update_model)  # type: ignore[assignment]
         if state.begun and workers.rank > 0:
             state.begun.totals.zero_()  # rank 0 counts what all had seen
 
@@ -208,10 +224,8 @@ class _Trainer:
             yield part.images[:].to(self.device), part.labels.to(self.device)
 
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
-        model = self.state.model
-        x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=torch.channels_last)
-        with evaluation_mode(model), autocast(self.device, self.precision):
-            x_adv, label = self.recipe.craft(model, x, y, draws)
+        x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=self.layout)
+        x_adv, label = self._craft(x, y, draws)
         self.state.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             losses, logits = self.recipe.loss(self.update_model, x, x_adv, label)
@@ -219,6 +233,12 @@ class _Trainer:
         self.state.optimizer.step()
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([losses.detach().sum(), correct, correct.new_tensor(len(y))]).double()
+
+    def _craft(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        model = self.state.model
+        without_weights = frozen(model) if self.compiled else contextlib.nullcontext()
+        with evaluation_mode(model), without_weights, autocast(self.device, self.precision), without_waiting():
+            return self.recipe.craft(self.crafted_on, x, y, draws)
 
     def _validate(self, epoch: int) -> tuple[float, float, float]:
         """Accuracy on clean validation images, under PGD and under one step."""
@@ -260,12 +280,13 @@ def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = W
     return train_size // size
 
 
-def _optimizer(config: TrialConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with weight decay on convolution and linear weights, not on norms and biases."""
+def _optimizer(config: TrialConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """SGD with weight decay on convolution and linear weights, not on norms and biases; one kernel a group on GPUs."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [
         {"params": decayed, "weight_decay": config.train.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.train.lr, momentum=config.train.momentum)
+    fused = device.type == "cuda"
+    return torch.optim.SGD(groups, lr=config.train.lr, momentum=config.train.momentum, fused=fused)

@@ -48,6 +48,29 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def resolve_compile(choice: str) -> bool:
+    """Whether "auto" | "on" | "off" means torch.compile. Automatically never: nowhere was it measured to pay yet."""
+    return choice == "on"
+
+
+def resolve_layout(choice: str) -> torch.memory_format:
+    """What "auto" | "on" | "off" says of channels-last layout. Automatically it is on (docs/performance.md)."""
+    return torch.contiguous_format if choice == "off" else torch.channels_last
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Weights take no gradient in the body: a compiled backward pass would compute it, whoever asks for it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 class _ChannelsLast(torch.autograd.Function):
     """Images in channels-last layout; their gradient comes back as plain NCHW, which attacks may `.view`."""
 

@@ -1,5 +1,8 @@
 """The L-infinity ball around an image, within [0, 1]: its bounds, a random start, projection, the check."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +10,21 @@ from torch import Tensor
 
 from bat_core.errors import check_amount
 from bat_core.rng import Draws
+
+_waits = contextvars.ContextVar("waits", default=True)
+
+
+@contextlib.contextmanager
+def without_waiting() -> Iterator[None]:
+    """Checks in the body do not wait for a GPU's answer: what fails one ends the process' work there (device assert).
+
+    For training, whose steps a GPU takes one after the other while the next is being prepared.
+    """
+    token = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class LinfBall:
         check_amount("eps", eps)
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: attacks take floating-point images in [0, 1]")
-        if not bool(((x >= 0) & (x <= 1)).all()):
+        if not _holds(((x >= 0) & (x <= 1)).all()):
             raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images are in [0, 1]")
         radius = _round_down(eps, x.dtype).to(x.device)
         upper, lower, exact = x + radius, x - radius, x.double()
@@ -59,11 +77,18 @@ class LinfBall:
             RuntimeError: it is not, or holds NaN; an attack that cheats is a defect, not a result.
         """
         inside = (x_adv >= self.lower) & (x_adv <= self.upper)
-        if x_adv.shape != self.x.shape or not bool(inside.all()):
+        if x_adv.shape != self.x.shape or not _holds(inside.all()):
             raise RuntimeError(
                 f"the attack left its ball: {int((~inside).sum())} values outside eps={self.eps:g} or [0, 1], or NaN"
             )
         return x_adv
+
+
+def _holds(condition: Tensor) -> bool:
+    if condition.is_cuda and not _waits.get():
+        torch._assert_async(condition, "an attack was given images outside [0, 1] or left its ball")
+        return True
+    return bool(condition)
 
 
 def _round_down(value: float, dtype: torch.dtype) -> Tensor:

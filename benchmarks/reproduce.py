@@ -11,7 +11,6 @@ MLflow. The last thing printed, and written to --output, is a JSON object.
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bare import machine, tell, write
 
-import bat_core
 from bat_core.checks import examine
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
 from bat_core.data import Dataset, load_dataset
@@ -41,27 +40,26 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     device = torch.device(options.device)
     dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
     report: dict[str, Any] = {
-        "machine": _machine(device),
+        "machine": machine(device),
         "options": {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}},
         "robustbench": ROBUSTBENCH,
         "models": [],
     }
     for pixels in options.eps_x:
         report["models"].append(_model(pixels, dataset, options, device))
-        if options.output:
-            options.output.write_text(json.dumps(report, indent=1))
+        write(options.output, report)
     print(json.dumps(report))
     return report
 
 
 def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     config = _config(pixels, dataset, options)
-    _tell(f"{options.recipe} at {pixels} pixels: {options.epochs} epochs of {options.model}")
+    tell(f"{options.recipe} at {pixels} pixels: {options.epochs} epochs of {options.model}")
     began, seconds, reports = time.perf_counter(), [], []
     for one in fit(config, dataset, device=device):
         seconds.append(one.seconds)
         reports.append(one.metrics())
-        _tell(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
+        tell(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
     trained = time.perf_counter() - began
     model = one.state.model
     judge = Judge(model, seed=options.seed, precision=options.precision)
@@ -73,7 +71,7 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         attacks = get_suite(suite, eps=config.attack.eps, step_size=config.attack.step_size)
         verdicts = _attacked(judge, verdicts, part.images, attacks, options.batch)
         took[suite] = time.perf_counter() - began
-        _tell(f"{suite}: {verdicts.robust_acc:.3f} hold, {took[suite]:.0f} s")
+        tell(f"{suite}: {verdicts.robust_acc:.3f} hold, {took[suite]:.0f} s")
     findings = examine(
         model, dataset.val.images, dataset.val.labels, eps=config.attack.eps, depth="cheap", seed=options.seed
     )
@@ -149,19 +147,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
     return parser.parse_args(arguments)
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        "versions": {"bat_sweeps": bat_core.__version__, "torch": torch.__version__, "cuda": torch.version.cuda},
-        "python": platform.python_version(),
-    }
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

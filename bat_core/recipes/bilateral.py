@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD, LogitsFn
+from bat_core.attacks.gradient import FixedSteps, input_gradient
 from bat_core.errors import InputError
+from bat_core.losses import cross_entropy, largest_other
 from bat_core.recipes.base import RECIPES, Adversarial, CleanLogits, Recipe, Smooth
 from bat_core.rng import Draws
+from bat_core.threat import LinfBall
 
 
 def _one_step(eps: float) -> FGSM:
@@ -49,6 +52,15 @@ def r_mc_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> 
     return Recipe(attack=_one_step(eps), label=Adversarial(beta, gamma))
 
 
+@RECIPES.register("R-MC-LA-5F")
+def r_mc_la_five_passes(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+    """R-MC-LA a sixth cheaper: target and label are read from the attack's own forward pass, at its random start.
+
+    Five passes a step where the paper's method takes six; not in the paper.
+    """
+    return OwnForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
+
+
 @RECIPES.register("R-MC-LA-2step")
 def r_mc_la_two_steps(*, eps: float = 16 / 255, beta: float = 100.0, gamma: float = 0.01) -> Recipe:
     """Two steps of half the budget, for budgets at which one step leaks the label: ImageNet's recipe (Table 9)."""
@@ -66,6 +78,22 @@ def r_rand_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -
 def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
     """Towards the class whose boundary is nearest, as the last layer's weights have it."""
     return NearestBoundary(attack=_one_step(eps), label=Adversarial(beta, gamma))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnForward(Recipe):
+    """One targeted step whose start is all that passes the network: clean images never do."""
+
+    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.attack, FGSM)
+        ball = LinfBall.around(x, self.attack.eps)
+        start = ball.random_start(draws).requires_grad_()
+        with torch.enable_grad():
+            logits = logits_fn(start)
+            gained = -cross_entropy(logits, largest_other(logits.detach(), y).indices)
+            gradient = input_gradient(gained, start)
+        x_adv = FixedSteps(self.attack.eps).advance(ball, start.detach(), gradient, gained.detach())
+        return ball.check(x_adv), self.label(y, logits.detach)
 
 
 @dataclass(frozen=True, kw_only=True)

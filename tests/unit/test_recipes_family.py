@@ -54,6 +54,36 @@ def batch():
     return Linear(normal(5, 16)), uniform(8, 1, 4, 4), classes(8, 5)
 
 
+class Counted(nn.Module):
+    """Remembers what passed it."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
+def test_the_cheaper_variant_takes_one_forward_pass_and_all_from_it(batch):
+    model, x, y = batch
+    counted = Counted(model)
+    x_adv, label = get_recipe("R-MC-LA-5F", eps=0.1).craft(counted, x, y, draws())
+    (start,) = counted.seen
+    faithful = Counted(model)
+    get_recipe("R-MC-LA", eps=0.1).craft(faithful, x, y, draws())
+    assert len(faithful.seen) == 2  # the clean images, and the start
+    assert any(torch.equal(start, seen) for seen in faithful.seen)
+    logits = model(start)
+    target = logits.scatter(1, y[:, None], -math.inf).argmax(1)
+    start = start.requires_grad_()
+    F.cross_entropy(model(start), target, reduction="sum").backward()
+    expected = (start - 0.1 * start.grad.sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    assert torch.allclose(x_adv, expected, atol=1e-6)
+    assert torch.equal(label, LA(y, lambda: logits))
+
+
 def test_the_nearest_boundary_is_found_by_trying_each_class():
     logits, y, weights = normal(6, 5), classes(6, 5), normal(5, 7)
     expected = []
