@@ -62,14 +62,14 @@ def _on_digits(*models: str) -> Setting:
 def _cut_down(dataset: str) -> Setting:
     return Setting(
         dataset=dataset,
-        models=("small_cnn",),
-        epochs=8,
+        models=("small_cnn_16",),
+        epochs=10,
         schedule="one_cycle",
         lr=0.1,
         batch_size=64,
         precision="bfloat16",
         seeds=(0, 1, 2),
-        train_size=4000,
+        train_size=5000,
         val_size=200,
         test_size=400,
         verify=200,
