@@ -1,23 +1,17 @@
 """From options to results: checks, runs, mirrors and reports one sweep."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 import bat_core
-from bat_core.config import TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.fit import batches_per_epoch
-from bat_core.models import build_model
-from bat_core.recipes import get_recipe
-from bat_core.suites import suite_of
 from bat_core.workers import Workers
+from sweeps.engine.beforehand import check_machine, check_trial
 from sweeps.engine.console import counted, live_table, relative
 from sweeps.engine.folder import SweepFolder
 from sweeps.engine.following import following, located
@@ -28,7 +22,7 @@ from sweeps.engine.probes import Probe, Probed, ask
 from sweeps.engine.records import TrialStatus, exclusive, read_status, unread_lines
 from sweeps.engine.redaction import redacted
 from sweeps.engine.reuse import use_again
-from sweeps.engine.sweep import Report, Resources, Sweep, Trial
+from sweeps.engine.sweep import Report, Sweep, Trial
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
@@ -88,19 +82,6 @@ def _unfinished(sweep: Sweep, folder: SweepFolder) -> list[Trial]:
     return [trial for trial, status in _statuses(sweep, folder) if status.phase != "finished"]
 
 
-def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
-    """Whether the trial's recipe, suite, model and batch exist and fit the data set, before anything starts.
-
-    Raises:
-        InputError: they do not.
-    """
-    get_recipe(config.recipe.name, **config.recipe.params)
-    suite_of(config.attack)
-    with torch.device("meta"):
-        build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
-    batches_per_epoch(config, len(dataset.train), workers)
-
-
 def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[Sweep, SweepFolder, Dataset]:
     folder = options.new_folder(name)
     resources = options.resources()
@@ -141,30 +122,6 @@ def name_versions(sweep: Sweep, console: Console) -> None:
     if sweep.version != bat_core.__version__:
         said = f"begun with bat-sweeps {sweep.version}, going on with {bat_core.__version__}: trials may differ by that"
         say(console, said, "yellow")
-
-
-def check_machine(resources: Resources, address: str | None, concurrent: int | None) -> None:
-    """A cluster may grow to what trials need; a machine alone must have it.
-
-    Raises:
-        InputError: it has not.
-    """
-    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    at_once = concurrent or 1
-    needed_cores = resources.num_workers * resources.cpus_per_worker * at_once
-    needed_gpus = resources.num_workers * resources.gpus_per_worker * at_once
-    if needed_cores <= cores and needed_gpus <= gpus:
-        return
-    from sweeps.engine import ray_runner  # noqa: PLC0415
-
-    if ray_runner.existing_cluster(address) is None:
-        what, fewer = (
-            ("a trial needs", "fewer workers") if at_once == 1 else (f"{at_once} trials at once need", "fewer")
-        )
-        raise InputError(
-            f"{what} {needed_cores} CPU cores and {needed_gpus:g} GPUs, and this machine has {cores} and {gpus}:"
-            f" use {fewer}, or a cluster (--address)"
-        )
 
 
 @contextmanager

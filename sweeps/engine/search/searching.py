@@ -9,8 +9,9 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
+from sweeps.engine.beforehand import check_machine, check_trial
 from sweeps.engine.console import relative
-from sweeps.engine.driver import check_machine, check_trial, name_versions, on_ray, say, sole_driver, tell
+from sweeps.engine.driver import name_versions, on_ray, say, sole_driver, tell
 from sweeps.engine.folder import SweepFolder, write_atomically
 from sweeps.engine.following import following, located
 from sweeps.engine.mirroring import Mirroring
