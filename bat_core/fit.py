@@ -219,7 +219,13 @@ class _Trainer:
         """This worker's share of each of the epoch's batches from `start` on."""
         seed, size = self.config.seed, self.config.train.batch_size
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
+        images, labels = self.train.images, self.train.labels
+        if isinstance(images, Tensor):  # on the device, as the labels are
+            order = order.to(self.device)
         shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
+        if isinstance(images, Tensor):
+            yield from ((images[share], labels[share]) for share in shares)
+            return
         for part in self.train.batches(shares, crops=Crops(seed, epoch)):
             yield part.images[:].to(self.device), part.labels.to(self.device)
 
@@ -232,7 +238,7 @@ class _Trainer:
         losses.mean().backward()
         self.state.optimizer.step()
         correct = (logits.detach().argmax(1) == y).sum()
-        return torch.stack([losses.detach().sum(), correct, correct.new_tensor(len(y))]).double()
+        return torch.stack([losses.detach().sum(), correct, torch.full_like(correct, len(y))]).double()
 
     def _craft(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         model = self.state.model
@@ -263,7 +269,7 @@ class _Trainer:
             clean = model(x).argmax(1) == y
             robust = clean & (model(many).argmax(1) == y)
             one_step = model(one).argmax(1) == y
-        return torch.stack([clean.sum(), robust.sum(), one_step.sum(), clean.sum().new_tensor(len(y))]).double()
+        return torch.stack([clean.sum(), robust.sum(), one_step.sum(), torch.full_like(clean.sum(), len(y))]).double()
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:

@@ -59,6 +59,10 @@ CASES = {
     "resume of nothing": (["--resume", "nowhere"], "no sweep there"),
     "resume with a change": (["--resume", "other", "--epochs", "9"], "--epochs cannot be given with --resume"),
     "more workers than cores": (["--num-workers", "4096"], "this machine has"),
+    "validation images that cannot be shared": (
+        ["--val-size", "1", "--num-workers", "2"],
+        "1 val images cannot be shared by 2 workers",
+    ),
     "batch that cannot be shared": (["--batch-size", "63", "--num-workers", "2"], "cannot be shared equally"),
     "less than no verification": (["--verify", "-1"], "attack.verify=-1 must be at least 0"),
     "unknown end of a collapse": (["--on-collapse", "stopp"], "'stopp'; did you mean 'stop'?"),

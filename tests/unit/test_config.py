@@ -273,3 +273,13 @@ def test_a_value_of_another_type_is_told(values, message):
     with pytest.raises(InputError) as caught:
         from_dict(TrialConfig, values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [{"attack": {"also": "diagnostic"}}, {"train": {"compile": "on"}}])
+def test_a_choice_that_there_was_not_always_changes_the_hash_where_it_is_made(part):
+    plain = to_dict(TrialConfig())
+    ((name, chosen),) = part.items()
+    changed = from_dict(TrialConfig, plain | {name: plain[name] | chosen})
+    assert changed.hash != TrialConfig().hash
+    del plain[name][next(iter(chosen))]
+    assert from_dict(TrialConfig, plain).hash == TrialConfig().hash
