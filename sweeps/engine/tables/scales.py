@@ -54,8 +54,8 @@ def _on_digits(*models: str) -> Setting:
         precision="float32",
         seeds=(0, 1),
         train_size=1000,
-        test_size=200,
-        verify=100,
+        test_size=100,
+        verify=50,
     )
 
 
@@ -71,8 +71,8 @@ def _cut_down(dataset: str) -> Setting:
         seeds=(0, 1, 2),
         train_size=5000,
         val_size=200,
-        test_size=400,
-        verify=200,
+        test_size=300,
+        verify=150,
     )
 
 
@@ -109,8 +109,8 @@ SCALES = {
     "smoke": Scale(
         says="handwritten digits, a minute or two on 2 cores: whether it runs",
         settings={
-            "cifar10": _on_digits("small_cnn"),
-            "svhn": _on_digits("small_cnn"),
+            "cifar10": _on_digits("small_cnn_16"),
+            "svhn": _on_digits("small_cnn_16"),
             "imagenet": _on_digits("small_cnn_8", "small_cnn_16", "small_cnn_32"),
         },
     ),
