@@ -52,7 +52,7 @@ class LinfBall:
             raise ValueError(f"x is {x.dtype}: attacks take floating-point images in [0, 1]")
         if not _holds(((x >= 0) & (x <= 1)).all()):
             raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images are in [0, 1]")
-        radius = _round_down(eps, x.dtype).to(x.device)
+        radius = _round_down(eps, x.dtype)
         upper, lower, exact = x + radius, x - radius, x.double()
         upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
         lower = torch.where(exact - lower.double() > radius, torch.nextafter(lower, x), lower)
@@ -91,8 +91,9 @@ def _holds(condition: Tensor) -> bool:
     return bool(condition)
 
 
-def _round_down(value: float, dtype: torch.dtype) -> Tensor:
+def _round_down(value: float, dtype: torch.dtype) -> float:
+    """The largest number of `dtype` that is not above `value`."""
     rounded = torch.tensor(value, dtype=dtype)
     if rounded.double().item() > value:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
-    return rounded
+    return float(rounded)

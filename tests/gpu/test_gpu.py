@@ -9,7 +9,7 @@ from bat_core.checkpoint import load_checkpoint, save_checkpoint
 from bat_core.checks import examine
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
-from bat_core.fit import fit
+from bat_core.fit import TrainState, fit, fit_by_batch
 from bat_core.rng import ExampleDraws
 from bat_core.suites import get_suite
 
@@ -129,3 +129,26 @@ def test_a_checkpoint_goes_from_and_to_the_gpu(trained, digits, tmp_path):
     for name, tensor in loaded.model.state_dict().items():
         assert tensor.is_cuda
         assert torch.equal(tensor, state.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("recipe", ["Undefended", "R-MC-LA", "R-MC-LA-5F", "Madry"])
+def test_a_training_step_never_waits_for_the_gpu(recipe, make_trial, digits):
+    params = {} if recipe == "Undefended" else {"eps": 10 / 255}
+    config = make_trial(recipe, params=params, epochs=1, batch_size=16)
+    updates = fit_by_batch(config, digits, device=CUDA)
+    for _ in range(3):
+        assert isinstance(next(updates), TrainState)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert isinstance(next(updates), TrainState)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_compiled_network_learns_the_same(make_trial, digits):
+    losses = {}
+    for choice in ("off", "on"):
+        config = make_trial(params={"eps": 10 / 255}, epochs=1, batch_size=16, compile=choice)
+        (report,) = fit(config, digits, device=CUDA)
+        losses[choice] = report.train_loss
+    assert losses["on"] == pytest.approx(losses["off"], rel=0.05)

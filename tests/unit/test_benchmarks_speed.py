@@ -10,7 +10,7 @@ import torch
 from bat_core.recipes import get_recipe
 from bat_core.rng import Draws
 
-MODULES = ("bare", "speed", "speedrun", "training", "growth", "common", "peers", "timing")
+MODULES = ("gpu", "reproduce", "bare", "speed", "speedrun", "training", "growth", "common", "peers", "timing")
 
 
 @pytest.fixture
@@ -112,3 +112,29 @@ def test_an_exponent_is_the_slope_of_the_logarithms(script):
     assert found["exponent"] == pytest.approx(1.0)
     assert found["low"] <= 1.0 <= found["high"]
     assert growth._exponent([1, 10, 100], [3.0, 3.0, 3.0])["exponent"] == pytest.approx(0.0)
+
+
+def test_all_that_a_gpu_is_wanted_for_runs_on_a_cpu(script, tmp_path):
+    tiny = "--train-size 128 --epochs 1 --n 6"
+    small = "--network small_cnn_8 --wide small_cnn_8 --batch 16 --wide-batch 16 --image-size 8 --images 160"
+    quick = "--batches 16 --pgd-steps 2 --turns 1 --steps 1 --variants float32 --dataset digits --device cpu"
+    fast = f"--speedrun=--network small_cnn_8 --batch-size 64 --runs 1 --suite quick {tiny}"
+    paper = f"--reproduce=--model small_cnn_8 --suites paper --eps-x 8 {tiny}"
+    output = tmp_path / "results.json"
+    report = script("gpu").main([*small.split(), *quick.split(), fast, paper, "--output", str(output)])
+    assert len(report["sections"]) == 6
+    assert not [name for name, found in report["sections"].items() if "failed" in found]
+    references = report["sections"]["references"]
+    assert references["logits"] < 1e-5 * max(references["logits_size"], 1)
+    assert references["labels"] < 1e-5
+    assert references["same_step"] > 0.99
+    assert references["farthest"] <= 8 / 255
+    assert references["gradients"] < 1e-5
+    assert output.exists()
+
+
+def test_a_section_that_fails_does_not_stop_the_others(script):
+    small = "--device cpu --network small_cnn_8 --image-size 8 --dataset nonesuch"
+    report = script("gpu").main(["--sections", "speedrun", "references", *small.split()])
+    assert "nonesuch" in report["sections"]["speedrun"]["failed"]
+    assert "failed" not in report["sections"]["references"]
