@@ -36,7 +36,7 @@ def run_sweep(
     make_trials: MakeTrials,
     draw: Draw,
     probes: FindProbes = lambda sweep, folder: (),  # noqa: ARG005
-    reuse: Sequence[Path] = (),
+    reuse: bool = False,
 ) -> int:
     """Run a sweep, or go on with one, and say what came out.
 
@@ -45,7 +45,7 @@ def run_sweep(
         make_trials: what varies and what is fixed, once the data set is known.
         draw: a pure function of the sweep's records and probes.
         probes: what is still to be asked of finished models.
-        reuse: folders of sweeps whose finished trials are used again.
+        reuse: whether trials that sweeps in the same folder have finished are used again.
     Returns:
         The exit code: 0, or 1 if a trial failed, or 130 if it was interrupted.
     Raises:
@@ -59,8 +59,7 @@ def run_sweep(
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
     with sole_driver(folder.path, "sweep"), following(folder, console) as folder:
-        taken = use_again(sweep, folder, dataset, reuse)
-        if taken:
+        if taken := use_again(sweep, folder, dataset, [folder.path.parent]) if reuse else []:
             sources = ", ".join(dict.fromkeys(relative(one.folder.parents[1]) for one in taken))
             say(console, f"{counted(len(taken), 'trial')} of a finished sweep used again: {sources}")
         waiting = _unfinished(sweep, folder)
@@ -70,7 +69,7 @@ def run_sweep(
             unrecorded = run_on_ray(waiting, sweep, dataset, folder, console, options) if waiting else {}
             asked = () if any(not status.done for _, status in _statuses(sweep, folder)) else probes(sweep, folder)
             if asked:
-                ask_on_ray(asked, sweep, dataset, folder, console, options)
+                _ask_on_ray(asked, sweep, dataset, folder, console, options)
         return _conclude(sweep, folder, draw, mirroring, console, unrecorded)
 
 
@@ -154,7 +153,7 @@ def run_on_ray(
         return ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
 
 
-def ask_on_ray(
+def _ask_on_ray(
     probes: Sequence[Probe],
     sweep: Sweep,
     dataset: Dataset,
@@ -162,7 +161,10 @@ def ask_on_ray(
     console: Console,
     options: SweepOptions,
 ) -> None:
-    """Ask finished models what no trial can answer alone, several at once; each answer is kept as it comes."""
+    """Ask finished models what no trial can answer alone, several at once; each answer is kept as it comes.
+
+    Where one cannot be had, the report is drawn without it, and --resume asks again.
+    """
     from sweeps.engine import ray_runner  # noqa: PLC0415
 
     say(console, f"{counted(len(probes), 'question')} about the trained models (gradients, black boxes)")
@@ -170,8 +172,12 @@ def ask_on_ray(
     shared = (dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
         calls = [(probe, probed.models(probe)) for probe in probes]
-        for probe, answer in ray_runner.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
-            probed.write(probe, answer)
+        try:
+            for probe, answer in ray_runner.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
+                probed.write(probe, answer)
+        except ray_runner.TaskError as error:
+            said = redacted(str(error).strip().splitlines()[-1])
+            say(console, f"not all could be answered ({said}): --resume {relative(folder.path)} asks again", "yellow")
 
 
 @contextmanager

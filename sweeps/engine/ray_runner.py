@@ -24,7 +24,7 @@ import ray
 import torch
 from ray import tune
 from ray._private.services import get_ray_address_from_environment
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util import ActorPool
@@ -44,6 +44,7 @@ from sweeps.engine.sweep import Resources, Sweep, Trial
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
 T = TypeVar("T")
+TaskError = RayError  # what a call of `run_tasks` raised, or that its process died
 PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 

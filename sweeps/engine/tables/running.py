@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -89,13 +88,8 @@ def run_table(table: Table, options: TableOptions) -> int:
         make_trials=make_trials,
         draw=draw,
         probes=probes,
-        reuse=() if options.train_anew else (places(options),),
+        reuse=not options.train_anew,
     )
-
-
-def places(options: TableOptions) -> Path:
-    """The folder in which sweeps lie beside this one's."""
-    return Path(options.output or Path("outputs") / "table").resolve().parent
 
 
 def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Dataset) -> list[Trial]:

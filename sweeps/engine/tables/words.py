@@ -47,9 +47,10 @@ def notes(result: Result) -> list[str]:
     said = [*result.table.notes]
     held = list(result.held.values())
     if held:
-        n = len({one.robust.n for one in held}) == 1 and f" (n = {held[0].robust.n})"
+        counts = {one.robust.n for one in held}
+        n = f" (n = {counts.pop()})" if len(counts) == 1 else ""
         said.append(
-            f"Verified: the per-example worst case over all attacks of this table and {_verifying(held[0])}{n or ''};"
+            f"Verified: the per-example worst case over all attacks of this table and {_verifying(held[0])}{n};"
             " checks: red flags of gradient masking. The paper has neither."
         )
     if lost := {one.row.name: one.collapsed for one in held if one.collapsed}:
