@@ -1,9 +1,10 @@
 """What a table is: the models it trains, what is read off each, and what the paper claims of the numbers."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from sweeps.engine.curves import Judged
 from sweeps.engine.paper import PAPER, PaperTable
@@ -64,31 +65,28 @@ class Found:
 Values: TypeAlias = Mapping[int, float]  # by seed
 
 
-class Column(Protocol):
+class Column(ABC):
     """What is read off each of a row's models."""
 
+    @abstractmethod
     def read(self, row: Row, found: Found) -> Values:
         """Its value by seed; seeds for which there is none are left out."""
-        ...
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:
-        """What must be asked of models for that, once they are trained."""
-        ...
+    def probes(self, row: Row, found: Found) -> Sequence[Probe]:  # noqa: ARG002
+        """What must be asked of models for that, once they are trained: nothing, where their verdicts have it."""
+        return ()
 
 
 @dataclass(frozen=True)
-class Clean:
+class Clean(Column):
     """Accuracy on clean test images."""
 
     def read(self, row: Row, found: Found) -> Values:
         return {seed: one.verdicts.clean_acc for seed, one in found.of(row).items()}
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:  # noqa: ARG002
-        return ()
-
 
 @dataclass(frozen=True)
-class White:
+class White(Column):
     """Accuracy under an attack on the model itself: the last iterate after so many steps, as the paper reads it."""
 
     attack: str
@@ -101,12 +99,9 @@ class White:
         outcome = one.verdicts.outcomes[self.attack]
         return float(outcome.curve("final")[outcome.steps.index(self.steps)])
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:  # noqa: ARG002
-        return ()
-
 
 @dataclass(frozen=True)
-class Black:
+class Black(Column):
     """Accuracy on images crafted on another model: that of `source` with the same seed, or with the next one.
 
     `attack` is "fgsm" without random start or "ce20", PGD of 20 steps from a random start.
@@ -140,7 +135,7 @@ class Black:
 
 
 @dataclass(frozen=True)
-class Gradient:
+class Gradient(Column):
     """A statistic of the squared L2 norm of the loss's gradient in the image, in units of [-1, 1].
 
     `which` test images: "all", "correct" or "wrong"; `statistic`: "min", "mean" or "max".
