@@ -1,5 +1,6 @@
 """What benchmarks share that run on a bare GPU machine: bat_core and what that needs, nothing else."""
 
+import argparse
 import contextlib
 import json
 import platform
@@ -10,9 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 import bat_core
+from bat_core.data import Split
+from bat_core.evaluate import Judge
+from bat_core.suites import Suite
+from bat_core.verdicts import Verdicts
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -35,6 +41,42 @@ def machine(device: torch.device) -> dict[str, Any]:
             ).stdout
             found["card"] = dict(zip(asked.split(","), said.strip().split(", "), strict=False))
     return found
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """A command line with what all of these scripts take."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
+    return made
+
+
+def takes_images(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The same, with which images."""
+    made.add_argument("--dataset", default="cifar10")
+    made.add_argument("--data-dir", type=Path)
+    made.add_argument("--train-size", type=int)
+    made.add_argument("--n", type=int, default=1000, help="test images")
+    made.add_argument("--batch", type=int, default=1000, help="test images at once")
+    return made
+
+
+def plain(options: argparse.Namespace) -> dict[str, Any]:
+    """Options as they are kept with results: without folders."""
+    return {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}}
+
+
+def clean(judge: Judge, part: Split, batch: int) -> Verdicts:
+    """Verdicts on clean images, some at once."""
+    pieces = torch.arange(len(part)).split(batch)
+    return Verdicts.concat([judge.clean(part.images[at], part.labels[at], part.rows[at]) for at in pieces])
+
+
+def attacked(judge: Judge, verdicts: Verdicts, part: Split, suite: Suite, batch: int) -> Verdicts:
+    """The verdicts after a suite, some images at once."""
+    pieces = torch.arange(len(part)).split(batch)
+    ordered = verdicts.take(np.searchsorted(verdicts.rows, part.rows.numpy()))
+    return Verdicts.concat([judge.extend(ordered.take(at.numpy()), part.images[at], suite) for at in pieces])
 
 
 def synchronise(device: torch.device) -> None:

@@ -30,7 +30,7 @@ import speed
 import speedrun
 import torch
 import torch.nn.functional as F
-from bare import machine, spread, synchronise, table, tell, write
+from bare import machine, parser, spread, synchronise, table, tell, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -246,27 +246,25 @@ def shown(report: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser(__doc__)
     every = ["references", "rate", "steps", "evaluation", "speedrun", "reproduce"]
-    parser.add_argument("--sections", nargs="+", default=every, choices=every)
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--network", default="preact_resnet18")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--wide", default="wrn_28_10")
-    parser.add_argument("--wide-batch", type=int, default=256)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=32_768, help="images of an epoch of random ones")
-    parser.add_argument("--variants", nargs="+", default=["bfloat16", "contiguous", "compile", "float32"])
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024, 4096])
-    parser.add_argument("--pgd-steps", type=int, default=20)
-    parser.add_argument("--speedrun", type=_words, default=["--compile", "--runs", "5", "--n", "1000"])
-    parser.add_argument("--reproduce", type=_words, default=["--n", "1000"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
-    return parser.parse_args(arguments)
+    made.add_argument("--sections", nargs="+", default=every, choices=every)
+    made.add_argument("--dataset", default="cifar10")
+    made.add_argument("--data-dir", type=Path)
+    made.add_argument("--network", default="preact_resnet18")
+    made.add_argument("--batch", type=int, default=256)
+    made.add_argument("--wide", default="wrn_28_10")
+    made.add_argument("--wide-batch", type=int, default=256)
+    made.add_argument("--image-size", type=int, default=32)
+    made.add_argument("--images", type=int, default=32_768, help="images of an epoch of random ones")
+    made.add_argument("--variants", nargs="+", default=["bfloat16", "contiguous", "compile", "float32"])
+    made.add_argument("--turns", type=int, default=5)
+    made.add_argument("--steps", type=int, default=10)
+    made.add_argument("--batches", type=int, nargs="+", default=[256, 1024, 4096])
+    made.add_argument("--pgd-steps", type=int, default=20)
+    made.add_argument("--speedrun", type=_words, default=["--compile", "--runs", "5", "--n", "1000"])
+    made.add_argument("--reproduce", type=_words, default=["--n", "1000"])
+    return made.parse_args(arguments)
 
 
 def _words(text: str) -> list[str]:

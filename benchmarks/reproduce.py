@@ -14,11 +14,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from bare import machine, tell, write
+from bare import attacked, clean, machine, parser, plain, takes_images, tell, write
 
 from bat_core.checks import examine
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
     report: dict[str, Any] = {
         "machine": machine(device),
-        "options": {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}},
+        "options": plain(options),
         "robustbench": ROBUSTBENCH,
         "models": [],
     }
@@ -64,12 +63,12 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
     model = one.state.model
     judge = Judge(model, seed=options.seed, precision=options.precision)
     part = dataset.test.take(slice(options.n)).in_memory()
-    verdicts = judge.clean(part.images, part.labels, part.rows)
+    verdicts = clean(judge, part, options.batch)
     took = {}
     for suite in options.suites:
         began = time.perf_counter()
         attacks = get_suite(suite, eps=config.attack.eps, step_size=config.attack.step_size)
-        verdicts = _attacked(judge, verdicts, part.images, attacks, options.batch)
+        verdicts = attacked(judge, verdicts, part, attacks, options.batch)
         took[suite] = time.perf_counter() - began
         tell(f"{suite}: {verdicts.robust_acc:.3f} hold, {took[suite]:.0f} s")
     findings = examine(
@@ -90,11 +89,6 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         "epochs": reports,
         "memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
-
-
-def _attacked(judge: Judge, verdicts: Verdicts, images: torch.Tensor, suite: Any, batch: int) -> Verdicts:
-    parts = torch.arange(len(verdicts)).split(batch)
-    return Verdicts.concat([judge.extend(verdicts.take(part.numpy()), images[part], suite) for part in parts])
 
 
 def _accuracies(verdicts: Verdicts, suites: Sequence[str]) -> dict[str, float]:
@@ -128,25 +122,18 @@ def _config(pixels: int, dataset: Dataset, options: argparse.Namespace) -> Trial
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--train-size", type=int)
-    parser.add_argument("--recipe", default="R-MC-LA")
-    parser.add_argument("--eps-x", type=int, nargs="+", default=[8, 4], help="training budgets in pixels")
-    parser.add_argument("--model", default="preact_resnet18")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--schedule", default="one_cycle")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--n", type=int, default=1000, help="test images")
-    parser.add_argument("--batch", type=int, default=500, help="test images at once")
-    parser.add_argument("--suites", nargs="+", default=["paper", "standard"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
-    return parser.parse_args(arguments)
+    made = takes_images(parser(__doc__))
+    made.add_argument("--recipe", default="R-MC-LA")
+    made.add_argument("--eps-x", type=int, nargs="+", default=[8, 4], help="training budgets in pixels")
+    made.add_argument("--model", default="preact_resnet18")
+    made.add_argument("--epochs", type=int, default=30)
+    made.add_argument("--batch-size", type=int, default=128)
+    made.add_argument("--lr", type=float, default=0.1)
+    made.add_argument("--schedule", default="one_cycle")
+    made.add_argument("--precision", default="auto")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--suites", nargs="+", default=["paper", "standard"])
+    return made.parse_args(arguments)
 
 
 if __name__ == "__main__":

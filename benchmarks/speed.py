@@ -16,12 +16,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import machine, spread, synchronise, table, tell, write
+from bare import machine, parser, plain, spread, synchronise, table, tell, write
 
 from bat_core.attacks.gradient import input_gradient
 from bat_core.config import RecipeConfig, TrainConfig, TrialConfig
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     device = torch.device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {"machine": machine(device), "options": _plain(options), "variants": {}}
+    report: dict[str, Any] = {"machine": machine(device), "options": plain(options), "variants": {}}
     dataset = noise(options.images, options.image_size, seed=0)
     for variant in options.variants:
         tell(f"{variant}: {options.model}, batch {options.batch_size}")
@@ -200,25 +199,19 @@ def _take(updates: Iterator[TrainState], count: int, device: torch.device) -> fl
     return time.perf_counter() - began
 
 
-def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(options).items() if name != "output"}
-
-
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=list(PASSES), choices=list(PASSES))
-    parser.add_argument("--variants", nargs="+", default=["float32"], choices=list(VARIANTS))
-    parser.add_argument("--model", default="small_cnn")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=4096, help="images of an epoch: it is to be longer than a turn")
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each recipe in a turn")
-    parser.add_argument("--passes", action="store_true", help="time forward and backward passes too")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
-    return parser.parse_args(arguments)
+    made = parser(__doc__)
+    made.add_argument("--recipes", nargs="+", default=list(PASSES), choices=list(PASSES))
+    made.add_argument("--variants", nargs="+", default=["float32"], choices=list(VARIANTS))
+    made.add_argument("--model", default="small_cnn")
+    made.add_argument("--batch-size", type=int, default=128)
+    made.add_argument("--image-size", type=int, default=32)
+    made.add_argument("--images", type=int, default=4096, help="images of an epoch: it is to be longer than a turn")
+    made.add_argument("--turns", type=int, default=7)
+    made.add_argument("--steps", type=int, default=3, help="steps of each recipe in a turn")
+    made.add_argument("--passes", action="store_true", help="time forward and backward passes too")
+    made.add_argument("--threads", type=int, help="of torch on a CPU")
+    return made.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import machine, synchronise, table, tell, write
+from bare import attacked, clean, machine, parser, plain, synchronise, table, takes_images, tell, write
 from torch import Tensor, nn
 
 from bat_core.attacks.gradient import input_gradient
@@ -36,7 +35,6 @@ from bat_core.losses import cross_entropy
 from bat_core.models import build_model
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
-from bat_core.verdicts import Verdicts
 
 ASKED = ((0.432, 0.80), (0.48, 0.80), (0.50, 0.80))  # verified robust accuracy, clean accuracy
 NOISE = 2.0  # budgets
@@ -50,8 +48,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     device = torch.device(options.device)
     torch.backends.cudnn.benchmark = True
     dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
-    settings = {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}}
-    report: dict[str, Any] = {"machine": machine(device), "options": settings, "runs": []}
+    report: dict[str, Any] = {"machine": machine(device), "options": plain(options), "runs": []}
     for seed in range(options.runs):
         began = time.perf_counter()
         model, seconds = train(dataset, options, device, seed)
@@ -208,11 +205,8 @@ def verify(model: nn.Module, dataset: Dataset, options: argparse.Namespace, seed
     part = dataset.test.take(slice(options.n)).in_memory()
     judge = Judge(model, seed=seed)
     suite = get_suite(options.suite, eps=dataset.pixel * options.eps)
-    began, pieces = time.perf_counter(), []
-    for chosen in torch.arange(len(part)).split(options.batch):
-        clean = judge.clean(part.images[chosen], part.labels[chosen], part.rows[chosen])
-        pieces.append(judge.extend(clean, part.images[chosen], suite))
-    verdicts = Verdicts.concat(pieces)
+    began = time.perf_counter()
+    verdicts = attacked(judge, clean(judge, part, options.batch), part, suite, options.batch)
     return {
         "clean_acc": verdicts.clean_acc,
         "robust_acc": verdicts.robust_acc,
@@ -265,29 +259,23 @@ def shown(report: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--train-size", type=int)
-    parser.add_argument("--network", default="preact_resnet18")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=0.2)
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--smoothing", type=float, default=0.0, help="of labels")
-    parser.add_argument("--decay", type=float, default=0.998, help="of the averaged weights, a step")
-    parser.add_argument("--small", type=float, default=0.75, help="share of the images' size to begin with")
-    parser.add_argument("--small-until", type=float, default=0.4, help="share of training until which images grow")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--eps", type=float, default=8, help="budget in pixels")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--suite", default="standard")
-    parser.add_argument("--n", type=int, default=10_000, help="test images")
-    parser.add_argument("--batch", type=int, default=1000, help="test images at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
-    return parser.parse_args(arguments)
+    made = takes_images(parser(__doc__))
+    made.set_defaults(n=10_000)
+    made.add_argument("--network", default="preact_resnet18")
+    made.add_argument("--epochs", type=int, default=12)
+    made.add_argument("--batch-size", type=int, default=256)
+    made.add_argument("--lr", type=float, default=0.2)
+    made.add_argument("--weight-decay", type=float, default=5e-4)
+    made.add_argument("--smoothing", type=float, default=0.0, help="of labels")
+    made.add_argument("--decay", type=float, default=0.998, help="of the averaged weights, a step")
+    made.add_argument("--small", type=float, default=0.75, help="share of the images' size to begin with")
+    made.add_argument("--small-until", type=float, default=0.4, help="share of training until which images grow")
+    made.add_argument("--precision", default="auto")
+    made.add_argument("--compile", action="store_true")
+    made.add_argument("--eps", type=float, default=8, help="budget in pixels")
+    made.add_argument("--runs", type=int, default=5)
+    made.add_argument("--suite", default="standard")
+    return made.parse_args(arguments)
 
 
 if __name__ == "__main__":
