@@ -6,6 +6,7 @@ import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from art.defences.trainer import AdversarialTrainer
 from art.estimators.classification import PyTorchClassifier
+from safetensors.torch import load_file
 
 from bat_core.models import build_model
 
@@ -14,9 +15,9 @@ EPS, STEP, STEPS = 8 / 255, 2 / 255, 7
 
 def main(start: str, network: str, device: str, threads: str, size: str) -> None:
     torch.set_num_threads(int(threads))
-    content = torch.load(start, weights_only=True)
+    content = load_file(start)
     model = build_model(network, num_classes=10, image_shape=(3, int(size), int(size)))
-    model.load_state_dict(content["model"])
+    model.load_state_dict({name[6:]: one for name, one in content.items() if name.startswith("model.")})
     classifier = PyTorchClassifier(
         model=model,
         loss=torch.nn.CrossEntropyLoss(),

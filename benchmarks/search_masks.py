@@ -160,7 +160,7 @@ def _panel(axes: Axes, held: Sequence[Held], aim: str, color: str) -> None:
     axes.set_title(f"aimed at clean + {aim}: falls by {100 * fell:.1f} points on average", fontsize=10)
     axes.set_xlabel("clean accuracy")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

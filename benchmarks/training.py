@@ -33,6 +33,7 @@ from bare import spread
 from common import command, machine, say, table, write_report
 from cyclopts import Parameter
 from peers import torchattacks
+from safetensors.torch import save_file
 from timing import synchronise
 from torch import Tensor, nn
 
@@ -244,8 +245,9 @@ def art_trainer(options: Options, model: nn.Module, x: Tensor, y: Tensor) -> Ite
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         python = art_environment(place / "art")
-        torch.save({"model": model.state_dict(), "x": x.cpu(), "y": y.cpu()}, place / "start.pt")
-        said = [str(python), str(ART_LOOP), str(place / "start.pt"), options.network, options.device]
+        start = {"x": x.cpu(), "y": y.cpu(), **{f"model.{name}": one for name, one in model.state_dict().items()}}
+        save_file({name: one.cpu().contiguous() for name, one in start.items()}, place / "start.safetensors")
+        said = [str(python), str(ART_LOOP), str(place / "start.safetensors"), options.network, options.device]
         said += [str(torch.get_num_threads()), str(options.image_size)]
         quiet = {**os.environ, "TQDM_DISABLE": "1"}
         process = subprocess.Popen(said, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet)

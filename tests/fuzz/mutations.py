@@ -86,7 +86,7 @@ def spoilt_value(value: Any, draw: random.Random) -> Any:
         elif isinstance(holder, list):
             holder.insert(key, draw.choice(holder))
         elif change == 4:
-            holder[draw.choice(("", "x", key + " ", key.upper(), "__class__", "self", 1, None))] = holder.pop(key)
+            holder[draw.choice(("", "x", f"{key} ", str(key).upper(), "__class__", "self", 1, None))] = holder.pop(key)
         else:
             holder[draw.choice(("extra", "name", "seed", "\0"))] = _strange(draw)
     return value
