@@ -85,7 +85,9 @@ def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(apart
     process = apart.start("eps_budget.py", *LONG, *options)
     trial_id = "eps8-seed0"
     wait_until(lambda: len(output.statuses()) == 1 and len(output.statuses()[trial_id].epochs) >= 2, process)
-    node = node_of(three_nodes, events(output, trial_id, "start")[0]["pid"])
+    pid = events(output, trial_id, "start")[0]["pid"]
+    node = node_of(three_nodes, pid)
+    psutil.Process(pid).suspend()  # the notice takes seconds to give, and the trial is not to end before
     notice = (
         "--reason",
         "DRAIN_NODE_REASON_PREEMPTION",
@@ -96,6 +98,7 @@ def test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go(apart
     )
     drain = ("drain-node", "--address", three_nodes.address, "--node-id", node.node_id, *notice)
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *drain], check=True, capture_output=True)
+    psutil.Process(pid).resume()
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
 
