@@ -54,7 +54,7 @@ def resolve_compile(choice: str) -> bool:
 
 
 def resolve_layout(choice: str) -> torch.memory_format:
-    """What "auto" | "on" | "off" says of channels-last layout. Automatically it is on (docs/performance.md)."""
+    """What "auto" | "on" | "off" says of channels-last layout. Automatically it is on, as it always was."""
     return torch.contiguous_format if choice == "off" else torch.channels_last
 
 

@@ -14,6 +14,8 @@ from pyautoattack import AutoAttack
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
+from bat_core.forward import frozen
+
 logging.getLogger("auto-attack").setLevel(logging.ERROR)
 
 PARTS = ("apgd-ce", "apgd-t")
@@ -111,15 +113,3 @@ def own_randomness(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for the weights meanwhile."""
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in wanted.items():
-            parameter.requires_grad_(flag)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from bat_core.forward import autocast, evaluation_mode, resolve_precision
+from bat_core.forward import autocast, evaluation_mode, frozen, resolve_precision
 
 
 def test_the_mode_found_is_restored():
@@ -43,3 +43,14 @@ def test_autocast_runs_products_in_the_precision_named(precision, result):
 
 def test_auto_is_float32_where_there_is_no_gpu():
     assert resolve_precision("auto", torch.device("cpu")) == torch.float32
+
+
+def test_frozen_weights_take_no_gradient_and_are_as_they_were_after():
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    x = torch.ones(1, 2, requires_grad=True)
+    with frozen(model):
+        model(x).sum().backward()
+    assert model.weight.grad is None
+    assert x.grad is not None
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False]

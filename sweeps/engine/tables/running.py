@@ -21,7 +21,7 @@ from sweeps.engine.probes import Probe, Probed
 from sweeps.engine.sweep import Report, Sweep, Trial
 from sweeps.engine.tables.picture import draw_table
 from sweeps.engine.tables.results import NOT_RUN, Result, found_in
-from sweeps.engine.tables.scales import Setting, check_models, setting_of
+from sweeps.engine.tables.scales import Setting, setting_of
 from sweeps.engine.tables.spec import Row, Table
 from sweeps.engine.tables.words import as_csv, markdown, show
 
@@ -102,7 +102,6 @@ def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Da
     if options.model and table.networks > 1:
         raise InputError(f"--model cannot be given: table {table.number} compares networks")
     models = (options.model,) if options.model else setting.models
-    check_models(replace(setting, models=models), table.networks)
     if not options.seeds:
         raise InputError("give at least one seed (--seeds)")
     trials: dict[str, Trial] = {}

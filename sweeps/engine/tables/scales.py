@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bat_core.config import TrainConfig
-from bat_core.errors import InputError, unknown_name
+from bat_core.errors import unknown_name
 from sweeps.engine.options import WIDE_RESNET
 
 RESNETS = ("resnet50", "resnet101", "resnet152")  # Table 9's
@@ -187,9 +187,3 @@ def setting_of(scale: str, images: str) -> Setting:
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     return SCALES[scale].settings[images]
-
-
-def check_models(setting: Setting, wanted: int) -> None:
-    """Raises InputError where a table compares more networks than there are."""
-    if len(setting.models) < wanted:
-        raise InputError(f"--model: this table compares {wanted} networks, and {len(setting.models)} are given")
