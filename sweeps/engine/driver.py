@@ -47,7 +47,7 @@ def run_sweep(
         probes: what is still to be asked of finished models.
         reuse: whether trials that sweeps in the same folder have finished are used again.
     Returns:
-        The exit code: 0, or 1 if a trial failed, or 130 if it was interrupted.
+        The exit code: 0, or 1 if a trial failed or a question has no answer, or 130 if it was interrupted.
     Raises:
         InputError: the input cannot be used; nothing has been started or written.
     """
@@ -68,9 +68,9 @@ def run_sweep(
         with mirroring.running():
             unrecorded = run_on_ray(waiting, sweep, dataset, folder, console, options) if waiting else {}
             asked = () if any(not status.done for _, status in _statuses(sweep, folder)) else probes(sweep, folder)
-            if asked:
-                _ask_on_ray(asked, sweep, dataset, folder, console, options)
-        return _conclude(sweep, folder, draw, mirroring, console, unrecorded)
+            answered = not asked or _ask_on_ray(asked, sweep, dataset, folder, console, options)
+        code = _conclude(sweep, folder, draw, mirroring, console, unrecorded)
+        return code or (0 if answered else FAILED)
 
 
 def _statuses(sweep: Sweep, folder: SweepFolder) -> list[tuple[Trial, TrialStatus]]:
@@ -160,10 +160,13 @@ def _ask_on_ray(
     folder: SweepFolder,
     console: Console,
     options: SweepOptions,
-) -> None:
+) -> bool:
     """Ask finished models what no trial can answer alone, several at once; each answer is kept as it comes.
 
     Where one cannot be had, the report is drawn without it, and --resume asks again.
+
+    Returns:
+        Whether all were answered.
     """
     from sweeps.engine import ray_runner  # noqa: PLC0415
 
@@ -171,13 +174,15 @@ def _ask_on_ray(
     config, gpus, probed = sweep.trials[0].config, sweep.resources.gpus_per_worker, Probed(folder)
     shared = (dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
     with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        calls = [(probe, probed.models(probe)) for probe in probes]
+        calls = ((probe, probed.models(probe)) for probe in probes)
         try:
             for probe, answer in ray_runner.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
                 probed.write(probe, answer)
-        except ray_runner.TaskError as error:
+        except (ray_runner.TaskError, InputError) as error:
             said = redacted(str(error).strip().splitlines()[-1])
             say(console, f"not all could be answered ({said}): --resume {relative(folder.path)} asks again", "yellow")
+            return False
+    return True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sweeps.engine.console import VERDICT_STYLES, verdict_style
 from sweeps.engine.evaluation import Evaluation
+from sweeps.engine.markdown import pipe_table
 
 Summary = Mapping[str, Any]
 HEADLINE = ("model", "clean", "robust", "95 %", "checks")
@@ -96,8 +97,8 @@ def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     """Both tables for a report."""
     parts = [
         f"Worst case over {evaluation.attacks().label}; {settings(evaluation)}.",
-        _markdown(HEADLINE, headlines(summaries)),
-        _markdown(DETAIL, details(evaluation, summaries)),
+        pipe_table(HEADLINE, headlines(summaries)),
+        pipe_table(DETAIL, details(evaluation, summaries)),
     ]
     flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
     return "\n\n".join([*parts, "\n".join(flags)]).rstrip() + "\n"
@@ -125,11 +126,6 @@ def _rich(columns: Sequence[str], *, title: str) -> Table:
         words = column in {"model", "attack", "checks", "on"}
         table.add_column(column, justify="left" if words else "right", no_wrap=column != "model")
     return table
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _verdict(one: Summary) -> str:

@@ -8,8 +8,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -198,7 +199,7 @@ def tune_trials(
 
 def run_tasks(
     function: Callable[..., T],
-    calls: Sequence[tuple[Any, ...]],
+    calls: Iterable[tuple[Any, ...]],
     shared: tuple[Any, ...],
     *,
     gpus: float,
@@ -206,7 +207,8 @@ def run_tasks(
 ) -> Iterator[T]:
     """`function(*shared, *call)` for every call, each in a Ray worker, `most` at a time.
 
-    Workers are kept from call to call, so that what a process has loaded it need not load again.
+    Workers are kept from call to call, so that what a process has loaded it need not load again. A call is
+    taken from `calls` when a worker is free for it.
 
     Yields:
         What each call returned, in the order in which they ended.
@@ -217,8 +219,19 @@ def run_tasks(
     common = [ray.put(one) for one in shared]
 
     worker = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
-    pool = ActorPool([worker.remote(function) for _ in range(min(most or fits, fits, len(calls)))])
-    yield from pool.map_unordered(lambda one, call: one.run.remote(call, *common), calls)
+    waiting = iter(calls)
+    first = list(islice(waiting, min(most or fits, fits)))
+    pool = ActorPool([worker.remote(function) for _ in first])
+
+    def submit(these: Iterable[tuple[Any, ...]]) -> None:
+        for call in these:
+            pool.submit(lambda one, call: one.run.remote(call, *common), call)
+
+    submit(first)
+    while pool.has_next():
+        answer = pool.get_next_unordered()
+        submit(islice(waiting, 1))
+        yield answer
 
 
 class _Worker:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sweeps.engine.markdown import pipe_table
 from sweeps.engine.transfer import Matrix
 from sweeps.engine.transfer_cells import NOT_VERIFIED, Cell, alarm
 
@@ -51,12 +52,12 @@ def markdown(matrix: Matrix, cells: Sequence[Cell]) -> str:
     parts = [f"Transfer matrix, {NOT_VERIFIED} ({LAYOUT}; white-box in bold). {settings(matrix, cells)}"]
     for attack in attacks_of(cells):
         of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}
-        lines = [[f"{attack}: judged on", "clean", *[f"crafted on {name}" for name in matrix.names]]]
-        lines += [["---"] * len(lines[0])]
+        head = [f"{attack}: judged on", "clean", *[f"crafted on {name}" for name in matrix.names]]
+        lines = []
         for target in matrix.names:
             row = [of[target, source] for source in matrix.names]
             lines.append([target, f"{row[0].clean / row[0].n:.1%}", *[_with_interval(cell) for cell in row]])
-        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts.append(pipe_table(head, lines))
     return "\n\n".join([*parts, alarm(cells).says]) + "\n"
 
 

@@ -88,6 +88,27 @@ def test_an_answer_that_is_lost_is_asked_again(apart, black_boxes):
     assert (path.read_bytes(), output.file("table_7.csv")) == (before, table)
 
 
+def test_a_question_without_an_answer_is_said_and_asked_again(apart, black_boxes):
+    output, _ = black_boxes
+    answers, kept = output.folder.path / "probes", output.file("table_7.csv")
+    (answers / "crafted-on-Undefended-seed0.parquet").unlink()
+    (weights,) = (output.folder.path / "trials" / "Undefended-seed0" / "model").glob("*.safetensors")
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
+    assert code == 1, printed
+    assert "not all could be answered" in printed
+    assert "model.safetensors is damaged" in printed
+    assert "--resume outputs/seven asks again" in printed
+    assert "Traceback" not in printed
+    undefended = next(cell for cell in cells(output, "table_7.csv") if cell["column"] == "undefended FGSM")
+    assert [part.split(":")[0] for part in undefended["by_seed"].split(";")] == ["1"]
+    weights.write_bytes(sound)
+    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
+    assert code == 0, printed
+    assert output.file("table_7.csv") == kept
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "said"),
     [

@@ -5,6 +5,7 @@ from collections import defaultdict
 from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.figure import LOSS_TITLES
+from sweeps.engine.markdown import pipe_table
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.scores import Score
@@ -24,7 +25,6 @@ from sweeps.engine.search.words import (
     settings,
     span,
     states,
-    table,
     too_little,
     value_of,
 )
@@ -81,7 +81,7 @@ def _searched(view: View) -> list[str]:
     return [
         f"Space `{space.name}`: {space.says}. Trials are drawn by {SAMPLERS[search.sampler]} (seed {search.seed})."
         f" The search ends after {', or '.join(ends)}. {_stopping(view)}",
-        table(("parameter", "what it is", "range", "scale", "the paper's", "only if"), rows),
+        pipe_table(("parameter", "what it is", "range", "scale", "the paper's", "only if"), rows),
         f"The same for all: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
         f" One pixel is {255 * pixel:g}/255.",
         f"The search aims at {aim(get_objective(search.objective))}.",
@@ -150,7 +150,7 @@ def _front(view: View) -> str:
          ", ".join(settings(view, one.point))]
         for one in view.front[::-1]
     ]  # fmt: skip
-    return table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
+    return pipe_table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
 
 
 def _papers(view: View) -> str:
@@ -190,7 +190,7 @@ def _masked(view: View) -> list[str]:
             [one.id, percent(one.clean_acc), percent(one.pgd_acc), robust(one), one.suite, ", ".join(one.flags)]
             for one in sorted(masked, key=lambda one: -one.pgd_acc)
         ]
-        parts.append(table(("masked", "clean", "under PGD", "under the suite (95 %)", "suite", "flags"), rows))
+        parts.append(pipe_table(("masked", "clean", "under PGD", "under the suite (95 %)", "suite", "flags"), rows))
     return [*parts, *_gap(view)]
 
 

@@ -1,8 +1,9 @@
 """What was chosen in the end, by what rule, and how it did on test images."""
 
+from sweeps.engine.markdown import pipe_table
 from sweeps.engine.search.scores import MASKED
 from sweeps.engine.search.view import Finalist, Tested, View
-from sweeps.engine.search.words import champion_of, count_of, percent, rule, settings, suites, table, with_interval
+from sweeps.engine.search.words import champion_of, count_of, percent, rule, settings, suites, with_interval
 
 ONCE = (
     "Everything was chosen on validation images, split from train. Test images were touched once, after all was chosen,"
@@ -40,7 +41,7 @@ def champion_md(view: View) -> list[str]:
         f"{count_of(len(view.finalists), 'finalist')}: trials of the front, trained anew with"
         f" {count_of(len(view.finalists[0].members), 'seed')} each. On validation images, means over seeds, from the"
         f" lowest to the highest seed, under {suites(one for f in view.finalists for one in f.members)}:",
-        table(
+        pipe_table(
             ("finalist", "clean", "robust", "n", "verdicts", "parameters"),
             [_on_validation(view, finalist) for finalist in view.finalists],
         ),
@@ -50,7 +51,7 @@ def champion_md(view: View) -> list[str]:
     if not rows:
         return [*parts, "The finalists have not been evaluated on test images yet."]
     head = ("finalist", "trial", "clean", "robust (95 %)", "n", "suite", "verdict")
-    return [*parts, "On test images:", table(head, rows), ONCE]
+    return [*parts, "On test images:", pipe_table(head, rows), ONCE]
 
 
 def _choice(view: View) -> str:

@@ -1,6 +1,6 @@
 """How a search is put into words, the same in report, pictures and terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Point, Value, show_value
@@ -44,14 +44,6 @@ def count_of(count: int, noun: str, plural: str = "") -> str:
     if count == 0:
         return f"no {noun}"
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def is_amount(parameter: Parameter) -> bool:

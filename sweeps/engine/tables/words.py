@@ -9,12 +9,14 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from sweeps.engine.console import counted, verdict_style
+from sweeps.engine.markdown import pipe_table
 from sweeps.engine.tables.results import NOT_RUN, Held, Judgement, Line, Number, Result
 
 CSV_COLUMNS = (
     *("table", "row", "column", "paper", "ours", "difference", "low", "high", "seeds", "by_seed", "n"),
     *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
 )
+HELD, HELD_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
 MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "not run": "dim"}
 
 
@@ -121,18 +123,17 @@ def markdown(result: Result) -> str:
     """The table for a report: each cell ours, and below it the paper's with the difference."""
     columns = [*result.table.columns]
     beyond = any(line.held for line in result.lines)
-    rows = [["ours<br>paper (difference)", *columns, *(["verified", "checks"] if beyond else [])]]
-    rows.append(["---", *["---:"] * len(columns), *(["---:", "---"] if beyond else [])])
+    head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if beyond else [])]
+    rows = []
     for line in result.lines:
         cells = [_marked_down(line, column, result) for column in columns]
         if beyond:
             cells += [_percent(line.held.robust), line.held.verdict] if line.held else [_missing(line), ""]
         rows.append([line.name, *cells])
-    parts = [f"**{title(result)}**", _pipes(rows)]
+    parts = [f"**{title(result)}**", pipe_table(head, rows, words=(head[0], "checks"))]
     if not beyond:
-        held = [["model", "clean", "verified", "checks"], ["---", "---:", "---:", "---"]]
-        held += [[one.row.name, _percent(one.clean), _percent(one.robust), one.verdict] for one in result.held.values()]
-        parts.append(_pipes(held))
+        held = [[one.row.name, _percent(one.clean), _percent(one.robust), one.verdict] for one in result.held.values()]
+        parts.append(pipe_table(HELD, held, words=HELD_WORDS))
     parts += [settings(result), *notes(result), f"Command: `{result.sweep.command}`"]
     if result.judgements:
         parts.append("\n".join(f"* {judgement.word}: {said(judgement)}" for judgement in result.judgements))
@@ -238,13 +239,9 @@ def _words(verdict: str) -> list[tuple[str, str, str]]:
 
 def _held_table(result: Result) -> RichTable:
     table = RichTable(title="What these models hold", title_justify="left", highlight=False)
-    for name in ("model", "clean", "verified", "checks"):
-        table.add_column(name, justify="left" if name in {"model", "checks"} else "right")
+    for name in HELD:
+        table.add_column(name, justify="left" if name in HELD_WORDS else "right")
     for one in result.held.values():
         cells = [_percent(number).replace("**", "") for number in (one.clean, one.robust)]
         table.add_row(escape(one.row.name), *cells, _styled(one.verdict))
     return table
-
-
-def _pipes(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in rows)
