@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bat_core.config import TrainConfig
 from bat_core.errors import unknown_name
@@ -33,14 +34,6 @@ class Setting:
     image_size: int | None = None
     milestones: tuple[float, ...] = TrainConfig.milestones
     weight_decay: float = TrainConfig.weight_decay
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """What a table is made of at this size, by the images that the paper made it of."""
-
-    says: str
-    settings: Mapping[str, Setting]
 
 
 def _on_digits(*models: str) -> Setting:
@@ -105,76 +98,53 @@ def _papers(dataset: str, lr: float) -> Setting:
     )
 
 
-SCALES = {
-    "smoke": Scale(
-        says="handwritten digits, a minute or two on 2 cores: whether it runs",
-        settings={
-            "cifar10": _on_digits("small_cnn_16"),
-            "svhn": _on_digits("small_cnn_16"),
-            "imagenet": _on_digits("small_cnn_8", "small_cnn_16", "small_cnn_32"),
-        },
-    ),
-    "small": Scale(
-        says="parts of the real data sets and small networks, within an hour a table on 2 cores",
-        settings={
-            "cifar10": _cut_down("cifar10"),
-            "svhn": _cut_down("svhn"),
-            "imagenet": Setting(
-                dataset="imagenet",
-                models=("resnet18", "resnet34", "resnet50"),
-                image_size=64,
-                epochs=10,
-                schedule="one_cycle",
-                lr=0.05,
-                batch_size=32,
-                precision="bfloat16",
-                seeds=(0, 1, 2),
-                val_size=100,
-                test_size=100,
-                verify=50,
-            ),
-        },
-    ),
-    "fast": Scale(
-        says="all of the data, PreActResNet-18, one cycle, bfloat16: one GPU",
-        settings={
-            "cifar10": _one_gpu("cifar10", lr=0.2),
-            "svhn": _one_gpu("svhn", lr=0.05),
-            "imagenet": Setting(
-                dataset="imagenet",
-                models=RESNETS,
-                image_size=128,
-                epochs=30,
-                schedule="one_cycle",
-                lr=0.4,
-                batch_size=256,
-                weight_decay=1e-4,
-                precision="bfloat16",
-                seeds=(0,),
-                verify=1000,
-            ),
-        },
-    ),
-    "paper": Scale(
-        says="the paper's networks and schedules: WRN-28-10, on ImageNet ResNet-50, 101 and 152",
-        settings={
-            "cifar10": _papers("cifar10", lr=0.1),
-            "svhn": _papers("svhn", lr=0.01),
-            "imagenet": Setting(
-                dataset="imagenet",
-                models=RESNETS,
-                epochs=100,
-                schedule="multi_step",
-                milestones=(0.3, 0.6, 0.9),
-                lr=0.1,
-                batch_size=256,
-                weight_decay=1e-4,
-                precision="float32",
-                seeds=(0,),
-                verify=1000,
-            ),
-        },
-    ),
+def _imagenet(**others: Any) -> Setting:
+    """What `fast` and `paper` have in common on ImageNet."""
+    return Setting(
+        dataset="imagenet", models=RESNETS, batch_size=256, weight_decay=1e-4, seeds=(0,), verify=1000, **others
+    )
+
+
+SCALES: dict[str, Mapping[str, Setting]] = {
+    # handwritten digits, a minute or two on 2 cores: whether it runs
+    "smoke": {
+        "cifar10": _on_digits("small_cnn_16"),
+        "svhn": _on_digits("small_cnn_16"),
+        "imagenet": _on_digits("small_cnn_8", "small_cnn_16", "small_cnn_32"),
+    },
+    # parts of the real data sets and small networks, within an hour a table on 2 cores
+    "small": {
+        "cifar10": _cut_down("cifar10"),
+        "svhn": _cut_down("svhn"),
+        "imagenet": Setting(
+            dataset="imagenet",
+            models=("resnet18", "resnet34", "resnet50"),
+            image_size=64,
+            epochs=10,
+            schedule="one_cycle",
+            lr=0.05,
+            batch_size=32,
+            precision="bfloat16",
+            seeds=(0, 1, 2),
+            val_size=100,
+            test_size=100,
+            verify=50,
+        ),
+    },
+    # all of the data, one cycle, bfloat16: one GPU
+    "fast": {
+        "cifar10": _one_gpu("cifar10", lr=0.2),
+        "svhn": _one_gpu("svhn", lr=0.05),
+        "imagenet": _imagenet(image_size=128, epochs=30, schedule="one_cycle", lr=0.4, precision="bfloat16"),
+    },
+    # the paper's networks and schedules
+    "paper": {
+        "cifar10": _papers("cifar10", lr=0.1),
+        "svhn": _papers("svhn", lr=0.01),
+        "imagenet": _imagenet(
+            epochs=100, schedule="multi_step", milestones=(0.3, 0.6, 0.9), lr=0.1, precision="float32"
+        ),
+    },
 }
 
 
@@ -186,4 +156,4 @@ def setting_of(scale: str, images: str) -> Setting:
     """
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
-    return SCALES[scale].settings[images]
+    return SCALES[scale][images]
