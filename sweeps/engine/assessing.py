@@ -18,8 +18,10 @@ from bat_core.config import PRECISIONS, SPLITS
 from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from bat_core.inspection import inspect
+from bat_core.memory import fitting_batch
 from bat_core.suites import STEPS_OF_EPS
 from sweeps.engine.assessment import Assessment, Examined
+from sweeps.engine.console import counted
 from sweeps.engine.models import ModelSource, find_models, fingerprint
 from sweeps.engine.options import Amount, command_line
 
@@ -59,7 +61,7 @@ class AssessOptions:
     precision: str = "float32"
     """Of the search: float32, bfloat16 or auto. Verdicts are float32 always."""
     batch_size: int | None = None
-    """Images at once, and in one shard. Default: 250, on GPUs 1,000."""
+    """Images at once, and in one shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
     despite_findings: bool = False
     """Attack a model even if it fails the inspection (probabilities, another range ...)."""
     workers: int | None = None
@@ -101,6 +103,12 @@ class AssessOptions:
         """What models are put on."""
         return "cuda" if self.gpus() else "cpu"
 
+    def processes(self) -> int:
+        """How many at most share a device's memory."""
+        if self.gpus():
+            return max(round(1 / self.gpus()), 1)
+        return 1 if self.alone() else self.workers or os.cpu_count() or 1
+
     def alone(self) -> bool:
         """Whether this process does all the work."""
         several_gpus = bool(self.gpus()) and torch.cuda.device_count() > 1
@@ -124,9 +132,10 @@ def decide(
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
+    examined, fits = _examined(sources, images, dataset, options, console)
     decided = {
         "command": command_line(),
-        "models": _examined(sources, images, dataset, options, console),
+        "models": examined,
         "dataset": dataset.name,
         "data_dir": data_dir,
         "split": options.split,
@@ -138,7 +147,7 @@ def decide(
         "precision": options.precision,
         "val_size": len(dataset.val),
         "image_size": image_size,
-        "shard_size": options.batch_size or (GPU_BATCH if options.gpus() else CPU_BATCH),
+        "shard_size": options.batch_size or fits,
     }
     return decided, part
 
@@ -197,13 +206,14 @@ def _count(asked: int | None, subset: int | None, there: int) -> int:
 
 def _examined(
     sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: AssessOptions, console: Console
-) -> tuple[Examined, ...]:
-    """Look at every model before any is attacked.
+) -> tuple[tuple[Examined, ...], int]:
+    """Look at every model before any is attacked; and how many images fit into memory at once with each of them.
 
     Raises:
         InputError: one cannot be attacked as it is.
     """
     examined = []
+    fits = usual = GPU_BATCH if options.gpus() else CPU_BATCH
     for source in sources:
         model = source.load(options.device())
         findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
@@ -217,7 +227,11 @@ def _examined(
             raise InputError(f"model {source.name!r} has other weights each time it is made: seed it, or add --weights")
         said = tuple(finding.says for finding in findings)
         examined.append(Examined(source=source, fingerprint=weights, findings=said))
-    return tuple(examined)
+        if not options.batch_size:
+            fits = min(fits, fitting_batch(model, images.images, most=usual, processes=options.processes()))
+    if fits < usual:
+        console.print(f"{counted(fits, 'image')} at once fit into the free memory (--batch-size)", highlight=False)
+    return tuple(examined), fits
 
 
 @contextmanager

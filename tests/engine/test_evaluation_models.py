@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bat_core import memory
 from bat_core.checkpoint import save_model
 from bat_core.config import DataConfig, TrialConfig
 from bat_core.data import load_dataset
@@ -17,7 +18,7 @@ from bat_core.evaluate import Judge
 from bat_core.fit import initial_state
 from sweeps.engine import evaluating
 from sweeps.engine.evaluating import run_evaluation
-from sweeps.engine.evaluation import CHECKS, SHARDS, check_model, joined, summarise, write_verdicts
+from sweeps.engine.evaluation import CHECKS, SHARDS, EvaluationFolder, check_model, joined, summarise, write_verdicts
 from tests.engine.evaluations import (
     MADE,
     drawn,
@@ -122,6 +123,20 @@ def test_a_batch_that_does_not_fit_into_memory_is_made_smaller(checks):
     for name, outcome in verdicts.outcomes.items():
         np.testing.assert_array_equal(outcome.broken_at, small.outcomes[name].broken_at)
         np.testing.assert_array_equal(outcome.final, small.outcomes[name].final)
+
+
+def test_shards_are_as_large_as_the_free_memory_allows(alone, monkeypatch, capsys):
+    images = load_dataset("digits").test.images
+    each = memory.OVERHEAD * memory.kept_for_backward(net(), images[:1].float() / 255)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 9 * each / memory.SHARE)
+    folder = evaluated(n=20, batch_size=None)
+    assert EvaluationFolder(folder).load().shard_size == 8
+    assert "8 images at once fit into the free memory (--batch-size)" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(alone)
+    small, whole = verdicts_of(folder), verdicts_of(evaluated(n=20, output=Path("whole")))
+    for name, outcome in whole.outcomes.items():
+        np.testing.assert_array_equal(outcome.broken_at, small.outcomes[name].broken_at)
 
 
 class Still(nn.Module):
