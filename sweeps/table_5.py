@@ -47,7 +47,8 @@ TABLE = Table(
     ),
     notes=(
         "Rows after Madry-LA+ are beyond the paper: other targets from the authors' release, R-MC-LA in five passes a"
-        " step, and what one would pick instead. Madry is cited by the paper, Madry* was trained by its authors, and by us.",
+        " step, and what one would pick instead. Madry is cited by the paper, Madry* was trained by its authors, and"
+        " by us.",
     ),
 )
 
