@@ -26,7 +26,7 @@ from bat_core.evaluate import Judge
 from bat_core.fit import fit
 from bat_core.recipes import recipe_params
 from bat_core.stats import wilson
-from bat_core.suites import get_suite
+from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
 
 PAPER = {8: {"clean": 90.8, "CE100": 52.9, "CW100": 51.9}, 4: {"clean": 93.0, "CE100": 60.1, "CW100": 58.0}}  # Table 6
@@ -65,12 +65,12 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
     part = dataset.test.take(slice(options.n)).in_memory()
     verdicts = clean(judge, part, options.batch)
     took = {}
-    for suite in options.suites:
+    suites = [get_suite(one, eps=config.attack.eps, step_size=config.attack.step_size) for one in options.suites]
+    for suite in suites:
         began = time.perf_counter()
-        attacks = get_suite(suite, eps=config.attack.eps, step_size=config.attack.step_size)
-        verdicts = attacked(judge, verdicts, part, attacks, options.batch)
-        took[suite] = time.perf_counter() - began
-        tell(f"{suite}: {verdicts.robust_acc:.3f} hold, {took[suite]:.0f} s")
+        verdicts = attacked(judge, verdicts, part, suite, options.batch)
+        took[suite.name] = time.perf_counter() - began
+        tell(f"{suite.name}: {verdicts.robust_acc:.3f} hold, {took[suite.name]:.0f} s")
     findings = examine(
         model, dataset.val.images, dataset.val.labels, eps=config.attack.eps, depth="cheap", seed=options.seed
     )
@@ -78,7 +78,7 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         "eps_x": pixels,
         "config": to_dict(config),
         "paper": PAPER.get(pixels, {}),
-        "ours": _accuracies(verdicts, options.suites),
+        "ours": _accuracies(verdicts, suites),
         "n": len(verdicts),
         "robust_interval": list(wilson(int(verdicts.robust_correct.sum()), len(verdicts))),
         "verdict": findings.verdict,
@@ -91,13 +91,13 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
     }
 
 
-def _accuracies(verdicts: Verdicts, suites: Sequence[str]) -> dict[str, float]:
-    """In percent: what stands under each attack alone, and after all."""
+def _accuracies(verdicts: Verdicts, suites: Sequence[Suite]) -> dict[str, float]:
+    """In percent: what stands under each attack that has steps to be read at, and after all."""
     found = {"clean": 100 * verdicts.clean_acc}
-    for name, outcome in verdicts.outcomes.items():
-        for steps, accuracy in zip(outcome.steps, outcome.curve("final"), strict=True):
-            found[name.upper() if name == "fgsm" else f"{name.upper()}{steps}"] = 100 * float(accuracy)
-    return found | {f"worst case of {'+'.join(suites)}": 100 * verdicts.robust_acc}
+    for entry in (entry for suite in suites for entry in suite.entries if entry.steps):
+        stands = verdicts.outcomes[entry.name].final.mean(0)
+        found |= {name: 100 * float(one) for (name, _), one in zip(entry.readings(), stands, strict=True)}
+    return found | {f"worst case of {'+'.join(suite.name for suite in suites)}": 100 * verdicts.robust_acc}
 
 
 def _config(pixels: int, dataset: Dataset, options: argparse.Namespace) -> TrialConfig:
