@@ -1,13 +1,14 @@
 import copy
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
 import bat_core.fit
-from bat_core.fit import batches_per_epoch, fit, initial_state
+from bat_core.fit import TrainState, batches_per_epoch, fit, fit_by_batch, initial_state
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.schedule import learning_rate
 from bat_core.workers import Workers
@@ -48,6 +49,17 @@ def test_digits_are_learnt(recipe, params, make_trial, digits):
     assert reports[-1].train_acc > reports[0].train_acc
     assert reports[-1].val_clean_acc > 0.5
     assert all(0 <= report.val_robust_acc <= report.val_clean_acc <= 1 for report in reports)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_takes_the_same_steps(make_trial, digits):
+    taken = {}
+    for choice in ("off", "on"):
+        config = make_trial("R-MC-LA", params={"eps": 10 / 255}, batch_size=32, compile=choice)
+        steps = (event for event in fit_by_batch(config, digits) if isinstance(event, TrainState))
+        taken[choice] = [weights(next(steps)) for _ in range(4)]
+    for plain, compiled in zip(taken["off"], taken["on"], strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 class Spy(nn.Module):
