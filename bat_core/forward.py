@@ -49,7 +49,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def resolve_compile(choice: str) -> bool:
-    """Whether "auto" | "on" | "off" means torch.compile. Automatically never: nowhere was it measured to pay yet."""
+    """Whether "auto" | "on" | "off" means torch.compile. Automatically never.
+
+    On a CPU it was measured not to pay (docs/performance.md); on a GPU it has not been measured.
+    """
     return choice == "on"
 
 
