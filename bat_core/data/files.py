@@ -37,8 +37,8 @@ class ImageFiles:
     """Images uint8 (N, 3, size, size), indexed by positions as a tensor is; only what is indexed is decoded.
 
     `names` are paths below `root`, `class/file`, as bytes of equal length: a list of strings would be copied
-    into every process that looks at it. `workers` processes decode (0: none but this one; None: as many as
-    torch has threads, at most 8); results do not depend on their number.
+    into every process that looks at it. `root` is absolute, as other processes stand elsewhere. `workers` processes
+    decode (0: none but this one; None: as many as torch has threads, at most 8); results do not depend on their number.
     """
 
     root: Path

@@ -45,5 +45,5 @@ def _listed(folder: Path, part: str, *, size: int, workers: int | None) -> tuple
         raise InputError(
             f"data folder {str(folder)!r} must hold {LAYOUT}, and has {part}/{nested}: one folder too deep"
         )
-    files = ImageFiles(root, np.array([os.fsencode(name) for name in names]), size, workers)
+    files = ImageFiles(root.absolute(), np.array([os.fsencode(name) for name in names]), size, workers)
     return Split.of(files, torch.tensor(found.targets)), tuple(found.classes)

@@ -39,6 +39,13 @@ def test_classes_are_the_folders_and_labels_their_places(folder):
         assert [photographs.CLASSES[label] for label in part.labels] == [name[:3] for name in names(part)]
 
 
+def test_a_folder_named_from_where_one_stands_is_found_from_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    data = load(folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(data.test.images[:3], load(folder).test.images[:3])
+
+
 def test_test_is_the_published_val_and_val_is_taken_from_train(folder):
     data = load(folder, val_size=5)
     assert (len(data.train), len(data.val), len(data.test)) == (19, 5, 12)
