@@ -19,7 +19,6 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
 from bat_core.errors import InputError, check_file_name
 from sweeps.engine.assessment import Examined
@@ -144,7 +143,7 @@ def _own_run(client: MlflowClient, experiment: str, name: str, identity: Mapping
     query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in identity.items())
     if found := client.search_runs([experiment_id], query, max_results=1):
         return found[0]
-    run = client.create_run(experiment_id, run_name=name, tags={**identity, MLFLOW_SOURCE_NAME: command})
+    run = client.create_run(experiment_id, run_name=name, tags={**identity, **mirror.source_tags(command)})
     client.set_terminated(run.info.run_id)
     return run
 

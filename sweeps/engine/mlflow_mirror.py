@@ -35,6 +35,7 @@ from sweeps.engine.sweep import Report, Sweep, Trial
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
 ROLE_TAG = "bat.role"
+COMMAND_TAG = "bat.command"  # as it was typed
 REASON_TAG = "bat.reason"  # why a trial failed or was stopped
 MODEL_TAG = "bat.model"
 SUITE_TAG = "bat.suite"  # what robust_acc is the robustness against
@@ -230,7 +231,7 @@ class Mirror:
             experiment = self._experiment_id()
             query = f"tags.`{SWEEP_TAG}` = '{self.sweep.id}' and tags.`{TRIAL_TAG}` = '{trial_id}'"
             found = self.client.search_runs([experiment], query, max_results=1)
-            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, MLFLOW_SOURCE_NAME: self.sweep.command, **tags}
+            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id, **source_tags(self.sweep.command), **tags}
             self._runs[trial_id] = (
                 found[0]
                 if found
@@ -253,6 +254,12 @@ class Mirror:
             else:
                 raise MlflowException(f"experiment {name!r} belongs to another sweep")
         return self._experiment
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """Where a run came from: MLflow's pages show the last part of a source's path, so that is the script alone."""
+    script = next((word for word in command.split() if word.endswith(".py")), command)
+    return {MLFLOW_SOURCE_NAME: script, COMMAND_TAG: command}
 
 
 def _epoch_metrics(status: TrialStatus) -> list[Metric]:

@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -96,7 +97,7 @@ def test_figures_are_there(finished: tuple[Output, str]) -> None:
 
 
 def test_mlflow_has_one_experiment_one_parent_and_a_child_a_trial(finished: tuple[Output, str], place: Place) -> None:
-    assert finished
+    output, _ = finished
     client = MlflowClient(place.uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id])
@@ -104,6 +105,8 @@ def test_mlflow_has_one_experiment_one_parent_and_a_child_a_trial(finished: tupl
     children = [run for run in runs if run is not parent]
     assert {run.info.run_name for run in children} == GRID | REFERENCES
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children)
+    assert all(Path(run.data.tags["mlflow.source.name"]).name == "eps_budget.py" for run in runs)
+    assert all(run.data.tags["bat.command"] == output.spec.command for run in runs)
     assert {run.info.status for run in runs} == {"FINISHED"}
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert artifacts == {"figure_1.png", "figure_1.svg", "figure_1.csv"}
