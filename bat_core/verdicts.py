@@ -81,6 +81,14 @@ class Verdicts:
         return float(self.clean_correct.mean())
 
     @property
+    def one_class(self) -> bool:
+        """Whether the model is right on images of one class at most, of several that there are.
+
+        So is one that answers the same class for every image: it cannot be attacked, and has learnt nothing.
+        """
+        return len(set(self.labels.tolist())) > 1 >= len(set(self.labels[self.clean_correct].tolist()))
+
+    @property
     def robust_correct(self) -> npt.NDArray[np.bool_]:
         """(N,): correct when clean and at every iterate of every attack."""
         return self.robust_after(len(self.outcomes))

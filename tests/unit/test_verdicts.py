@@ -176,3 +176,18 @@ def test_a_file_that_holds_no_whole_verdicts(damage, tmp_path):
     damage(path)
     with pytest.raises(InputError, match=r"v\.parquet' holds no whole verdicts"):
         Verdicts.read(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "one_class"),
+    [
+        ([0, 1, 1, 2], [False, True, True, False], True),
+        ([0, 1, 1, 2], [False, True, False, False], True),
+        ([0, 1, 1, 2], [False] * 4, True),
+        ([0, 1, 1, 2], [True, True, False, False], False),
+        ([1, 1, 1, 1], [True] * 4, False),  # of one class alone nothing can be said
+    ],
+)
+def test_a_model_that_is_right_on_one_class_alone_is_known_by_it(labels, right, one_class):
+    made = Verdicts(rows=np.arange(4), labels=np.array(labels), clean_correct=np.array(right), outcomes={})
+    assert made.one_class is one_class

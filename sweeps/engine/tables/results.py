@@ -57,7 +57,10 @@ def student(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What a row's models hold beyond the paper: their verified worst case, and whether to believe it."""
+    """What a row's models hold beyond the paper: their verified worst case, and whether to believe it.
+
+    `collapsed` counts those that fell to catastrophic overfitting, `one_class` those that are right on one class alone.
+    """
 
     row: Row
     clean: Number
@@ -65,6 +68,7 @@ class Held:
     suite: str
     verdicts: Mapping[str, int]
     collapsed: int
+    one_class: int
 
     @property
     def verdict(self) -> str:
@@ -194,6 +198,7 @@ def _held(row: Row, models: Mapping[int, Judged]) -> Held:
         suite=next(masked, some.suite),
         verdicts=Counter(one.verdict for one in models.values()),
         collapsed=sum(one.collapsed is not None for one in models.values()),
+        one_class=sum(one.verdicts.one_class for one in models.values()),
     )
 
 

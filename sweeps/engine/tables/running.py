@@ -173,8 +173,9 @@ def report(result: Result) -> Report:
 
 
 def _sentence(result: Result) -> str:
-    """What stands best, by what it holds."""
-    held = [one for one in result.held.values() if one.row.recipe != "Undefended"] or list(result.held.values())
+    """What stands best, by what it holds; a row with a model that answers one class alone does not stand."""
+    rows = list(result.held.values())
+    held = [one for one in rows if one.row.recipe != "Undefended" and not one.one_class] or rows
     if not held:
         return "No row is finished."
     best = max(held, key=lambda one: one.robust.mean)

@@ -58,6 +58,12 @@ def notes(result: Result) -> list[str]:
     if lost := {one.row.name: one.collapsed for one in held if one.collapsed}:
         of = ", ".join(f"{name} {count}" for name, count in lost.items())
         said.append(f"Models that fell to catastrophic overfitting while they were trained: {of}.")
+    if constant := {one.row.name: one.one_class for one in held if one.one_class}:
+        of = ", ".join(f"{name} {count}" for name, count in constant.items())
+        said.append(
+            f"Models that are right on images of one class alone: {of}. They answer that class whatever they see: what"
+            " they hold is no robustness, and claims about them say nothing."
+        )
     return said
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from bat_core.stats import wilson
 from sweeps.engine.tables.results import Number, student
+from sweeps.engine.tables.running import report
 from sweeps.engine.tables.spec import Clean, Table, White, about, at_most, cited, more, row, times
 from sweeps.engine.tables.words import as_csv, markdown, said
 from tests.engine.tables.made import N, result
@@ -45,6 +46,16 @@ def test_masked_models_are_called_unverified(tmp_path):
     made = result(tmp_path, table(), lambda name, seed: {}, verdict="masked")
     assert "not verified" in made.lines[0].held.suite
     assert "masked" in markdown(made)
+
+
+def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_path):
+    def standing(name, seed):
+        return {"ce": 40, "apgd-t": 40, "only": 3} if (name, seed) == ("R-MC", 1) else {"apgd-t": 2}
+
+    made = result(tmp_path, table(), standing)
+    assert {one.row.name: one.one_class for one in made.held.values()} == {"R-MC": 1, "R-MC-LA": 0}
+    assert "right on images of one class alone: R-MC 1. They answer" in markdown(made)
+    assert "R-MC-LA holds most" in report(made).sentence
 
 
 def test_a_row_that_was_not_run_says_so(tmp_path):
