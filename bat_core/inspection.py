@@ -13,6 +13,7 @@ from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 
 IMAGES = 128  # what the inspection looks at
+FEW = 20  # images on which one answer says nothing
 CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
 BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
 NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
@@ -62,7 +63,13 @@ def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num
             return (_error("not_finite", "the model gives NaN or infinity for every image"),)
         for look in (_finite, _probabilities):
             found = found + look(logits)
-        found = found + _range(model, x, y, logits) + _passes(model, x, logits) + _gradient(model, x, y)
+        found = (
+            found
+            + _one_class(logits, y)
+            + _range(model, x, y, logits)
+            + _passes(model, x, logits)
+            + _gradient(model, x, y)
+        )
     return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
 
 
@@ -111,6 +118,15 @@ def _probabilities(logits: Tensor) -> list[Finding]:
         says = "the model returns probabilities: a softmax hides the gradient, so return the logits before it"
         return [_error("probabilities", says)]
     return []
+
+
+def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
+    """A model that has learnt nothing: no attack moves it, and the share of its class stands."""
+    given = logits.argmax(1).unique()
+    if len(given) > 1 or len(y) < FEW or len(y.unique()) == 1:
+        return []
+    says = f"the model gives class {int(given)} to each of {len(y)} images: what it holds is no robustness"
+    return [_warning("one_class", says)]
 
 
 def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:

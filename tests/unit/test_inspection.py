@@ -96,7 +96,19 @@ def test_a_few_images_do_not_make_a_range(robust_digits, count):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             untrained = build_model("small_cnn_8", num_classes=CLASSES, image_shape=(1, 8, 8)).eval()
-        assert inspect(untrained, images[:count], labels[:count], num_classes=CLASSES) == ()
+        found = inspect(untrained, images[:count], labels[:count], num_classes=CLASSES)
+        assert severities(found).keys() <= ({"one_class"} if count >= 20 else set())
+
+
+def test_a_model_that_answers_one_class_alone_is_told(look, robust_digits):
+    (finding,) = look(after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES))
+    assert (finding.name, finding.severity) == ("one_class", "warning")
+    assert "the model gives class 3 to each of 100 images" in finding.says
+    _, images, labels = robust_digits
+    model = Altered(robust_digits.model, after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES)).eval()
+    alike = labels == 3
+    assert inspect(model, images[alike], labels[alike], num_classes=CLASSES) == ()
+    assert inspect(model, images[:19], labels[:19], num_classes=CLASSES) == ()
 
 
 def test_one_image_is_enough_to_look_at(robust_digits):
