@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,16 +55,19 @@ def notes(result: Result) -> list[str]:
             f"Verified: the per-example worst case over all attacks of this table and {_verifying(held[0])}{n};"
             " checks: red flags of gradient masking. The paper has neither."
         )
-    if lost := {one.row.name: one.collapsed for one in held if one.collapsed}:
-        of = ", ".join(f"{name} {count}" for name, count in lost.items())
-        said.append(f"Models that fell to catastrophic overfitting while they were trained: {of}.")
-    if constant := {one.row.name: one.one_class for one in held if one.one_class}:
-        of = ", ".join(f"{name} {count}" for name, count in constant.items())
+    if lost := _named({one.row.name: one.collapsed for one in held}):
+        said.append(f"Models that fell to catastrophic overfitting while they were trained: {lost}.")
+    if constant := _named({one.row.name: one.one_class for one in held}):
         said.append(
-            f"Models that are right on images of one class alone: {of}. They answer that class whatever they see: what"
-            " they hold is no robustness, and claims about them say nothing."
+            f"Models that are right on images of one class alone: {constant}. They answer that class whatever they see:"
+            " what they hold is no robustness, and claims about them say nothing."
         )
     return said
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """Each row of which there are some, with how many."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 def _verifying(held: Held) -> str:
