@@ -29,7 +29,7 @@ def fitting_batch(model: nn.Module, images: Images, *, most: int, processes: int
     x = to_unit(images[:SAMPLE].to(device))
     each = OVERHEAD * kept_for_backward(model, x) / len(x)
     fits = int(SHARE * free_memory(device) / processes / max(each, 1))
-    return most if fits >= most else 1 << max(fits.bit_length() - 1, 0)
+    return most if fits >= most else 1 << (max(fits, 1).bit_length() - 1)
 
 
 def kept_for_backward(model: nn.Module, x: Tensor) -> int:

@@ -53,7 +53,7 @@ def test_a_model_without_weights_or_gradient_keeps_its_images_alone():
 
 @pytest.mark.parametrize(
     ("images", "processes", "fits"),
-    [(1000, 1, 250), (200, 1, 128), (128, 1, 128), (127, 1, 64), (600, 4, 128), (0, 1, 1)],
+    [(1000, 1, 250), (200, 1, 128), (128, 1, 128), (127, 1, 64), (600, 4, 128), (0, 1, 1), (-100, 1, 1)],
 )
 def test_the_batch_follows_from_the_free_memory(images, processes, fits, monkeypatch):
     model = network()
