@@ -4,6 +4,7 @@ A trial with one worker runs in a Tune trial's own process; with several, the Tu
 TorchTrainer. Trials find their state in the sweep's own folder, so nothing is ever restored from Ray.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -92,7 +93,23 @@ def cluster(*, address: str | None) -> Iterator[None]:
             raise RuntimeError("Ray's dashboard is off: install ray[default], without it stopped trials leak resources")
         yield
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leave the cluster, with nothing of it left for other threads to collect while Ray shuts down.
+
+    A reference let go of between the end of Ray's core worker and the end of `ray.shutdown` ends the process at
+    once, with exit code 1; and the collector runs in whichever thread allocates, as that of the mirror does.
+    """
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def concurrent_trials(resources: Resources) -> int:
