@@ -28,6 +28,8 @@ Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
 IMAGES = 200  # what the checks look at
+FEW = 20  # of fewer images an honest model may give all the same class
+ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
 LARGE_EPS = 0.5  # a ball that holds plain grey for every image: nothing can stand in it
 EOT = 8  # passes a gradient is averaged over for a model that is random
 
@@ -37,6 +39,8 @@ class Evidence:
     """What was measured on `n` images; shares and accuracies in [0, 1], None where it was not measured.
 
     `ce` and `cw` hold accuracies after so many PGD steps (final iterate). `ce_worst` counts every iterate.
+    `one_answer` is the largest share of the clean images that the model gives one class; it is None where they
+    are fewer than FEW, or all of one class.
     """
 
     n: int
@@ -55,6 +59,7 @@ class Evidence:
     black_box_only: float | None = None
     eot_acc: float | None = None
     verified_acc: float | None = None
+    one_answer: float | None = None
 
     @property
     def ce_acc(self) -> float:
@@ -237,6 +242,14 @@ CHECKS: tuple[Check, ...] = (
         says="random noise breaks {value} of what the attack breaks",
         why="an attack that is no better than noise has found no direction",
     ),
+    Check(
+        name=ONE_CLASS,
+        measure=lambda e: e.one_answer,
+        suspect=1.0,
+        masked=2.0,
+        says="{value} of the images are given the same class",
+        why="no attack moves an answer that does not depend on the image: what stands is that class's share",
+    ),
 )
 
 
@@ -359,11 +372,13 @@ def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     draws = ExampleDraws(seed=judge.seed, names=("checks",), indices=list(range(len(x))))
     totals: dict[str, list[Tensor]] = {"zero": [], "fell": [], "difference": [], "spread": []}
+    given: list[Tensor] = []
     with judging(judge.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
             logits = judge.model(own_x)
             flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
+            given.append(logits.detach().argmax(1))
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
                 again = judge.model(own_x)
@@ -378,9 +393,14 @@ def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str
     spread = float(joined["spread"].mean())
     return {
         "zero_gradient": float(joined["zero"].mean()),
+        "one_answer": _largest_share(torch.cat(given)) if len(y) >= FEW and len(y.unique()) > 1 else None,
         "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
         "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
     }
+
+
+def _largest_share(classes: Tensor) -> float:
+    return float(classes.unique(return_counts=True)[1].max()) / len(classes)
 
 
 def _check(name: str) -> Check:

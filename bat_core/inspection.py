@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bat_core.checks import FEW, ONE_CLASS
 from bat_core.data import Images, to_unit
 from bat_core.evaluate import classified, is_out_of_memory
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 
 IMAGES = 128  # what the inspection looks at
-FEW = 20  # images on which one answer says nothing
 CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
 BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
 NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
@@ -126,7 +126,7 @@ def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     if len(given) > 1 or len(y) < FEW or len(y.unique()) == 1:
         return []
     says = f"the model gives class {int(given)} to each of {len(y)} images: what it holds is no robustness"
-    return [_warning("one_class", says)]
+    return [_warning(ONE_CLASS, says)]
 
 
 def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:

@@ -165,7 +165,7 @@ def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, A
     rows, pairs = [], []
     for full, halved in zip(whole, stopped, strict=True):
         lost = 100 * (full.volume(full.proposed) - halved.volume(halved.proposed))
-        best = [100 * max(one.robust_acc for one in outcome.finished if not one.masked) for outcome in (full, halved)]
+        best = [100 * max(one.robust_acc for one in outcome.finished if one.counts) for outcome in (full, halved)]
         share = halved.seconds / full.seconds
         pairs.append({"seed": full.seed, "lost": lost, "best_robust": best, "share": share})
         rows.append(

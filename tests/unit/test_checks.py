@@ -18,7 +18,7 @@ def evidence(**changes):
     measured = {
         "n": 200, "clean_acc": 0.9, "zero_gradient": 0.0, "pass_difference": 0.0, "loss_fell": 0.0, "noise_acc": 0.89,
         "fgsm_acc": 0.5, "half_fgsm_acc": 0.7, "ce": by_steps, "cw": by_steps, "ce_worst": 0.4, "restarts_acc": 0.4,
-        "large_eps_acc": 0.0, "black_box_only": 0.0, "verified_acc": 0.4,
+        "large_eps_acc": 0.0, "black_box_only": 0.0, "verified_acc": 0.4, "one_answer": 0.3,
     }  # fmt: skip
     return Evidence(**{**measured, **changes})
 
@@ -47,6 +47,7 @@ CASES = {  # what raises each check to a value, in every way there is
     ],
     "loss_does_not_rise": [lambda v: {"loss_fell": v}],
     "noise_as_strong": [lambda v: {"clean_acc": 1.0, "noise_acc": 1 - v, "ce_worst": 0.0}],
+    "one_class": [lambda v: {"one_answer": v}],
 }
 every_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 
@@ -228,6 +229,33 @@ def test_the_difference_of_two_passes_is_a_share_of_the_logits_spread():
     found = examine(model, x, y, eps=0.1, depth="cheap").evidence
     assert found.pass_difference == pytest.approx(0.02 / (logits.amax(1) - logits.amin(1)).mean().item(), rel=1e-4)
     assert found.eot_acc is not None
+
+
+def constant(logits):
+    return logits * 1e-3 + torch.tensor([1.0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("after", "count", "share"),
+    [(constant, 20, 1.0), (constant, 19, None), (lambda logits: logits, 200, None)],
+    ids=["one class", "too few to say", "several classes"],
+)
+def test_one_class_for_every_image_is_found_out(after, count, share):
+    model, x, y = linear(count, after=after)
+    findings = examine(model, x, y, eps=0.1, depth="cheap")
+    assert ("one_class" in {flag.name for flag in findings.flags}) == (share == 1)
+    if share is None and count >= 20:
+        share = y.bincount().max() / count
+    assert findings.evidence.one_answer == share
+
+
+def test_images_of_one_class_say_nothing_of_a_model_that_gives_it():
+    model, x, y = linear(200)
+    common = y == y.mode().values
+    x, y = x[common], y[common]
+    assert len(y) >= 20
+    findings = examine(model, x, y, eps=0.1, depth="cheap")
+    assert findings.evidence.one_answer is None
 
 
 class Backwards(torch.autograd.Function):

@@ -47,7 +47,7 @@ LETTERS = 17  # of a note, to an inch
 MARGIN, EDGE = 0.02, 0.005  # of accuracy: around all that is drawn, and beyond 0 and 1
 CLEAR = Mark(says="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
 SUSPECT = Mark(
-    says="suspect: some sign of masking",
+    says="suspect: some red flag",
     color=AMBER,
     marker="^",
     symbol="triangle-up-open",
@@ -139,11 +139,11 @@ def volumes(view: View) -> Line:
 
 
 def best_robust(view: View) -> Line:
-    """The best robust accuracy that is not masked against hours of work, from the first such trial to now."""
+    """The best robust accuracy that counts against hours of work, from the first such trial to now."""
     x: list[float] = []
     y: list[float] = []
     for one in sorted(view.finished, key=lambda one: one.ended):
-        if not one.masked:
+        if one.counts:
             x.append(hours_of(view, one))
             y.append(max(one.robust_acc, y[-1] if y else 0.0))
     return ([*x, view.hours], [*y, y[-1]]) if x else ([], [])

@@ -52,11 +52,13 @@ class Objective:
         return [measure.of(score) for measure in self.measures]
 
     def constraints(self, score: Score) -> dict[str, float]:
-        """Above zero where a trial is not feasible: its gradients are masked, or it is not right often enough.
+        """Above zero where a trial is not feasible.
 
+        It is not if its gradients are masked, it gives every image one class, or it is not right often enough.
         Whoever aims at accuracy under PGD asks for masks, and gets them.
         """
         broken = {} if MEASURES["pgd"] in self.measures else {"masked": 1.0 if score.masked else -1.0}
+        broken["one class"] = 1.0 if score.constant else -1.0
         if self.floor is not None:
             broken["clean floor"] = self.floor - score.clean_acc
         return broken
@@ -96,8 +98,8 @@ class Candidate(Protocol):
         """Robust accuracy for an hour of training."""
 
     @property
-    def masked(self) -> bool:
-        """Whether its robustness is not to be believed."""
+    def counts(self) -> bool:
+        """Whether its robustness may stand beside that of others."""
 
 
 C = TypeVar("C", bound=Candidate)
@@ -112,14 +114,14 @@ def check_rule(name: str) -> None:
 
 
 def choose(candidates: Sequence[C], rule: str) -> C | None:
-    """The candidate that a rule picks, of those not masked; None if none satisfies it.
+    """The candidate that a rule picks, of those that count; None if none satisfies it.
 
     robust-at-clean>=X: the most robust of those that are right on a share X of clean images.
     knee: the farthest above the line from the front's most robust end to its cleanest.
     robust-per-hour: the most robust accuracy for an hour of training.
     """
     check_rule(rule)
-    candidates = [one for one in candidates if not one.masked]
+    candidates = [one for one in candidates if one.counts]
     if match := FLOOR.fullmatch(rule):
         floor = _share("--rule", match["floor"])
         candidates = [one for one in candidates if one.clean_acc >= floor]

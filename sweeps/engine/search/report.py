@@ -37,7 +37,7 @@ def sentence(view: View) -> str:
     if not view.finished:
         return f"No trial has finished: {states(view)}." if view.rows else "No trial has begun."
     if not view.front:
-        return f"{_all_masked(view)} No robustness here is to be believed."
+        return f"{_none_counts(view)} No robustness here is to be believed."
     front, masked = view.front, sum(one.masked for one in view.finished)
     ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
     reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
@@ -130,7 +130,7 @@ def _found(view: View) -> list[str]:
     if not view.finished:
         return [f"Nothing yet. {states(view)}."]
     if not view.front:
-        parts = [_all_masked(view)]
+        parts = [_none_counts(view)]
     else:
         parts = [
             "The front: what no other trial beats in both accuracies. These are the best of"
@@ -163,6 +163,8 @@ def _papers(view: View) -> str:
     said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.verdict}."
     if one.masked:
         return f"{said} Its robustness is not to be believed."
+    if one.constant:
+        return f"{said} It gives every image the same class."
     if one in view.front:
         return f"{said} It is on the front."
     better = max((other for other in view.front if _beats(other, one)), key=lambda other: other.robust_acc)
@@ -191,6 +193,13 @@ def _masked(view: View) -> list[str]:
             for one in sorted(masked, key=lambda one: -one.pgd_acc)
         ]
         parts.append(pipe_table(("masked", "clean", "under PGD", "under the suite (95 %)", "suite", "flags"), rows))
+    if constant := _constant(view):
+        parts.append(
+            f"{_capital(count_of(len(constant), 'trial'))} ({', '.join(one.id for one in constant)})"
+            f" {'gives' if len(constant) == 1 else 'give'} every image the same class: no attack moves"
+            f" {'it' if len(constant) == 1 else 'them'}, nothing was learnt, and what stands is that class's share."
+            f" {'It is' if len(constant) == 1 else 'They are'} on no front either."
+        )
     return [*parts, *_gap(view)]
 
 
@@ -256,10 +265,19 @@ def _training(view: View) -> float:
     return float(seconds) * view.sweep.resources.num_workers / 3600
 
 
-def _all_masked(view: View) -> str:
-    if len(view.finished) == 1:
-        return "The one finished trial is masked."
-    return f"All {len(view.finished)} finished trials are masked."
+def _none_counts(view: View) -> str:
+    constant = _constant(view)
+    if not constant:
+        if len(view.finished) == 1:
+            return "The one finished trial is masked."
+        return f"All {len(view.finished)} finished trials are masked."
+    masked = len(view.finished) - len(constant)
+    return f"{len(view.finished)} finished: {masked} masked, {len(constant)} that give every image one class."
+
+
+def _constant(view: View) -> list[Score]:
+    """Those that learnt nothing, and are not masked either."""
+    return [one for one in view.finished if one.constant and not one.masked]
 
 
 def _capital(text: str) -> str:

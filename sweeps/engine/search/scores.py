@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bat_core.checks import ONE_CLASS
 from bat_core.stats import wilson
 from search_spaces.base import Point
 from sweeps.engine.folder import SweepFolder
@@ -49,6 +50,16 @@ class Score:
         return self.verdict == MASKED
 
     @property
+    def constant(self) -> bool:
+        """Whether it gives every image the same class: nothing moves it, and it has learnt nothing."""
+        return ONE_CLASS in self.flags
+
+    @property
+    def counts(self) -> bool:
+        """Whether its robustness may stand beside that of others."""
+        return not (self.masked or self.constant)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The robust accuracy's 95 % Wilson interval."""
         return wilson(round(self.robust_acc * self.robust_n), self.robust_n)
@@ -90,9 +101,9 @@ def scores(sweep: Sweep, folder: SweepFolder, *, role: str = "search") -> list[S
 def front(scored: Iterable[Score]) -> list[Score]:
     """Those that no other beats in clean and robust accuracy both, by growing robust accuracy.
 
-    A masked trial is on no front. Of equals the first stays.
+    A trial that does not count (`Score.counts`) is on no front. Of equals the first stays.
     """
-    return undominated((one for one in scored if not one.masked), by=lambda one: one.robust_acc)
+    return undominated((one for one in scored if one.counts), by=lambda one: one.robust_acc)
 
 
 def undominated(scored: Iterable[Score], *, by: Callable[[Score], float]) -> list[Score]:
@@ -118,8 +129,8 @@ def hypervolume(points: Iterable[tuple[float, float]], *, reference: tuple[float
 
 
 def volume(scored: Sequence[Score]) -> float:
-    """The hypervolume of what is not masked, above (0, 0)."""
-    return hypervolume((one.clean_acc, one.robust_acc) for one in scored if not one.masked)
+    """The hypervolume of what counts, above (0, 0)."""
+    return hypervolume((one.clean_acc, one.robust_acc) for one in scored if one.counts)
 
 
 def largest_part(scored: Sequence[Score], count: int) -> list[Score]:

@@ -56,6 +56,11 @@ class Finalist:
         """Whether the robustness of any member is not to be believed."""
         return any(member.masked for member in self.members)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the robustness of every member may stand beside that of others."""
+        return all(member.counts for member in self.members)
+
 
 @dataclass(frozen=True, kw_only=True)
 class View:
@@ -129,5 +134,5 @@ def flat_for(view: View, *, tolerance: float = 1e-9) -> int:
 
 
 def among(finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Those whose robustness can be believed."""
-    return [finalist for finalist in finalists if not finalist.masked]
+    """Those whose robustness counts."""
+    return [finalist for finalist in finalists if finalist.counts]

@@ -125,10 +125,10 @@ def rule(name: str) -> str:
 
 
 def believed(view: View) -> list[Score]:
-    """What one may learn from: finished, not masked, and as clean as the objective asks."""
+    """What one may learn from: finished, counting, and as clean as the objective asks."""
     objective = get_objective(view.search.objective)
     feasible = (one for one in view.finished if all(value <= 0 for value in objective.constraints(one).values()))
-    return [one for one in feasible if not one.masked]
+    return [one for one in feasible if one.counts]
 
 
 def too_little(view: View) -> str | None:

@@ -6,6 +6,7 @@ from tests.engine.search.trials import score_of
 
 SCORE = score_of(0.9, 0.5, pgd_acc=0.6, hours=0.25)
 MASKED = score_of(0.9, 0.5, masked=True)
+CONSTANT = score_of(0.9, 0.5, verdict="suspect", flags=("one_class",))  # gives every image the same class
 
 
 @pytest.mark.parametrize(
@@ -37,15 +38,16 @@ def test_the_defaults_are_among_the_known():
 
 
 @pytest.mark.parametrize("name", [*sorted(set(MEASURES) - {"pgd"}), "clean+robust", "robust-at-clean>=0.5"])
-def test_a_masked_trial_is_not_feasible(name):
+def test_a_trial_that_does_not_count_is_not_feasible(name):
     objective = get_objective(name)
     assert max(objective.constraints(MASKED).values()) > 0
+    assert max(objective.constraints(CONSTANT).values()) > 0
     assert max(objective.constraints(SCORE).values()) <= 0
 
 
 @pytest.mark.parametrize("name", ["pgd", "clean+pgd"])
 def test_whoever_aims_at_pgd_gets_the_masks(name):
-    assert get_objective(name).constraints(MASKED) == {}
+    assert max(get_objective(name).constraints(MASKED).values()) <= 0
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_whoever_aims_at_pgd_gets_the_masks(name):
 )
 def test_a_floor_is_a_constraint(floor, feasible):
     constraints = get_objective(f"robust-at-clean>={floor}").constraints(SCORE)
-    assert set(constraints) == {"masked", "clean floor"}
+    assert set(constraints) == {"masked", "one class", "clean floor"}
     assert (max(constraints.values()) <= 0) == feasible
 
 
@@ -150,8 +152,9 @@ def test_a_floor_that_none_reaches_chooses_none():
 
 
 @pytest.mark.parametrize("rule", ["knee", "robust-at-clean>=0.1", "robust-per-hour"])
-def test_of_nothing_nothing_is_chosen_and_nothing_masked_is(rule):
-    best = score_of(0.99, 0.99, masked=True, hours=0.001)
+@pytest.mark.parametrize("why", [{"masked": True}, {"verdict": "suspect", "flags": ("one_class",)}], ids=str)
+def test_of_nothing_nothing_is_chosen_and_nothing_that_does_not_count_is(rule, why):
+    best = score_of(0.99, 0.99, hours=0.001, **why)
     assert choose([], rule) is None
     assert choose([best], rule) is None
     assert choose([best, *FRONT], rule) is choose(FRONT, rule)

@@ -164,6 +164,17 @@ def test_masked_trials_are_shown_with_what_pgd_made_of_them(view, report):
     assert f"too much of {widest.id}: {widest.pgd_acc:.1%} under PGD, {widest.robust_acc:.1%} verified." in said
 
 
+def test_trials_that_give_every_image_one_class_are_named():
+    search = search_of("bat")
+    constant = replace(score_of(search, 0, 0.9, 0.9, verdict="suspect"), flags=("one_class",))
+    other = score_of(search, 1, 0.5, 0.4, trial=trial_of(search, 1, search.space.usual() | {"num_steps": 2}))
+    said = report_md(view_of(search, [constant, other]))
+    assert "1 trial (trial-000) gives every image the same class: no attack moves it" in said
+    assert "The paper's point, trial-000: clean 90.0%" in said
+    assert "suspect. It gives every image the same class." in said
+    assert "The front has 1: clean 50.0%, robust 40.0% (trial-001)" in said
+
+
 def test_what_pgd_alone_would_have_chosen_is_named_even_if_it_breaks():
     search = search_of("bat")
     lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, verdict=MASKED)
@@ -316,6 +327,9 @@ def test_sentences_where_there_is_little_to_say():
     assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robustness here is")
     masked.append(score_of(search, 1, 0.9, 0.5, verdict=MASKED))
     assert sentence(view_of(search, masked)).startswith("All 2 finished trials are masked. No robustness here is")
+    constant = replace(score_of(search, 2, 0.2, 0.2, verdict="suspect"), flags=("one_class",))
+    expected = "3 finished: 2 masked, 1 that give every image one class. No robustness here is"
+    assert sentence(view_of(search, [*masked, constant])).startswith(expected)
     for view in (view_of(search), failed, view_of(search, [one]), view_of(search, masked)):
         assert report_md(view).startswith("# Search on digits, small_cnn, L-inf budget 8 px\n")
 

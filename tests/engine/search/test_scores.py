@@ -47,10 +47,12 @@ def test_of_equals_the_first_stays():
     assert [one.id for one in front(made([(0.5, 0.5), (0.5, 0.5)]))] == ["0"]
 
 
-def test_a_masked_trial_is_on_no_front_and_pushes_none_off_it():
-    best, masked = score_of(0.8, 0.4), score_of(0.9, 0.9, masked=True)
-    assert front([masked, best]) == [best]
-    assert front([masked]) == []
+@pytest.mark.parametrize("why", [{"masked": True}, {"verdict": "suspect", "flags": ("one_class",)}], ids=str)
+def test_a_trial_that_does_not_count_is_on_no_front_and_pushes_none_off_it(why):
+    best, other = score_of(0.8, 0.4), score_of(0.9, 0.9, **why)
+    assert front([other, best]) == [best]
+    assert front([other]) == []
+    assert volume([other, best]) == volume([best])
 
 
 @given(clouds)
