@@ -19,6 +19,7 @@ SCHEDULES = ("one_cycle", "multi_step", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 ON_COLLAPSE = ("stop", "go_on")
 AUTOMATIC = ("auto", "on", "off")
+COMPILE = ("auto", "on", "graphs", "off")
 UNHASHED = (  # choices that there were not always, and what was done before
     ("data", "image_size", None),
     ("attack", "also", None),
@@ -113,7 +114,7 @@ class TrainConfig:
         check_choice("train.schedule", self.schedule, SCHEDULES)
         check_choice("train.precision", self.precision, PRECISIONS)
         check_choice("train.on_collapse", self.on_collapse, ON_COLLAPSE)
-        check_choice("train.compile", self.compile, AUTOMATIC)
+        check_choice("train.compile", self.compile, COMPILE)
         check_choice("train.channels_last", self.channels_last, AUTOMATIC)
         check_finite("train.drop", self.drop, strict=True)
         check_finite("train.final_lr", self.final_lr)

@@ -15,6 +15,7 @@ from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
 from bat_core.errors import InputError
 from bat_core.forward import (
     autocast,
+    compiled,
     evaluation_mode,
     frozen,
     judging,
@@ -165,10 +166,8 @@ class _Trainer:
         self.precision = resolve_precision(config.train.precision, device)
         self.layout = resolve_layout(config.train.channels_last)
         self.compiled = resolve_compile(config.train.compile)
-        self.crafted_on: nn.Module = torch.compile(state.model) if self.compiled else state.model  # type: ignore
-        self.update_model: nn.Module = workers.wrap(state.model)
-        if self.compiled:
-            self.update_model = torch.compile(self.update_model)  # type: ignore[assignment]
+        self.crafted_on = compiled(state.model, self.compiled)
+        self.update_model = compiled(workers.wrap(state.model), self.compiled)
         if state.begun and workers.rank > 0:
             state.begun.totals.zero_()  # rank 0 counts what all had seen
 
@@ -230,6 +229,8 @@ class _Trainer:
             yield part.images[:].to(self.device), part.labels.to(self.device)
 
     def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step left in the graphs' memory may go
         x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=self.layout)
         x_adv, label = self._craft(x, y, draws)
         self.state.optimizer.zero_grad(set_to_none=True)

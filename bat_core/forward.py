@@ -48,12 +48,18 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def resolve_compile(choice: str) -> bool:
-    """Whether "auto" | "on" | "off" means torch.compile. Automatically never.
+def resolve_compile(choice: str) -> str | None:
+    """The mode of torch.compile that "auto" | "on" | "graphs" | "off" stands for, None for none. Automatically none.
 
-    On a CPU it was measured not to pay (docs/performance.md); on a GPU it has not been measured.
+    "graphs" records CUDA graphs and replays them, which spares the launching of kernels; elsewhere it is "on".
+    On a CPU compiling was measured not to pay (docs/performance.md); on a GPU it has not been measured.
     """
-    return choice == "on"
+    return {"on": "default", "graphs": "reduce-overhead"}.get(choice)
+
+
+def compiled(model: nn.Module, mode: str | None) -> nn.Module:
+    """`model` through torch.compile, unless `mode` is None. Models of one shape share what was compiled."""
+    return model if mode is None else cast(nn.Module, torch.compile(model, mode=mode))
 
 
 def resolve_layout(choice: str) -> torch.memory_format:

@@ -37,6 +37,7 @@ VARIANTS = {
     "bfloat16": {"precision": "bfloat16"},
     "contiguous": {"precision": "bfloat16", "channels_last": "off"},
     "compile": {"precision": "bfloat16", "compile": "on"},
+    "graphs": {"precision": "bfloat16", "compile": "graphs"},
     "float32-compile": {"precision": "float32", "compile": "on"},
 }
 WARM_UP = 3  # steps before anything is timed

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bat_core.attacks.gradient import input_gradient
 from bat_core.data import Dataset, load_dataset, to_unit
 from bat_core.evaluate import Judge
-from bat_core.forward import autocast, evaluation_mode, frozen, resolve_precision
+from bat_core.forward import autocast, compiled, evaluation_mode, frozen, resolve_compile, resolve_precision
 from bat_core.losses import cross_entropy
 from bat_core.models import build_model
 from bat_core.stats import wilson
@@ -83,11 +83,11 @@ def train(dataset: Dataset, options: argparse.Namespace, device: torch.device, s
     if dataset.augmentation.pad:
         images = F.pad(images, (PAD,) * 4, value=MID_GREY)
     optimizer = _optimizer(model, options, device)
-    run = torch.compile(model) if options.compile else model
+    run = compiled(model, resolve_compile(options.compile))
     updates = len(labels) // options.batch_size
     total = updates * options.epochs
     averaged = [tensor.detach().clone().float() for tensor in model.state_dict().values()]
-    if options.compile:
+    if run is not model:
         _warm_up(run, model, images, labels, shape[-1], dataset.pixel, options, device)
         optimizer = _optimizer(model, options, device)
     synchronise(device)
@@ -120,6 +120,8 @@ def _update(
 ) -> None:
     """One step from noise, one update on where it leads."""
     precision = resolve_precision(options.precision, device)
+    if run is not model:
+        torch.compiler.cudagraph_mark_step_begin()
     start = (x + NOISE * eps * (2 * torch.rand_like(x) - 1)).requires_grad_()
     with evaluation_mode(model), frozen(model), autocast(device, precision):
         gradient = input_gradient(cross_entropy(run(start), y), start)
@@ -271,7 +273,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--small", type=float, default=0.75, help="share of the images' size to begin with")
     made.add_argument("--small-until", type=float, default=0.4, help="share of training until which images grow")
     made.add_argument("--precision", default="auto")
-    made.add_argument("--compile", action="store_true")
+    made.add_argument("--compile", default="off", choices=("off", "on", "graphs"))
     made.add_argument("--eps", type=float, default=8, help="budget in pixels")
     made.add_argument("--runs", type=int, default=5)
     made.add_argument("--suite", default="standard")

@@ -147,8 +147,9 @@ def test_a_training_step_never_waits_for_the_gpu(recipe, make_trial, digits):
 
 def test_a_compiled_network_learns_the_same(make_trial, digits):
     losses = {}
-    for choice in ("off", "on"):
+    for choice in ("off", "on", "graphs"):
         config = make_trial(params={"eps": 10 / 255}, epochs=1, batch_size=16, compile=choice)
         (report,) = fit(config, digits, device=CUDA)
         losses[choice] = report.train_loss
-    assert losses["on"] == pytest.approx(losses["off"], rel=0.05)
+    for choice in ("on", "graphs"):
+        assert losses[choice] == pytest.approx(losses["off"], rel=0.05)

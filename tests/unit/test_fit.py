@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 import bat_core.fit
 from bat_core.fit import TrainState, batches_per_epoch, fit, fit_by_batch, initial_state
@@ -52,14 +53,17 @@ def test_digits_are_learnt(recipe, params, make_trial, digits):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_takes_the_same_steps(make_trial, digits):
-    taken = {}
-    for choice in ("off", "on"):
-        config = make_trial("R-MC-LA", params={"eps": 10 / 255}, batch_size=32, compile=choice)
+def test_a_compiled_network_takes_the_same_steps_and_the_next_trial_compiles_nothing(make_trial, digits):
+    def taken(**changes):
+        config = make_trial("R-MC-LA", params={"eps": 10 / 255}, batch_size=32, **changes)
         steps = (event for event in fit_by_batch(config, digits) if isinstance(event, TrainState))
-        taken[choice] = [weights(next(steps)) for _ in range(4)]
-    for plain, compiled in zip(taken["off"], taken["on"], strict=True):
-        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+        return [weights(next(steps)) for _ in range(4)]
+
+    for seed in (0, 1):
+        before = counters["stats"]["unique_graphs"]
+        for plain, compiled in zip(taken(seed=seed), taken(seed=seed, compile="on"), strict=True):
+            torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+        assert (counters["stats"]["unique_graphs"] > before) == (seed == 0)
 
 
 class Spy(nn.Module):
