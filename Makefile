@@ -8,8 +8,9 @@ RUN := $(UV) run --quiet
 figure-1: environment
 	$(RUN) sweeps/eps_budget.py
 
+# Two processes: one waits for the sweeps that the integration tests run, the other has all the rest meanwhile.
 test: environment
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses 2 --dist loadgroup
 
 lint: environment
 	$(RUN) ruff check .
