@@ -19,7 +19,8 @@ from sweeps.engine.sweep import Sweep
 from sweeps.engine.tables.spec import CITED, Cell, Claim, Found, Row, Table, Values
 
 NOT_RUN: Literal["not run"] = "not run"
-Word: TypeAlias = Literal["shows", "does not show", "undecided", "not run"]
+SAYS_NOTHING: Literal["says nothing"] = "says nothing"  # of a claim about a model that answers one class alone
+Word: TypeAlias = Literal["shows", "does not show", "undecided", "says nothing", "not run"]
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,13 @@ class Result:
         if len(values) == 1:
             return Judgement(claim=claim, word="undecided", mean=mean, seeds=1)
         interval = student(values)
-        return Judgement(claim=claim, word=_word(claim, interval), mean=mean, interval=interval, seeds=len(values))
+        word = SAYS_NOTHING if self._constant(claim) else _word(claim, interval)
+        return Judgement(claim=claim, word=word, mean=mean, interval=interval, seeds=len(values))
+
+    def _constant(self, claim: Claim) -> bool:
+        """Whether some model that the claim is about answers one class for every image."""
+        rows = [cell[0] for cell in (claim.first, claim.second) if cell is not None]
+        return any(row.key in self.held and self.held[row.key].one_class for row in rows)
 
 
 def found_in(sweep: Sweep, folder: SweepFolder) -> Found:

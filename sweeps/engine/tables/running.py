@@ -20,7 +20,7 @@ from sweeps.engine.options import Several, SweepOptions, short_name
 from sweeps.engine.probes import Probe, Probed
 from sweeps.engine.sweep import Report, Sweep, Trial
 from sweeps.engine.tables.picture import draw_table
-from sweeps.engine.tables.results import NOT_RUN, Result, found_in
+from sweeps.engine.tables.results import NOT_RUN, SAYS_NOTHING, Result, found_in
 from sweeps.engine.tables.scales import Setting, setting_of
 from sweeps.engine.tables.spec import Row, Table
 from sweeps.engine.tables.words import as_csv, markdown, show
@@ -181,9 +181,11 @@ def _sentence(result: Result) -> str:
     best = max(held, key=lambda one: one.robust.mean)
     seeds = len(best.robust.values)
     words = Counter(one.word for one in result.judgements)
+    empty = f", {words[SAYS_NOTHING]} say nothing" if words[SAYS_NOTHING] else ""
+    left = f", {words[NOT_RUN]} were not run" if words[NOT_RUN] else ""
     claims = (
         f" Of the paper's claims {words['shows']} show, {words['does not show']} do not, {words['undecided']} are"
-        f" undecided{f', {words[NOT_RUN]} were not run' if words[NOT_RUN] else ''}."
+        f" undecided{empty}{left}."
     )
     return (
         f"Table {result.table.number}: {best.row.name} holds most, {best.robust.mean:.1%} of {best.robust.n} test"

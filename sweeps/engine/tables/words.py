@@ -17,7 +17,7 @@ CSV_COLUMNS = (
     *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
 )
 HELD, HELD_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
-MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "not run": "dim"}
+MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says nothing": "yellow", "not run": "dim"}
 
 
 def title(result: Result) -> str:
@@ -60,7 +60,7 @@ def notes(result: Result) -> list[str]:
     if constant := _named({one.row.name: one.one_class for one in held}):
         said.append(
             f"Models that are right on images of one class alone: {constant}. They answer that class whatever they see:"
-            " what they hold is no robustness, and claims about them say nothing."
+            " what they hold is no robustness, and a claim about them says nothing."
         )
     return said
 

@@ -52,8 +52,12 @@ def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_
     def standing(name, seed):
         return {"ce": 40, "apgd-t": 40, "only": 3} if (name, seed) == ("R-MC", 1) else {"apgd-t": 2}
 
-    made = result(tmp_path, table(), standing)
+    about_it, not_about_it = more("MC above LA", (MC, CE20), (LA, CE20)), at_most("LA near zero", (LA, CE20), 0.99)
+    made = result(tmp_path, table(about_it, not_about_it), standing)
     assert {one.row.name: one.one_class for one in made.held.values()} == {"R-MC": 1, "R-MC-LA": 0}
+    assert [one.word for one in made.judgements] == ["says nothing", "shows"]
+    assert "* says nothing: MC above LA" in markdown(made)
+    assert "1 show, 0 do not, 0 are undecided, 1 say nothing." in report(made).sentence
     assert "right on images of one class alone: R-MC 1. They answer" in markdown(made)
     assert "R-MC-LA holds most" in report(made).sentence
 
