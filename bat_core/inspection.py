@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bat_core.checks import FEW, ONE_CLASS
 from bat_core.data import Images, to_unit
 from bat_core.evaluate import classified, is_out_of_memory
+from bat_core.flags import FEW, ONE_CLASS
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 

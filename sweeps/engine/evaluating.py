@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from bat_core.checks import DEPTHS
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError, check_choice
 from bat_core.evaluate import Judge
+from bat_core.flags import DEPTHS
 from bat_core.suites import get_suite
 from sweeps.engine.assessing import AssessOptions, decide, found_again, progress, spread
 from sweeps.engine.assessment import Examined

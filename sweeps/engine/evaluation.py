@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks import PGD, Transfer
-from bat_core.checks import Depth, examine
+from bat_core.checks import examine
 from bat_core.config import to_dict
 from bat_core.data import Split
 from bat_core.errors import InputError
 from bat_core.evaluate import Judge
+from bat_core.flags import Depth
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts

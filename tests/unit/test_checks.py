@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bat_core.attacks import Square, fgsm
-from bat_core.checks import CHECKS, Evidence, Findings, attacks, conclude, examine
+from bat_core.checks import attacks, examine
+from bat_core.flags import CHECKS, Evidence, Findings, conclude
 
 from .toys import Linear, normal, uniform
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bat_core.checks import ONE_CLASS
+from bat_core.flags import ONE_CLASS
 from bat_core.stats import wilson
 from search_spaces.base import Point
 from sweeps.engine.folder import SweepFolder
