@@ -14,6 +14,7 @@ GRID = ("--eps-x", "20/255", "40/255", "--seeds", "0", "1")
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs them all: they share sweeps, and each expects the machine's cores to itself."""
     for item in items:
