@@ -8,9 +8,8 @@ RUN := $(UV) run --quiet
 figure-1: environment
 	$(RUN) sweeps/eps_budget.py
 
-# Two processes: one waits for the sweeps that the integration tests run, the other has all the rest meanwhile.
 test: environment
-	$(RUN) pytest --numprocesses 2 --dist loadgroup
+	$(RUN) pytest
 
 lint: environment
 	$(RUN) ruff check .
