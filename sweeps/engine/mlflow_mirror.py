@@ -161,7 +161,7 @@ class Mirror:
             trial.id, trial.id, _ms(status.started or 0), {MLFLOW_PARENT_RUN_ID: parent, ROLE_TAG: trial.role}
         )
         run_id = run.info.run_id
-        params = [Param(name, str(value)) for name, value in flatten(to_dict(trial.config)).items()]
+        params = [Param(name, _plain(value)) for name, value in flatten(to_dict(trial.config)).items()]
         params.append(Param("config_hash", trial.config.hash))
         self.client.log_batch(run_id, params=params)
         if run.data.tags.get(MLFLOW_PARENT_RUN_ID) != parent:
@@ -260,6 +260,11 @@ def source_tags(command: str) -> dict[str, str]:
     """Where a run came from: MLflow's pages show the last part of a source's path, so that is the script alone."""
     script = next((word for word in command.split() if word.endswith(".py")), command)
     return {MLFLOW_SOURCE_NAME: script, COMMAND_TAG: command}
+
+
+def _plain(value: Any) -> str:
+    """A setting as text: the same for 10 and 10.0, which are equal, for MLflow takes no second text for one."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _epoch_metrics(status: TrialStatus) -> list[Metric]:

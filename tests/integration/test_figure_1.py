@@ -122,7 +122,7 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
         assert run.data.params["recipe.name"] == trial.config.recipe.name
         assert run.data.params["train.epochs"] == "3"
         if trial.role == "grid":
-            assert run.data.params["recipe.params.beta"] == "9.0"
+            assert run.data.params["recipe.params.beta"] == "9"
         verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
         verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
         assert run.data.metrics["pgd_acc"] == verdicts.robust_acc
