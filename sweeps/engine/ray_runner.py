@@ -4,10 +4,12 @@ A trial with one worker runs in a Tune trial's own process; with several, the Tu
 TorchTrainer. Trials find their state in the sweep's own folder, so nothing is ever restored from Ray.
 """
 
+import contextlib
 import gc
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `stop_on_signals` h
 import ray
 import torch
 from ray import tune
+from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import AuthenticationError, RayError
 from ray.tune.schedulers import TrialScheduler
@@ -43,6 +46,9 @@ from sweeps.engine.ray_watch import Overseer
 from sweeps.engine.records import read_status
 from sweeps.engine.sweep import Resources, Sweep, Trial
 
+LOOPBACK = "127.0.0.1"
+DASHBOARDS = 100  # clusters of one machine that find a port
+API_SERVER = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
 T = TypeVar("T")
@@ -87,13 +93,44 @@ def cluster(*, address: str | None) -> Iterator[None]:
                 " and its token in ~/.ray/auth_token"
             ) from error
     else:
-        context = ray.init(address="local", include_dashboard=True, log_to_driver=False, logging_level=logging.ERROR)
+        context = _start()
     try:
         if not context.dashboard_url:
             raise RuntimeError("Ray's dashboard is off: install ray[default], without it stopped trials leak resources")
         yield
     finally:
         _leave()
+
+
+def _start() -> Any:
+    """A cluster on this machine whose processes know its dashboard by its address.
+
+    Ray Train asks the dashboard whether a trial's controller lives, and ends the trial's workers if not. Without an
+    address it asks whichever cluster it finds first, and that of another sweep knows nothing of this one's trials.
+    """
+    port = _dashboard_port()
+    os.environ[API_SERVER] = f"http://{LOOPBACK}:{port}"  # inherited by all that Ray starts
+    try:
+        return ray.init(
+            address="local",
+            include_dashboard=True,
+            dashboard_host=LOOPBACK,
+            dashboard_port=port,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        del os.environ[API_SERVER]
+
+
+def _dashboard_port() -> int:
+    """A port that nobody on this machine listens at; sweeps that start at the same moment begin at different ones."""
+    for turn in range(DASHBOARDS):
+        port = ray_constants.DEFAULT_DASHBOARD_PORT + (os.getpid() + turn) % DASHBOARDS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise RuntimeError(f"{DASHBOARDS} ports from {ray_constants.DEFAULT_DASHBOARD_PORT} on are taken: no Ray dashboard")
 
 
 def _leave() -> None:

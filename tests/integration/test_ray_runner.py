@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -33,11 +34,56 @@ print("collecting:", gc.isenabled(), "ray:", ray_runner.ray.is_initialized())
 """
 
 
+HOLD = """
+from sweeps.engine import ray_runner
+with ray_runner.cluster(address=None):
+    print("there", flush=True)
+    input()
+"""
+ASK = """
+from sweeps.engine import ray_runner
+ray = ray_runner.ray
+
+@ray.remote(num_cpus=0)
+def nodes():
+    from ray.util.state import list_nodes
+    return [node.node_id for node in list_nodes()]
+
+with ray_runner.cluster(address=None):
+    print(ray.get(nodes.remote()) == [ray.get_runtime_context().get_node_id()])
+"""
+
+
+def alone(folder: str) -> dict[str, str]:
+    """The environment of a process that finds no other cluster than those whose files lie in the folder."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+
+
+def run(script: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=alone(RAY_FOLDER),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return ran.stdout.splitlines()
+
+
+def test_a_process_asks_its_own_clusters_dashboard_where_there_are_two() -> None:
+    """Ray Train ends the workers of a trial that another cluster, which it happened to ask, does not know."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as elsewhere:
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLD], env=alone(elsewhere),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert other.stdout.readline() == "there\n"
+        printed = run(ASK)
+        other.communicate("\n")
+    assert printed == ["True"]
+
+
 def test_no_reference_is_left_to_other_threads_while_ray_shuts_down() -> None:
     """One let go of in that moment ends the process, with exit code 1: a search lost after hours."""
-    environment = os.environ | {"RAY_TMPDIR": RAY_FOLDER}
-    environment.pop("RAY_ADDRESS", None)
-    ran = subprocess.run(
-        [sys.executable, "-c", LEAVE], env=environment, capture_output=True, text=True, check=True, timeout=300
-    )
-    assert ran.stdout.splitlines() == ["held: True", "held: False collecting: False", "collecting: True ray: False"]
+    assert run(LEAVE) == ["held: True", "held: False collecting: False", "collecting: True ray: False"]
