@@ -149,6 +149,7 @@ class Attempt(Keeping):
         past = Past.of(self.sweep, self.trial_id)
         self.name = _agreed(past.next_name(), workers)
         self._place = past.store
+        self.folder.mkdir(parents=True, exist_ok=True)  # of all workers: each writes its share of the verdicts
         past.pull_record(self.folder)
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
         return past
