@@ -135,6 +135,12 @@ ROWS = (
         ("integration/test_bad_input.py::test_a_running_sweep_is_not_run_again",),
     ),
     Row(
+        "another Ray cluster, of another sweep, runs on the same machine",
+        "each asks its own dashboard whether a trial lives: workers are neither ended nor left over",
+        "nothing",
+        ("integration/test_ray_runner.py::test_a_process_asks_its_own_clusters_dashboard_where_there_are_two",),
+    ),
+    Row(
         "the clock jumps by hours and weeks, to and fro",
         "records, table and MLflow keep everything; times are as the clock had them",
         "nothing",
