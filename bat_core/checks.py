@@ -134,14 +134,13 @@ def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str
     x, y = to_unit(images.to(judge.device)), labels.to(judge.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     draws = ExampleDraws(seed=judge.seed, names=("checks",), indices=list(range(len(x))))
-    totals: dict[str, list[Tensor]] = {"zero": [], "fell": [], "difference": [], "spread": []}
-    given: list[Tensor] = []
+    totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
     with judging(judge.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
             logits = judge.model(own_x)
             flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
-            given.append(logits.detach().argmax(1))
+            totals["given"].append(logits.detach().argmax(1))
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
                 again = judge.model(own_x)
@@ -156,11 +155,20 @@ def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str
     spread = float(joined["spread"].mean())
     return {
         "zero_gradient": float(joined["zero"].mean()),
-        "one_answer": _largest_share(torch.cat(given)) if len(y) >= FEW and len(y.unique()) > 1 else None,
+        "one_answer": one_answer(joined["given"], y),
         "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
         "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
     }
 
 
-def _largest_share(classes: Tensor) -> float:
-    return float(classes.unique(return_counts=True)[1].max()) / len(classes)
+def one_answer(given: Tensor, y: Tensor) -> float | None:
+    """The largest share of images that a model gives one class.
+
+    Args:
+        given: (N,) the classes it gives them.  y: (N,) their own.
+    Returns:
+        None where they are too few to say anything by that, or all of one class.
+    """
+    if len(y) < FEW or len(y.unique()) == 1:
+        return None
+    return float(given.unique(return_counts=True)[1].max()) / len(given)

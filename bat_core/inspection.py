@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bat_core.checks import one_answer
 from bat_core.data import Images, to_unit
 from bat_core.evaluate import classified, is_out_of_memory
-from bat_core.flags import FEW, ONE_CLASS
+from bat_core.flags import ONE_CLASS
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 
@@ -122,10 +123,10 @@ def _probabilities(logits: Tensor) -> list[Finding]:
 
 def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     """A model that has learnt nothing: no attack moves it, and the share of its class stands."""
-    given = logits.argmax(1).unique()
-    if len(given) > 1 or len(y) < FEW or len(y.unique()) == 1:
+    given = logits.argmax(1)
+    if one_answer(given, y) != 1:
         return []
-    says = f"the model gives class {int(given)} to each of {len(y)} images: what it holds is no robustness"
+    says = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
     return [_warning(ONE_CLASS, says)]
 
 

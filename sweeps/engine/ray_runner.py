@@ -4,7 +4,6 @@ A trial with one worker runs in a Tune trial's own process; with several, the Tu
 TorchTrainer. Trials find their state in the sweep's own folder, so nothing is ever restored from Ray.
 """
 
-import contextlib
 import gc
 import logging
 import os
@@ -12,7 +11,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +126,7 @@ def _dashboard_port() -> int:
     """A port that nobody on this machine listens at; sweeps that start at the same moment begin at different ones."""
     for turn in range(DASHBOARDS):
         port = ray_constants.DEFAULT_DASHBOARD_PORT + (os.getpid() + turn) % DASHBOARDS
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        with socket.socket() as probe, suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port
     raise RuntimeError(f"{DASHBOARDS} ports from {ray_constants.DEFAULT_DASHBOARD_PORT} on are taken: no Ray dashboard")
