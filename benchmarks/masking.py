@@ -22,13 +22,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bat_core.checkpoint import load_model, save_model
-from bat_core.checks import IMAGES, examine
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.data.augment import NO_AUGMENTATION
 from bat_core.evaluate import evaluate
 from bat_core.fit import fit
-from bat_core.flags import Findings
+from bat_core.masking.checks import IMAGES, examine
+from bat_core.masking.flags import Findings
 from bat_core.suites import get_suite
 
 PIXELS = 8

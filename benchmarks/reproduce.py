@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from bare import attacked, clean, machine, parser, plain, takes_images, tell, write
 
-from bat_core.checks import examine
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
 from bat_core.data import Dataset, load_dataset
 from bat_core.evaluate import Judge
 from bat_core.fit import fit
+from bat_core.masking.checks import examine
 from bat_core.recipes import recipe_params
 from bat_core.stats import wilson
 from bat_core.suites import Suite, get_suite

@@ -18,8 +18,8 @@ from bat_core.checkpoint import load_model
 from bat_core.evaluate import evaluate
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
-from sweeps.engine.figure import save_figure
-from sweeps.engine.search.scores import Score, front, undominated
+from sweeps.engine.cli.plotting import save_figure
+from sweeps.engine.search.results import Score, front, undominated
 
 COLORS = {"PGD-20": "tab:red", "verified": "tab:blue"}
 

@@ -13,12 +13,12 @@ from common import met, say, table
 from searches import Setting, new_sweep, run_one, timed
 
 from bat_core.data import Dataset
-from sweeps.engine import ray_runner
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.search.running import run_search
+from sweeps.engine.ray_backend import tuning as ray_runner
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Sweep, Trial
+from sweeps.engine.search.tune import run_search
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.spec import Sweep, Trial
 
 MOST_SHARE, MOST_SECONDS = 0.10, 3.0  # targets: of the wall time of long trials; of each short one
 TURNS = 3

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 import torch
 
 from bat_core.data import Dataset
-from sweeps.engine.driver import sole_driver
-from sweeps.engine.folder import SPEC, SweepFolder
-from sweeps.engine.options import load_images
-from sweeps.engine.records import read_status
+from sweeps.engine.cli.options import load_images
 from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
-from sweeps.engine.search.running import EpochHalving
-from sweeps.engine.search.scores import Score, scores, volume
+from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Resources, Sweep, Trial
-from sweeps.engine.trial import trial_epochs
+from sweeps.engine.search.tune import EpochHalving
+from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from sweeps.engine.sweep.trial import trial_epochs
 
 T = TypeVar("T")
 PROCESSOR_SECONDS = "processor_seconds.txt"

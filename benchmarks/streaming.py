@@ -22,8 +22,8 @@ from torch import nn
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Crops, Dataset, load_dataset
 from bat_core.models import MODELS
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import run_trial
 
 MIB = 2**20
 VAL, BATCH = 20, 20

@@ -13,13 +13,16 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.recipes import recipe_params
 from bat_core.suites import suite_of
-from sweeps.engine.console import counted
-from sweeps.engine.curves import Family, curves_csv, families, judged_trials
-from sweeps.engine.driver import run_sweep
-from sweeps.engine.figure import LOSS_TITLES, draw_curves, save_figure
-from sweeps.engine.folder import SweepFolder, write_atomically
-from sweeps.engine.options import Amount, Several, SweepOptions, command, evaluation_budget, short_name
-from sweeps.engine.sweep import Report, Sweep, Trial
+from sweeps.engine.cli.app import command
+from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget, short_name
+from sweeps.engine.cli.plotting import save_figure
+from sweeps.engine.cli.text import counted
+from sweeps.engine.driver.run import run_sweep
+from sweeps.engine.paper.curve_plot import LOSS_TITLES, draw_curves
+from sweeps.engine.paper.curves import Family, curves_csv, families, judged_trials
+from sweeps.engine.storage.files import write_atomically
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.spec import Report, Sweep, Trial
 
 PIXELS = (1, 2, 4, 8, 12)  # training budgets
 STEM = "figure_1"

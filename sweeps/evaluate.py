@@ -5,8 +5,8 @@ python sweeps/evaluate.py outputs/eps_budget-digits-... --suite standard        
 python sweeps/evaluate.py my_package.nets:robust_net --weights net.safetensors --dataset cifar10 --data-dir DIR
 """
 
-from sweeps.engine.evaluating import EvaluateOptions, run_evaluation
-from sweeps.engine.options import command
+from sweeps.engine.cli.app import command
+from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
 
 
 def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.options import command
-from sweeps.engine.records import read_status, unread_lines
-from sweeps.engine.redaction import redacted
+from sweeps.engine.cli.app import command
+from sweeps.engine.cli.redact import redacted
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import read_status, unread_lines
+from sweeps.engine.tracking.background import Mirroring
 
 
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:

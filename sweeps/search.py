@@ -5,9 +5,9 @@ python sweeps/search.py --space bat --space schedule --finalists 3              
 python sweeps/search.py --dataset cifar10 --data-dir DIR --set eps=8/255 --range beta=4:64
 """
 
-from sweeps.engine.options import command
+from sweeps.engine.cli.app import command
 from sweeps.engine.search.options import SearchOptions
-from sweeps.engine.search.searching import run_search
+from sweeps.engine.search.run import run_search
 
 
 def main(options: SearchOptions = SearchOptions()) -> int:

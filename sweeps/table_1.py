@@ -4,9 +4,9 @@ python sweeps/table_1.py                                     # digits, a minute 
 python sweeps/table_1.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Clean, Table, White, about, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Clean, Table, White, about, more, row
 
 SEVEN, TWO = row("PGD7-2", "Madry"), row("PGD2-8")
 CE7, CE20, CE100 = White("ce", 7), White("ce", 20), White("ce", 100)

@@ -4,9 +4,9 @@ python sweeps/table_2.py                                     # digits, a minute 
 python sweeps/table_2.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Gradient, Table, row, times
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Gradient, Table, row, times
 
 MODELS = {"undefended": row("undefended", "Undefended"), "trained": row("trained", "Madry")}
 COLUMNS = {f"{model} {which}": Gradient(which, "mean") for model in MODELS for which in ("all", "correct", "wrong")}

@@ -4,9 +4,9 @@ python sweeps/table_3.py                                     # digits, a minute 
 python sweeps/table_3.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Black, Clean, Table, White, at_most, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Black, Clean, Table, White, at_most, more, row
 
 FGSM, R_FGSM, LL, R_LL, MC, R_MC = map(row, ("FGSM", "R-FGSM", "LL", "R-LL", "MC", "R-MC"))
 UNDEFENDED = row("Undefended")

@@ -4,9 +4,9 @@ python sweeps/table_4.py                                     # digits, a minute 
 python sweeps/table_4.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Table, White, about, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Table, White, about, more, row
 
 ROWS = R_FGSM, R_LL, R_MC = tuple(map(row, ("R-FGSM", "R-LL", "R-MC")))
 FGSM, MC, LL = White("fgsm"), White("mc"), White("ll")

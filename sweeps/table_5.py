@@ -4,9 +4,9 @@ python sweeps/table_5.py                                     # digits, a minute 
 python sweeps/table_5.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Clean, Table, White, cited, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Clean, Table, White, cited, more, row
 
 R_MC, R_MC_LS, R_MC_LA, R_MC_LA_LONG = map(row, ("R-MC", "R-MC-LS", "R-MC-LA", "R-MC-LA+"))
 MADRY = row("Madry*", "Madry")

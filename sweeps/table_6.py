@@ -4,9 +4,9 @@ python sweeps/table_6.py                                     # digits, a minute 
 python sweeps/table_6.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Clean, Table, White, about, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Clean, Table, White, about, more, row
 
 EIGHT, FOUR = row("R-MC-LA (eps_x = 8)", "R-MC-LA"), row("R-MC-LA (eps_x = 4)", "R-MC-LA", eps=4)
 EIGHT_LONG, FOUR_LONG = row("R-MC-LA+ (eps_x = 8)", "R-MC-LA+"), row("R-MC-LA+ (eps_x = 4)", "R-MC-LA+", eps=4)

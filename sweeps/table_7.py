@@ -4,9 +4,9 @@ python sweeps/table_7.py                                     # digits, a minute 
 python sweeps/table_7.py --scale small --data-dir DIR        # CIFAR-10, cut down
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Black, Clean, Table, White, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Black, Clean, Table, White, more, row
 
 SHORT, LONG, UNDEFENDED = row("R-MC-LA"), row("R-MC-LA+"), row("Undefended")
 FROM_UNDEFENDED, FROM_ANOTHER = Black(UNDEFENDED, "ce20"), Black(SHORT, "ce20", another=True)

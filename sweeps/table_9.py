@@ -4,9 +4,9 @@ python sweeps/table_9.py                                     # digits, a minute 
 python sweeps/table_9.py --scale small --data-dir DIR        # a folder of JPEGs: DIR/{train,val}/<class>/*.JPEG
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.tables.running import TableOptions, run_table
-from sweeps.engine.tables.spec import Clean, Table, White, cited, more, row
+from sweeps.engine.cli.app import command
+from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.table_spec import Clean, Table, White, cited, more, row
 
 ROWS = tuple(
     row(f"R-MC-LA-R{depth}", "R-MC-LA-2step", eps=16, network=network) for network, depth in enumerate((50, 101, 152))

@@ -4,8 +4,8 @@ python sweeps/transfer.py outputs/eps_budget-digits-...            # all models 
 python sweeps/transfer.py MODEL MODEL MODEL --eps 8/255
 """
 
-from sweeps.engine.options import command
-from sweeps.engine.transferring import TransferOptions, run_transfer
+from sweeps.engine.cli.app import command
+from sweeps.engine.transfer.run import TransferOptions, run_transfer
 
 
 def main(*models: str, options: TransferOptions = TransferOptions()) -> int:

@@ -101,7 +101,7 @@ def s3(s3_server, monkeypatch):
 @pytest.fixture(params=["s3", "folder"])
 def store(request, tmp_path):
     """A store of each kind, empty."""
-    from sweeps.engine.storage import Storage
+    from sweeps.engine.storage.object_store import Storage
 
     if request.param == "folder":
         return Storage.at(str(tmp_path / "store"))

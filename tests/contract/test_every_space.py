@@ -16,8 +16,8 @@ from bat_core.models import build_model
 from bat_core.recipes import get_recipe, recipe_params
 from search_spaces.base import compose, get_space, space_names
 from search_spaces.narrowing import narrow
-from sweeps.engine.search.points import assemble
 from sweeps.engine.search.spec import Final, Halving, Search
+from sweeps.engine.search.trial_config import assemble
 
 ROOT = Path(__file__).resolve().parents[2]
 PIXELS = (1 / 255, 5 / 255)  # of photographs, and of the embedded digits

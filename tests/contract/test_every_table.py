@@ -8,11 +8,11 @@ import pytest
 import sweeps
 from bat_core.recipes import get_recipe
 from bat_core.suites import suite_of
-from sweeps.engine.options import short_name
-from sweeps.engine.paper import PAPER
-from sweeps.engine.tables.running import TableOptions, trials_of
-from sweeps.engine.tables.scales import SCALES, setting_of
-from sweeps.engine.tables.spec import CITED, White
+from sweeps.engine.cli.options import short_name
+from sweeps.engine.paper.reported import PAPER
+from sweeps.engine.paper.run import TableOptions, trials_of
+from sweeps.engine.paper.scales import SCALES, setting_of
+from sweeps.engine.paper.table_spec import CITED, White
 
 FILES = sorted(path.stem for path in Path(sweeps.__path__[0]).glob("table_*.py"))
 TABLES = [importlib.import_module(f"sweeps.{name}").TABLE for name in FILES]

@@ -21,11 +21,11 @@ from bat_core.data.cifar10 import PICKLED
 from bat_core.errors import InputError
 from bat_core.fit import fit
 from bat_core.verdicts import Verdicts
-from sweeps.engine.folder import SPEC, SweepFolder
-from sweeps.engine.mlflow_evaluations import OUR_LOADER, download_model
-from sweeps.engine.models import find_models
-from sweeps.engine.records import RECORD, read_status
+from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.search.study import STUDY, _storage
+from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.records import RECORD, read_status
+from sweeps.engine.tracking.artifacts import OUR_LOADER, download_model
 
 CPU = torch.device("cpu")
 # A state_dict in a user's own file is in tests/engine/test_models.py, where --weights is tested.

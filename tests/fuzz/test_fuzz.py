@@ -16,9 +16,9 @@ from bat_core.errors import InputError
 from bat_core.jsontext import read_json
 from bat_core.suites import get_suite
 from bat_core.verdicts import Verdicts
-from sweeps.engine.records import RECORD, Record, read_events, read_status
-from sweeps.engine.sweep import Resources, Sweep, Trial
-from tests.engine.evaluations import drawn
+from sweeps.engine.sweep.records import RECORD, Record, read_events, read_status
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from tests.engine.evaluation.evaluations import drawn
 from tests.fuzz.mutations import generators, spoilt_bytes, spoilt_value
 from tests.unit import shards
 

@@ -6,10 +6,10 @@ import torch
 
 from bat_core.attacks import pgd
 from bat_core.checkpoint import load_checkpoint, save_checkpoint
-from bat_core.checks import examine
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import TrainState, fit, fit_by_batch
+from bat_core.masking.checks import examine
 from bat_core.rng import ExampleDraws
 from bat_core.suites import get_suite
 

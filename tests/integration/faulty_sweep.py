@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import Dataset
-from sweeps.engine import driver
-from sweeps.engine.driver import run_sweep
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.options import SweepOptions, command
-from sweeps.engine.sweep import Report, Sweep, Trial
+from sweeps.engine.cli.app import command
+from sweeps.engine.cli.options import SweepOptions
+from sweeps.engine.driver import run as driver
+from sweeps.engine.driver.run import run_sweep
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.spec import Report, Sweep, Trial
 
 
 @dataclass(frozen=True, kw_only=True)

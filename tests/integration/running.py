@@ -18,9 +18,9 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.records import TrialStatus, read_status
-from sweeps.engine.sweep import Sweep
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import TrialStatus, read_status
+from sweeps.engine.sweep.spec import Sweep
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 RAY_FOLDER = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it

@@ -150,9 +150,9 @@ def test_one_sentence_and_nothing_left_behind(
 
 def test_a_running_sweep_is_not_run_again(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bat_core.config import TrialConfig
-    from sweeps.engine.folder import SweepFolder
-    from sweeps.engine.records import exclusive
-    from sweeps.engine.sweep import Resources, Sweep, Trial
+    from sweeps.engine.storage.locks import exclusive
+    from sweeps.engine.sweep.folder import SweepFolder
+    from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 
     folder = SweepFolder(empty / "sweep")
     trials = [Trial(id="one", config=TrialConfig())]

@@ -17,15 +17,15 @@ from mlflow.tracking import MlflowClient
 import bat_core.fit
 from bat_core.checkpoint import load_model
 from bat_core.verdicts import Verdicts
-from sweeps.engine.evaluation import EvaluationFolder
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.mlflow_evaluations import log_evaluation
-from sweeps.engine.models import fingerprint
-from sweeps.engine.records import read_status
-from sweeps.engine.sweep import Resources, Sweep, Trial
-from sweeps.engine.trial import run_trial
-from tests.engine.evaluations import contents
+from sweeps.engine.evaluation.attack import EvaluationFolder
+from sweeps.engine.evaluation.mlflow_log import log_evaluation
+from sweeps.engine.evaluation.model_sources import fingerprint
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.tracking.background import Mirroring
+from tests.engine.evaluation.evaluations import contents
 from tests.integration.nets import NETS, SETTINGS
 from tests.integration.running import Output, Place, attempt, snapshot
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from sweeps.engine.evaluation import EvaluationFolder, finished_attacks
-from tests.engine.evaluations import written
+from sweeps.engine.evaluation.attack import EvaluationFolder, finished_attacks
+from tests.engine.evaluation.evaluations import written
 from tests.integration.nets import NETS, SETTINGS
 from tests.integration.running import Place, attempt, kill_tree_when
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from bat_core.data import load_dataset
 from bat_core.fit import fit
-from sweeps.engine.records import Event, read_events
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import MODEL
+from sweeps.engine.sweep.records import Event, read_events
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import MODEL
 from tests.integration.running import Output, Place, kill_tree_when, wait_until
 
 pytestmark = pytest.mark.ray

@@ -17,7 +17,7 @@ from bat_core.config import TrialConfig
 from bat_core.data import load_dataset
 from bat_core.fit import fit
 from bat_core.workers import Workers
-from sweeps.engine.trial import MODEL
+from sweeps.engine.sweep.trial import MODEL
 from tests.integration.running import Place, wait_until
 from tests.integration.test_faults import IMAGES, LONG, events
 

@@ -175,7 +175,7 @@ def test_mirroring_again_changes_nothing(finished: tuple[Output, str], place: Pl
 def test_an_empty_server_gets_everything_from_the_records(
     finished: tuple[Output, str], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.engine.mirroring import Mirroring
+    from sweeps.engine.tracking.background import Mirroring
 
     output, _ = finished
     uri = f"sqlite:///{place.path / 'replaced.db'}"
@@ -192,7 +192,7 @@ def test_an_empty_server_gets_everything_from_the_records(
 def test_a_server_that_is_away_is_told_and_harms_nothing(
     finished: tuple[Output, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.engine.mirroring import Mirroring
+    from sweeps.engine.tracking.background import Mirroring
 
     output, _ = finished
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

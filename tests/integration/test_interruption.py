@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.engine.records import TrialStatus
+from sweeps.engine.sweep.records import TrialStatus
 from tests.integration.conftest import GRID, TINY
 from tests.integration.running import Output, Place, kill_tree_when
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.engine.folder import SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from tests.integration.hosts import ADDRESSES, ROOT, Hosts, fill_in, running_hosts
 from tests.integration.running import Output
 

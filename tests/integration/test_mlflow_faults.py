@@ -11,11 +11,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from bat_core.workers import Workers
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.mirroring import Mirroring
-from sweeps.engine.records import RECORD, read_status
-from sweeps.engine.sweep import Report, Resources, Sweep, Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import RECORD, read_status
+from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
+from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.tracking.background import Mirroring
 from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place
 from tests.integration.servers import Proxy, Server
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
     from bat_core.config import AttackConfig, DataConfig, TrainConfig, TrialConfig
     from bat_core.data import load_dataset
-    from sweeps.engine.records import Record
+    from sweeps.engine.sweep.records import Record
 
     config = TrialConfig(
         data=DataConfig(train_size=64, val_size=16, test_size=16),

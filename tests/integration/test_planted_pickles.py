@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine.records import RECORD
+from sweeps.engine.sweep.records import RECORD
 from tests.integration.running import Output, Place
 
 pytestmark = pytest.mark.ray

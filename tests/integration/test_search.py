@@ -15,9 +15,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from sweeps.engine.records import TrialStatus
+from sweeps.engine.search.snapshot import View
 from sweeps.engine.search.spec import Search
-from sweeps.engine.search.view import View
+from sweeps.engine.sweep.records import TrialStatus
 from tests.integration.running import Output, Place, kill_tree_when
 
 pytestmark = pytest.mark.ray

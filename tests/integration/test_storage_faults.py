@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bat_core.data import Dataset
-from sweeps.engine.patience import StorageError
-from sweeps.engine.records import RECORD, VERDICTS, Record, read_events, read_status
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial, trial_epochs
+from sweeps.engine.storage.retry import StorageError
+from sweeps.engine.sweep.records import RECORD, VERDICTS, Record, read_events, read_status
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import run_trial, trial_epochs
 from tests.disks import Disk
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine.records import read_status
+from sweeps.engine.sweep.records import read_status
 from tests.disks import Disk
 from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place, kill_tree_when, wait_until

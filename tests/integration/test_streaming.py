@@ -16,9 +16,10 @@ from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig,
 from bat_core.data import Dataset, ImageFiles, load_dataset
 from bat_core.fit import fit
 from bat_core.workers import Workers
-from sweeps.engine.records import exclusive, read_status
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.storage.locks import exclusive
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import run_trial
 from tests.unit import photographs
 
 SIZE, VAL = 16, 8

@@ -10,7 +10,7 @@ from bat_core.evaluate import evaluate
 from bat_core.fit import fit
 from bat_core.suites import suite_of
 from bat_core.verdicts import Verdicts
-from sweeps.engine.keeping import MODEL
+from sweeps.engine.sweep.trial_sync import MODEL
 from tests.integration.conftest import TINY
 from tests.integration.running import Place
 

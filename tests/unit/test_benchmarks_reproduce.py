@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bat_core.suites import get_suite
-from sweeps.engine.paper import PAPER
+from sweeps.engine.paper.reported import PAPER
 
 TINY = ("--dataset", "digits", "--train-size", "256", "--model", "small_cnn_8", "--epochs", "1", "--n", "12")
 

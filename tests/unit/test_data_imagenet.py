@@ -12,9 +12,9 @@ from bat_core.config import DataConfig
 from bat_core.data import load_dataset
 from bat_core.data.base import Request
 from bat_core.errors import InputError
-from sweeps.engine.records import read_status
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import run_trial
 
 from . import photographs
 

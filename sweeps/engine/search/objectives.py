@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from bat_core.errors import InputError
-from sweeps.engine.search.scores import Score
+from sweeps.engine.search.results import Score
 
 DEFAULT_OBJECTIVE = "clean+robust"
 DEFAULT_RULE = "knee"

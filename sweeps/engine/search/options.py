@@ -12,10 +12,10 @@ from bat_core.errors import InputError, check_choice, check_finite
 from bat_core.recipes import recipe_params
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.options import EVAL_PIXELS, Amount, Several, SweepOptions, evaluation_budget
+from sweeps.engine.cli.options import EVAL_PIXELS, Amount, Several, SweepOptions, evaluation_budget
 from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, check_rule, get_objective
-from sweeps.engine.search.points import assemble
 from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
+from sweeps.engine.search.trial_config import assemble
 
 SIGNAL_STEPS = 20  # PGD steps that are read beside the verified number
 DIGITS_VAL = 300  # of 1,400 training images

@@ -4,13 +4,13 @@ from collections import defaultdict
 
 from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Space, show_value
-from sweeps.engine.figure import LOSS_TITLES
-from sweeps.engine.markdown import pipe_table
+from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_finalists import champion_md, champions
-from sweeps.engine.search.scores import Score
-from sweeps.engine.search.view import View
-from sweeps.engine.search.words import (
+from sweeps.engine.search.results import Score
+from sweeps.engine.search.snapshot import View
+from sweeps.engine.search.text import (
     SAMPLERS,
     aim,
     count_of,

@@ -8,7 +8,8 @@ from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError, shown
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
-from sweeps.engine.folder import SweepFolder, write_atomically
+from sweeps.engine.storage.files import write_atomically
+from sweeps.engine.sweep.folder import SweepFolder
 
 SEARCH = "search.json"
 SAMPLERS = ("tpe", "gp", "random")

@@ -19,13 +19,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from bat_core.errors import InputError
 from bat_core.rng import named_seed
 from search_spaces.base import Parameter, Point, Space
-from sweeps.engine.folder import SweepFolder
-from sweeps.engine.records import TrialStatus, drop_torn_line, exclusive, read_status
 from sweeps.engine.search.objectives import get_objective
-from sweeps.engine.search.points import assemble
-from sweeps.engine.search.scores import Score, score
+from sweeps.engine.search.results import Score, score
 from sweeps.engine.search.spec import Search
-from sweeps.engine.sweep import Sweep, Trial
+from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.storage.files import drop_torn_line
+from sweeps.engine.storage.locks import exclusive
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import TrialStatus, read_status
+from sweeps.engine.sweep.spec import Sweep, Trial
 
 STUDY = "study.journal"
 TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes

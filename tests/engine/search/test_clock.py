@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.engine.records import RECORD
-from sweeps.engine.search.clock import hours_until, work_intervals
+from sweeps.engine.search.snapshot import hours_until, work_intervals
+from sweeps.engine.sweep.records import RECORD
 from tests.engine.search.trials import events
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from search_spaces.narrowing import narrow
 from sweeps.engine.search.report import report_md, sentence
-from sweeps.engine.search.scores import MASKED
+from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.spec import Halving
-from sweeps.engine.search.words import rule, span
+from sweeps.engine.search.text import rule, span
 from tests.engine.search.views import (
     HALVED,
     KILLED,

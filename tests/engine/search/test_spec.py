@@ -4,8 +4,8 @@ import pytest
 
 from bat_core.errors import InputError
 from search_spaces.narrowing import narrow
-from sweeps.engine.folder import SweepFolder
 from sweeps.engine.search.spec import SEARCH, Final, Halving, Search, differences, read_search
+from sweeps.engine.sweep.folder import SweepFolder
 from tests.engine.search.trials import SPACE, search_of
 
 SEARCHES = [

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 
 from search_spaces.base import Point, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.search.points import assemble
-from sweeps.engine.search.scores import scores
+from sweeps.engine.search.results import scores
 from sweeps.engine.search.study import FROM, STUDY, TRIAL
+from sweeps.engine.search.trial_config import assemble
 from tests.engine.search.trials import LINE, PIXEL, SPACE, Lab, search_of
 
 WHOLE = compose([get_space(name) for name in ("bat", "schedule", "model")]).at(PIXEL)

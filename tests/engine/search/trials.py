@@ -7,13 +7,13 @@ from typing import Any
 
 from bat_core.config import AttackConfig, DataConfig, TrialConfig
 from search_spaces.base import Parameter, Point, Space, compose, get_space
-from sweeps.engine.folder import SPEC, SweepFolder
-from sweeps.engine.records import RECORD, Record
-from sweeps.engine.search.points import assemble
-from sweeps.engine.search.scores import Score
+from sweeps.engine.search.results import Score
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep import Resources, Sweep, Trial
+from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.records import RECORD, Record
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 
 PIXEL = 5 / 255
 SPACE = compose([get_space("bat"), get_space("schedule")]).at(PIXEL)

@@ -9,14 +9,14 @@ from optuna.trial import TrialState, create_trial
 from bat_core.config import AttackConfig, DataConfig, TrainConfig, TrialConfig
 from bat_core.stats import wilson
 from search_spaces.base import compose, get_space
-from sweeps.engine.records import TrialStatus
 from sweeps.engine.search.objectives import get_objective
-from sweeps.engine.search.points import assemble
-from sweeps.engine.search.scores import Score
+from sweeps.engine.search.results import Score
+from sweeps.engine.search.snapshot import Finalist, Tested, View
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.search.study import FROM, TRIAL, _distributions, _free
-from sweeps.engine.search.view import Finalist, Tested, View
-from sweeps.engine.sweep import Resources, Sweep, Trial
+from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.sweep.records import TrialStatus
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 
 PIXEL = 5 / 255
 MINUTES = 3  # between the ends of two trials

@@ -1,0 +1,174 @@
+"""Looks for red flags of gradient masking: signs that an attack failed for another reason than robustness."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bat_core.attacks import FGSM, PGD, Noise, Square
+from bat_core.attacks.gradient import input_gradient
+from bat_core.data import Images, to_unit
+from bat_core.errors import check_choice
+from bat_core.evaluate import Judge, classified, is_out_of_memory
+from bat_core.forward import judging
+from bat_core.losses import cross_entropy
+from bat_core.masking.flags import DEPTHS, FEW, Depth, Evidence, Findings, conclude, get_check
+from bat_core.rng import ExampleDraws
+from bat_core.suites import Entry, Suite
+from bat_core.verdicts import Verdicts
+
+IMAGES = 200  # what the checks look at
+LARGE_EPS = 0.5  # a ball that holds plain grey for every image: nothing can stand in it
+EOT = 8  # passes a gradient is averaged over for a model that is random
+
+
+def examine(
+    model: nn.Module,
+    images: Images,
+    labels: Tensor,
+    *,
+    eps: float,
+    depth: Depth = "full",
+    seed: int = 0,
+    precision: str = "float32",
+    verified: Tensor | None = None,
+) -> Findings:
+    """Look for red flags of gradient masking.
+
+    Args:
+        model: (B, C, H, W) in [0, 1] -> (B, K).
+        images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are looked at.  labels: (N,) int64.
+        eps: the budget that the model is judged at.
+        depth: "cheap" costs about 60 gradients an image, "full" about 450 and a black-box attack.
+        verified: (N,) bool, what stood against a verified suite, where one ran.
+    Returns:
+        The verdict, the flags that led to it and all that was measured.
+    """
+    check_choice("checks.depth", depth, DEPTHS)
+    images, labels = images[:IMAGES], labels[:IMAGES]
+    judge = Judge(model, seed=seed, precision=precision)
+    suite = attacks(eps, depth)
+    verdicts = judge.extend(judge.clean(images, labels, torch.arange(len(images))), images, suite)
+    measured = _probed(judge, images, labels, eps)
+    if measured["pass_difference"] >= get_check("random_output").suspect:
+        eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
+        measured["eot_acc"] = judge.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
+    if verified is not None:
+        measured["verified_acc"] = float(verified[:IMAGES].double().mean())
+    return conclude(_evidence(verdicts, measured), depth)
+
+
+def attacks(eps: float, depth: Depth) -> Suite:
+    """What the checks try on the model. Its worst case is no robustness: some budgets are not `eps`."""
+    steps = (1, 5, 10, 20) if depth == "cheap" else (1, 5, 10, 20, 50, 100)
+    entries = [
+        Entry(name="noise", attack=Noise(eps=eps, num_steps=10)),
+        Entry(name="fgsm", attack=FGSM(eps=eps), steps=(1,)),
+        Entry(name="half-fgsm", attack=FGSM(eps=eps / 2), steps=(1,)),
+        _pgd("ce", eps, loss="ce", steps=steps),
+        _pgd("cw", eps, loss="cw", steps=steps),
+    ]
+    if depth == "full":
+        entries += [
+            _pgd("restarts", eps, loss="ce", steps=(20,), restarts=5),
+            Entry(name="square", attack=Square(eps=eps, num_steps=1000), drop=True),
+            _pgd("large-ce", LARGE_EPS, loss="ce", steps=(20,)),
+            _pgd("large-cw", LARGE_EPS, loss="cw", steps=(20,)),
+        ]
+    return Suite(name="checks", entries=tuple(entries))
+
+
+def _pgd(name: str, eps: float, *, loss: str, steps: tuple[int, ...], restarts: int = 1, eot: int = 1) -> Entry:
+    attack = PGD(eps=eps, step_size=eps / 4, num_steps=steps[-1], loss=loss, restarts=restarts, eot=eot)
+    return Entry(name=name, attack=attack, steps=steps)
+
+
+def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
+    def by_steps(name: str) -> dict[int, float]:
+        outcome = verdicts.outcomes[name]
+        return {step: float(acc) for step, acc in zip(outcome.steps, outcome.curve("final"), strict=True)}
+
+    def stands(*names: str) -> Any:
+        holds = verdicts.clean_correct
+        for name in names:
+            holds = holds & verdicts.outcomes[name].holds
+        return holds
+
+    deeper: dict[str, float] = {}
+    if "square" in verdicts.outcomes:
+        white = stands("fgsm", "half-fgsm", "ce", "cw", "restarts")
+        fell_to_black = (verdicts.outcomes["noise"].broken_at > 0) | (verdicts.outcomes["square"].broken_at >= 0)
+        deeper = {
+            "restarts_acc": by_steps("restarts")[20],
+            "large_eps_acc": float(stands("large-ce", "large-cw").mean()),
+            "black_box_only": float((white & fell_to_black).mean()),
+        }
+    return Evidence(
+        n=len(verdicts),
+        clean_acc=verdicts.clean_acc,
+        noise_acc=float(stands("noise").mean()),
+        fgsm_acc=by_steps("fgsm")[1],
+        half_fgsm_acc=by_steps("half-fgsm")[1],
+        ce=by_steps("ce"),
+        cw=by_steps("cw"),
+        ce_worst=float(stands("ce").mean()),
+        **deeper,
+        **measured,
+    )
+
+
+def _probed(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """`_probe`, on as many of the images as fit into memory."""
+    try:
+        return _probe(judge, images, labels, eps)
+    except (MemoryError, RuntimeError) as error:
+        if len(images) == 1 or not is_out_of_memory(error):
+            raise
+    half = len(images) // 2
+    return _probed(judge, images[:half], labels[:half], eps)
+
+
+def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
+    x, y = to_unit(images.to(judge.device)), labels.to(judge.device)
+    attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
+    draws = ExampleDraws(seed=judge.seed, names=("checks",), indices=list(range(len(x))))
+    totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
+    with judging(judge.model):
+        for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
+            own_x, own_y = x[part].requires_grad_(), y[part]
+            logits = judge.model(own_x)
+            flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
+            totals["given"].append(logits.detach().argmax(1))
+            totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
+            with torch.no_grad():
+                again = judge.model(own_x)
+                totals["difference"].append((again - logits).abs().amax(1))
+                totals["spread"].append((logits.amax(1) - logits.amin(1)).abs())
+                before = cross_entropy(logits, own_y)
+            x_adv = attack(judge.model, own_x.detach(), own_y, generator=draws.take(part))
+            with torch.no_grad():
+                after = cross_entropy(judge.model(x_adv), own_y)
+            totals["fell"].append((after <= before)[classified(logits, own_y)])
+    joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
+    spread = float(joined["spread"].mean())
+    return {
+        "zero_gradient": float(joined["zero"].mean()),
+        "one_answer": one_answer(joined["given"], y),
+        "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
+        "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
+    }
+
+
+def one_answer(given: Tensor, y: Tensor) -> float | None:
+    """The largest share of images that a model gives one class.
+
+    Args:
+        given: (N,) the classes it gives them.  y: (N,) their own.
+    Returns:
+        None where they are too few to say anything by that, or all of one class.
+    """
+    if len(y) < FEW or len(y.unique()) == 1:
+        return None
+    return float(given.unique(return_counts=True)[1].max()) / len(given)

@@ -1,0 +1,187 @@
+"""What people get wrong when they bring a model: does it take images in [0, 1] and return logits?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bat_core.data import Images, to_unit
+from bat_core.evaluate import classified, is_out_of_memory
+from bat_core.forward import judging
+from bat_core.losses import cross_entropy
+from bat_core.masking.checks import one_answer
+from bat_core.masking.flags import ONE_CLASS
+
+IMAGES = 128  # what the inspection looks at
+CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
+BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
+NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about a model that an evaluation must not pass over.
+
+    An "error" makes the numbers meaningless, a "warning" has to be known to read them.
+    """
+
+    name: str
+    severity: Literal["error", "warning"]
+    says: str
+
+
+def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: int) -> tuple[Finding, ...]:
+    """Whether a model keeps to what an evaluation takes for granted.
+
+    Args:
+        model: as its owner made it, in whatever mode.
+        images: (N, C, H, W) uint8, or float in [0, 1]; the first 128 are looked at.  labels: (N,) int64.
+        num_classes: of the data set.
+    Returns:
+        What is wrong, errors first; nothing where all is well.
+    """
+    training = model.training
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    x, y = to_unit(images[:IMAGES].to(device)), labels[:IMAGES].to(device)
+    found = [_training_mode()] if training else []
+    while True:
+        try:
+            return _inspected(model, x, y, found, num_classes)
+        except (MemoryError, RuntimeError) as error:
+            if len(x) == 1 or not is_out_of_memory(error):
+                raise
+            x, y = x[: len(x) // 2], y[: len(y) // 2]
+
+
+def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
+    with judging(model):
+        logits, broken = _forward(model, x, num_classes)
+        if logits is None:
+            return (broken,) if broken else ()
+        if not logits.isfinite().all(1).any():
+            return (_error("not_finite", "the model gives NaN or infinity for every image"),)
+        for look in (_finite, _probabilities):
+            found = found + look(logits)
+        found = (
+            found
+            + _one_class(logits, y)
+            + _range(model, x, y, logits)
+            + _passes(model, x, logits)
+            + _gradient(model, x, y)
+        )
+    return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
+
+
+def _error(name: str, says: str) -> Finding:
+    return Finding(name=name, severity="error", says=says)
+
+
+def _warning(name: str, says: str) -> Finding:
+    return Finding(name=name, severity="warning", says=says)
+
+
+def _training_mode() -> Finding:
+    return _warning(
+        "training_mode", "the model came in training mode (dropout, batch norm); it is evaluated in evaluation mode"
+    )
+
+
+def _forward(model: nn.Module, x: Tensor, num_classes: int) -> tuple[Tensor | None, Finding | None]:
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        shape = "x".join(map(str, x.shape[1:]))
+        return None, _error("forward", f"the model does not take images of {shape}: {str(error).splitlines()[0][:160]}")
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+        given = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        return None, _error("output", f"the model returns {given}: it must return floating-point logits (N, classes)")
+    if logits.shape[1] != num_classes:
+        return None, _error(
+            "classes", f"the model has {logits.shape[1]} classes and the data set {num_classes}: they must be equal"
+        )
+    return logits, None
+
+
+def _finite(logits: Tensor) -> list[Finding]:
+    broken = int((~logits.isfinite().all(1)).sum())
+    says = f"the model gives NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
+    return [_warning("not_finite", says)] if broken else []
+
+
+def _probabilities(logits: Tensor) -> list[Finding]:
+    sound = logits[logits.isfinite().all(1)].double()
+    if bool((sound >= -1e-6).all() and (sound <= 1 + 1e-6).all() and ((sound.sum(1) - 1).abs() < 1e-3).all()):
+        says = "the model returns probabilities: a softmax hides the gradient, so return the logits before it"
+        return [_error("probabilities", says)]
+    return []
+
+
+def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
+    """A model that has learnt nothing: no attack moves it, and the share of its class stands."""
+    given = logits.argmax(1)
+    if one_answer(given, y) != 1:
+        return []
+    says = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
+    return [_warning(ONE_CLASS, says)]
+
+
+def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
+    own = _accuracy(logits, y)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True) + 1e-6
+    others: dict[str, Callable[[Tensor], Tensor]] = {
+        "[0, 255]": lambda z: z * 255,
+        "[-1, 1]": lambda z: 2 * z - 1,
+        "standardised images (zero mean, unit deviation)": lambda z: (z - mean) / std,
+    }
+    with torch.no_grad():
+        accuracies = {name: _accuracy(model(rescale(x)), y) for name, rescale in others.items()}
+    best = max(accuracies, key=lambda name: accuracies[name])
+    if accuracies[best] < own + max(CLEARLY_BETTER, 2 / len(y) ** 0.5):  # more than chance on few images
+        return []
+    return [
+        _error(
+            "range",
+            f"the model seems made for {best}: it is right on {accuracies[best]:.0%} there and on {own:.0%} of the"
+            " images in [0, 1]; put the normalisation inside the model",
+        )
+    ]
+
+
+def _passes(model: nn.Module, x: Tensor, logits: Tensor) -> list[Finding]:
+    spread = float((logits.amax(1) - logits.amin(1)).nan_to_num().mean()) + 1e-12
+    with torch.no_grad():
+        again = model(x)
+        alone = torch.cat([model(one) for one in x[:8].split(1)])
+    if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
+        says = f"two passes over the same images differ (by {apart:.1%} of the logits' spread): the model is random"
+        return [_warning("random", says)]
+    if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
+        says = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
+        return [_warning("batch_dependent", says)]
+    return []
+
+
+def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
+    x = x.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        if not logits.requires_grad:
+            return [_error("no_gradient", BROKEN_OFF)]
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(cross_entropy(logits, y).sum(), x, allow_unused=True)
+    gradient = gradients[0]
+    if gradient is None:
+        return [_error("no_gradient", BROKEN_OFF)]
+    broken = int((~gradient.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        says = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"
+        return [_warning("gradient_not_finite", says)]
+    return []
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> float:
+    return float(classified(logits, y).double().mean())

@@ -1,0 +1,51 @@
+"""Runs a command: options in, one sentence for what cannot be used, an exit code out."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from bat_core.errors import InputError
+from sweeps.engine.cli.redact import redacted
+from sweeps.engine.storage.retry import FAULTS, LATER, StorageError, reason
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
+
+
+def command(main: Callable[[Any], int]) -> None:
+    """Run `main` with the options on the command line and exit with what it returns.
+
+    Its arguments' annotations are the options, its docstring the help.
+    Input that cannot be used becomes one sentence and exit code 2, storage that failed for good one and code 1.
+    """
+    app = App(
+        help=main.__doc__,
+        help_format="plaintext",
+        version_flags=[],
+        result_action="return_value",
+        default_parameter=Parameter(negative=""),
+    )
+    app.default(main)
+    try:
+        code = app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except (InputError, CycloptsError) as error:
+        print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
+        code = BAD_INPUT
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    except OSError as error:
+        if error.errno not in FAULTS:
+            raise
+        print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {LATER}", file=sys.stderr)
+        code = FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code or 0)
+
+
+def command_line() -> str:
+    """The command as it was typed, to be kept with the results; passwords in it are not."""
+    return redacted(shlex.join(["python", *sys.argv]))

@@ -1,0 +1,55 @@
+"""What is checked before anything is started or written."""
+
+import os
+
+import torch
+
+from bat_core.config import TrialConfig
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.fit import batches_per_epoch
+from bat_core.models import build_model
+from bat_core.recipes import get_recipe
+from bat_core.suites import suite_of
+from bat_core.workers import Workers
+from sweeps.engine.sweep.spec import Resources
+
+
+def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
+    """Whether the trial's recipe, suite, model and batch exist and fit the data set, before anything starts.
+
+    Raises:
+        InputError: they do not.
+    """
+    get_recipe(config.recipe.name, **config.recipe.params)
+    suite_of(config.attack)
+    with torch.device("meta"):
+        build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+    batches_per_epoch(config, len(dataset.train), workers)
+    for part in ("val", config.attack.split):
+        if (count := len(dataset.part(part))) < workers.size:
+            raise InputError(f"{count} {part} images cannot be shared by {workers.size} workers: use more images")
+
+
+def check_machine(resources: Resources, address: str | None, concurrent: int | None) -> None:
+    """A cluster may grow to what trials need; a machine alone must have it.
+
+    Raises:
+        InputError: it has not.
+    """
+    cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    at_once = concurrent or 1
+    needed_cores = resources.num_workers * resources.cpus_per_worker * at_once
+    needed_gpus = resources.num_workers * resources.gpus_per_worker * at_once
+    if needed_cores <= cores and needed_gpus <= gpus:
+        return
+    from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415
+
+    if ray_runner.existing_cluster(address) is None:
+        what, fewer = (
+            ("a trial needs", "fewer workers") if at_once == 1 else (f"{at_once} trials at once need", "fewer")
+        )
+        raise InputError(
+            f"{what} {needed_cores} CPU cores and {needed_gpus:g} GPUs, and this machine has {cores} and {gpus}:"
+            f" use {fewer}, or a cluster (--address)"
+        )

@@ -1,0 +1,204 @@
+"""The models that a person names on the command line: ours, a sweep's, MLflow's, or their own."""
+
+import hashlib
+import importlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bat_core.checkpoint import load_model
+from bat_core.errors import InputError
+from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.records import read_status
+
+MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
+
+    `name` is what tables call it. `sweep_id` and `trial_id` say whose MLflow run it belongs to, `run_id`
+    which; all are empty for a model from elsewhere. `val_size` images were held out while it was trained,
+    on images of `image_size`; None stands for what is usual.
+    """
+
+    name: str
+    folder: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    sweep_id: str = ""
+    trial_id: str = ""
+    run_id: str = ""
+    val_size: int | None = None
+    image_size: int | None = None
+
+    def load(self, device: torch.device | str = "cpu") -> nn.Module:
+        """The module, in the mode its owner left it in.
+
+        Raises:
+            InputError: it cannot be read or made.
+        """
+        if self.folder is not None:
+            model = load_model(self.folder)[0]
+        else:
+            assert self.factory is not None
+            model = _make(self.factory)
+            if self.weights is not None:
+                _load_weights(model, Path(self.weights))
+        return model.to(device).requires_grad_(False)
+
+
+def find_models(names: Sequence[str], *, weights: Path | None, downloads: Path) -> list[ModelSource]:
+    """Every model that `names` stand for, each with a name of its own.
+
+    Args:
+        names: model, checkpoint, trial or sweep folders, MLflow URIs, or package.module:factory.
+        weights: a state_dict for the one factory among them.
+        downloads: folder for what MLflow has elsewhere.
+    Raises:
+        InputError: one stands for nothing, or weights without a factory.
+    """
+    if weights is not None and [bool(FACTORY.fullmatch(name)) for name in names] != [True]:
+        raise InputError("--weights belongs to one package.module:factory: name that model alone")
+    found: list[ModelSource] = []
+    for name in names:
+        found += _find(name, weights, downloads)
+    return _with_own_names(found)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]:
+    if name.startswith(MLFLOW_SCHEMES):
+        from sweeps.engine.tracking.artifacts import download_model  # noqa: PLC0415 (seconds to import)
+
+        folder, run_id, run_name = download_model(name, downloads)
+        return [_ours(folder, name=run_name, run_id=run_id)]
+    path = Path(name)
+    if (path / SPEC).exists():
+        return _of_sweep(SweepFolder(path.resolve()))
+    if path.exists():
+        return [_ours(path.resolve())]
+    if match := FACTORY.fullmatch(name):
+        _make(name)
+        return [
+            ModelSource(
+                name=f"{match['module']}.{match['factory']}",
+                factory=name,
+                weights=str(weights.resolve()) if weights else None,
+            )
+        ]
+    raise InputError(
+        f"model {name!r} is no folder, no MLflow URI (models:/..., runs:/...) and no package.module:factory"
+    )
+
+
+def _of_sweep(folder: SweepFolder) -> list[ModelSource]:
+    sweep = folder.load()
+    finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
+    if not finished:
+        raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet")
+    return [_ours(folder.trial(trial)) for trial in finished]
+
+
+def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
+    _, config = load_model(folder)
+    trial_folder = folder.parent if folder.name == "model" or folder.parent.name == "checkpoints" else folder
+    trial_folder = trial_folder.parent if trial_folder.name == "checkpoints" else trial_folder
+    sweep_folder = trial_folder.parent.parent
+    sweep = SweepFolder(sweep_folder).load() if (sweep_folder / SPEC).exists() else None
+    return ModelSource(
+        name=name or trial_folder.name,
+        folder=str(folder),
+        dataset=config.data.name,
+        data_dir=sweep.data_dir if sweep else None,
+        sweep_id=sweep.id if sweep else "",
+        trial_id=trial_folder.name if sweep else "",
+        run_id=run_id,
+        val_size=config.data.val_size,
+        image_size=config.data.image_size,
+    )
+
+
+def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
+    """Names that are safe as folders, and differ: a second `x` becomes `x-2`."""
+    named: list[ModelSource] = []
+    taken: set[str] = set()
+    for source in sources:
+        words = re.sub(r"[^\w.+-]+", "-", source.name).lstrip("_.+-")
+        base = words.encode()[:150].decode(errors="ignore") or "model"
+        numbered = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        name = next(candidate for candidate in numbered if candidate not in taken)
+        taken.add(name)
+        named.append(replace(source, name=name))
+    return named
+
+
+def _make(factory: str) -> nn.Module:
+    """What `package.module:factory` returns; the working folder comes first on the path."""
+    module_name, _, name = factory.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
+        sys.path.insert(0, here)
+    try:
+        made = getattr(importlib.import_module(module_name), name)()
+    except ImportError as error:
+        raise InputError(f"model {factory!r}: module {module_name!r} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise InputError(f"model {factory!r}: {error}") from error
+    except TypeError as error:
+        raise InputError(f"model {factory!r} is called without arguments: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"model {factory!r} returns {type(made).__name__}: it must return a torch.nn.Module")
+    return made
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"--weights {str(path)!r}: No such file")
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"--weights {str(path)!r} does not fit the model: {said}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--weights {str(path)!r} is no safetensors file: {error}") from error
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A state_dict that torch.save wrote; `weights_only` builds tensors and runs nothing."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"--weights {str(path)!r} is no plain state_dict: save one as safetensors or by torch.save(state_dict)"
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"--weights {str(path)!r} holds no state_dict (names and tensors)")
+    return content

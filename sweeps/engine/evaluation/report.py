@@ -1,0 +1,153 @@
+"""An evaluation's results as tables: on the terminal, and as Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sweeps.engine.cli.live_table import VERDICT_STYLES, verdict_style
+from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.evaluation.attack import Evaluation
+
+Summary = Mapping[str, Any]
+HEADLINE = ("model", "clean", "robust", "95 %", "checks")
+MOST_IN_FULL = 4  # models whose attacks are shown on the terminal with all settings
+DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts", "on")
+
+
+def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary]) -> None:
+    """Every attack's line, then the headline, then what raised a flag."""
+    console.print(*_attack_tables(evaluation, summaries), settings(evaluation), "", sep="\n", highlight=False)
+    worst = _rich(HEADLINE, title=f"Worst case over {evaluation.attacks().label}, n = {evaluation.n}")
+    for row in headlines(summaries):
+        worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
+    console.print(worst)
+    for summary in summaries:
+        for finding in summary["findings"]:
+            console.print(f"{summary['model']}: {finding}", style="yellow", markup=False, highlight=False)
+        for flag in summary["flags"]:
+            text = f"{summary['model']} is {flag['verdict']} ({flag['name']}): {flag['says']}; {flag['why']}"
+            style = "red" if flag["verdict"] == "masked" else "yellow"
+            console.print(text, style=style, markup=False, highlight=False)
+
+
+def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
+    """A table a model; of many models one table, with accuracies alone (table.md and table.csv have the rest)."""
+    scope = f"{evaluation.attacks().label}, n = {evaluation.n}"
+    if len(summaries) <= MOST_IN_FULL:
+        tables = []
+        for summary in summaries:
+            tables.append(_rich(DETAIL[1:], title=f"{summary['model']}: {scope}"))
+            for row in details(evaluation, [summary]):
+                tables[-1].add_row(*row[1:])
+        return tables
+    names = list(summaries[0]["per_attack"])
+    table = _rich(["model", *names], title=f"Accuracy in %: {scope}")
+    for summary in summaries:
+        table.add_row(escape(str(summary["model"])), *[f"{100 * summary['per_attack'][name]:.1f}" for name in names])
+    return [table]
+
+
+def settings(evaluation: Evaluation) -> str:
+    """What all numbers of an evaluation share."""
+    pixels = f"{evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255"
+    return (
+        f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, L-inf eps = {evaluation.eps:.5g} ({pixels}),"
+        f" seed {evaluation.seed}, 95 % Wilson intervals; on: all images, or those that the attacks above left standing"
+    )
+
+
+def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
+    """A row a model: clean accuracy, the worst case over the suite, its interval, the verdict."""
+    return [
+        [
+            str(one["model"]),
+            _percent(one["clean_acc"]),
+            _percent(one["robust_acc"]),
+            _interval(one["robust_acc_interval"]),
+            _verdict(one),
+        ]
+        for one in summaries
+    ]
+
+
+def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[str]]:
+    """A row a model and attack."""
+    return [
+        [
+            str(one["model"]),
+            line["name"],
+            _percent(line["acc"]),
+            _interval(line["interval"]),
+            _steps(line),
+            "" if line["step_size"] is None else f"{line['step_size'] / evaluation.pixel:g} px",
+            str(line["restarts"]),
+            "all" if line["alone"] else "standing",
+        ]
+        for one in summaries
+        for line in one["attacks"]
+    ]
+
+
+def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
+    """Both tables for a report."""
+    parts = [
+        f"Worst case over {evaluation.attacks().label}; {settings(evaluation)}.",
+        pipe_table(HEADLINE, headlines(summaries)),
+        pipe_table(DETAIL, details(evaluation, summaries)),
+    ]
+    flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
+    return "\n\n".join([*parts, "\n".join(flags)]).rstrip() + "\n"
+
+
+def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
+    """A line a model and attack, and one for the worst case. Accuracies in [0, 1]."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"])
+    for one in summaries:
+        shared = [one["model"], evaluation.dataset, one["n"], evaluation.eps, evaluation.seed]
+        said = [one["suite"], one["verdict"]]
+        lines = [("clean", one["clean_acc"], one["clean_acc_interval"])]
+        lines += [(line["name"], line["acc"], line["interval"]) for line in one["attacks"]]
+        lines += [("worst case", one["robust_acc"], one["robust_acc_interval"])]
+        for name, acc, (low, high) in lines:
+            writer.writerow([*shared, name, round(acc, 6), round(low, 6), round(high, 6), *said])
+    return text.getvalue()
+
+
+def _rich(columns: Sequence[str], *, title: str) -> Table:
+    table = Table(title=title, title_justify="left", highlight=False)
+    for column in columns:
+        words = column in {"model", "attack", "checks", "on"}
+        table.add_column(column, justify="left" if words else "right", no_wrap=column != "model")
+    return table
+
+
+def _verdict(one: Summary) -> str:
+    """The verdict; of a masked model also that gradient attacks verified nothing."""
+    return f"{one['verdict']}, not verified" if str(one["suite"]).endswith(": masked") else str(one["verdict"])
+
+
+def _styled(words: str) -> str:
+    verdict, comma, rest = words.partition(",")
+    return f"{verdict_style(verdict)}{comma}{rest}" if verdict in VERDICT_STYLES else words
+
+
+def _steps(line: Mapping[str, Any]) -> str:
+    if line["steps"] is None:
+        return ""
+    return f"{line['searches']} x {line['steps']}" if line["searches"] > 1 else str(line["steps"])
+
+
+def _percent(accuracy: float) -> str:
+    return f"{accuracy:.1%}"
+
+
+def _interval(interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{low:.1%}-{high:.1%}"

@@ -1,0 +1,256 @@
+"""A table beside the paper's: on the terminal, as Markdown and as CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from sweeps.engine.cli.live_table import verdict_style
+from sweeps.engine.cli.text import counted, pipe_table
+from sweeps.engine.paper.results import NOT_RUN, Held, Judgement, Line, Number, Result
+
+CSV_COLUMNS = (
+    *("table", "row", "column", "paper", "ours", "difference", "low", "high", "seeds", "by_seed", "n"),
+    *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
+)
+HELD, HELD_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
+MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says nothing": "yellow", "not run": "dim"}
+
+
+def title(result: Result) -> str:
+    """What the table is about."""
+    return f"Table {result.table.number}: {result.table.paper.says}"
+
+
+def settings(result: Result) -> str:
+    """What all our numbers share."""
+    config, table, pixel = result.config, result.table, result.sweep.pixel
+    networks = list(dict.fromkeys(trial.config.model for trial in result.sweep.trials))
+    seeds = len(result.found.seeds)
+    epochs = sorted({trial.config.train.epochs for trial in result.sweep.trials})
+    images = f" on {config.data.train_size} training images" if config.data.train_size else ""
+    accuracies = "the wider of Student's over seeds and Wilson's over test images" if seeds > 1 else "Wilson's"
+    if table.unit == "%":
+        of = f"{counted(seeds, 'seed')}, ±: 95 % ({accuracies})"
+    else:
+        of = f"{counted(seeds, 'seed')}: mean, and from the lowest to the highest"
+    return (
+        f"Ours: {config.data.name}, {', '.join(networks)}, {'/'.join(map(str, epochs))} epochs of"
+        f" {config.train.schedule}{images}, n = {result.n} test images, {of};"
+        f" budget {table.eps:g} px, steps of {table.step:g} px, 1 px = {pixel * 255:g}/255."
+    )
+
+
+def notes(result: Result) -> list[str]:
+    """What must be known to read the table."""
+    said = [*result.table.notes]
+    held = list(result.held.values())
+    if held:
+        counts = {one.robust.n for one in held}
+        n = f" (n = {counts.pop()})" if len(counts) == 1 else ""
+        said.append(
+            f"Verified: the per-example worst case over all attacks of this table and {_verifying(held[0])}{n};"
+            " checks: red flags of gradient masking. The paper has neither."
+        )
+    if lost := _named({one.row.name: one.collapsed for one in held}):
+        said.append(f"Models that fell to catastrophic overfitting while they were trained: {lost}.")
+    if constant := _named({one.row.name: one.one_class for one in held}):
+        said.append(
+            f"Models that are right on images of one class alone: {constant}. They answer that class whatever they see:"
+            " what they hold is no robustness, and a claim about them says nothing."
+        )
+    return said
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    """Each row of which there are some, with how many."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
+def _verifying(held: Held) -> str:
+    return "APGD-CE and APGD-T" if "quick" in held.suite else "nothing more: not verified"
+
+
+def show(console: Console, result: Result) -> None:
+    """The table, what the models hold, and the paper's claims one by one."""
+    console.print(title(result), highlight=False, markup=False)
+    console.print(*_tables(console, result, [*result.table.columns]), sep="\n")
+    if not any(line.held for line in result.lines):
+        console.print(_held_table(result))
+    for text in (settings(result), *notes(result)):
+        console.print(text, highlight=False, markup=False)
+    for judgement in result.judgements:
+        word = f"[{MARKS[judgement.word]}]{judgement.word:<13}[/]"
+        console.print(f"{word} {escape(said(judgement))}", highlight=False, soft_wrap=True)
+
+
+def _tables(console: Console, result: Result, columns: Sequence[str]) -> list[RichTable]:
+    """One table, its cells folded where the terminal is narrow; or, where even so it does not fit, several."""
+    for narrow in (False, True):
+        table = _table(result, columns, narrow=narrow)
+        if console.measure(table, options=console.options.update(width=1000, max_width=1000)).maximum <= console.width:
+            return [table]
+    if len(columns) == 1:
+        return [table]
+    half = (len(columns) + 1) // 2
+    return [*_tables(console, result, columns[:half]), *_tables(console, result, columns[half:])]
+
+
+def _table(result: Result, columns: Sequence[str], *, narrow: bool) -> RichTable:
+    table = RichTable(highlight=False, show_lines=True, padding=(0, 0) if narrow else (0, 1, 0, 0))
+    table.add_column("ours ±\npaper\n(difference)" if narrow else "ours ±\npaper (difference)")
+    for name in columns:
+        table.add_column(escape(name), justify="right", no_wrap=not narrow)
+    beyond = columns[-1] == [*result.table.columns][-1] and any(line.held for line in result.lines)
+    if beyond:
+        table.add_column("verified", justify="right", no_wrap=True)
+        table.add_column("checks")
+    for line in result.lines:
+        cells = [_shown(line, column, result, narrow=narrow) for column in columns]
+        table.add_row(escape(line.name), *cells, *(_shown_held(line, narrow=narrow) if beyond else ()))
+    return table
+
+
+def said(judgement: Judgement) -> str:
+    """The claim, and our number."""
+    claim, mean = judgement.claim, judgement.mean
+    if mean is None:
+        return claim.says
+    if claim.ratio:
+        number = f"{10**mean:.3g} times"
+        reach = judgement.interval and f"{10**judgement.interval.low:.3g} to {10**judgement.interval.high:.3g}"
+    else:
+        number = f"{100 * mean:+.1f} points" if claim.second else f"{100 * mean:.1f} %"
+        reach = judgement.interval and f"{100 * judgement.interval.low:+.1f} to {100 * judgement.interval.high:+.1f}"
+    return f"{claim.says}: {number} ({f'{reach}, ' if reach else ''}{counted(judgement.seeds, 'seed')})"
+
+
+def markdown(result: Result) -> str:
+    """The table for a report: each cell ours, and below it the paper's with the difference."""
+    columns = [*result.table.columns]
+    beyond = any(line.held for line in result.lines)
+    head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if beyond else [])]
+    rows = []
+    for line in result.lines:
+        cells = [_marked_down(line, column, result) for column in columns]
+        if beyond:
+            cells += [_percent(line.held.robust), line.held.verdict] if line.held else [_missing(line), ""]
+        rows.append([line.name, *cells])
+    parts = [f"**{title(result)}**", pipe_table(head, rows, words=(head[0], "checks"))]
+    if not beyond:
+        held = [[one.row.name, _percent(one.clean), _percent(one.robust), one.verdict] for one in result.held.values()]
+        parts.append(pipe_table(HELD, held, words=HELD_WORDS))
+    parts += [settings(result), *notes(result), f"Command: `{result.sweep.command}`"]
+    if result.judgements:
+        parts.append("\n".join(f"* {judgement.word}: {said(judgement)}" for judgement in result.judgements))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(result: Result) -> str:
+    """A line a cell, in the paper's unit: percent, or the plain number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    scale = 100 if result.table.unit == "%" else 1
+    for line in result.lines:
+        beyond = _csv_held(line.held)
+        for column, paper in line.paper.items():
+            number = line.ours.get(column)
+            ours = _csv_number(number, paper, scale)
+            writer.writerow([result.table.number, line.name, column, "" if paper is None else paper, *ours, *beyond])
+    return text.getvalue()
+
+
+def _csv_number(number: Number | None, paper: float | None, scale: int) -> list[str]:
+    if number is None:
+        return [""] * 7
+    mean, interval = scale * number.mean, number.interval
+    by_seed = ";".join(f"{seed}:{_six(scale * value)}" for seed, value in number.values.items())
+    difference = "" if paper is None else _six(mean - paper)
+    reach = [_six(scale * interval.low), _six(scale * interval.high)]
+    return [_six(mean), difference, *reach, str(len(number.values)), by_seed, str(number.n)]
+
+
+def _csv_held(held: Held | None) -> list[str]:
+    if held is None:
+        return [""] * 6
+    interval = held.robust.interval
+    reach = [_six(100 * interval.low), _six(100 * interval.high)]
+    return [_six(100 * held.robust.mean), *reach, str(held.robust.n), held.suite, held.verdict]
+
+
+def _six(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _shown(line: Line, column: str, result: Result, *, narrow: bool) -> str:
+    value, reach, paper, difference = _parts(line, column, result)
+    if narrow:
+        return "\n".join([f"[bold]{value}[/]", reach, f"[dim]{paper}[/]", f"[dim]{difference}[/]"])
+    return f"[bold]{value}[/] {reach}\n[dim]{paper} {difference and f'({difference})'}[/]".rstrip()
+
+
+def _marked_down(line: Line, column: str, result: Result) -> str:
+    value, reach, paper, difference = _parts(line, column, result)
+    above = f"**{value}** {reach}" if line.ours.get(column) else value
+    return f"{above}<br>{paper} {difference and f'({difference})'}".strip()
+
+
+def _parts(line: Line, column: str, result: Result) -> tuple[str, str, str, str]:
+    """Ours, half its interval, the paper's, the difference; of gradients the quotient."""
+    number, paper = line.ours.get(column), line.paper[column]
+    percent = result.table.unit == "%"
+    printed = "-" if paper is None else f"{paper:.1f}" if percent else f"{paper:.3g}"
+    if number is None:
+        return ("-" if column not in line.ours and not line.cited else _missing(line)), "", printed, ""
+    if percent:
+        difference = "" if paper is None else f"{100 * number.mean - paper:+.1f}"
+        return f"{100 * number.mean:.1f}", f"±{100 * _half(number):.1f}", printed, difference
+    low, high = number.interval
+    return (
+        f"{number.mean:.3g}",
+        f"{low:.2g}..{high:.2g}" if low < high else "",
+        printed,
+        "" if paper is None else f"x{number.mean / paper:.2g}",
+    )
+
+
+def _missing(line: Line) -> str:
+    return "cited" if line.cited else NOT_RUN
+
+
+def _half(number: Number) -> float:
+    return (number.interval.high - number.interval.low) / 2
+
+
+def _percent(number: Number) -> str:
+    return f"**{100 * number.mean:.1f}** ±{100 * _half(number):.1f}"
+
+
+def _shown_held(line: Line, *, narrow: bool) -> list[str]:
+    if line.held is None:
+        return [_missing(line), ""]
+    between = "\n" if narrow else " "
+    robust = line.held.robust
+    return [f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}", _styled(line.held.verdict)]
+
+
+def _styled(verdict: str) -> str:
+    return ", ".join(f"{verdict_style(word)} {count}".strip() for word, _, count in _words(verdict))
+
+
+def _words(verdict: str) -> list[tuple[str, str, str]]:
+    return [part.partition(" ") for part in verdict.split(", ")]
+
+
+def _held_table(result: Result) -> RichTable:
+    table = RichTable(title="What these models hold", title_justify="left", highlight=False)
+    for name in HELD:
+        table.add_column(name, justify="left" if name in HELD_WORDS else "right")
+    for one in result.held.values():
+        cells = [_percent(number).replace("**", "") for number in (one.clean, one.robust)]
+        table.add_row(escape(one.row.name), *cells, _styled(one.verdict))
+    return table

@@ -1,0 +1,263 @@
+"""What a table is: the models it trains, what is read off each, and what the paper claims of the numbers."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sweeps.engine.driver.model_queries import Crafted, Gradients, Probe, Probed
+from sweeps.engine.paper.curves import Judged
+from sweeps.engine.paper.reported import PAPER, PaperTable
+
+PIXELS = 8  # the paper's training budget, unless a row says otherwise
+CITED = ""  # recipe of a row whose numbers the paper took from others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One of the paper's rows, or one beyond them.
+
+    `recipe` is trained at `eps` pixels, with a "+" by the long schedule; `network` counts the scale's models.
+    """
+
+    name: str
+    recipe: str
+    eps: float = PIXELS
+    network: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What all its trials' ids begin with; rows of other tables that train the same have the same."""
+        network = "" if self.network is None else f"-net{self.network + 1}"
+        budget = "" if self.recipe == "Undefended" else f"-eps{self.eps:g}"
+        return f"{self.recipe}{network}{budget}"
+
+    def trial_id(self, seed: int) -> str:
+        """The id of its trial with this seed."""
+        return f"{self.key}-seed{seed}"
+
+
+def row(name: str, recipe: str | None = None, *, eps: float = PIXELS, network: int | None = None) -> Row:
+    """A row that bears its recipe's name, unless another is given."""
+    return Row(name=name, recipe=name if recipe is None else recipe, eps=eps, network=network)
+
+
+def cited(name: str) -> Row:
+    """A row whose numbers the paper took from others: nothing is trained."""
+    return Row(name=name, recipe=CITED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The finished trials of a table's sweep by their ids, and what was asked of their models since."""
+
+    judged: Mapping[str, Judged]
+    probed: Probed
+    seeds: tuple[int, ...]
+
+    def of(self, row: Row) -> dict[int, Judged]:
+        """The row's trials, by seed."""
+        ids = {seed: row.trial_id(seed) for seed in self.seeds}
+        return {seed: self.judged[trial] for seed, trial in ids.items() if trial in self.judged}
+
+
+Values: TypeAlias = Mapping[int, float]  # by seed
+
+
+class Column(ABC):
+    """What is read off each of a row's models."""
+
+    @abstractmethod
+    def read(self, row: Row, found: Found) -> Values:
+        """Its value by seed; seeds for which there is none are left out."""
+
+    def probes(self, row: Row, found: Found) -> Sequence[Probe]:  # noqa: ARG002
+        """What must be asked of models for that, once they are trained: nothing, where their verdicts have it."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Clean(Column):
+    """Accuracy on clean test images."""
+
+    def read(self, row: Row, found: Found) -> Values:
+        return {seed: one.verdicts.clean_acc for seed, one in found.of(row).items()}
+
+
+@dataclass(frozen=True)
+class White(Column):
+    """Accuracy under an attack on the model itself: the last iterate after so many steps, as the paper reads it."""
+
+    attack: str
+    steps: int = 1
+
+    def read(self, row: Row, found: Found) -> Values:
+        return {seed: self._accuracy(one) for seed, one in found.of(row).items()}
+
+    def _accuracy(self, one: Judged) -> float:
+        outcome = one.verdicts.outcomes[self.attack]
+        return float(outcome.curve("final")[outcome.steps.index(self.steps)])
+
+
+@dataclass(frozen=True)
+class Black(Column):
+    """Accuracy on images crafted on another model: that of `source` with the same seed, or with the next one.
+
+    `attack` is "fgsm" without random start or "ce20", PGD of 20 steps from a random start.
+    """
+
+    source: Row
+    attack: str
+    another: bool = False
+
+    def read(self, row: Row, found: Found) -> Values:
+        read = {seed: found.probed.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
+        return {seed: accuracies[self.attack] for seed, accuracies in read.items() if accuracies is not None}
+
+    def probes(self, row: Row, found: Found) -> Sequence[Probe]:
+        return [Crafted(source=source, targets=(row.trial_id(seed),)) for seed, source in self._pairs(row, found)]
+
+    def is_white_for(self, row: Row) -> bool:
+        """Whether the row's models would be crafted on themselves."""
+        return row.key == self.source.key and not self.another
+
+    def _pairs(self, row: Row, found: Found) -> list[tuple[int, str]]:
+        """Each seed whose model was trained, and whose source was; a model is no black box to itself."""
+        targets, sources = found.of(row), found.of(self.source)
+        pairs = []
+        for place, seed in enumerate(found.seeds):
+            crafted_on = found.seeds[(place + self.another) % len(found.seeds)]
+            source = self.source.trial_id(crafted_on)
+            if seed in targets and crafted_on in sources and source != row.trial_id(seed):
+                pairs.append((seed, source))
+        return pairs
+
+
+@dataclass(frozen=True)
+class Gradient(Column):
+    """A statistic of the squared L2 norm of the loss's gradient in the image, in units of [-1, 1].
+
+    `which` test images: "all", "correct" or "wrong"; `statistic`: "min", "mean" or "max".
+    """
+
+    which: str
+    statistic: str
+
+    def read(self, row: Row, found: Found) -> Values:
+        read = {seed: found.probed.gradients(row.trial_id(seed)) for seed in found.of(row)}
+        values = {seed: norms.statistic(self.which, self.statistic) for seed, norms in read.items() if norms}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    def probes(self, row: Row, found: Found) -> Sequence[Probe]:
+        return [Gradients(trial=row.trial_id(seed)) for seed in found.of(row)]
+
+
+Place: TypeAlias = tuple[str, str]  # a row's and a column's name
+Cell: TypeAlias = tuple[Row, Column]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that the paper says of two numbers, or of one.
+
+    It holds where `first` minus `second` (the decimal logarithm of their ratio where `ratio` is set) lies within the
+    limits.
+    """
+
+    says: str
+    first: Cell
+    second: Cell | None = None
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    ratio: bool = False
+
+
+def more(says: str, first: Cell, second: Cell, *, by: float = 0.0) -> Claim:
+    """`first` is above `second`, by so much or more."""
+    return Claim(says=says, first=first, second=second, at_least=by)
+
+
+def about(says: str, first: Cell, second: Cell, *, within: float) -> Claim:
+    """The two differ by less than `within`."""
+    return Claim(says=says, first=first, second=second, at_least=-within, at_most=within)
+
+
+def at_most(says: str, first: Cell, limit: float) -> Claim:
+    """`first` is below the limit."""
+    return Claim(says=says, first=first, at_most=limit)
+
+
+def times(says: str, first: Cell, second: Cell, *, at_least: float) -> Claim:
+    """`first` is at least so many times `second`."""
+    return Claim(says=says, first=first, second=second, at_least=math.log10(at_least), ratio=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One of the paper's tables.
+
+    `images` are those the paper made it of; `also` the suite that its models are attacked by beside PGD, with
+    budget `eps` pixels and steps of `step`. `lines`, where the paper's rows are not models, gives the cell of each
+    row and column; else every row is read by every column. `unit` is what numbers are in: "%", or "" for the
+    plain number, drawn on a logarithmic axis.
+    """
+
+    number: int
+    rows: tuple[Row, ...]
+    columns: Mapping[str, Column]
+    images: str = "cifar10"
+    also: str = "diagnostic"
+    eps: float = 8
+    step: float = 2
+    steps: tuple[int, ...] = (7, 20, 100, 200)
+    losses: tuple[str, ...] = ("ce", "cw")
+    lines: Mapping[Place, Cell] | None = None
+    unit: str = "%"
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def paper(self) -> PaperTable:
+        """What the paper prints."""
+        return PAPER[self.number]
+
+    @property
+    def trained(self) -> tuple[Row, ...]:
+        """The rows that are trained."""
+        return tuple(one for one in self.rows if one.recipe != CITED)
+
+    @property
+    def networks(self) -> int:
+        """How many networks it compares."""
+        return max(((one.network or 0) + 1 for one in self.trained), default=1)
+
+    def cells(self) -> Mapping[Place, Cell]:
+        """How each number is come by, row after row."""
+        if self.lines is not None:
+            return self.lines
+        return {
+            (one.name, name): (one, column)
+            for one in self.trained
+            for name, column in self.columns.items()
+            if not (isinstance(column, Black) and column.is_white_for(one))
+        }
+
+    def probes(self, found: Found) -> list[Probe]:
+        """All that must be asked of trained models, each source once."""
+        cells = [*self.cells().values()]
+        cells += [cell for claim in self.claims for cell in (claim.first, claim.second) if cell]
+        asked = [probe for one, column in cells for probe in column.probes(one, found)]
+        return _joined(asked)
+
+
+def _joined(probes: Sequence[Probe]) -> list[Probe]:
+    crafted: dict[str, list[str]] = {}
+    others: dict[str, Probe] = {}
+    for probe in probes:
+        if isinstance(probe, Crafted):
+            crafted.setdefault(probe.source, []).extend(probe.targets)
+        else:
+            others[probe.name] = probe
+    joined = [Crafted(source=source, targets=tuple(dict.fromkeys(targets))) for source, targets in crafted.items()]
+    return [*others.values(), *joined]

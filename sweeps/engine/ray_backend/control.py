@@ -1,0 +1,208 @@
+"""How a driver and its trials hear of each other while they run: by Ray's own store, which reaches every node.
+
+A trial tells that it gets on and asks whether to pause; the driver asks for pauses (Ctrl-C, a node about to
+go) and gives up trials that hang.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray._private.state import state as cluster_state
+from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_get, _internal_kv_put
+from ray.tune.experiment import Trial as TuneTrial
+
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import TrialStatus, read_status
+from sweeps.engine.sweep.spec import Sweep
+from sweeps.engine.sweep.trial import Watch
+
+LOOK_EVERY = 1.0  # seconds between two looks at the store
+TELL_EVERY = 5.0
+GRACE = 60.0  # seconds that trials have to save what they are at, as clouds give it before they take a machine
+MOST_AT_ONCE = 5.0  # seconds without a look that count against a trial: the driver itself may have been held up
+
+stopping = threading.Event()  # the driver was asked to stop
+_terminated = threading.Event()  # this process was asked to end
+
+
+class Store:
+    """What the driver and the trials of one sweep tell each other."""
+
+    def __init__(self, sweep_id: str) -> None:
+        self._namespace = f"bat-sweeps-{sweep_id}"
+
+    def tell(self, key: str, value: str = "") -> None:
+        """Set a key."""
+        _internal_kv_put(key, value, namespace=self._namespace)
+
+    def told(self, key: str) -> bool:
+        """Whether a key is set."""
+        return bool(_internal_kv_exists(key, namespace=self._namespace))
+
+    def get(self, key: str) -> bytes | None:
+        """A key's value."""
+        value: bytes | None = _internal_kv_get(key, namespace=self._namespace)
+        return value
+
+
+STOP = "stop"
+
+
+def leaving(node: str) -> str:
+    """The key that says that a node is about to go."""
+    return f"leaving/{node}"
+
+
+def progress(trial_id: str) -> str:
+    """The key that counts what a trial got done."""
+    return f"progress/{trial_id}"
+
+
+def given_up(trial_id: str) -> str:
+    """The key that says that a trial is not to be tried again."""
+    return f"given-up/{trial_id}"
+
+
+class RayWatch(Watch):
+    """Watches a trial from its own process."""
+
+    def __init__(self, sweep_id: str, trial_id: str) -> None:
+        self._store, self._trial_id = Store(sweep_id), trial_id
+        self._leaving = leaving(ray.get_runtime_context().get_node_id())
+        self._done, self._told, self._looked, self._wanted = 0, 0.0, 0.0, False
+
+    def alive(self) -> None:
+        self._done += 1
+        if time.monotonic() - self._told >= TELL_EVERY:
+            self._told = time.monotonic()
+            self._store.tell(progress(self._trial_id), str(self._done))
+
+    def pause_wanted(self) -> bool:
+        if _terminated.is_set():
+            return True
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._looked = time.monotonic()
+            self._wanted = self._store.told(STOP) or self._store.told(self._leaving)
+        return self._wanted
+
+    def stop_asked(self) -> bool:
+        """Whether the whole sweep is to stop."""
+        return self._store.told(STOP)
+
+    def given_up(self) -> bool:
+        """Whether the trial is over, whatever Ray would try again."""
+        return self._store.told(given_up(self._trial_id))
+
+    def give_up(self) -> None:
+        """The trial is over; trying again would come to the same."""
+        self._store.tell(given_up(self._trial_id))
+
+
+def save_before_ending(at_work: Callable[[], bool]) -> None:
+    """SIGTERM to this process, whose main thread calls, waits until a trial that is `at_work` has saved what it has."""
+    usual = signal.getsignal(signal.SIGTERM)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        _terminated.set()
+        if not at_work() and callable(usual):
+            usual(number, frame)
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+@contextlib.contextmanager
+def stop_on_signals(say: Callable[[str], None]) -> Iterator[None]:
+    """In the body, Ctrl-C or SIGTERM once asks the sweep to stop, with all that runs saved; twice stops it at once."""
+    stopping.clear()
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        say(f"stopping: what runs is saved first, in at most {GRACE:.0f} s; once more stops at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
+    """The driver's eye on its trials: stops them all, gives up those that hang, warns those whose node goes.
+
+    Args:
+        stall: seconds without progress after which a trial is given up; None: never.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder, *, stall: float | None) -> None:
+        self._sweep, self._folder, self._stall = sweep, folder, stall
+        self._store = Store(sweep.id)
+        self._looked = time.monotonic()
+        self._asked: float | None = None
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._over = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return self._over
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY:
+            return
+        since, self._looked = now - self._looked, now
+        running = [trial for trial in trials if trial.status == TuneTrial.RUNNING]
+        if stopping.is_set():
+            self._stop(running, now)
+            return
+        for node in cluster_state.get_draining_nodes():
+            self._store.tell(leaving(node))
+        for trial in running if self._stall else ():
+            self._watch(trial, min(since, MOST_AT_ONCE))
+
+    def _stop(self, running: Sequence[TuneTrial], now: float) -> None:
+        """What trains has a while to save itself; what attacks has nothing to save."""
+        if self._asked is None:
+            self._asked = now
+            self._store.tell(STOP)
+        training = [trial for trial in running if self._status(trial).phase == "training"]
+        if training and now - self._asked < GRACE:
+            return
+        for trial in running:
+            _kill(trial)
+        self._over = True
+
+    def _watch(self, trial: TuneTrial, since: float) -> None:
+        name = trial.config["trial"]
+        status = self._status(trial)
+        if status.phase not in {"training", "attacking"}:
+            self._seen.pop(name, None)
+            return
+        mark = (self._store.get(progress(name)), len(status.epochs), status.attack, status.attempts)
+        known, still = self._seen.get(name, (None, 0.0))
+        still = still + since if known == mark else 0.0
+        self._seen[name] = (mark, still)
+        if self._stall and still > self._stall:
+            self._store.tell(given_up(name))
+            reason = f"hangs: nothing got done for {self._stall / 60:g} minutes; killed"
+            self._folder.tell(self._folder.find(self._sweep, name), "failed", reason=reason)
+            _kill(trial)
+
+    def _status(self, trial: TuneTrial) -> TrialStatus:
+        return read_status(self._folder.trial(self._folder.find(self._sweep, trial.config["trial"])))
+
+
+def _kill(trial: TuneTrial) -> None:
+    if actor := trial.temporary_state.ray_actor:
+        ray.kill(actor)

@@ -1,0 +1,66 @@
+"""Calls of one function, spread over Ray workers."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray.exceptions import RayError
+from ray.util import ActorPool
+
+from sweeps.engine.ray_backend.cluster import concurrent_trials
+from sweeps.engine.sweep.spec import Resources
+
+T = TypeVar("T")
+
+
+TaskError = RayError  # what a call of `run_tasks` raised, or that its process died
+
+
+def run_tasks(
+    function: Callable[..., T],
+    calls: Iterable[tuple[Any, ...]],
+    shared: tuple[Any, ...],
+    *,
+    gpus: float,
+    most: int | None,
+) -> Iterator[T]:
+    """`function(*shared, *call)` for every call, each in a Ray worker, `most` at a time.
+
+    Workers are kept from call to call, so that what a process has loaded it need not load again. A call is
+    taken from `calls` when a worker is free for it.
+
+    Yields:
+        What each call returned, in the order in which they ended.
+    Raises:
+        Exception: what the first call that failed raised.
+    """
+    fits = concurrent_trials(Resources(gpus_per_worker=gpus))
+    common = [ray.put(one) for one in shared]
+
+    worker = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+    waiting = iter(calls)
+    first = list(islice(waiting, min(most or fits, fits)))
+    pool = ActorPool([worker.remote(function) for _ in first])
+
+    def submit(these: Iterable[tuple[Any, ...]]) -> None:
+        for call in these:
+            pool.submit(lambda one, call: one.run.remote(call, *common), call)
+
+    submit(first)
+    while pool.has_next():
+        answer = pool.get_next_unordered()
+        submit(islice(waiting, 1))
+        yield answer
+
+
+class _Worker:
+    """A process that calls one function again and again."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        torch.set_num_threads(1)
+        self.function = function
+
+    def run(self, call: tuple[Any, ...], *shared: Any) -> Any:
+        return self.function(*shared, *call)

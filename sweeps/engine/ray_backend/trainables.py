@@ -1,0 +1,180 @@
+"""Trials as Ray runs them: in Tune's own process, or in several workers of Ray Train."""
+
+from collections.abc import Generator
+from typing import Any
+
+import ray
+import torch
+from ray import train, tune
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch.config import _TorchBackend
+from ray.tune.integration.ray_train import TuneReportCallback
+
+import bat_core
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.workers import Workers
+from sweeps.engine.ray_backend.control import RayWatch, save_before_ending
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Sweep, Trial
+from sweeps.engine.sweep.trial import Paused, run_trial, trial_epochs
+
+TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again
+HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures that come again
+FAILURE = "failure"  # the metric in which Tune hears why a trial failed by itself
+
+
+class InProcess(tune.Trainable):  # type: ignore[misc]
+    """A trial in Tune's own process, an epoch a step; the process is kept for the next trial.
+
+    Ray tries a trial again whose process or node died, and one that paused because it is about to. A trial that
+    failed by itself says so in its record, and to Ray it is done.
+    """
+
+    _begun: bool
+
+    def setup(
+        self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str
+    ) -> None:
+        self._sweep, self._folder, self._dataset, self._version = sweep, folder, dataset, version
+        torch.set_num_threads(sweep.resources.cpus_per_worker)
+        self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
+        self._in_step = False
+        save_before_ending(lambda: self._in_step)
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        if self._watch.given_up() or (not self._begun and self._watch.stop_asked()):
+            return {"done": True}
+        self._begun = self._in_step = True
+        try:
+            return next(self._epochs, None) or {"done": True}
+        except Paused:
+            if not self._watch.stop_asked():
+                raise
+        except Exception as error:
+            return {"done": True, FAILURE: why(error)}
+        finally:
+            self._in_step = False
+        return {"done": True}
+
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        self._epochs.close()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+    def _begin(self, config: dict[str, str]) -> None:
+        trial = self._folder.find(self._sweep, config["trial"])
+        self._watch = RayWatch(self._sweep.id, trial.id)
+        self._epochs, self._begun = self._run(trial), False
+
+    def _run(self, trial: Trial) -> Generator[dict[str, float], None, None]:
+        check_version(self._version)
+        home = self._folder.home(trial, self._sweep, 0)
+        yield from trial_epochs(
+            trial,
+            self._dataset,
+            home,
+            device=self._device,
+            workers=Workers(),
+            watch=self._watch,
+            keeping=self._folder.keeping(trial, home),
+        )
+
+
+def check_version(drivers: str) -> None:
+    """A trial is run by the code that its sweep's driver has.
+
+    Raises:
+        InputError: this process has another version of it.
+    """
+    mine = bat_core.__version__
+    if mine != drivers:
+        raise InputError(
+            f"node {ray.util.get_node_ip_address()} has bat-sweeps {mine} and the driver {drivers}: install one version"
+        )
+
+
+def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str) -> None:
+    """Run a trial in several workers, of which Ray Train starts new ones where some died."""
+    resources = sweep.resources
+
+    def worker() -> None:
+        torch.set_num_threads(resources.cpus_per_worker)
+        watch = RayWatch(sweep.id, trial.id)
+        if watch.given_up() or watch.stop_asked():
+            return
+        workers = Workers.current()
+        try:
+            check_version(version)
+            home = folder.home(trial, sweep, workers.rank)
+            run_trial(
+                trial,
+                ray.get(shared),
+                home,
+                device=get_device(),
+                workers=workers,
+                watch=watch,
+                report=train.report,
+                keeping=folder.keeping(trial, home),
+            )
+        except Paused:
+            if not watch.stop_asked():
+                raise
+        except HOPELESS as error:
+            watch.give_up()
+            folder.refresh(trial)
+            if read_status(folder.trial(trial)).reason != why(error):
+                folder.tell(trial, "failed", reason=why(error))
+            raise
+
+    needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        needs["GPU"] = resources.gpus_per_worker
+    trainer = TorchTrainer(
+        worker,
+        torch_config=_SavingTorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=bool(resources.gpus_per_worker),
+            resources_per_worker=needs,
+        ),
+        run_config=train.RunConfig(
+            name=f"{trial.id}-{sweep.id}",
+            storage_path=str(folder.ray(sweep).resolve()),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=TRIAL_RETRIES, controller_failure_limit=TRIAL_RETRIES),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:  # Train has tried again already
+        tune.report({FAILURE: why(error)})
+
+
+class _SavingBackend(_TorchBackend):  # type: ignore[misc]
+    """Torch's process group, in processes that save what they are at when they are asked to end."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(save_before_ending, lambda: True)
+
+
+class _SavingTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Links the workers of a trial."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _SavingBackend
+
+
+def why(error: BaseException) -> str:
+    """A trial's own error, of those that Ray wraps around it."""
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}" if cause is error else why(cause)

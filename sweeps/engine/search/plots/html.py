@@ -1,0 +1,220 @@
+"""One page with all pictures of a search, to be played with: it holds all it needs and asks no server."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any, TypeAlias
+
+import optuna
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+from plotly.io import to_html  # type: ignore[import-untyped]
+from plotly.subplots import make_subplots  # type: ignore[import-untyped]
+
+from sweeps.engine.search.plots import style as marks
+from sweeps.engine.search.plots.importance import importances_note, importances_page, parallel_note, parallel_page
+from sweeps.engine.search.plots.style import Mark
+from sweeps.engine.search.results import Score
+from sweeps.engine.search.snapshot import Finalist, View
+from sweeps.engine.search.text import judged, percent, robust, setting, settings, span, states, too_little
+
+Draw: TypeAlias = Callable[[], Any]
+
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1240px; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 0 } p { margin: .3rem 0 .6rem; color: #444 }
+.wide { overflow-x: auto }
+"""
+
+
+def page(view: View, study: optuna.Study) -> str:
+    """The page, as HTML: the same text for the same search."""
+    title = f"Search on {setting(view)}"
+    parts = [
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1><p>{escape(states(view))}. {escape(judged(view))}</p>",
+    ]
+    nothing = None if view.finished else "no trial has finished"
+    why_not = {"importances": too_little(view), "parallel": too_little(view)}
+    for number, (name, heading, says, draw) in enumerate(_sections(view, study)):
+        parts.append(f"<h2>{escape(heading)}</h2>")
+        if why := why_not.get(name, nothing):
+            parts.append(f"<p>Left out: {escape(why)}.</p>")
+            continue
+        drawn = to_html(draw(), full_html=False, include_plotlyjs=number == 0, div_id=name, config=CONFIG)
+        parts.append(f'<p>{escape(says)}</p><div class="wide">{drawn}</div>')
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _sections(view: View, study: optuna.Study) -> list[tuple[str, str, str, Draw]]:
+    """Name, heading, one sentence, figure."""
+    return [
+        (
+            "pareto",
+            "Clean against verified robust accuracy",
+            "Every point is a trial with its 95 % Wilson interval; what the stairs enclose is dominated by the front,"
+            " on which no masked trial lies. Point at one to see what it is.",
+            lambda: pareto(view),
+        ),
+        (
+            "importances",
+            "Which parameters matter",
+            importances_note(view),
+            lambda: _importances(view, study),
+        ),
+        (
+            "parallel",
+            "Trials, their measures and parameters",
+            parallel_note(view),
+            lambda: _parallel(view, study),
+        ),
+        (
+            "progress",
+            "Best so far against hours of work",
+            "Top: the area above (0, 0) that unmasked trials dominate; bottom: every trial when it ended, and the best"
+            " robust accuracy that is not masked.",
+            lambda: progress(view),
+        ),
+    ]
+
+
+def pareto(view: View) -> Any:
+    """Clean against verified robust accuracy: every finished trial, the front, the finalists."""
+    figure = go.Figure()
+    for mark in marks.VERDICTS.values():
+        chosen = marks.of_kind(view, mark)
+        _add(figure, [one.clean_acc for one in chosen], chosen, mark, view, interval=True)
+    if view.front:
+        x, y = marks.stairs(view.front, left=0.0, low=0.0)
+        line = {"color": marks.FRONT, "width": 1.6}
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=f"front ({len(view.front)})", hoverinfo="skip")
+    if found := marks.paper(view):
+        x, y = [found[1].clean_acc], [found[1].robust_acc]
+        figure.add_scatter(x=x, y=y, mode="markers", marker=marks.PAPER.spots, name=found[0], hoverinfo="skip")
+    _add_finalists(figure, view)
+    across, up = marks.limits(view)
+    figure.update_xaxes(title="clean accuracy", tickformat=".3~p", range=across)
+    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", range=up)
+    return _plain(figure, 620)
+
+
+def progress(view: View) -> Any:
+    """Hypervolume, and best verified robust accuracy, against hours of work."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.42, 0.58])
+    line = {"color": marks.FRONT, "width": 1.6, "shape": "hv"}
+    x, y = marks.volumes(view)
+    figure.add_scatter(x=x, y=y, mode="lines", line=line, name="hypervolume", showlegend=False, row=1, col=1)
+    if view.front:
+        x, y = marks.best_robust(view)
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name="best so far, unmasked", row=2, col=1)
+    for mark in marks.VERDICTS.values():
+        chosen = marks.of_kind(view, mark)
+        _add(figure, [marks.hours_of(view, one) for one in chosen], chosen, mark, view, row=2, col=1)
+    if over := marks.ends(view):
+        known = {"marker": marks.OVER.spots, "name": f"{marks.OVER.says} ({len(over)})", "hoverinfo": "x+name"}
+        figure.add_scatter(x=over, y=[0.0] * len(over), mode="markers", row=1, col=1, **known)
+    figure.update_xaxes(title="hours of work", rangemode="tozero", row=2, col=1)
+    figure.update_yaxes(title="hypervolume", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", row=2, col=1)
+    return _plain(figure, 620)
+
+
+def _add(
+    figure: Any,
+    x: Sequence[float],
+    chosen: Sequence[Score],
+    mark: Mark,
+    view: View,
+    *,
+    interval: bool = False,
+    **at: int,
+) -> None:
+    """All trials of a kind, each with what there is to say of it."""
+    if not chosen:
+        return
+    bars = None
+    if interval:
+        up = [one.interval[1] - one.robust_acc for one in chosen]
+        down = [one.robust_acc - one.interval[0] for one in chosen]
+        bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 0.6, "width": 0}
+    figure.add_scatter(
+        x=x,
+        y=[one.robust_acc for one in chosen],
+        error_y=bars,
+        mode="markers",
+        marker=mark.spots,
+        name=f"{mark.says} ({len(chosen)})",
+        hovertext=[hover(view, one) for one in chosen],
+        hovertemplate="%{hovertext}<extra></extra>",
+        **at,
+    )
+
+
+def _add_finalists(figure: Any, view: View) -> None:
+    shown = {"mode": "markers", "hovertemplate": "%{hovertext}<extra></extra>"}
+    if members := [member for finalist in view.finalists for member in finalist.members]:
+        figure.add_scatter(
+            x=[one.clean_acc for one in members],
+            y=[one.robust_acc for one in members],
+            marker=marks.MEMBER.spots,
+            name=marks.MEMBER.says,
+            hovertext=[hover(view, one) for one in members],
+            **shown,
+        )
+    for mark, says, chosen in marks.stars(view):
+        figure.add_scatter(
+            x=[one.clean_acc for one in chosen],
+            y=[one.robust_acc for one in chosen],
+            marker=mark.spots,
+            name=says,
+            hovertext=[_of_finalist(view, one) for one in chosen],
+            **shown,
+        )
+
+
+def hover(view: View, one: Score) -> str:
+    """What is shown of a trial under the pointer."""
+    front = ", on the front" if one in view.front else ""
+    lines = [
+        f"clean {percent(one.clean_acc)}, robust {robust(one)}, n = {one.robust_n}",
+        f"under PGD alone {percent(one.pgd_acc)}",
+        f"{one.verdict}: {', '.join(one.flags) or 'no flag'}",
+        f"training {span(one.hours)}",
+        *settings(view, one.point),
+    ]
+    return "<br>".join([f"<b>{escape(one.id)}</b>{front}", *map(escape, lines)])
+
+
+def _of_finalist(view: View, finalist: Finalist) -> str:
+    lines = [
+        f"mean over {len(finalist.members)} seeds: clean {percent(finalist.clean_acc)},"
+        f" robust {percent(finalist.robust_acc)}",
+        *settings(view, finalist.origin.point),
+    ]
+    return "<br>".join([f"<b>finalist, of {escape(finalist.origin.id)}</b>", *map(escape, lines)])
+
+
+def _importances(view: View, study: optuna.Study) -> Any:
+    figure = importances_page(view, study)
+    most = max(len(bars.y) for bars in figure.data)
+    figure.update_layout(bargap=0.25, colorway=[marks.BLUE, marks.AMBER, marks.FRONT, marks.RED])
+    figure.update_xaxes(title="importance")
+    figure.update_yaxes(title=None, ticksuffix=" ")
+    figure.update_traces(textfont={"size": 10})
+    return _plain(figure, 130 + most * (12 + 13 * len(figure.data)))
+
+
+def _parallel(view: View, study: optuna.Study) -> Any:
+    figure = _plain(parallel_page(view, study), 540)
+    figure.update_annotations(bgcolor="rgba(255,255,255,0.75)", borderpad=1)
+    figure.update_layout(margin={"b": 110})
+    return figure
+
+
+def _plain(figure: Any, height: int) -> Any:
+    """In the house's dress: white, no title of its own."""
+    figure.update_layout(
+        template="plotly_white", title=None, height=height, margin={"l": 70, "r": 30, "t": 30, "b": 60}
+    )
+    figure.update_layout(hoverlabel={"align": "left", "bgcolor": "white"}, font={"family": "system-ui, sans-serif"})
+    return figure

@@ -1,0 +1,152 @@
+"""What marks mean in a search's pictures, and the lines that the printed and the interactive ones share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any, TypeAlias
+
+from matplotlib.figure import Figure
+
+from sweeps.engine.search.results import Score
+from sweeps.engine.search.snapshot import Finalist, View, hours_until
+from sweeps.engine.search.text import champion_of, papers, papers_name, setting
+
+Line: TypeAlias = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A kind of point, told apart by shape as well as by colour. `marker` is matplotlib's, `symbol` plotly's."""
+
+    says: str
+    color: str
+    marker: str
+    symbol: str
+    size: float = 5.5
+    edge: str | None = None
+    face: str | None = None
+    width: float = 1.0
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """As matplotlib's `plot` takes it."""
+        face, edge = self.face or self.color, self.edge or self.color
+        return {"ls": "none", "marker": self.marker, "ms": self.size, "mfc": face, "mec": edge, "mew": self.width}
+
+    @property
+    def spots(self) -> dict[str, Any]:
+        """As plotly's `marker` takes it; a symbol that is open has no face."""
+        edge = {"line": {"color": self.edge or self.color, "width": self.width}}
+        return {"symbol": self.symbol, "size": 1.6 * self.size, "color": self.color, **edge}
+
+
+RED, AMBER, BLUE, GOLD = "#d01c1f", "#c77700", "#1b6ca8", "#f2c230"
+FRONT = "#12344d"
+LETTERS = 17  # of a note, to an inch
+MARGIN, EDGE = 0.02, 0.005  # of accuracy: around all that is drawn, and beyond 0 and 1
+CLEAR = Mark(says="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
+SUSPECT = Mark(
+    says="suspect: some red flag",
+    color=AMBER,
+    marker="^",
+    symbol="triangle-up-open",
+    size=6.5,
+    face="white",
+    width=1.4,
+)
+MASKED = Mark(says="masked: not to be believed", color=RED, marker="x", symbol="x-thin-open", size=7, width=2.0)
+VERDICTS = {"clear": CLEAR, "suspect": SUSPECT, "masked": MASKED}
+PAPER = Mark(says="", color="#6a3d9a", marker="o", symbol="circle-open", size=12, face="none", width=1.5)
+FINALIST = Mark(says="finalist, mean over seeds", color="white", marker="*", symbol="star", size=14, edge="black")
+MASKED_FINALIST = Mark(
+    says="finalist, masked: not to be believed", color="#f6b8b9", marker="*", symbol="star", size=14, edge=RED
+)
+CHAMPION = Mark(says="champion", color=GOLD, marker="*", symbol="star", size=18, edge="black")
+MEMBER = Mark(says="finalists' seeds", color="#8a6d00", marker="o", symbol="circle", size=3)
+OVER = Mark(says="stopped early or failed", color="#999999", marker="|", symbol="line-ns-open", size=6)
+
+
+def caption(figure: Figure, view: View, title: str, *notes: str) -> None:
+    """The title, and the notes that stand below, each on lines of its own."""
+    across = round(LETTERS * figure.get_size_inches()[0])
+    lines = [line for note in notes for line in wrap(note, across)]
+    figure.suptitle(f"{setting(view)}: {title}", fontsize=12, x=0.01, ha="left")
+    figure.supxlabel("\n" + "\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left")
+
+
+def of_kind(view: View, mark: Mark) -> list[Score]:
+    """The finished trials with a mark."""
+    return [one for one in view.finished if VERDICTS[one.verdict] is mark]
+
+
+def paper(view: View) -> tuple[str, Score] | None:
+    """What the paper's own point is called here, and what it came to; None unless it finished."""
+    trial = papers(view)
+    one = next((score for score in view.finished if trial is not None and score.id == trial.id), None)
+    return (f"{papers_name(view)}, {one.id}", one) if one else None
+
+
+def stars(view: View) -> list[tuple[Mark, str, list[Finalist]]]:
+    """The finalists by mark, with what the legend says of them: the champion last, on top."""
+    champion = champion_of(view)
+    others = [one for one in view.finalists if one is not champion]
+    found = []
+    for mark in (FINALIST, MASKED_FINALIST):
+        if chosen := [one for one in others if one.masked == (mark is MASKED_FINALIST)]:
+            found.append((mark, f"{mark.says} ({len(chosen)})", chosen))
+    if champion is not None:
+        found.append((CHAMPION, f"champion: {champion.origin.id}, mean over seeds", [champion]))
+    return found
+
+
+def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:
+    """The edge of what a front dominates, corner by corner (clean, robust), from its most robust to its cleanest.
+
+    It begins at clean accuracy `left` and ends at robust accuracy `low`.
+    """
+    x, y = [left], [front[-1].robust_acc]
+    for one, lower in zip(front[::-1], [*(below.robust_acc for below in front[-2::-1]), low], strict=True):
+        x += [one.clean_acc, one.clean_acc]
+        y += [one.robust_acc, lower]
+    return x, y
+
+
+def limits(view: View) -> tuple[tuple[float, float], tuple[float, float]]:
+    """From where to where clean and robust accuracy are shown: with all trials, intervals and finalists."""
+    members = [one for finalist in view.finalists for one in finalist.members]
+    clean = [one.clean_acc for one in (*view.finished, *members)]
+    robust = [bound for one in view.finished for bound in one.interval] + [one.robust_acc for one in members]
+    return _room(clean or [0, 1]), _room(robust or [0, 1])
+
+
+def hours_of(view: View, one: Score) -> float:
+    """Hours of work by which a trial was finished."""
+    return hours_until(one.ended, view.intervals)
+
+
+def ends(view: View) -> list[float]:
+    """Hours of work by which each trial that was stopped early or failed had ended."""
+    over = (status for _, status in view.rows if status.phase in {"stopped", "failed"})
+    return [hours_until(status.ended, view.intervals) for status in over if status.ended is not None]
+
+
+def volumes(view: View) -> Line:
+    """Hypervolume against hours of work, from nothing to now."""
+    steps = view.progress()
+    reached = [volume for _, volume in steps]
+    return [0.0, *(at for at, _ in steps), view.hours], [0.0, *reached, reached[-1] if steps else 0.0]
+
+
+def best_robust(view: View) -> Line:
+    """The best robust accuracy that counts against hours of work, from the first such trial to now."""
+    x: list[float] = []
+    y: list[float] = []
+    for one in sorted(view.finished, key=lambda one: one.ended):
+        if one.counts:
+            x.append(hours_of(view, one))
+            y.append(max(one.robust_acc, y[-1] if y else 0.0))
+    return ([*x, view.hours], [*y, y[-1]]) if x else ([], [])
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    return max(min(values) - MARGIN, -EDGE), min(max(values) + MARGIN, 1 + EDGE)

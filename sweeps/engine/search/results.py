@@ -1,0 +1,144 @@
+"""What trials came to, read from their records: the numbers that a search is about."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bat_core.masking.flags import ONE_CLASS
+from bat_core.stats import wilson
+from search_spaces.base import Point
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import TrialStatus, read_status
+from sweeps.engine.sweep.spec import Sweep, Trial
+
+MASKED = "masked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A finished trial. Accuracies in [0, 1], on validation images.
+
+    `robust_acc` is the worst case under `suite` on `robust_n` images, `pgd_acc` that under the PGD
+    trajectory alone, on `n`. `hours` of computing, over all its processes, are what training took;
+    `ended` is when the trial was over, in Unix seconds.
+    """
+
+    trial: Trial
+    clean_acc: float
+    robust_acc: float
+    pgd_acc: float
+    n: int
+    robust_n: int
+    suite: str
+    verdict: str
+    flags: tuple[str, ...]
+    hours: float
+    ended: float
+
+    @property
+    def id(self) -> str:
+        """The trial's id."""
+        return self.trial.id
+
+    @property
+    def point(self) -> Point:
+        """Where in the space it lies."""
+        return dict(self.trial.point)
+
+    @property
+    def masked(self) -> bool:
+        """Whether its robustness is not to be believed."""
+        return self.verdict == MASKED
+
+    @property
+    def constant(self) -> bool:
+        """Whether it gives every image the same class: nothing moves it, and it has learnt nothing."""
+        return ONE_CLASS in self.flags
+
+    @property
+    def counts(self) -> bool:
+        """Whether its robustness may stand beside that of others."""
+        return not (self.masked or self.constant)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The robust accuracy's 95 % Wilson interval."""
+        return wilson(round(self.robust_acc * self.robust_n), self.robust_n)
+
+    @property
+    def robust_per_hour(self) -> float:
+        """Robust accuracy for an hour of training."""
+        return self.robust_acc / max(self.hours, 1e-9)
+
+
+def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
+    """What a trial came to; None unless it is finished."""
+    if status.phase != "finished" or status.result is None:
+        return None
+    result = status.result
+    return Score(
+        trial=trial,
+        clean_acc=result["clean_acc"],
+        robust_acc=result["robust_acc"],
+        pgd_acc=result["pgd_acc"],
+        n=result["n"],
+        robust_n=result["robust_n"],
+        suite=result["suite"],
+        verdict=result["verdict"],
+        flags=tuple(result["flags"]),
+        hours=sum(epoch["seconds"] for epoch in status.epochs) * processes / 3600,
+        ended=result["time"],
+    )
+
+
+def scores(sweep: Sweep, folder: SweepFolder, *, role: str = "search") -> list[Score]:
+    """All finished trials of a role, in the order in which they were proposed."""
+    trials = [trial for trial in folder.trials(sweep) if trial.role == role]
+    processes = sweep.resources.num_workers
+    found = (score(trial, read_status(folder.trial(trial)), processes) for trial in trials)
+    return [one for one in found if one is not None]
+
+
+def front(scored: Iterable[Score]) -> list[Score]:
+    """Those that no other beats in clean and robust accuracy both, by growing robust accuracy.
+
+    A trial that does not count (`Score.counts`) is on no front. Of equals the first stays.
+    """
+    return undominated((one for one in scored if one.counts), by=lambda one: one.robust_acc)
+
+
+def undominated(scored: Iterable[Score], *, by: Callable[[Score], float]) -> list[Score]:
+    """Those that no other beats in clean accuracy and in `by` both, by growing `by`. Of equals the first stays."""
+    kept: list[Score] = []
+    for one in sorted(scored, key=lambda s: (-by(s), -s.clean_acc)):
+        if not kept or one.clean_acc > kept[-1].clean_acc:
+            kept.append(one)
+    return kept[::-1]
+
+
+def hypervolume(points: Iterable[tuple[float, float]], *, reference: tuple[float, float] = (0.0, 0.0)) -> float:
+    """The area that (clean, robust) points dominate above `reference`; both larger is better.
+
+    Source: Zitzler and Thiele 1998.
+    """
+    area, height = 0.0, reference[1]
+    for clean, robust in sorted(points, reverse=True):
+        if clean > reference[0] and robust > height:
+            area += (clean - reference[0]) * (robust - height)
+            height = robust
+    return area
+
+
+def volume(scored: Sequence[Score]) -> float:
+    """The hypervolume of what counts, above (0, 0)."""
+    return hypervolume((one.clean_acc, one.robust_acc) for one in scored if one.counts)
+
+
+def largest_part(scored: Sequence[Score], count: int) -> list[Score]:
+    """`count` of a front that together dominate most: each the one that adds the largest area."""
+    chosen: list[Score] = []
+    rest = list(scored)
+    while rest and len(chosen) < count:
+        best = max(rest, key=lambda one: volume([*chosen, one]))
+        rest.remove(best)
+        chosen.append(best)
+    return chosen

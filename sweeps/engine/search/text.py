@@ -1,0 +1,166 @@
+"""How a search is put into words, the same in report, pictures and terminal."""
+
+from collections.abc import Iterable
+
+from bat_core.suites import suite_of
+from search_spaces.base import Parameter, Point, Value, show_value
+from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
+from sweeps.engine.search.results import Score
+from sweeps.engine.search.snapshot import Finalist, View
+from sweeps.engine.sweep.spec import Trial
+
+SAMPLERS = {"tpe": "TPE", "gp": "a Gaussian process", "random": "chance"}
+SPLITS = {"val": "validation", "test": "test"}
+FEWEST = 4  # trials that importances and parallel coordinates are drawn of
+UNVERIFIED = ", not verified: masked"  # what masking adds to a suite's name
+AMOUNTS = ".eps"  # how a field that is an amount of pixel change ends
+
+
+def percent(share: float) -> str:
+    """45.5%."""
+    return f"{share:.1%}"
+
+
+def robust(score: Score) -> str:
+    """The robust accuracy with its 95 % interval: 45.5% (38.8-52.4)."""
+    return with_interval(score.robust_acc, score.interval)
+
+
+def with_interval(share: float, interval: tuple[float, float]) -> str:
+    """45.5% (38.8-52.4)."""
+    low, high = interval
+    return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def span(hours: float) -> str:
+    """A time, in the unit that suits it."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def count_of(count: int, noun: str, plural: str = "") -> str:
+    """1 trial, 2 trials; "no trial" of none."""
+    if count == 0:
+        return f"no {noun}"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def is_amount(parameter: Parameter) -> bool:
+    """Whether it is an amount of pixel change."""
+    return parameter.where.endswith(AMOUNTS)
+
+
+def amount(value: float, pixel: float) -> str:
+    """40/255 (8 px)."""
+    return f"{255 * value:.4g}/255 ({value / pixel:.3g} px)"
+
+
+def value_of(parameter: Parameter, value: Value, pixel: float) -> str:
+    """A parameter's value, for people."""
+    if is_amount(parameter):
+        return amount(float(value), pixel)
+    return f"{value:.3g}" if isinstance(value, float) else show_value(value)
+
+
+def settings(view: View, point: Point) -> list[str]:
+    """What a point sets of that which varies: name=value each."""
+    free = [parameter for parameter in view.search.space.parameters if parameter.only() is None]
+    pixel = view.sweep.pixel
+    return [f"{p.name}={value_of(p, point[p.name], pixel)}" for p in free if p.name in point]
+
+
+def setting(view: View) -> str:
+    """Data set, network if it does not vary, and budget: what all numbers share."""
+    base = view.search.base
+    varied = any(p.where == "model" and p.only() is None for p in view.search.space.parameters)
+    model = next((str(trial.config.model) for trial, _ in view.rows), base.model)
+    parts = [base.data.name, *([] if varied else [model])]
+    return f"{', '.join(parts)}, L-inf budget {base.attack.eps / view.sweep.pixel:.4g} px"
+
+
+def judged(view: View) -> str:
+    """On which images all trials were judged, how many, and against what."""
+    split = SPLITS[view.search.base.attack.split]
+    if not view.finished:
+        return f"Judged on {split} images."
+    clean, attacked = counts(one.n for one in view.finished), counts(one.robust_n for one in view.finished)
+    verified = suite_of(view.search.base.attack).verified_by
+    by = f" ({verified})" if verified else ""
+    return (
+        f"Judged on {split} images: clean n = {clean}; robust n = {attacked}, image by image the worst of"
+        f" {suites(view.finished)}{by}."
+    )
+
+
+def suites(scored: Iterable[Score]) -> str:
+    """What robustness stands for, without what masking does to the name."""
+    return " / ".join(sorted({one.suite.removesuffix(UNVERIFIED) for one in scored}))
+
+
+def states(view: View) -> str:
+    """How many trials there are, and what became of them."""
+    masked = sum(one.masked for one in view.finished)
+    finished = f"{len(view.finished)} finished" + (f" ({masked} masked)" if masked else "")
+    rest = len(view.rows) - len(view.finished) - view.count("stopped") - view.count("failed")
+    counted = ((view.count("stopped"), "stopped early"), (view.count("failed"), "failed"), (rest, "not over"))
+    parts = [finished, *[f"{count} {word}" for count, word in counted if count]]
+    return f"{count_of(len(view.rows), 'trial')} drawn by {SAMPLERS[view.search.sampler]}: {', '.join(parts)}"
+
+
+def aim(objective: Objective) -> str:
+    """What a search aims at."""
+    words = {"maximize": "high", "minimize": "low"}
+    said = " and ".join(f"{words[measure.direction]} {measure.says}" for measure in objective.measures)
+    return said + (f", with clean accuracy of at least {percent(objective.floor)}" if objective.floor else "")
+
+
+def rule(name: str) -> str:
+    """By what the champion is chosen among the finalists."""
+    if match := FLOOR.fullmatch(name):
+        return f"the most robust of those with clean accuracy of at least {match['floor']}"
+    if name == "robust-per-hour":
+        return "the most verified robust accuracy for an hour of training"
+    return "farthest above the straight line from the most robust finalist to the cleanest"
+
+
+def believed(view: View) -> list[Score]:
+    """What one may learn from: finished, counting, and as clean as the objective asks."""
+    objective = get_objective(view.search.objective)
+    feasible = (one for one in view.finished if all(value <= 0 for value in objective.constraints(one).values()))
+    return [one for one in feasible if one.counts]
+
+
+def too_little(view: View) -> str | None:
+    """Why importances and parallel coordinates are left out; None if they can be drawn."""
+    found = believed(view)
+    if len(found) < FEWEST:
+        floor = " and are as clean as asked" if get_objective(view.search.objective).floor else ""
+        return f"they need {FEWEST} trials that finished unmasked{floor}, and there are {len(found) or 'none'}"
+    if not any(len({one.point.get(name) for one in found}) > 1 for name in view.search.space.names):
+        return "no parameter takes more than one value among the trials that finished unmasked"
+    return None
+
+
+def papers(view: View) -> Trial | None:
+    """The trial at the paper's own point, if it was drawn."""
+    usual = view.search.space.usual()
+    return next((trial for trial, _ in view.rows if dict(trial.point) == usual), None)
+
+
+def papers_name(view: View) -> str:
+    """What that point may be called: a narrowed space may not admit all of it."""
+    whole = all(parameter.admits(parameter.usual) for parameter in view.search.space.parameters)
+    return "the paper's point" if whole else "the point nearest to the paper's"
+
+
+def champion_of(view: View) -> Finalist | None:
+    """The finalist that the rule picked."""
+    chosen = (one for one in view.finalists if view.champion in {member.id for member in one.members})
+    return next(chosen, None)
+
+
+def counts(values: Iterable[int]) -> str:
+    """300, or 200 to 300."""
+    known = sorted(set(values))
+    return f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"

@@ -1,0 +1,142 @@
+"""What a sweep is."""
+
+import datetime
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import bat_core
+from bat_core.config import Param, TrialConfig
+from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
+
+if TYPE_CHECKING:
+    from sweeps.engine.sweep.folder import SweepFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One model to train and judge. `id` names its folder and its MLflow run.
+
+    A "grid" trial is what the sweep is about; a "reference" is drawn beside it for comparison. A "search"
+    trial was proposed while the sweep ran, at `point` of its space; a "finalist" trains such a point again.
+    """
+
+    id: str
+    config: TrialConfig
+    role: str = "grid"
+    point: Mapping[str, Param] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_file_name("trial.id", self.id)
+        for name, value in self.point.items():
+            if value != value:  # noqa: PLR0124 (as NaN alone is)
+                raise InputError(f"trial.point.{name}=nan is not a number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets: `num_workers` processes, each with so many CPU cores and GPUs."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_finite("resources.num_workers", self.num_workers, low=1)
+        check_finite("resources.cpus_per_worker", self.cpus_per_worker, low=1)
+        check_finite("resources.gpus_per_worker", self.gpus_per_worker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Everything that was decided before the first trial began; written once, as sweep.json.
+
+    `pixel` is the data set's unit of budget in [0, 1]. `trials` are those known beforehand; a search is
+    `open`, and proposes its trials as it goes. `storage` is where nodes that share no folder keep the sweep.
+    """
+
+    name: str
+    id: str
+    created: str
+    command: str
+    data_dir: str | None
+    pixel: float
+    resources: Resources
+    trials: tuple[Trial, ...]
+    open: bool = False
+    storage: str | None = None
+    version: str = bat_core.__version__
+
+    def __post_init__(self) -> None:
+        check_file_name("sweep.name", self.name)
+        check_file_name("sweep.id", self.id)
+        check_time("sweep.created", self.created)
+        check_amount("sweep.pixel", self.pixel)
+        if not self.trials and not self.open:
+            raise InputError("the sweep has no trials: give at least one seed and one budget")
+        counted = Counter(trial.id for trial in self.trials)
+        if twice := next((trial_id for trial_id, count in counted.items() if count > 1), None):
+            raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
+
+    @classmethod
+    def new(
+        cls,
+        name: str,
+        *,
+        command: str,
+        data_dir: str | None,
+        pixel: float,
+        resources: Resources,
+        trials: Sequence[Trial],
+        open: bool = False,
+        storage: str | None = None,
+    ) -> "Sweep":
+        """A sweep with an id of its own.
+
+        Raises:
+            InputError: two trials bear one id, or there are none.
+        """
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(
+            name=name,
+            id=secrets.token_hex(8),
+            created=created,
+            command=command,
+            data_dir=data_dir,
+            pixel=pixel,
+            resources=resources,
+            trials=tuple(trials),
+            open=open,
+            storage=storage,
+        )
+
+    def title(self, folder: "SweepFolder") -> str:
+        """What the sweep is called in MLflow: its folder's name, with its own before it."""
+        name = folder.path.name
+        return name if name.startswith(self.name) else f"{self.name}-{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a finished sweep shows: files in its folder, and what they say in one sentence."""
+
+    files: tuple[str, ...]
+    sentence: str
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            check_file_name("report.files", file)
+
+
+def check_time(where: str, written: str) -> None:
+    """A time is written as ISO 8601 has it.
+
+    Raises:
+        InputError: it is not.
+    """
+    try:
+        datetime.datetime.fromisoformat(written).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where}={shown(written)} is no time: write it as 2026-01-31T12:00:00+00:00") from error

@@ -1,0 +1,304 @@
+"""One trial from spec to verdicts. Knows nothing of who runs it: Ray, a test or a script."""
+
+import contextlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import bat_core
+from bat_core.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint, save_model
+from bat_core.config import TrialConfig, to_dict
+from bat_core.data import Dataset
+from bat_core.evaluate import Judge
+from bat_core.fit import TrainState, fit_by_batch
+from bat_core.masking.checks import examine
+from bat_core.suites import suite_of, trajectories, verification
+from bat_core.verdicts import Verdicts
+from bat_core.workers import Workers
+from sweeps.engine.storage.locks import exclusive
+from sweeps.engine.storage.retry import patiently
+from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, Keeping
+
+BATCHES_BETWEEN_LOOKS = 16  # of several workers, who must pause at the same batch: looking links them
+
+
+class Watch:
+    """Who watches a trial: it is told of every batch, and may ask for a pause. This one watches nothing."""
+
+    def alive(self) -> None:
+        """The trial has got on."""
+
+    def pause_wanted(self) -> bool:
+        """Whether the trial shall save what it has and end."""
+        return False
+
+
+UNWATCHED = Watch()
+
+
+class Paused(Exception):  # noqa: N818 (no error)
+    """A trial has saved what it had, in the middle, and ends here for now."""
+
+
+def run_trial(
+    trial: Trial,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    watch: Watch = UNWATCHED,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+    keeping: Keeping | None = None,
+) -> None:
+    """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, watch=watch, keeping=keeping):
+        report(metrics)
+
+
+def trial_epochs(
+    trial: Trial,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    watch: Watch = UNWATCHED,
+    keeping: Keeping | None = None,
+) -> Generator[dict[str, float], None, None]:
+    """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
+
+    A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
+    rank 0 alone writes records and checkpoints. `keeping` copies what is durable to where no node's folder is.
+
+    Yields:
+        The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
+        that can be gone on with, from the epoch's end.
+    Raises:
+        Paused: `watch` wanted it; the state between two batches is on disk.
+        Exception: whatever stopped the trial, after it was recorded as failed with its reason.
+    """
+    workers, keeping = workers or Workers.current(), keeping or Keeping()
+    with _sole_writer(folder, workers):
+        keeping.begin(workers)
+        if read_status(folder).phase == "finished":
+            return
+        writer = _Writer(trial.config, dataset, folder, workers, keeping) if workers.rank == 0 else None
+        try:
+            choice = choose_checkpoint(folder / CHECKPOINTS, trial.config)
+            state = choice.load(dataset, device)
+            if writer:
+                writer.start(device, state, choice.passed_over)
+            run = _Run(trial.config, dataset, folder, device, workers, writer, watch, keeping)
+            state = yield from run.train(state)
+            run.evaluate(state)
+            if writer:
+                writer.finish(state)
+        except Paused:
+            raise
+        except Exception as error:
+            if writer:
+                writer.record.fail(f"{type(error).__name__}: {error}")
+            raise
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One attempt at a trial, in one of its workers."""
+
+    config: TrialConfig
+    dataset: Dataset
+    folder: Path
+    device: torch.device
+    workers: Workers
+    writer: "_Writer | None"
+    watch: Watch
+    keeping: Keeping
+
+    def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
+        """The model to judge: the last epoch's, or the one before training collapsed."""
+        keep_sound = self.config.train.on_collapse == "stop"
+        if keep_sound and state is not None and read_status(self.folder).collapsed is not None:
+            return state
+        for event in fit_by_batch(self.config, self.dataset, state=state, device=self.device, workers=self.workers):
+            if isinstance(event, TrainState):
+                self._after_batch(event)
+                continue
+            lost = event.collapsed and keep_sound
+            if self.writer:
+                self.writer.epoch(event.state, collapsed=event.collapsed, keep=not lost)
+            yield event.metrics()
+            if lost:
+                sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.device)
+                assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
+                return sound
+            state = event.state
+        assert state is not None
+        return state
+
+    def _after_batch(self, state: TrainState) -> None:
+        self.watch.alive()
+        assert state.begun is not None
+        look = self.workers.size == 1 or state.begun.batches % BATCHES_BETWEEN_LOOKS == 0
+        if look and self.workers.any(self.watch.pause_wanted(), self.device):
+            state.gather(self.workers)
+            if self.writer:
+                self.writer.pause(state)
+            raise Paused
+
+    def evaluate(self, state: TrainState) -> None:
+        """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
+        config, writer, workers = self.config, self.writer, self.workers
+        part = self.dataset.part(config.attack.split)
+        mine = workers.share(torch.arange(len(part)))
+        curves, verified = trajectories(config.attack), verification(config.attack)
+        judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
+        parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
+        done = 0
+        if writer:
+            writer.record.append("attack", done=0, of=len(part))
+        chunks = mine.split(config.attack.batch_size)
+        for positions, batch in zip(chunks, part.batches(chunks), strict=True):
+            verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
+            parts[VERDICTS].append(verdicts)
+            chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
+            if verified and len(chosen):
+                images = batch.images[torch.from_numpy(chosen)]
+                parts[VERIFIED].append(judge.extend(verdicts.take(chosen), images, verified))
+            done += len(positions)
+            if writer:
+                writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
+            self.watch.alive()
+            if workers.size == 1 and self.watch.pause_wanted():
+                raise Paused
+        shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
+        patiently(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
+        self.keeping.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
+        if workers.size > 1:
+            dist.barrier()
+
+
+def _write_shards(folder: Path, shares: Mapping[str, Verdicts], workers: Workers) -> None:
+    (folder / SHARDS).mkdir(exist_ok=True)
+    for name, verdicts in shares.items():
+        verdicts.write(_shard(folder, name, workers.rank, workers.size))
+
+
+def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
+    return folder / SHARDS / f"{rank}-of-{size}-{name}"
+
+
+class _Writer:
+    """Writes what a trial leaves behind."""
+
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, keeping: Keeping) -> None:
+        self.config, self.dataset, self.folder, self.workers, self.keeping = config, dataset, folder, workers, keeping
+        self.record = Record(folder, keeping.recorded)
+
+    def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
+        """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+        self.record.append(
+            "start",
+            hash=self.config.hash,
+            config=to_dict(self.config),
+            from_epoch=state.epoch if state else 0,
+            from_batch=state.begun.batches if state and state.begun else 0,
+            device=name,
+            threads=torch.get_num_threads(),
+            workers=self.workers.size,
+            pid=os.getpid(),
+            versions={"bat_sweeps": bat_core.__version__, "torch": torch.__version__},
+            **({"passed_over": dict(passed_over)} if passed_over else {}),
+        )
+        recorded = {0} | {event["epoch"] for event in read_status(self.folder).epochs}
+        if state and state.epoch not in recorded:
+            self.record.append("epoch", **{**state.metrics, "epoch": state.epoch})
+
+    def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
+        """The checkpoint comes first: a recorded epoch is one that will not be run again."""
+        if keep:
+            self.save(state)
+        self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
+
+    def pause(self, state: TrainState) -> None:
+        """Keep what is between two batches."""
+        assert state.begun is not None
+        self.save(state)
+        self.record.append("paused", epoch=state.epoch, batch=state.begun.batches)
+
+    def save(self, state: TrainState) -> None:
+        """A checkpoint, waiting for storage that fails."""
+        folder = self.folder / CHECKPOINTS
+        patiently(
+            lambda: save_checkpoint(folder, state, self.config, self.dataset),
+            "the checkpoint cannot be written",
+            folder,
+        )
+        self.keeping.saved()
+
+    def finish(self, state: TrainState) -> None:
+        """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
+        self.keeping.gather()
+        curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
+        assert curves is not None
+        headline = curves if verified is None else verified
+        findings = examine(
+            state.model,
+            self.dataset.val.images,
+            self.dataset.val.labels,
+            eps=self.config.attack.eps,
+            depth="cheap",
+            seed=self.config.seed,
+        )
+        model = self.folder / MODEL
+        patiently(
+            lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
+        )
+        self.keeping.finish()
+        self.record.append(
+            "finished",
+            n=len(curves),
+            split=self.config.attack.split,
+            clean_acc=curves.clean_acc,
+            pgd_acc=curves.robust_acc,
+            robust_acc=headline.robust_acc,
+            robust_n=len(headline),
+            suite=suite_of(self.config.attack).label_for(findings.verdict),
+            verdict=findings.verdict,
+            flags=[flag.name for flag in findings.flags],
+            findings=to_dict(findings),
+            epoch=state.epoch,
+        )
+        with contextlib.suppress(OSError):  # it is finished, whatever stays behind
+            shutil.rmtree(self.folder / SHARDS)
+            shutil.rmtree(self.folder / CHECKPOINTS)
+            self.keeping.over()
+
+    def _joined(self, name: str) -> Verdicts | None:
+        shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
+        found = [Verdicts.read(shard) for shard in shards if shard.exists()]
+        if not found:
+            return None
+        verdicts = Verdicts.concat(found)
+        patiently(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
+        return verdicts
+
+
+@contextlib.contextmanager
+def _sole_writer(folder: Path, workers: Workers) -> Iterator[None]:
+    """One process at a time writes into a trial's folder, also when a killed sweep's worker lingers."""
+    if workers.rank > 0:
+        yield
+        return
+    with exclusive(folder / ".lock"):
+        yield

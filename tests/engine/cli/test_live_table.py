@@ -1,0 +1,65 @@
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from bat_core.config import RecipeConfig, TrainConfig, TrialConfig
+from sweeps.engine.cli.live_table import StatusBoard, live_table, status_table
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import Record
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+
+PIXEL = 1 / 255
+
+
+def sweep_of(count: int) -> Sweep:
+    config = TrialConfig(recipe=RecipeConfig(params={"eps": 4 / 255}), train=TrainConfig(epochs=5))
+    trials = [Trial(id=f"trial{i}", config=config) for i in range(count)]
+    return Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+
+
+def printed(board: StatusBoard) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(status_table(board, began=0.0, concurrent=1))
+    return console.export_text()
+
+
+def epoch(number: int) -> dict[str, float]:
+    return {"epoch": number, "val_clean_acc": 0.75, "val_robust_acc": 0.125, "seconds": 1.0}
+
+
+def test_the_table_shows_budget_epoch_accuracies_and_state(tmp_path: Path) -> None:
+    sweep, folder = sweep_of(4), SweepFolder(tmp_path)
+    board = StatusBoard(sweep, folder)
+    records = [Record(folder.trial(trial)) for trial in sweep.trials]
+    for record in records[:3]:
+        record.append("start")
+        record.append("epoch", **epoch(1))
+    assert "training (val)" in printed(board)
+    records[0].append("failed", reason="FloatingPointError: the loss is nan")
+    records[1].append("attack", done=100, of=400)
+    records[2].append("attack", done=0, of=400)
+    records[2].append("finished", clean_acc=0.9, robust_acc=0.4, robust_n=50, suite="PGD-3+quick", verdict="suspect")
+    text = printed(board)
+    for words in (
+        "4 px",
+        "1/5",
+        "75.0%",
+        "12.5%",
+        "failed: FloatingPointError",
+        "attacking 100/400",
+        "40.0%",
+        "waiting",
+    ):
+        assert words in text
+    assert "1 of 4 trials done" in text
+
+
+def test_off_a_terminal_the_last_table_is_printed(tmp_path: Path) -> None:
+    sweep, folder = sweep_of(1), SweepFolder(tmp_path)
+    console = Console(width=120, record=True, file=io.StringIO(), force_terminal=False)
+    with live_table(sweep, folder, console, concurrent=1):
+        Record(folder.trial(sweep.trials[0])).append("failed", reason="OSError: the disk is full, and much else")
+    text = console.export_text()
+    assert "failed: OSError" in text
+    assert "much else" not in text

@@ -1,0 +1,77 @@
+"""No password is shown: in a URI, in what an error says of it, in a command."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweeps.engine.cli.app import command_line
+from sweeps.engine.cli.redact import redacted
+from sweeps.engine.tracking.background import how_to_open, trouble_in, why
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:s3cr3t@host:5000/path", "http://***@host:5000/path"),
+        ("https://s3cr3t@host", "https://***@host"),
+        ("https://:s3cr3t@host", "https://***@host"),
+        ("https://user:s3cr3t@s3cr3t/s3cr3t@host/p", "https://***@host/p"),
+        (
+            "postgresql+psycopg2://user:s3cr3t@host/db?sslmode=x&password=s3cr3t",
+            "postgresql+psycopg2://***@host/db?sslmode=***&password=***",
+        ),
+        ("mysql://u:s3cr3t%40@[::1]:3306/db", "mysql://***@[::1]:3306/db"),
+        ("http://host/?token=s3cr3t#access_token=s3cr3t", "http://host/?token=***#access_token=***"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("sqlite:///C:/data/me@home/mlflow.db", "sqlite:///C:/data/me@home/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("models:/bat-sweeps@champion", "models:/bat-sweeps@champion"),
+        (
+            "API request to http://u:s3cr3t@h/api?token=s3cr3t failed: (url: /?token=s3cr3t)",
+            "API request to http://***@h/api?token=*** failed: (url: /?token=***)",
+        ),
+        ("'http://u:s3cr3t@h' and \"http://v:s3cr3t@i\"", "'http://***@h' and \"http://***@i\""),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri, shown):
+    assert redacted(uri) == shown
+    assert redacted(shown) == shown
+
+
+PRINTABLE = st.text(
+    st.characters(codec="ascii", exclude_characters="'\"?#", exclude_categories=["Cc", "Zs"]), min_size=1
+)
+
+
+@given(
+    user=st.text("abc", max_size=3),
+    password=PRINTABLE,
+    said=st.sampled_from(["{}", "cannot reach {}: refused", "'{}'"]),
+)
+def test_no_password_of_any_kind_is_shown(user, password, said):
+    marked = f"{SECRET}{password}{SECRET}"
+    assert SECRET not in redacted(said.format(f"http://{user}:{marked}@host:5000/path"))
+
+
+def test_what_is_printed_and_kept(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--address", "ray://u:s3cr3t@head:10001"])
+    uri = "postgresql://u:s3cr3t@h/db"
+    trouble = ValueError(f"cannot\nopen {uri} " + "x" * 500 + f" {uri}")
+
+    def fail():
+        raise trouble
+
+    told = (
+        command_line(),
+        how_to_open(uri),
+        how_to_open("http://u:s3cr3t@h"),
+        why(trouble),
+        trouble_in(fail, patience=60),
+    )
+    assert SECRET not in "".join(map(str, told))
+    assert all("\n" not in str(one) for one in told)
+    assert '--backend-store-uri "$MLFLOW_TRACKING_URI"' in told[1]

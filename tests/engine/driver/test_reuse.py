@@ -1,0 +1,87 @@
+"""A trial that another sweep has finished is taken over whole, if it is the same."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sweeps.engine.driver.reuse import finished_trials, use_again
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import RECORD, read_status
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from sweeps.engine.sweep.trial import run_trial
+
+
+def a_sweep(path, *trials) -> tuple[Sweep, SweepFolder]:
+    folder = SweepFolder(path)
+    sweep = Sweep.new("s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
+    folder.create(sweep)
+    return sweep, folder
+
+
+@pytest.fixture
+def tiny_trial(make_trial):
+    return make_trial(epochs=1)
+
+
+@pytest.fixture
+def earlier(tmp_path, tiny_trial, digits):
+    """A folder of sweeps, in which one has finished a trial."""
+    place = tmp_path / "outputs"
+    trial = Trial(id="first", config=tiny_trial)
+    sweep, folder = a_sweep(place / "one", trial)
+    run_trial(trial, digits, folder.trial(trial), device=torch.device("cpu"))
+    return place, sweep
+
+
+def test_the_same_trial_is_taken_over(earlier, tmp_path, tiny_trial, digits):
+    place, source = earlier
+    trial = Trial(id="mine", config=tiny_trial)
+    sweep, folder = a_sweep(tmp_path / "two", trial)
+    (taken,) = use_again(sweep, folder, digits, [place])
+    assert taken.trial.id == "first"
+    status = read_status(folder.trial(trial))
+    assert status.phase == "finished"
+    assert status.reused == f"{source.id}/first"
+    theirs, mine = taken.folder, folder.trial(trial)
+    files = [
+        path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file() and path.name not in {RECORD, ".lock"}
+    ]
+    assert len(files) >= 4
+    assert all((mine / name).read_bytes() == (theirs / name).read_bytes() for name in files)
+    assert use_again(sweep, folder, digits, [place]) == []  # it is finished now
+
+
+def test_another_config_is_not(earlier, tmp_path, tiny_trial, digits):
+    trial = Trial(id="mine", config=replace(tiny_trial, seed=tiny_trial.seed + 1))
+    sweep, folder = a_sweep(tmp_path / "two", trial)
+    assert use_again(sweep, folder, digits, [earlier[0]]) == []
+    assert read_status(folder.trial(trial)).phase == "waiting"
+
+
+def test_nor_where_the_test_images_are_others(earlier, tmp_path, tiny_trial, digits):
+    sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
+    others = replace(digits, test=replace(digits.test, rows=digits.test.rows + 1))
+    assert use_again(sweep, folder, others, [earlier[0]]) == []
+
+
+def test_nor_where_another_version_trained_it(earlier, tmp_path, tiny_trial, digits, monkeypatch):
+    sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
+    monkeypatch.setattr("bat_core.__version__", "99")
+    assert use_again(sweep, folder, digits, [earlier[0]]) == []
+
+
+def test_nor_a_sweep_that_is_kept_in_a_store(earlier, tmp_path, tiny_trial, digits):
+    sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
+    assert use_again(sweep, replace(folder, store=object()), digits, [earlier[0]]) == []
+
+
+def test_unfinished_trials_and_damaged_sweeps_are_passed_over(earlier, tmp_path, tiny_trial):
+    place, _ = earlier
+    a_sweep(tmp_path / "begun", Trial(id="x", config=tiny_trial))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "sweep.json").write_text(json.dumps({"no": "sweep"}))
+    assert list(finished_trials([tmp_path])) == []
+    assert [one.trial.id for one in finished_trials([tmp_path, place])] == ["first"]
+    assert [one.trial.id for one in finished_trials([place / "one"])] == ["first"]

@@ -1,0 +1,193 @@
+"""The driver of a sweep in a store: alone there, abreast of its workers, found again from an empty disk."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from bat_core.errors import InputError
+from bat_core.workers import Workers
+from sweeps.engine.cli.options import SweepOptions
+from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.retry import StorageError, TakenOverError
+from sweeps.engine.sweep import remote as module
+from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.records import Record, read_status
+from sweeps.engine.sweep.remote import Driver, Following, following, located
+from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
+from sweeps.engine.sweep.trial_sync import Attempt
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture
+def trial(make_trial):
+    return Trial(id="one", config=make_trial())
+
+
+@pytest.fixture
+def sweep(trial, store):
+    return Sweep.new(
+        "sweep", command="", data_dir=None, pixel=1 / 255, resources=Resources(), trials=[trial], storage=store.uri
+    )
+
+
+@pytest.fixture
+def folder(sweep, store, tmp_path):
+    folder = SweepFolder(tmp_path / "driver", store)
+    folder.create(sweep)
+    return folder
+
+
+def record(folder, trial, home):
+    """A worker's record."""
+    attempt = folder.keeping(trial, home)
+    attempt.begin(Workers())
+    return Record(home, attempt.recorded)
+
+
+def test_what_workers_record_reaches_the_driver(folder, trial, tmp_path):
+    with following(folder, CONSOLE) as driven:
+        worker = record(driven, trial, tmp_path / "node")
+        follower = Following(driven, driven.store, Driver(driven.driver), CONSOLE)
+        worker.append("start")
+        follower.look()
+        assert read_status(folder.trial(trial)).phase == "training"
+        worker.append("epoch", epoch=1)
+        follower.look()
+        assert len(read_status(folder.trial(trial)).epochs) == 1
+        worker.append("failed", reason="why")
+        driven.refresh(trial)
+        assert read_status(folder.trial(trial)).reason == "why"
+
+
+def test_a_driver_that_begins_sees_what_is_recorded(folder, trial, tmp_path):
+    with following(folder, CONSOLE) as driven:
+        record(driven, trial, tmp_path / "node").append("start")
+    assert not folder.trial(trial).exists()
+    with following(folder, CONSOLE):
+        assert read_status(folder.trial(trial)).phase == "training"
+
+
+def test_a_second_driver_is_refused_until_the_first_has_ended(folder, tmp_path):
+    other = replace(folder, path=tmp_path / "other")
+    with following(folder, CONSOLE):
+        with pytest.raises(InputError, match=r"is driven by process \d+ on .*, heard of \d+ s ago: wait for it"):
+            following(other, CONSOLE).__enter__()
+        assert len(folder.store.names("drivers")) == 1
+    with following(other, CONSOLE):
+        pass
+    assert folder.store.names("drivers") == []
+
+
+ELSEWHERE = Driver(host="elsewhere")
+
+
+def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(folder, monkeypatch):
+    dead = Driver(process=2**22 + 1)  # above Linux's largest
+    dead.sign(folder.store)
+    with following(folder, CONSOLE):
+        assert not folder.store.exists(dead.key)
+
+
+def test_a_driver_of_another_machine_is_obeyed_while_it_is_heard_of(folder, monkeypatch):
+    ELSEWHERE.sign(folder.store)
+    with pytest.raises(InputError, match="on elsewhere"):
+        following(folder, CONSOLE).__enter__()
+    monkeypatch.setattr(module, "LEASE", 0.0)
+    with following(folder, CONSOLE):
+        assert not folder.store.exists(ELSEWHERE.key)
+
+
+def test_a_driver_that_was_silent_for_too_long_and_was_replaced_stops(folder, monkeypatch, trial, tmp_path):
+    with following(folder, CONSOLE) as replaced:
+        follower = Following(replaced, replaced.store, Driver(replaced.driver), CONSOLE)
+        follower.look()
+        monkeypatch.setattr(module, "LEASE", 0.0)
+        monkeypatch.setattr(module, "RENEWAL", 0.0)
+        monkeypatch.setattr(Driver, "dead", lambda self: False)
+        with following(replace(folder, path=tmp_path / "other"), CONSOLE):
+            with pytest.raises(TakenOverError, match="another driver has taken over"):
+                follower.look()
+            with pytest.raises(TakenOverError, match="another driver has taken over"):
+                record(replaced, trial, tmp_path / "node")
+
+
+def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
+    (folder.path / "figure.csv").write_text("numbers")
+    folder.write_report(Report(files=("figure.csv",), sentence="so it is"))
+    (folder.path / "val-1" / "one").mkdir(parents=True)
+    (folder.path / "val-1" / "one" / "summary.json").write_text("{}")
+    folder.keep("val-1")
+    proposed = replace(trial, id="two")
+    folder.propose(proposed)
+    shutil.rmtree(folder.path)
+    found = located(folder.store.uri, tmp_path / "fresh")
+    assert found == SweepFolder(tmp_path / "fresh", folder.store)
+    assert found.load() == sweep
+    assert found.report() == Report(files=("figure.csv",), sentence="so it is")
+    assert (found.path / "figure.csv").read_text() == "numbers"
+    assert (found.path / "val-1" / "one" / "summary.json").read_text() == "{}"
+    assert found.trials(replace(sweep, open=True)) == (trial, proposed)
+
+
+def test_a_folder_knows_its_store(folder):
+    assert located(str(folder.path), None) == folder
+
+
+def test_a_folder_without_a_store_is_as_it_is(sweep, tmp_path):
+    plain = SweepFolder(tmp_path / "plain")
+    plain.create(replace(sweep, storage=None))
+    assert located(str(plain.path), None) == plain
+    with following(plain, CONSOLE) as driven:
+        assert driven == plain
+    assert plain.home(sweep.trials[0], sweep, 0) == plain.trial(sweep.trials[0])
+
+
+def test_what_cannot_be_gone_on_with_is_refused(folder, sweep, tmp_path, store):
+    nowhere = Storage(store.uri.replace(tmp_path.name, f"{tmp_path.name}-empty")).uri
+    with pytest.raises(InputError, match="no sweep there"):
+        located(nowhere, tmp_path / "new")
+    other = SweepFolder(tmp_path / "other")
+    other.create(replace(sweep, id="another", storage=None))
+    with pytest.raises(InputError, match="holds another sweep than"):
+        located(store.uri, other.path)
+
+
+def test_a_new_sweep_needs_an_empty_store(folder, store, tmp_path):
+    with pytest.raises(InputError, match="is not empty: go on with it by --resume"):
+        SweepOptions(output=tmp_path / "new", storage_path=store.uri).new_folder("sweep")
+
+
+def test_output_may_be_named_beside_a_store_that_is_resumed():
+    SweepOptions(resume="s3://bucket/x", output="here").refuse_beside_resume()
+    with pytest.raises(InputError, match="--output cannot be given"):
+        SweepOptions(resume="folder", output="here").refuse_beside_resume()
+
+
+def test_a_sweeps_folder_that_is_gone_is_not_made_anew(sweep, trial, tmp_path, impatient):
+    plain = SweepFolder(tmp_path / "gone")
+    with pytest.raises(StorageError, match=r"there is no sweep in .*gone"):
+        plain.home(trial, sweep, 0)
+    assert not plain.path.exists()
+
+
+def test_results_arrive_before_the_record_that_speaks_of_them(folder, trial, tmp_path, monkeypatch):
+    with following(folder, CONSOLE) as driven:
+        home = tmp_path / "node"
+        attempt = driven.keeping(trial, home)
+        assert isinstance(attempt, Attempt)
+        attempt.begin(Workers())
+        (home / "model").mkdir(parents=True)
+        for name in ("model/checksums.json", "verdicts.parquet"):
+            (home / name).write_text(json.dumps(name))
+        attempt.finish()
+        Record(home, attempt.recorded).append("finished")
+        seen = []
+        pull = Storage.pull
+        monkeypatch.setattr(Storage, "pull", lambda self, key, to: (seen.append(to.name), pull(self, key, to)))
+        driven.refresh(trial)
+    assert seen == ["checksums.json", "verdicts.parquet", "record.jsonl"]
+    assert SPEC not in seen
