@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bat_core.collapse import Peak
+from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError, check_file_name
-from bat_core.fit import Begun, TrainState, initial_state
+from bat_core.fit import PartialEpoch, TrainState, initial_state
 from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
 
@@ -41,7 +41,7 @@ class Description:
     epoch: int
     class_names: tuple[str, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    peak: Peak = field(default_factory=Peak)
+    peak: CollapseDetector = field(default_factory=CollapseDetector)
     batches: int = 0  # of the epoch after, where it had begun
     format: int = FORMAT
 
@@ -58,7 +58,7 @@ class Checksums:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ResumePoint:
     """The checkpoint to go on from, if there is one, and why newer ones were passed over, by their names."""
 
     folder: Path | None
@@ -75,7 +75,7 @@ class Choice:
         state.epoch = self.description.epoch
         state.metrics, state.peak = dict(self.description.metrics), self.description.peak
         if self.description.batches:
-            state.begun = _restore_begun(self.description.batches, _load_tensors(self.folder / BEGUN), device)
+            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / BEGUN), device)
         return state
 
 
@@ -90,9 +90,9 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
-    if state.begun:
-        target = target.with_name(f"{target.name}_batch_{state.begun.batches:06d}")
-        tensors[BEGUN] = {"totals": state.begun.totals.cpu(), "generator": state.begun.generator.get_state()}
+    if state.partial:
+        target = target.with_name(f"{target.name}_batch_{state.partial.batches:06d}")
+        tensors[BEGUN] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
     _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
@@ -111,7 +111,7 @@ def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Da
     _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
-def choose_checkpoint(folder: Path, config: TrialConfig) -> Choice:
+def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
     """The newest sound checkpoint in `folder`; one that is damaged, or of another config, is passed over."""
     passed_over = {}
     for candidate in reversed(checkpoints(folder)):
@@ -121,14 +121,14 @@ def choose_checkpoint(folder: Path, config: TrialConfig) -> Choice:
             passed_over[candidate.name] = str(error)
             continue
         if description.config == config:
-            return Choice(candidate, description, passed_over)
+            return ResumePoint(candidate, description, passed_over)
         passed_over[candidate.name] = f"{candidate} is of another config: {_difference(description.config, config)}"
-    return Choice(None, None, passed_over)
+    return ResumePoint(None, None, passed_over)
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
-    """The state in the newest sound checkpoint in `folder`, or None. See `choose_checkpoint`."""
-    return choose_checkpoint(folder, config).load(dataset, device)
+    """The state in the newest sound checkpoint in `folder`, or None. See `find_resume_point`."""
+    return find_resume_point(folder, config).load(dataset, device)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
@@ -227,7 +227,7 @@ def _write(
         class_names=dataset.class_names,
         metrics=state.metrics,
         peak=state.peak,
-        batches=state.begun.batches if state.begun else 0,
+        batches=state.partial.batches if state.partial else 0,
     )
     _write_json(partial / DESCRIPTION, to_dict(description))
     _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})
@@ -271,10 +271,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _restore_begun(batches: int, tensors: Mapping[str, Tensor], device: torch.device) -> Begun:
+def _restore_partial(batches: int, tensors: Mapping[str, Tensor], device: torch.device) -> PartialEpoch:
     generator = torch.Generator(device)
     generator.set_state(tensors["generator"])
-    return Begun(batches=batches, totals=tensors["totals"].to(device), generator=generator)
+    return PartialEpoch(batches=batches, totals=tensors["totals"].to(device), generator=generator)
 
 
 def _digest(path: Path) -> str:

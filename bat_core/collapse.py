@@ -11,15 +11,15 @@ GAP = 0.1  # by which one-step accuracy then exceeds multi-step accuracy
 
 
 @dataclass(frozen=True)
-class Peak:
+class CollapseDetector:
     """The best multi-step validation accuracy so far, and the one-step accuracy in that epoch; in [0, 1]."""
 
     robust_acc: float = 0.0
     one_step_acc: float = 0.0
 
-    def after(self, robust_acc: float, one_step_acc: float) -> "Peak":
+    def after(self, robust_acc: float, one_step_acc: float) -> "CollapseDetector":
         """The peak once an epoch with these accuracies is over."""
-        return Peak(robust_acc, one_step_acc) if robust_acc > self.robust_acc else self
+        return CollapseDetector(robust_acc, one_step_acc) if robust_acc > self.robust_acc else self
 
     def collapsed(self, robust_acc: float, one_step_acc: float) -> bool:
         """Whether an epoch with these accuracies has lost what was there: multi-step accuracy fell while

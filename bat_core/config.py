@@ -192,9 +192,14 @@ class TrialConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values; infinity is written "inf", which JSON lacks."""
+    """A dataclass as plain JSON values; infinity is written "inf", which JSON lacks.
+
+    A field whose metadata has a "key" is written under that name: files keep their names, whatever Python calls them.
+    """
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {_key(field): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         if isinstance(value, float) and math.isinf(value):
             return str(value)
         if isinstance(value, Mapping):
@@ -203,7 +208,12 @@ def to_dict(config: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    return typing.cast(dict[str, Any], plain(dataclasses.asdict(config)))
+    return typing.cast(dict[str, Any], plain(config))
+
+
+def _key(field: "dataclasses.Field[Any]") -> str:
+    """What a field is called where it is stored."""
+    return str(field.metadata.get("key", field.name))
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -226,10 +236,11 @@ def from_dict(kind: type[C], values: Any) -> C:
     if not isinstance(values, Mapping):
         raise InputError(f"{kind.__name__}={shown(values)} must be a mapping of its fields")
     hints = typing.get_type_hints(kind)
-    if unknown := set(values) - set(hints):
+    names = {_key(field): field.name for field in dataclasses.fields(typing.cast(Any, kind))}
+    if unknown := set(values) - set(names):
         first = min(map(shown, unknown))
-        raise InputError(f"{kind.__name__} has no field {first}; its fields are {', '.join(hints)}")
-    typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
+        raise InputError(f"{kind.__name__} has no field {first}; its fields are {', '.join(names)}")
+    typed = {names[key]: _typed(key, hints[names[key]], value) for key, value in values.items()}
     try:
         return kind(**typed)
     except TypeError as error:

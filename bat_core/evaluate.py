@@ -11,9 +11,9 @@ from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.data import Images, to_unit
 from bat_core.forward import autocast, channels_last, judging, resolve_precision
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
-from bat_core.verdicts import SPARED, UNBROKEN, Outcome, Verdicts
+from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 
 BATCH = 200
 
@@ -72,15 +72,15 @@ def evaluate_batches(
         raise ValueError("evaluate: there are no images")
     suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
     size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
-    judge = Judge(model, seed=seed, precision=precision)
+    evaluator = Evaluator(model, seed=seed, precision=precision)
     rows = torch.arange(len(images)) if rows is None else rows
     for positions in torch.arange(len(images)).split(size):
         batch = images[positions]
-        verdicts = judge.extend(judge.clean(batch, labels[positions], rows[positions]), batch, suite)
+        verdicts = evaluator.extend(evaluator.clean(batch, labels[positions], rows[positions]), batch, suite)
         yield verdicts
 
 
-class Judge:
+class Evaluator:
     """Attacks one model and judges it, a batch at a time.
 
     `seed` names the random starts. `precision` is that of the search. A batch that does not fit into
@@ -134,9 +134,9 @@ class Judge:
             save: gets the attack's name, rows (M,) and, of each, the image that broke it or the last
                 one tried, (M, C, H, W) float32.
         """
-        standing = torch.from_numpy(verdicts.robust_after(len(verdicts.outcomes)))
-        attacked = np.flatnonzero(standing.numpy()) if entry.drop else np.arange(len(verdicts))
-        broken_at = np.where(verdicts.clean_correct, SPARED, 0).astype(np.int64)
+        active = torch.from_numpy(verdicts.robust_after(len(verdicts.outcomes)))
+        attacked = np.flatnonzero(active.numpy()) if entry.drop else np.arange(len(verdicts))
+        broken_at = np.where(verdicts.clean_correct, SKIPPED, 0).astype(np.int64)
         final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
         labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # what was read is not writable
         clean = torch.tensor(verdicts.clean_correct)
@@ -144,7 +144,7 @@ class Judge:
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
             x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
-            trial = _Trial(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
+            trial = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
             with judging(self.model):
                 trial.run()
             broken_at[attacked[part]] = trial.broken_at.cpu().numpy()
@@ -179,27 +179,27 @@ class Judge:
                 done += size
 
 
-class _Trial:
+class AttackRun:
     """One attack on one batch, judged as it goes."""
 
     def __init__(
-        self, judge: Judge, entry: Entry, x: Tensor, y: Tensor, clean: Tensor, rows: Tensor, *, keep: bool
+        self, evaluator: Evaluator, entry: Entry, x: Tensor, y: Tensor, clean: Tensor, rows: Tensor, *, keep: bool
     ) -> None:
-        self.judge, self.entry, self.x, self.y, self.rows = judge, entry, x, y, rows
+        self.evaluator, self.entry, self.x, self.y, self.rows = evaluator, entry, x, y, rows
         self.broken_at = torch.where(clean, UNBROKEN, 0)
         self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
         self.x_adv = x.clone() if keep else None
 
     def run(self) -> None:
-        judge, entry = self.judge, self.entry
-        draws = ExampleDraws(seed=judge.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
-        standing = self.broken_at == UNBROKEN if entry.drop else None
+        evaluator, entry = self.evaluator, self.entry
+        rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
+        active = self.broken_at == UNBROKEN if entry.drop else None
 
         def searched(z: Tensor) -> Tensor:
-            with autocast(z.device, judge.precision):
-                return judge.logits(z)
+            with autocast(z.device, evaluator.precision):
+                return evaluator.logits(z)
 
-        trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=draws, standing=standing)
+        trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=rng, active=active)
         for iterate in trajectory:
             correct = self._correct(iterate)
             before = self.broken_at[iterate.rows]
@@ -207,8 +207,8 @@ class _Trial:
             self.broken_at[iterate.rows] = torch.where(fell, iterate.step, before)
             if iterate.step in entry.steps:
                 self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
-            if standing is not None:
-                standing[iterate.rows] &= correct
+            if active is not None:
+                active[iterate.rows] &= correct
             if self.x_adv is not None:
                 shown = fell | (before == UNBROKEN)
                 self.x_adv[iterate.rows[shown]] = iterate.x[shown]
@@ -222,12 +222,12 @@ class _Trial:
     def _correct(self, iterate: Iterate) -> Tensor:
         """(M,): is the iterate classified correctly, in float32?"""
         y = self.y[iterate.rows]
-        exact = self.judge.precision == torch.float32
+        exact = self.evaluator.precision == torch.float32
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
-            return classified(self.judge.logits(iterate.x), y)
+            return classified(self.evaluator.logits(iterate.x), y)
         correct = classified(iterate.logits, y)
         if not exact and bool((seen := self._could_fall(iterate) & ~correct).any()):
-            correct[seen] = classified(self.judge.logits(iterate.x[seen]), y[seen])
+            correct[seen] = classified(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks import fgsm, pgd
-from bat_core.collapse import Peak
+from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig
 from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
 from bat_core.errors import InputError
@@ -25,7 +25,7 @@ from bat_core.forward import (
 )
 from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
-from bat_core.rng import Draws, ExampleDraws, named_generator, named_seed
+from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
 from bat_core.schedule import learning_rate
 from bat_core.threat import without_waiting
 from bat_core.workers import Workers
@@ -34,7 +34,7 @@ VAL_BATCH = 500
 
 
 @dataclass
-class Begun:
+class PartialEpoch:
     """An epoch that is not over: how many batches are done, and what the next one goes on from.
 
     `totals` are the loss, the correct and the seen images of this worker, (3,) float64; `generator` is what
@@ -50,7 +50,7 @@ class Begun:
 class TrainState:
     """What training goes on from: the model, the optimiser and how many epochs are done.
 
-    Randomness is not part of it but in the middle of an epoch (`begun`): every epoch draws from its own named
+    Randomness is not part of it but in the middle of an epoch (`partial`): every epoch draws from its own named
     seed. `metrics` are what was measured after the last epoch, `peak` is the best of all, by which a collapse
     is seen.
     """
@@ -59,17 +59,17 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    peak: Peak = field(default_factory=Peak)
-    begun: Begun | None = None
+    peak: CollapseDetector = field(default_factory=CollapseDetector)
+    partial: PartialEpoch | None = None
 
     def gather(self, workers: Workers) -> None:
         """Make rank 0's state in the middle of an epoch that of all workers, to be saved by it.
 
         The workers' batch norm statistics are averaged here as at an epoch's end.
         """
-        assert self.begun is not None
+        assert self.partial is not None
         workers.agree(self.model)
-        self.begun.totals = workers.sum(self.begun.totals)
+        self.partial.totals = workers.sum(self.partial.totals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,26 +168,26 @@ class _Trainer:
         self.compiled = resolve_compile(config.train.compile)
         self.crafted_on = compiled(state.model, self.compiled)
         self.update_model = compiled(workers.wrap(state.model), self.compiled)
-        if state.begun and workers.rank > 0:
-            state.begun.totals.zero_()  # rank 0 counts what all had seen
+        if state.partial and workers.rank > 0:
+            state.partial.totals.zero_()  # rank 0 counts what all had seen
 
     def run_epoch(self, epoch: int) -> Iterator[EpochReport | TrainState]:
         started = time.perf_counter()
         self.state.model.train()
-        begun = self.state.begun = self.state.begun or self._begin(epoch)
-        draws = Draws(begun.generator, self.workers.rank, self.workers.size)
-        for batch, (images, y) in enumerate(self._source(epoch, begun.batches), begun.batches):
+        partial = self.state.partial = self.state.partial or self._begin(epoch)
+        rng = BatchRNG(partial.generator, self.workers.rank, self.workers.size)
+        for batch, (images, y) in enumerate(self._source(epoch, partial.batches), partial.batches):
             for group in self.state.optimizer.param_groups:
                 group["lr"] = self._rate(epoch, batch)
-            begun.totals += self._update(images, y, draws)
-            begun.batches += 1
+            partial.totals += self._update(images, y, rng)
+            partial.batches += 1
             yield self.state
         self.workers.agree(self.state.model)
-        loss, correct, count = self.workers.sum(begun.totals).tolist()
+        loss, correct, count = self.workers.sum(partial.totals).tolist()
         if not (loss / count < float("inf")):
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
         clean, robust, one_step = self._validate(epoch)
-        self.state.epoch, self.state.begun = epoch, None
+        self.state.epoch, self.state.partial = epoch, None
         report = EpochReport(
             epoch=epoch,
             lr=self._rate(epoch, self.batches - 1),
@@ -207,8 +207,8 @@ class _Trainer:
     def _rate(self, epoch: int, batch: int) -> float:
         return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
 
-    def _begin(self, epoch: int) -> Begun:
-        return Begun(
+    def _begin(self, epoch: int) -> PartialEpoch:
+        return PartialEpoch(
             batches=0,
             totals=torch.zeros(3, dtype=torch.float64, device=self.device),
             generator=named_generator(self.config.seed, "draws", epoch, device=self.device),
@@ -228,11 +228,11 @@ class _Trainer:
         for part in self.train.batches(shares, crops=Crops(seed, epoch)):
             yield part.images[:].to(self.device), part.labels.to(self.device)
 
-    def _update(self, images: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    def _update(self, images: Tensor, y: Tensor, rng: BatchRNG) -> Tensor:
         if self.compiled:
             torch.compiler.cudagraph_mark_step_begin()  # what the last step left in the graphs' memory may go
-        x = to_unit(self.augmentation(images, draws)).contiguous(memory_format=self.layout)
-        x_adv, label = self._craft(x, y, draws)
+        x = to_unit(self.augmentation(images, rng)).contiguous(memory_format=self.layout)
+        x_adv, label = self._craft(x, y, rng)
         self.state.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             losses, logits = self.recipe.loss(self.update_model, x, x_adv, label)
@@ -241,11 +241,11 @@ class _Trainer:
         correct = (logits.detach().argmax(1) == y).sum()
         return torch.stack([losses.detach().sum(), correct, torch.full_like(correct, len(y))]).double()
 
-    def _craft(self, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def _craft(self, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         model = self.state.model
         without_weights = frozen(model) if self.compiled else contextlib.nullcontext()
         with evaluation_mode(model), without_weights, autocast(self.device, self.precision), without_waiting():
-            return self.recipe.craft(self.crafted_on, x, y, draws)
+            return self.recipe.craft(self.crafted_on, x, y, rng)
 
     def _validate(self, epoch: int) -> tuple[float, float, float]:
         """Accuracy on clean validation images, under PGD and under one step."""
@@ -260,11 +260,11 @@ class _Trainer:
     def _judge(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
         x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
-        draws = ExampleDraws(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
+        rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
         own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
         with autocast(self.device, self.precision):
             steps = self.config.train.val_steps
-            many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=draws)
+            many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=rng)
             one = fgsm(model, x, y, eps=own_eps)
         with torch.no_grad():
             clean = model(x).argmax(1) == y

@@ -13,7 +13,7 @@ from torch import Tensor
 from bat_core.errors import InputError, unknown_name
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+AttackLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 TINY = 1e-12  # keeps a ratio of logits finite where they are all equal
 
@@ -106,7 +106,7 @@ def get_loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def objective(name: str) -> Objective:
+def objective(name: str) -> AttackLoss:
     """What an attack with the loss called `name` ascends: (logits, y, target or None) -> (B,).
 
     Untargeted it is the loss to the true label y; targeted, minus the loss to the target (section

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class Registration(Generic[T]):
     """What one name, or one family of names made by a rule, stands for."""
 
     item: T
@@ -30,7 +30,7 @@ class Registry(Generic[T]):
 
     kind: str
     package: str
-    _entries: dict[str, Entry[T]] = field(default_factory=dict)
+    _entries: dict[str, Registration[T]] = field(default_factory=dict)
     _importing: bool = False
     _discovered: bool = False
 
@@ -44,7 +44,7 @@ class Registry(Generic[T]):
         def remember(item: T) -> T:
             if name in self._entries:
                 raise RuntimeError(f"{self.kind} {name!r} is registered twice")
-            self._entries[name] = Entry(item, re.compile(pattern or re.escape(name)), form)
+            self._entries[name] = Registration(item, re.compile(pattern or re.escape(name)), form)
             return item
 
         return remember

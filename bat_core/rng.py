@@ -20,7 +20,7 @@ def named_generator(seed: int, *names: str | int, device: torch.device | str = "
 
 
 @dataclass(frozen=True)
-class Draws:
+class BatchRNG:
     """Random numbers for a batch, drawn for the whole global batch and sliced to this worker's share.
 
     Worker `rank` of `size` holds examples rank, rank + size, ... of the global batch. Drawing for all
@@ -48,11 +48,11 @@ class Draws:
         shape = (like.shape[0] * self.size,)
         return self._share(torch.randint(high, shape, generator=self.generator, device=self._device(like)), like)
 
-    def restart(self, number: int) -> "Draws":  # noqa: ARG002
+    def restart(self, number: int) -> "BatchRNG":  # noqa: ARG002
         """What restart `number` of an attack draws from: a generator simply goes on."""
         return self
 
-    def take(self, rows: Tensor) -> "Draws":  # noqa: ARG002
+    def take(self, rows: Tensor) -> "BatchRNG":  # noqa: ARG002
         """What some examples of the batch draw from: a generator knows no examples."""
         return self
 
@@ -64,7 +64,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class ExampleDraws(Draws):
+class PerExampleRNG(BatchRNG):
     """Random numbers that belong to an example, whatever batch, shard or order it is met in.
 
     Each example has a generator of its own, named by (seed, *names, its index), so that a verdict
@@ -84,16 +84,16 @@ class ExampleDraws(Draws):
         rows = [torch.randint(high, (), generator=self._generator("integers", i)) for i in self.indices]
         return torch.stack(rows).to(like.device)
 
-    def restart(self, number: int) -> "ExampleDraws":
+    def restart(self, number: int) -> "PerExampleRNG":
         return replace(self, names=(*self.names, "restart", number)) if number else self
 
-    def take(self, rows: Tensor) -> "ExampleDraws":
+    def take(self, rows: Tensor) -> "PerExampleRNG":
         return replace(self, indices=[self.indices[row] for row in rows.tolist()])
 
     def _generator(self, *place: str | int) -> torch.Generator:
         return named_generator(self.seed, *self.names, *place)
 
 
-def as_draws(generator: torch.Generator | Draws | None) -> Draws:
+def as_rng(generator: torch.Generator | BatchRNG | None) -> BatchRNG:
     """What attacks accept as `generator=`: a torch generator, ready-made draws, or None."""
-    return generator if isinstance(generator, Draws) else Draws(generator)
+    return generator if isinstance(generator, BatchRNG) else BatchRNG(generator)

@@ -91,14 +91,14 @@ class Suite:
         """The suite's name, with the words that a number without verification must bear."""
         return self.name if self.verified_by else f"{self.name}, not verified"
 
-    def label_for(self, verdict: str) -> str:
+    def label_for(self, masking_status: str) -> str:
         """The label, once the checks have given their verdict.
 
         Gradient attacks verify nothing on a model whose gradients are masked: there it takes a suite
         with a black box, such as `standard`.
         """
         black_box = any(isinstance(entry.attack, Square) or entry.name == "square" for entry in self.entries)
-        if verdict == "masked" and self.verified_by and not black_box:
+        if masking_status == "masked" and self.verified_by and not black_box:
             return f"{self.name}, not verified: masked"
         return self.label
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bat_core.errors import check_amount
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 _waits = contextvars.ContextVar("waits", default=True)
 
@@ -58,9 +58,9 @@ class LinfBall:
         lower = torch.where(exact - lower.double() > radius, torch.nextafter(lower, x), lower)
         return cls(x, eps, lower.clamp_(min=0), upper.clamp_(max=1))
 
-    def random_start(self, draws: Draws) -> Tensor:
+    def random_start(self, rng: BatchRNG) -> Tensor:
         """Uniform in the ball of radius eps around x, then projected to [0, 1] (eq. 3)."""
-        return self.project(self.x + (2 * draws.uniform(self.x) - 1) * self.eps)
+        return self.project(self.x + (2 * rng.uniform(self.x) - 1) * self.eps)
 
     def project(self, z: Tensor) -> Tensor:
         """The nearest image in the ball."""

@@ -17,7 +17,7 @@ from bat_core.jsontext import read_json
 Reading: TypeAlias = Literal["final", "worst"]
 READINGS: tuple[Reading, ...] = ("final", "worst")
 UNBROKEN = -1  # attacked, and nothing broke it
-SPARED = -2  # not attacked: it had fallen before
+SKIPPED = -2  # not attacked: it had fallen before
 METADATA = "bat_sweeps"
 
 
@@ -163,7 +163,7 @@ class Verdicts:
             "robust_correct": pa.array(self.robust_correct),
         }
         for name, outcome in self.outcomes.items():
-            columns[f"attacked_{name}"] = pa.array(outcome.broken_at != SPARED)
+            columns[f"attacked_{name}"] = pa.array(outcome.broken_at != SKIPPED)
             columns[f"broken_at_{name}"] = pa.array(outcome.broken_at, mask=outcome.broken_at < 0)
             for position, step in enumerate(outcome.steps):
                 columns[f"final_{name}_{step}"] = pa.array(outcome.final[:, position])
@@ -207,7 +207,7 @@ def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome
     broken_at = reached.fill_null(UNBROKEN).to_numpy()
     final = [_column(table, f"final_{name}_{step}", pa.bool_()) for step in steps]
     return Outcome(
-        broken_at=np.where(attacked, broken_at, SPARED),
+        broken_at=np.where(attacked, broken_at, SKIPPED),
         steps=steps,
         final=np.stack(final, axis=1) if final else np.empty((len(table), 0), dtype=np.bool_),
     )

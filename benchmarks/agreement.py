@@ -33,7 +33,7 @@ from bat_core.config import AttackConfig, TrialConfig
 from bat_core.data import Dataset, load_dataset, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import evaluate
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Suite, get_suite
 from bat_core.threat import LinfBall
 
@@ -139,8 +139,8 @@ def _theirs(model: nn.Module, images: Images, attack: str, seed: int) -> Flags:
             x, y = to_unit(block.images.to(device)), block.labels.to(device)
             start = None
             if attack.endswith(SHARED):
-                draws = ExampleDraws(seed=seed, names=("evaluate", name), indices=block.rows.tolist())
-                start = LinfBall.around(x, images.eps).random_start(draws)
+                rng = PerExampleRNG(seed=seed, names=("evaluate", name), indices=block.rows.tolist())
+                start = LinfBall.around(x, images.eps).random_start(rng)
             if count:
                 settings = {"eps": images.eps, "step_size": images.step_size, "num_steps": count}
                 correct.append(foolbox_pgd(model, x, y, **settings, freeze=True, start=start))

@@ -16,7 +16,7 @@ import torch
 
 import bat_core
 from bat_core.data import Split
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
 
@@ -66,17 +66,17 @@ def plain(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}}
 
 
-def clean(judge: Judge, part: Split, batch: int) -> Verdicts:
+def clean(evaluator: Evaluator, part: Split, batch: int) -> Verdicts:
     """Verdicts on clean images, some at once."""
     pieces = torch.arange(len(part)).split(batch)
-    return Verdicts.concat([judge.clean(part.images[at], part.labels[at], part.rows[at]) for at in pieces])
+    return Verdicts.concat([evaluator.clean(part.images[at], part.labels[at], part.rows[at]) for at in pieces])
 
 
-def attacked(judge: Judge, verdicts: Verdicts, part: Split, suite: Suite, batch: int) -> Verdicts:
+def attacked(evaluator: Evaluator, verdicts: Verdicts, part: Split, suite: Suite, batch: int) -> Verdicts:
     """The verdicts after a suite, some images at once."""
     pieces = torch.arange(len(part)).split(batch)
     ordered = verdicts.take(np.searchsorted(verdicts.rows, part.rows.numpy()))
-    return Verdicts.concat([judge.extend(ordered.take(at.numpy()), part.images[at], suite) for at in pieces])
+    return Verdicts.concat([evaluator.extend(ordered.take(at.numpy()), part.images[at], suite) for at in pieces])
 
 
 def synchronise(device: torch.device) -> None:

@@ -29,7 +29,7 @@ import torch
 from common import Flags, Images, Training, command, discordant, machine, met, points, say, write_report
 from cyclopts import Parameter
 from peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
-from timing import Bench, Comparison, Report
+from timing import Comparison, ModelCache, Report
 from torch import Tensor, nn
 
 from bat_core.attacks import APGD, pgd
@@ -89,7 +89,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
     dataset = load_dataset(options.dataset, options.data_dir)
     model, _ = load_model(options.model or options.trained(dataset, options.recipe))
     images = Images.of(dataset, n=options.n, batch_size=options.batch_size)
-    bench = Bench(model.to(options.device), images, options.repeats, options.device)
+    bench = ModelCache(model.to(options.device), images, options.repeats, options.device)
     _warm_up(bench)
     if not torchattacks():
         say("torchattacks is left out: it cannot be imported")
@@ -103,14 +103,14 @@ def main(options: Options = Options()) -> dict[str, Any]:
     return report
 
 
-def _warm_up(bench: Bench) -> None:
+def _warm_up(bench: ModelCache) -> None:
     """The first calls build kernels, and are not timed."""
     attack = AttackConfig(**bench.budget, steps=(2,), losses=("ce",))
     for precision in ("float32", "bfloat16"):
         bench.judging(attack, precision)(bench.images.blocks[0])
 
 
-def curves(bench: Bench, options: Options) -> Report:
+def curves(bench: ModelCache, options: Options) -> Report:
     """Part a. PGD read at several numbers of steps: one trajectory, against an attack for each number."""
     losses, counts = ("ce", "cw"), options.steps
     contenders: dict[str, Callable[[Split], Flags]] = {}
@@ -124,19 +124,19 @@ def curves(bench: Bench, options: Options) -> Report:
         contenders["torchattacks ce"] = _each(bench, _torchattacks_correct, counts)
         rivals["torchattacks"] = ("ce",)
     measured = bench.run(contenders)
-    finals = {name: np.concatenate(parts) for name, parts in measured.results.items()}
+    run_finalists = {name: np.concatenate(parts) for name, parts in measured.results.items()}
     comparisons = [
         Comparison(
             what=f"{'CE + CW' if len(shared) > 1 else 'CE alone'}, {mine} vs {rival}",
             ours=measured.total(*(f"{mine} {loss}" for loss in shared)),
             other=measured.total(*(f"{rival} {loss}" for loss in shared)),
             target=5,
-            accuracy=_apart([(finals[f"{mine} {loss}"], finals[f"{rival} {loss}"]) for loss in shared]),
+            accuracy=_apart([(run_finalists[f"{mine} {loss}"], run_finalists[f"{rival} {loss}"]) for loss in shared]),
         )
         for rival, shared in rivals.items()
         for mine in ("ours", "ours in bfloat16")
     ]
-    accuracies = {name: final.mean(axis=0).tolist() for name, final in finals.items()}
+    accuracies = {name: final.mean(axis=0).tolist() for name, final in run_finalists.items()}
     title = (
         f"a: PGD read at {', '.join(map(str, counts))} steps, n = {len(bench.images)}:"
         f" {max(counts)} gradients a loss off one trajectory, {sum(counts)} one by one"
@@ -144,12 +144,12 @@ def curves(bench: Bench, options: Options) -> Report:
     return Report(title, comparisons, measured.seconds, {"accuracies": accuracies})
 
 
-def _our_curve(bench: Bench, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
+def _our_curve(bench: ModelCache, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
     judged = bench.judging(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
     return lambda block: judged(block).outcomes[loss].final
 
 
-def _each(bench: Bench, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
+def _each(bench: ModelCache, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
     """One attack for each number of steps: (B, len(counts))."""
 
     def run(block: Split) -> Flags:
@@ -171,7 +171,7 @@ def _apart(curves: list[tuple[Flags, Flags]]) -> str:
     return f"at most {100 * largest:.1f} points apart"
 
 
-def dropping(bench: Bench, options: Options) -> Report:
+def dropping(bench: ModelCache, options: Options) -> Report:
     """Part b. The worst case over a suite: attacks that let an example go when it falls, or do not."""
     comparisons, seconds, details = [], {}, {}
     for name in options.suites:
@@ -190,7 +190,7 @@ def dropping(bench: Bench, options: Options) -> Report:
     return Report(f"b: worst case, n = {len(bench.images)}", comparisons, seconds, {"verdicts": details})
 
 
-def reduced_precision(bench: Bench, options: Options) -> Report:  # noqa: ARG001
+def reduced_precision(bench: ModelCache, options: Options) -> Report:  # noqa: ARG001
     """Part c. Searches in bfloat16 and in float32, both judged in float32."""
     attacks: dict[str, AttackConfig | Suite] = {
         f"PGD-{BF16_STEPS} {loss.upper()}": AttackConfig(**bench.budget, steps=(BF16_STEPS,), losses=(loss,))
@@ -238,7 +238,7 @@ def _in_words(pair: dict[str, float]) -> str:
     )
 
 
-def steps(bench: Bench, options: Options) -> Report:
+def steps(bench: ModelCache, options: Options) -> Report:
     """Part d. A gradient step of PGD and of APGD, on one batch that the model classifies correctly."""
     model, batch = bench.model, bench.correct_batch(options.batch_size)
     settings = {**bench.budget, "num_steps": TIMED_STEPS}
@@ -271,7 +271,7 @@ def steps(bench: Bench, options: Options) -> Report:
     return Report(title, comparisons, per_step, {"batch": len(batch)})
 
 
-def _on(bench: Bench, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
+def _on(bench: ModelCache, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
     return lambda block: attack(*bench.unit(block))
 
 

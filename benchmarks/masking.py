@@ -145,7 +145,7 @@ def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
     return load_model(folder)[0]
 
 
-def judge(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
+def evaluator(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
     """Findings on test images, with the verified suite where the checks are the full ones."""
     part = dataset.test.take(slice(IMAGES))
     accuracies: dict[str, float] = {}
@@ -172,7 +172,7 @@ def run(
             model = kind.wrap(model) if kind.wrap else model
             torch.manual_seed(seed)  # what is random at inference
             for depth in depths:
-                findings, numbers = judge(model.eval(), dataset, config.attack.eps, depth)
+                findings, numbers = evaluator(model.eval(), dataset, config.attack.eps, depth)
                 rows.append(
                     {
                         "kind": name,
@@ -186,12 +186,12 @@ def run(
                     }
                 )
                 flags = ", ".join(f"{flag.name} {flag.value:.3f}" for flag in findings.flags)
-                console.print(f"seed {seed} {name} ({depth}): {findings.verdict} [{flags}]", markup=False)
+                console.print(f"seed {seed} {name} ({depth}): {findings.masking_status} [{flags}]", markup=False)
     return rows
 
 
 def _as_it_must(kind: Kind, findings: Findings) -> bool:
-    return not kind.must or (findings.verdict == "clear") == (kind.must == "clear")
+    return not kind.must or (findings.masking_status == "clear") == (kind.must == "clear")
 
 
 def table(rows: list[dict[str, Any]], title: str) -> Table:

@@ -21,7 +21,7 @@ from bare import attacked, clean, machine, parser, plain, takes_images, tell, wr
 
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
 from bat_core.data import Dataset, load_dataset
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.fit import fit
 from bat_core.masking.checks import examine
 from bat_core.recipes import recipe_params
@@ -61,14 +61,14 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         tell(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
     trained = time.perf_counter() - began
     model = one.state.model
-    judge = Judge(model, seed=options.seed, precision=options.precision)
+    evaluator = Evaluator(model, seed=options.seed, precision=options.precision)
     part = dataset.test.take(slice(options.n)).in_memory()
-    verdicts = clean(judge, part, options.batch)
+    verdicts = clean(evaluator, part, options.batch)
     took = {}
     suites = [get_suite(one, eps=config.attack.eps, step_size=config.attack.step_size) for one in options.suites]
     for suite in suites:
         began = time.perf_counter()
-        verdicts = attacked(judge, verdicts, part, suite, options.batch)
+        verdicts = attacked(evaluator, verdicts, part, suite, options.batch)
         took[suite.name] = time.perf_counter() - began
         tell(f"{suite.name}: {verdicts.robust_acc:.3f} hold, {took[suite.name]:.0f} s")
     findings = examine(
@@ -81,7 +81,7 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         "ours": _accuracies(verdicts, suites),
         "n": len(verdicts),
         "robust_interval": list(wilson(int(verdicts.robust_correct.sum()), len(verdicts))),
-        "verdict": findings.verdict,
+        "verdict": findings.masking_status,
         "flags": [flag.name for flag in findings.flags],
         "train_seconds": trained,
         "epoch_seconds": seconds,

@@ -31,7 +31,7 @@ class Held:
     aim: str
     seed: int
     trial: str
-    verdict: str
+    masking_status: str
     claimed_clean: float
     claimed: float
     standard: float
@@ -60,7 +60,7 @@ def masks(
             f"{100 * (one.claimed - one.standard):+.1f}",
             f"{one.test_clean:.1%} / {one.test_standard:.1%}",
             "{:.1%}-{:.1%}".format(*wilson(round(one.test_standard * one.test_n), one.test_n)),
-            one.verdict,
+            one.masking_status,
         ]
         for one in held
     ]
@@ -107,7 +107,7 @@ def _held(aim: str, one: Score, outcome: Outcome, setting: Setting, n: int) -> H
         aim=aim,
         seed=outcome.seed,
         trial=one.id,
-        verdict=one.verdict,
+        masking_status=one.masking_status,
         claimed_clean=one.clean_acc,
         claimed=one.robust_acc if aim == "verified" else one.pgd_acc,
         standard=seen["standard"],

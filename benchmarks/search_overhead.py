@@ -13,7 +13,7 @@ from common import met, say, table
 from searches import Setting, new_sweep, run_one, timed
 
 from bat_core.data import Dataset
-from sweeps.engine.ray_backend import tuning as ray_runner
+from sweeps.engine.ray_backend import cluster
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.search.tune import run_search
@@ -72,7 +72,7 @@ def _run(how: str, search: Search, trials: list[Trial], dataset: Dataset, settin
     folder, sweep = _fresh(place, dataset)
     search.write(folder)
     study = SearchStudy(replace(search, num_trials=len(trials)), sweep, folder)
-    with ray_runner.cluster(address=None):
+    with cluster.cluster(address=None):
         ray_seconds = timed(
             lambda: run_search(
                 search,

@@ -15,7 +15,7 @@ from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
 from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.tune import EpochHalving
+from sweeps.engine.search.tune import EpochASHA
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
 from sweeps.engine.sweep.records import read_status
@@ -103,7 +103,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
-    halving = EpochHalving(search, study, folder) if kind.halving else None
+    halving = EpochASHA(search, study, folder) if kind.halving else None
     waiting = study.unfinished()
     while waiting or len(study.trials()) < num_trials:
         trial = waiting.pop(0) if waiting else study.propose()
@@ -113,7 +113,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     return Outcome(kind, seed, folder.path, tuple(scores(sweep, folder)), len(study.trials()), taken)
 
 
-def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochHalving | None = None) -> None:
+def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochASHA | None = None) -> None:
     """One trial to its end, or until it is stopped; a failure is in its record."""
     epochs = trial_epochs(trial, dataset, folder.trial(trial), device=torch.device("cpu"))
     began = time.process_time()

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks.gradient import input_gradient
 from bat_core.data import Dataset, load_dataset, to_unit
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.forward import autocast, compiled, evaluation_mode, frozen, resolve_compile, resolve_precision
 from bat_core.losses import cross_entropy
 from bat_core.models import build_model
@@ -205,10 +205,10 @@ def _average(averaged: list[Tensor], model: nn.Module, decay: float) -> None:
 def verify(model: nn.Module, dataset: Dataset, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Clean and verified robust accuracy on test images, in float32."""
     part = dataset.test.take(slice(options.n)).in_memory()
-    judge = Judge(model, seed=seed)
+    evaluator = Evaluator(model, seed=seed)
     suite = get_suite(options.suite, eps=dataset.pixel * options.eps)
     began = time.perf_counter()
-    verdicts = attacked(judge, clean(judge, part, options.batch), part, suite, options.batch)
+    verdicts = attacked(evaluator, clean(evaluator, part, options.batch), part, suite, options.batch)
     return {
         "clean_acc": verdicts.clean_acc,
         "robust_acc": verdicts.robust_acc,

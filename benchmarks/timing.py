@@ -65,7 +65,7 @@ def synchronise(device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Bench:
+class ModelCache:
     """The model under attack, its images, and how it is measured."""
 
     model: nn.Module

@@ -41,7 +41,7 @@ from bat_core.labels import adversarial_label
 from bat_core.losses import cross_entropy, largest_other
 from bat_core.models import build_model
 from bat_core.recipes import get_recipe
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 EPS, STEP, STEPS, BETA = 8 / 255, 2 / 255, 7, 9.0
 OURS = "bat-sweeps"
@@ -163,12 +163,12 @@ def ours(recipe: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Ste
     """As `bat_core.fit` takes a step, without the augmentation that the others lack."""
     made = get_recipe(recipe)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    draws = Draws()
+    rng = BatchRNG()
 
     def step(x: Tensor, y: Tensor) -> None:
         x = x.contiguous(memory_format=torch.channels_last)
         model.eval()
-        x_adv, label = made.craft(model, x, y, draws)
+        x_adv, label = made.craft(model, x, y, rng)
         model.train()
         optimizer.zero_grad(set_to_none=True)
         losses, _ = made.loss(model, x, x_adv, label)

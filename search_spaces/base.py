@@ -19,16 +19,16 @@ class Parameter:
     """One thing that varies.
 
     A "float" or "integer" lies in [low, high], on a logarithmic scale if `log`; a "choice" is one of
-    `options`. It is there only `when` every parameter named in it has one of the values listed. `where`
-    is the field of a trial that it sets, `usual` what the paper has. Bounds in `unit` "pixel" are
+    `options`. It is there only `when` every parameter named in it has one of the values listed. `field_path`
+    is the field of a trial that it sets, `default` what the paper has. Bounds in `unit` "pixel" are
     multiples of the data set's pixel until `Space.at` makes them amounts in [0, 1].
     """
 
     name: str
     kind: Kind
-    says: str
-    where: str = ""
-    usual: Value
+    description: str = field(metadata={"key": "says"})
+    field_path: str = field(default="", metadata={"key": "where"})
+    default: Value = field(metadata={"key": "usual"})
     low: float = 0.0
     high: float = 0.0
     log: bool = False
@@ -50,7 +50,7 @@ class Parameter:
         """When it is there, for people."""
         return " and ".join(f"{name} = {' or '.join(map(show_value, values))}" for name, values in self.when.items())
 
-    def only(self) -> Value | None:
+    def fixed_value(self) -> Value | None:
         """The one value that is left, if it cannot vary."""
         if self.kind == "choice":
             return self.options[0] if len(self.options) == 1 else None
@@ -75,7 +75,7 @@ class Space:
     """
 
     name: str
-    says: str
+    description: str = field(metadata={"key": "says"})
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Value] = field(default_factory=dict)
     forms: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Space:
             lines.append(f"{parameter.name}: {parameter.kind}, {parameter.bounds()}{scale}{when}")
         return lines
 
-    def usual(self) -> Point:
+    def default_point(self) -> Point:
         """The paper's point, as far as the space still admits it."""
         point: Point = {}
         for parameter in self.parameters:
@@ -139,12 +139,12 @@ def compose(spaces: Sequence[Space]) -> Space:
     fields: dict[str, str] = {}
     for space in spaces:
         for parameter in space.parameters:
-            for taken in filter(None, {parameter.where, parameter.name}):
+            for taken in filter(None, {parameter.field_path, parameter.name}):
                 if (other := fields.setdefault(taken, space.name)) != space.name:
                     raise InputError(f"spaces {other!r} and {space.name!r} both vary {taken!r}: they do not compose")
     return Space(
         name="+".join(space.name for space in spaces),
-        says="; ".join(space.says for space in spaces),
+        description="; ".join(space.description for space in spaces),
         parameters=tuple(parameter for space in spaces for parameter in space.parameters),
         fixed={name: value for space in spaces for name, value in space.fixed.items()},
         forms={name: forms for space in spaces for name, forms in space.forms.items()},
@@ -206,12 +206,12 @@ def _check(parameter: Parameter, known: Mapping[str, Parameter], space: str) -> 
 def _in_unit_range(parameter: Parameter, pixel: float) -> Parameter:
     if parameter.unit != "pixel":
         return parameter
-    assert is_number(parameter.usual)
+    assert is_number(parameter.default)
     return replace(
         parameter,
         low=parameter.low * pixel,
         high=parameter.high * pixel,
-        usual=float(parameter.usual) * pixel,
+        default=float(parameter.default) * pixel,
         unit="",
     )
 
@@ -219,7 +219,7 @@ def _in_unit_range(parameter: Parameter, pixel: float) -> Parameter:
 def _nearest(parameter: Parameter) -> Value:
     """The paper's value, or the one nearest to it that is admitted."""
     if parameter.kind == "choice":
-        return parameter.usual if parameter.usual in parameter.options else parameter.options[0]
-    assert is_number(parameter.usual)
-    value = min(max(float(parameter.usual), parameter.low), parameter.high)
+        return parameter.default if parameter.default in parameter.options else parameter.options[0]
+    assert is_number(parameter.default)
+    value = min(max(float(parameter.default), parameter.low), parameter.high)
     return round(value) if parameter.kind == "integer" else value

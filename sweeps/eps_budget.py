@@ -19,7 +19,7 @@ from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.run import run_sweep
 from sweeps.engine.paper.curve_plot import LOSS_TITLES, draw_curves
-from sweeps.engine.paper.curves import Family, curves_csv, families, judged_trials
+from sweeps.engine.paper.curves import Family, curves_csv, evaluated_trials, families
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
@@ -100,7 +100,7 @@ def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
 
 def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     """Figure 1 with its numbers."""
-    judged = judged_trials(sweep, folder)
+    judged = evaluated_trials(sweep, folder)
     write_atomically(folder.path / f"{STEM}.csv", curves_csv(judged))
     lines = families(judged)
     config = judged[0].trial.config

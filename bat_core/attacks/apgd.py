@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, LogitsFn, Problem
 from bat_core.attacks.gradient import GradientAttack, StepRule
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 FIRST, SHRINK, LEAST = 0.22, 0.03, 0.06  # of num_steps: the first period, how much each is shorter, the shortest
@@ -32,11 +32,11 @@ class APGD(GradientAttack):
     def rule(self, ball: LinfBall) -> StepRule:
         return _AutoSteps(ball, self.num_steps)
 
-    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+    def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The first misclassified point of each example, the last point where there was none."""
         found = torch.zeros_like(problem.y, dtype=torch.bool)
         x_adv = problem.ball.x
-        for iterate in self.iterates(logits_fn, problem, draws, None):
+        for iterate in self.iterates(logits_fn, problem, rng, None):
             x_adv = torch.where(found[:, None, None, None], x_adv, iterate.x)
             if iterate.logits is not None:
                 found |= iterate.logits.argmax(1) != problem.y
@@ -77,12 +77,12 @@ class _AutoSteps:
             halve = self._halve()[:, None, None, None]
             x = torch.where(halve, self.best_x, x)
             gradient = torch.where(halve, self.best_gradient, gradient)
-        following = ball.project(x + self.size * gradient.sign())
+        hold_lease = ball.project(x + self.size * gradient.sign())
         if self.step > 0:
-            following = ball.project(x + MOMENTUM * (following - x) + (1 - MOMENTUM) * (x - self.last_x))
+            hold_lease = ball.project(x + MOMENTUM * (hold_lease - x) + (1 - MOMENTUM) * (x - self.last_x))
         self.last_x = x
         self.step += 1
-        return following
+        return hold_lease
 
     def _halve(self) -> Tensor:
         """Halve the steps of examples that have stalled, and say which."""

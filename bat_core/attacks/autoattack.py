@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks.base import ATTACKS, EVERY_MOST, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_choice
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
 LEAST_CLASSES = 4  # the targeted DLR loss compares four logits
@@ -43,8 +43,8 @@ class AutoAttack(Attack):
         self,
         logits_fn: LogitsFn,
         problem: Problem,
-        draws: Draws,
-        standing: Tensor | None,  # noqa: ARG002
+        rng: BatchRNG,
+        active: Tensor | None,  # noqa: ARG002
     ) -> Iterator[Iterate]:
         library = library_attack()
         x, y = problem.ball.x.float().contiguous(), problem.y
@@ -56,7 +56,7 @@ class AutoAttack(Attack):
                 f"AutoAttack needs {LEAST_CLASSES} classes, the model has {num_classes}: use --suite paper"
             )
         with _own_randomness(x.device), _quiet():
-            seed = int(draws.integers(2**31 - 1, y)[0])
+            seed = int(rng.integers(2**31 - 1, y)[0])
             attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
             attack.attacks_to_run = [self.part]
             targets = min(EVERY_MOST, num_classes - 1)

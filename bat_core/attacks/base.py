@@ -11,7 +11,7 @@ from torch import Tensor
 from bat_core.errors import InputError, check_amount, check_choice
 from bat_core.losses import largest_other
 from bat_core.registry import Registry
-from bat_core.rng import Draws, as_draws
+from bat_core.rng import BatchRNG, as_rng
 from bat_core.threat import LinfBall
 
 LogitsFn: TypeAlias = Callable[[Tensor], Tensor]
@@ -89,7 +89,7 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         *,
-        generator: torch.Generator | Draws | None = None,
+        generator: torch.Generator | BatchRNG | None = None,
         clean_logits: Callable[[], Tensor] | None = None,
     ) -> Tensor:
         """Adversarial images for x.
@@ -107,8 +107,8 @@ class Attack(ABC):
         """
         ball = LinfBall.around(x.detach(), self.eps)
         worst: Tensor | None = None
-        for problem, draws in self._searches(logits_fn, ball, y, as_draws(generator), clean_logits):
-            found = ball.check(self.search(logits_fn, problem, draws).detach())
+        for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
+            found = ball.check(self.search(logits_fn, problem, rng).detach())
             if worst is not None:
                 holds = _classified(logits_fn, worst, y)
                 found = torch.where(holds[:, None, None, None], found, worst)
@@ -122,8 +122,8 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         *,
-        generator: torch.Generator | Draws | None = None,
-        standing: Tensor | None = None,
+        generator: torch.Generator | BatchRNG | None = None,
+        active: Tensor | None = None,
     ) -> Iterator[Iterate]:
         """Every point that the searches pass through, one search after the other.
 
@@ -137,31 +137,31 @@ class Attack(ABC):
         """
         ball = LinfBall.around(x.detach(), self.eps)
         rows: Tensor | None = None
-        for problem, draws in self._searches(logits_fn, ball, y, as_draws(generator), None):
-            asked = problem if standing is None else problem.keep(standing)
+        for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
+            asked = problem if active is None else problem.keep(active)
             if len(asked.rows) == 0:
                 return
-            own = draws if len(asked.rows) == len(x) else draws.take(asked.rows)
+            own = rng if len(asked.rows) == len(x) else rng.take(asked.rows)
             within = ball
-            for iterate in self.iterates(logits_fn, asked, own, standing):
+            for iterate in self.iterates(logits_fn, asked, own, active):
                 if iterate.rows is not rows:
                     rows = iterate.rows
                     within = ball if len(rows) == len(x) else ball.take(rows)
                 within.check(iterate.x)
                 yield iterate
 
-    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+    def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The outcome of one search: its last point, unless a subclass knows better."""
-        *_, last = self.iterates(logits_fn, problem, draws, None)
+        *_, last = self.iterates(logits_fn, problem, rng, None)
         return last.x
 
     @abstractmethod
     def iterates(
-        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+        self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
         """One search: points in the problem's balls, away from y or (if given) towards `problem.target`.
 
-        Examples that `standing` (over the whole batch) no longer holds are to be left out when it is
+        Examples that `active` (over the whole batch) no longer holds are to be left out when it is
         cheap to do so.
         """
 
@@ -170,14 +170,14 @@ class Attack(ABC):
         logits_fn: LogitsFn,
         ball: LinfBall,
         y: Tensor,
-        draws: Draws,
+        rng: BatchRNG,
         clean_logits: Callable[[], Tensor] | None,
-    ) -> Iterator[tuple[Problem, Draws]]:
+    ) -> Iterator[tuple[Problem, BatchRNG]]:
         """Each search with its own target and its own source of randomness."""
         rows = torch.arange(len(y), device=y.device)
-        targets = choose_targets(self.target, logits_fn, ball.x, y, draws=draws, clean_logits=clean_logits)
+        targets = choose_targets(self.target, logits_fn, ball.x, y, rng=rng, clean_logits=clean_logits)
         for number, target in enumerate(target for target in targets for _ in range(self.restarts)):
-            yield Problem(ball, y, target, rows), draws.restart(number)
+            yield Problem(ball, y, target, rows), rng.restart(number)
 
 
 def choose_targets(
@@ -186,7 +186,7 @@ def choose_targets(
     x: Tensor,
     y: Tensor,
     *,
-    draws: Draws,
+    rng: BatchRNG,
     clean_logits: Callable[[], Tensor] | None = None,
 ) -> list[Tensor | None]:
     """The classes each example is pushed towards, one search after the other: (B,) int64 each.
@@ -213,7 +213,7 @@ def choose_targets(
     if target == "every":
         wrong = logits.scatter(1, y[:, None], -torch.inf)
         return list(wrong.topk(min(EVERY_MOST, logits.shape[1] - 1), dim=1).indices.unbind(1))
-    return [(y + 1 + draws.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
+    return [(y + 1 + rng.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, LogitsFn, Target
 from bat_core.attacks.gradient import FixedSteps, GradientAttack, StepRule
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 
@@ -31,7 +31,7 @@ def fgsm(
     eps: float,
     target: Target = None,
     random_start: bool = False,
-    generator: torch.Generator | Draws | None = None,
+    generator: torch.Generator | BatchRNG | None = None,
 ) -> Tensor:
     """One cross-entropy gradient step of length eps, projected to the ball and to [0, 1].
 

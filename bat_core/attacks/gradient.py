@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bat_core.attacks.base import Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import Objective, objective
-from bat_core.rng import Draws
+from bat_core.losses import AttackLoss, objective
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 
@@ -53,15 +53,15 @@ class GradientAttack(Attack):
         """The rule for one search in `ball`."""
 
     def iterates(
-        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+        self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
         ascended = objective(self.loss)
         rule = self.rule(problem.ball)
-        x = problem.ball.random_start(draws) if self.random_start else problem.ball.x
+        x = problem.ball.random_start(rng) if self.random_start else problem.ball.x
         for step in range(self.num_steps):
             logits, values, gradient = _input_gradient(logits_fn, ascended, x, problem, self.eot)
             yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None)
-            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+            if active is not None and not bool((kept := active[problem.rows]).all()):
                 problem = problem.keep(kept)
                 if len(problem.rows) == 0:
                     return
@@ -72,7 +72,7 @@ class GradientAttack(Attack):
 
 
 def _input_gradient(
-    logits_fn: LogitsFn, ascended: Objective, x: Tensor, problem: Problem, eot: int
+    logits_fn: LogitsFn, ascended: AttackLoss, x: Tensor, problem: Problem, eot: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (M, K), objective (M,) and its gradient with respect to x, the mean of `eot` passes."""
     x = x.detach().requires_grad_()

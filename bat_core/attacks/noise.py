@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 
 @ATTACKS.register("noise")
@@ -33,14 +33,14 @@ class Noise(Attack):
         self,
         logits_fn: LogitsFn,  # noqa: ARG002
         problem: Problem,
-        draws: Draws,
-        standing: Tensor | None,
+        rng: BatchRNG,
+        active: Tensor | None,
     ) -> Iterator[Iterate]:
         for step in range(1, self.num_steps + 1):
-            if standing is not None and not bool((kept := standing[problem.rows]).all()):
-                problem, draws = problem.keep(kept), draws.take(kept.nonzero().squeeze(1))
+            if active is not None and not bool((kept := active[problem.rows]).all()):
+                problem, rng = problem.keep(kept), rng.take(kept.nonzero().squeeze(1))
                 if len(problem.rows) == 0:
                     return
             ball = problem.ball
-            drawn = draws.restart(step).uniform(ball.x)
+            drawn = rng.restart(step).uniform(ball.x)
             yield Iterate(step, problem.rows, ball.project(torch.where(drawn < 0.5, ball.lower, ball.upper)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, LogitsFn, Target
 from bat_core.attacks.gradient import FixedSteps, GradientAttack, StepRule
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 
@@ -38,7 +38,7 @@ def pgd(
     target: Target = None,
     random_start: bool = True,
     restarts: int = 1,
-    generator: torch.Generator | Draws | None = None,
+    generator: torch.Generator | BatchRNG | None = None,
 ) -> Tensor:
     """Move x inside the L-inf ball so that the loss grows, by signed gradient steps (eq. 3, 4).
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_amount
 from bat_core.losses import objective
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
 SCHEDULED = 10_000
@@ -40,11 +40,11 @@ class Square(Attack):
 
     @torch.no_grad()
     def iterates(
-        self, logits_fn: LogitsFn, problem: Problem, draws: Draws, standing: Tensor | None
+        self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
         ascended = objective(self.loss)
         _, channels, height, width = problem.ball.x.shape
-        numbers = self._numbers(problem, draws)
+        numbers = self._numbers(problem, rng)
         columns = numbers[:, : channels * width].view(-1, channels, 1, width)
         numbers = numbers[:, channels * width :].view(len(problem.rows), self.num_steps, 2 + channels)
         x = problem.ball.project(problem.ball.x + self.eps * _sign(columns))
@@ -59,17 +59,17 @@ class Square(Attack):
             yield Iterate(step, problem.rows, candidate, logits)
             if step == self.num_steps:
                 return
-            if standing is not None and not bool((kept := standing[problem.rows]).all()):
+            if active is not None and not bool((kept := active[problem.rows]).all()):
                 problem, x, best, numbers = problem.keep(kept), x[kept], best[kept], numbers[kept]
                 if len(problem.rows) == 0:
                     return
             side = square_side(self.area, step, height, width)
             candidate = self._with_square(problem, x, numbers[:, step], side)
 
-    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+    def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The point of the largest margin."""
         ascended, best, x_adv = objective(self.loss), None, problem.ball.x
-        for iterate in self.iterates(logits_fn, problem, draws, None):
+        for iterate in self.iterates(logits_fn, problem, rng, None):
             assert iterate.logits is not None
             values = ascended(iterate.logits, problem.y, problem.target)
             better = torch.ones_like(values, dtype=torch.bool) if best is None else values > best
@@ -77,11 +77,11 @@ class Square(Attack):
             best = values if best is None else torch.where(better, values, best)
         return x_adv
 
-    def _numbers(self, problem: Problem, draws: Draws) -> Tensor:
+    def _numbers(self, problem: Problem, rng: BatchRNG) -> Tensor:
         """All random numbers of the search, (M, .) in [0, 1): the stripes, then place and signs of each square."""
         _, channels, _, width = problem.ball.x.shape
         count = channels * width + self.num_steps * (2 + channels)
-        return draws.uniform(problem.ball.x.new_empty(len(problem.rows), count))
+        return rng.uniform(problem.ball.x.new_empty(len(problem.rows), count))
 
     def _with_square(self, problem: Problem, x: Tensor, numbers: Tensor, side: int) -> Tensor:
         """x with a square of `side` pixels set to +-eps around the clean image, placed and signed by `numbers`."""

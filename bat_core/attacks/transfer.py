@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError
 from bat_core.forward import evaluation_mode
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 
 @ATTACKS.register("transfer")
@@ -34,9 +34,9 @@ class Transfer(Attack):
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
 
-    def search(self, logits_fn: LogitsFn, problem: Problem, draws: Draws) -> Tensor:
+    def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """Of each example, the first source's image that the attacked model does not see through."""
-        first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, draws, None)]
+        first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]
         for x_adv in others:
             with torch.no_grad():
                 holds = logits_fn(first).argmax(1) == problem.y
@@ -47,14 +47,14 @@ class Transfer(Attack):
         self,
         logits_fn: LogitsFn,  # noqa: ARG002 (a black box: it is judged, not asked)
         problem: Problem,
-        draws: Draws,
-        standing: Tensor | None,
+        rng: BatchRNG,
+        active: Tensor | None,
     ) -> Iterator[Iterate]:
         for number, source in enumerate(self.sources):
-            if standing is not None and not bool((kept := standing[problem.rows]).all()):
-                problem, draws = problem.keep(kept), draws.take(kept.nonzero().squeeze(1))
+            if active is not None and not bool((kept := active[problem.rows]).all()):
+                problem, rng = problem.keep(kept), rng.take(kept.nonzero().squeeze(1))
                 if len(problem.rows) == 0:
                     return
             with evaluation_mode(source):
-                x_adv = self.crafted_by(source, problem.ball.x, problem.y, generator=draws)
+                x_adv = self.crafted_by(source, problem.ball.x, problem.y, generator=rng)
             yield Iterate(number + 1, problem.rows, x_adv)

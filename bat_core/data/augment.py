@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 MID_GREY = 128
 
@@ -18,21 +18,21 @@ class Augmentation:
     pad: int = 0
     flip: bool = False
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, rng: BatchRNG) -> Tensor:
         """uint8 (B, C, H, W) -> uint8 (B, C, H, W), each image moved on its own."""
         if self.pad:
-            images = self._crop(images, draws)
+            images = self._crop(images, rng)
         if self.flip:
-            mirrored = draws.integers(2, images).bool()[:, None, None, None]
+            mirrored = rng.integers(2, images).bool()[:, None, None, None]
             images = torch.where(mirrored, images.flip(3), images)
         return images
 
-    def _crop(self, images: Tensor, draws: Draws) -> Tensor:
+    def _crop(self, images: Tensor, rng: BatchRNG) -> Tensor:
         size, _, height, width = images.shape
         padded = F.pad(images, (self.pad,) * 4, value=MID_GREY)
         device = images.device
-        top = draws.integers(2 * self.pad + 1, images)[:, None] + torch.arange(height, device=device)
-        left = draws.integers(2 * self.pad + 1, images)[:, None] + torch.arange(width, device=device)
+        top = rng.integers(2 * self.pad + 1, images)[:, None] + torch.arange(height, device=device)
+        left = rng.integers(2 * self.pad + 1, images)[:, None] + torch.arange(width, device=device)
         each = torch.arange(size, device=device)[:, None, None]
         return padded.permute(0, 2, 3, 1)[each, top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2)
 

@@ -10,11 +10,11 @@ from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
 from bat_core.data import Images, to_unit
 from bat_core.errors import check_choice
-from bat_core.evaluate import Judge, classified, is_out_of_memory
+from bat_core.evaluate import Evaluator, classified, is_out_of_memory
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
 from bat_core.masking.flags import DEPTHS, FEW, Depth, Evidence, Findings, conclude, get_check
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 from bat_core.verdicts import Verdicts
 
@@ -47,13 +47,13 @@ def examine(
     """
     check_choice("checks.depth", depth, DEPTHS)
     images, labels = images[:IMAGES], labels[:IMAGES]
-    judge = Judge(model, seed=seed, precision=precision)
+    evaluator = Evaluator(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
-    verdicts = judge.extend(judge.clean(images, labels, torch.arange(len(images))), images, suite)
-    measured = _probed(judge, images, labels, eps)
+    verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)
+    measured = _probed(evaluator, images, labels, eps)
     if measured["pass_difference"] >= get_check("random_output").suspect:
         eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
-        measured["eot_acc"] = judge.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
+        measured["eot_acc"] = evaluator.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
     if verified is not None:
         measured["verified_acc"] = float(verified[:IMAGES].double().mean())
     return conclude(_evidence(verdicts, measured), depth)
@@ -118,38 +118,38 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     )
 
 
-def _probed(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+def _probed(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     """`_probe`, on as many of the images as fit into memory."""
     try:
-        return _probe(judge, images, labels, eps)
+        return _probe(evaluator, images, labels, eps)
     except (MemoryError, RuntimeError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise
     half = len(images) // 2
-    return _probed(judge, images[:half], labels[:half], eps)
+    return _probed(evaluator, images[:half], labels[:half], eps)
 
 
-def _probe(judge: Judge, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+def _probe(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
-    x, y = to_unit(images.to(judge.device)), labels.to(judge.device)
+    x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
-    draws = ExampleDraws(seed=judge.seed, names=("checks",), indices=list(range(len(x))))
+    rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
     totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
-    with judging(judge.model):
+    with judging(evaluator.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
-            logits = judge.model(own_x)
+            logits = evaluator.model(own_x)
             flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
             totals["given"].append(logits.detach().argmax(1))
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
-                again = judge.model(own_x)
+                again = evaluator.model(own_x)
                 totals["difference"].append((again - logits).abs().amax(1))
                 totals["spread"].append((logits.amax(1) - logits.amin(1)).abs())
                 before = cross_entropy(logits, own_y)
-            x_adv = attack(judge.model, own_x.detach(), own_y, generator=draws.take(part))
+            x_adv = attack(evaluator.model, own_x.detach(), own_y, generator=rng.take(part))
             with torch.no_grad():
-                after = cross_entropy(judge.model(x_adv), own_y)
+                after = cross_entropy(evaluator.model(x_adv), own_y)
             totals["fell"].append((after <= before)[classified(logits, own_y)])
     joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
     spread = float(joined["spread"].mean())

@@ -5,11 +5,13 @@ Source of the list: Athalye et al. 2018, arXiv:1802.00420; Carlini et al. 2019, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Verdict: TypeAlias = Literal["clear", "suspect", "masked"]
-VERDICTS: tuple[Verdict, ...] = ("clear", "suspect", "masked")
+from bat_core.config import to_dict
+
+MaskingStatus: TypeAlias = Literal["clear", "suspect", "masked"]
+VERDICTS: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
 Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
@@ -63,7 +65,7 @@ class Check:
     measure: Callable[[Evidence], float | None]
     suspect: float
     masked: float
-    says: str
+    description: str
     why: str
 
     def flag(self, evidence: Evidence) -> "Flag | None":
@@ -74,10 +76,10 @@ class Check:
         masked = value >= self.masked
         return Flag(
             name=self.name,
-            verdict="masked" if masked else "suspect",
+            masking_status="masked" if masked else "suspect",
             value=value,
             limit=self.masked if masked else self.suspect,
-            says=self.says.format(value=f"{value:.1%}"),
+            description=self.description.format(value=f"{value:.1%}"),
             why=self.why,
         )
 
@@ -87,10 +89,10 @@ class Flag:
     """A raised red flag."""
 
     name: str
-    verdict: Verdict
+    masking_status: MaskingStatus = field(metadata={"key": "verdict"})
     value: float
     limit: float
-    says: str
+    description: str = field(metadata={"key": "says"})
     why: str
 
 
@@ -98,14 +100,14 @@ class Flag:
 class Findings:
     """What the checks of one model came to."""
 
-    verdict: Verdict
+    masking_status: MaskingStatus = field(metadata={"key": "verdict"})
     flags: tuple[Flag, ...]
     evidence: Evidence
     depth: Depth
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return to_dict(self)
 
 
 def _minus(high: float | None, low: float | None) -> float | None:
@@ -126,7 +128,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.zero_gradient,
         suspect=0.05,
         masked=0.30,
-        says="{value} of the images have no input gradient at all (zero, or not finite)",
+        description="{value} of the images have no input gradient at all (zero, or not finite)",
         why="a gradient attack cannot move where there is no gradient: the network saturates, rounds or breaks off",
     ),
     Check(
@@ -134,7 +136,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.pass_difference,
         suspect=0.001,
         masked=2.0,
-        says="two passes over the same images differ by {value} of the logits' spread",
+        description="two passes over the same images differ by {value} of the logits' spread",
         why="an attack follows one draw and is judged by another; average gradients over draws (eot) before believing",
     ),
     Check(
@@ -142,7 +144,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: _minus(e.ce_acc, e.eot_acc),
         suspect=0.03,
         masked=0.10,
-        says="averaging gradients over passes breaks {value} more images",
+        description="averaging gradients over passes breaks {value} more images",
         why="randomness hid the gradient from the attack",
     ),
     Check(
@@ -150,7 +152,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: max(e.ce[after] - e.ce[before] for before in e.ce for after in e.ce if before < after),
         suspect=0.03,
         masked=0.10,
-        says="accuracy is {value} higher after more attack steps than after fewer",
+        description="accuracy is {value} higher after more attack steps than after fewer",
         why="an attack that goes on should not get worse: its gradients lead astray",
     ),
     Check(
@@ -158,7 +160,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.ce_acc - e.fgsm_acc,
         suspect=0.02,
         masked=0.10,
-        says="accuracy under one step is {value} lower than under many",
+        description="accuracy under one step is {value} lower than under many",
         why="many small steps can do all that one large step can, unless the gradient is no guide",
     ),
     Check(
@@ -166,7 +168,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: max(e.fgsm_acc - e.clean_acc, e.fgsm_acc - e.half_fgsm_acc),
         suspect=0.03,
         masked=0.10,
-        says="accuracy rises by {value} as the one-step attack grows",
+        description="accuracy rises by {value} as the one-step attack grows",
         why="the network reads the label off the one-step perturbation it was trained on (Kurakin et al. 2017)",
     ),
     Check(
@@ -174,7 +176,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.black_box_only,
         suspect=0.02,
         masked=0.05,
-        says="{value} of the images fall to random search alone, and to no gradient attack",
+        description="{value} of the images fall to random search alone, and to no gradient attack",
         why="who knows the gradient knows more than who does not, unless the gradient is masked",
     ),
     Check(
@@ -182,7 +184,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.large_eps_acc,
         suspect=0.05,
         masked=0.20,
-        says="{value} stand in a ball so large that it holds plain grey",
+        description="{value} stand in a ball so large that it holds plain grey",
         why="accuracy must reach 0 as eps grows, else the attack fails, not the perturbation",
     ),
     Check(
@@ -190,7 +192,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: _minus(e.ce.get(20), e.restarts_acc),
         suspect=0.05,
         masked=0.15,
-        says="five random starts break {value} more images than one",
+        description="five random starts break {value} more images than one",
         why="the loss surface is so rough that it depends on luck where an attack ends",
     ),
     Check(
@@ -198,7 +200,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.ce_acc - e.cw_acc,
         suspect=0.08,
         masked=0.20,
-        says="accuracy under cross-entropy is {value} above that under the margin loss",
+        description="accuracy under cross-entropy is {value} above that under the margin loss",
         why="labels or logits were shaped so that cross-entropy's gradient says little",
     ),
     Check(
@@ -206,7 +208,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: _minus(min(e.ce_acc, e.cw_acc), e.verified_acc),
         suspect=0.08,
         masked=0.15,
-        says="PGD overstates the robustness by {value}",
+        description="PGD overstates the robustness by {value}",
         why="attacks that choose their own steps and targets break what fixed-step PGD leaves standing",
     ),
     Check(
@@ -214,7 +216,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.loss_fell,
         suspect=0.05,
         masked=0.30,
-        says="for {value} of the images the loss did not rise along the attack",
+        description="for {value} of the images the loss did not rise along the attack",
         why="steps up the gradient must raise the loss; here they do not",
     ),
     Check(
@@ -222,7 +224,7 @@ CHECKS: tuple[Check, ...] = (
         measure=_noise_share,
         suspect=0.50,
         masked=0.90,
-        says="random noise breaks {value} of what the attack breaks",
+        description="random noise breaks {value} of what the attack breaks",
         why="an attack that is no better than noise has found no direction",
     ),
     Check(
@@ -230,7 +232,7 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.one_answer,
         suspect=1.0,
         masked=2.0,
-        says="{value} of the images are given the same class",
+        description="{value} of the images are given the same class",
         why="no attack moves an answer that does not depend on the image: what stands is that class's share",
     ),
 )
@@ -239,8 +241,8 @@ CHECKS: tuple[Check, ...] = (
 def conclude(evidence: Evidence, depth: Depth) -> Findings:
     """The verdict that follows from what was measured."""
     flags = tuple(flag for check in CHECKS if (flag := check.flag(evidence)) is not None)
-    verdict = max((flag.verdict for flag in flags), key=VERDICTS.index, default=VERDICTS[0])
-    return Findings(verdict=verdict, flags=flags, evidence=evidence, depth=depth)
+    masking_status = max((flag.masking_status for flag in flags), key=VERDICTS.index, default=VERDICTS[0])
+    return Findings(masking_status=masking_status, flags=flags, evidence=evidence, depth=depth)
 
 
 def get_check(name: str) -> Check:

@@ -29,7 +29,7 @@ class Finding:
 
     name: str
     severity: Literal["error", "warning"]
-    says: str
+    description: str
 
 
 def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: int) -> tuple[Finding, ...]:
@@ -74,12 +74,12 @@ def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num
     return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
 
 
-def _error(name: str, says: str) -> Finding:
-    return Finding(name=name, severity="error", says=says)
+def _error(name: str, description: str) -> Finding:
+    return Finding(name=name, severity="error", description=description)
 
 
-def _warning(name: str, says: str) -> Finding:
-    return Finding(name=name, severity="warning", says=says)
+def _warning(name: str, description: str) -> Finding:
+    return Finding(name=name, severity="warning", description=description)
 
 
 def _training_mode() -> Finding:
@@ -109,15 +109,15 @@ def _forward(model: nn.Module, x: Tensor, num_classes: int) -> tuple[Tensor | No
 
 def _finite(logits: Tensor) -> list[Finding]:
     broken = int((~logits.isfinite().all(1)).sum())
-    says = f"the model gives NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
-    return [_warning("not_finite", says)] if broken else []
+    description = f"the model gives NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
+    return [_warning("not_finite", description)] if broken else []
 
 
 def _probabilities(logits: Tensor) -> list[Finding]:
     sound = logits[logits.isfinite().all(1)].double()
     if bool((sound >= -1e-6).all() and (sound <= 1 + 1e-6).all() and ((sound.sum(1) - 1).abs() < 1e-3).all()):
-        says = "the model returns probabilities: a softmax hides the gradient, so return the logits before it"
-        return [_error("probabilities", says)]
+        description = "the model returns probabilities: a softmax hides the gradient, so return the logits before it"
+        return [_error("probabilities", description)]
     return []
 
 
@@ -126,8 +126,8 @@ def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     given = logits.argmax(1)
     if one_answer(given, y) != 1:
         return []
-    says = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
-    return [_warning(ONE_CLASS, says)]
+    description = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
+    return [_warning(ONE_CLASS, description)]
 
 
 def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
@@ -158,11 +158,13 @@ def _passes(model: nn.Module, x: Tensor, logits: Tensor) -> list[Finding]:
         again = model(x)
         alone = torch.cat([model(one) for one in x[:8].split(1)])
     if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
-        says = f"two passes over the same images differ (by {apart:.1%} of the logits' spread): the model is random"
-        return [_warning("random", says)]
+        description = (
+            f"two passes over the same images differ (by {apart:.1%} of the logits' spread): the model is random"
+        )
+        return [_warning("random", description)]
     if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
-        says = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
-        return [_warning("batch_dependent", says)]
+        description = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
+        return [_warning("batch_dependent", description)]
     return []
 
 
@@ -178,8 +180,8 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
         return [_error("no_gradient", BROKEN_OFF)]
     broken = int((~gradient.flatten(1).isfinite().all(1)).sum())
     if broken:
-        says = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"
-        return [_warning("gradient_not_finite", says)]
+        description = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"
+        return [_warning("gradient_not_finite", description)]
     return []
 
 

@@ -15,7 +15,7 @@ from bat_core.errors import InputError
 from bat_core.labels import adversarial_label, check_beta_and_gamma, check_eps_y, smooth_label
 from bat_core.losses import cross_entropy
 from bat_core.registry import Registry
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 CleanLogits: TypeAlias = Callable[[], Tensor]
 
@@ -75,7 +75,7 @@ class Recipe:
     attack: Attack | None = None
     label: Label = OneHot()
 
-    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         """Attacked images (B, C, H, W) in [0, 1] and their labels, (B,) or (B, K), all detached.
 
         `logits_fn` is the bare model with batch norm on its running statistics. The clean images
@@ -88,13 +88,13 @@ class Recipe:
                 return logits_fn(x)
 
         label = self.label(y, clean_logits)
-        return self.attacked(logits_fn, x, y, draws, clean_logits), label
+        return self.attacked(logits_fn, x, y, rng, clean_logits), label
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws, clean_logits: CleanLogits) -> Tensor:
+    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         """The images to train on (B, C, H, W), detached; methods with a search of their own override it."""
         if self.attack is None:
             return x
-        return self.attack(logits_fn, x, y, generator=draws, clean_logits=clean_logits)
+        return self.attack(logits_fn, x, y, generator=rng, clean_logits=clean_logits)
 
     @property
     def reach(self) -> float:

@@ -14,7 +14,7 @@ from bat_core.attacks.gradient import FixedSteps, input_gradient
 from bat_core.errors import InputError
 from bat_core.losses import cross_entropy, largest_other
 from bat_core.recipes.base import RECIPES, Adversarial, CleanLogits, Recipe, Smooth
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 
@@ -84,10 +84,10 @@ def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -
 class OwnForward(Recipe):
     """One targeted step whose start is all that passes the network: clean images never do."""
 
-    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         assert isinstance(self.attack, FGSM)
         ball = LinfBall.around(x, self.attack.eps)
-        start = ball.random_start(draws).requires_grad_()
+        start = ball.random_start(rng).requires_grad_()
         with torch.enable_grad():
             logits = logits_fn(start)
             gained = -cross_entropy(logits, largest_other(logits.detach(), y).indices)
@@ -100,10 +100,10 @@ class OwnForward(Recipe):
 class NearestBoundary(Recipe):
     """The target is the class with the smallest gap of logits for the distance between the classes' weights."""
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws, clean_logits: CleanLogits) -> Tensor:
+    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         assert self.attack is not None
         target = nearest_boundary(clean_logits(), y, class_weights(logits_fn))
-        return replace(self.attack, target=target)(logits_fn, x, y, generator=draws)
+        return replace(self.attack, target=target)(logits_fn, x, y, generator=rng)
 
 
 def nearest_boundary(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from bat_core.attacks.gradient import FixedSteps, input_gradient
 from bat_core.errors import check_finite
 from bat_core.losses import cross_entropy
 from bat_core.recipes.base import RECIPES, CleanLogits, Recipe
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 TRADES_START = 0.001  # standard deviation of TRADES' noise, in the unit of x
@@ -44,10 +44,10 @@ class NoisyStep(Recipe):
     def __post_init__(self) -> None:
         check_finite("recipe.noise", self.noise)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert self.attack is not None
         eps = self.attack.eps
-        start = (x + self.noise * eps * (2 * draws.uniform(x) - 1)).requires_grad_()
+        start = (x + self.noise * eps * (2 * rng.uniform(x) - 1)).requires_grad_()
         with torch.enable_grad():
             gradient = input_gradient(cross_entropy(logits_fn(start), y), start)
         return (start.detach() + eps * gradient.sign()).clamp(0, 1)
@@ -76,11 +76,11 @@ class Trades(Recipe):
     def __post_init__(self) -> None:
         check_finite("recipe.weight", self.weight, strict=True)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, draws: Draws, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert isinstance(self.attack, PGD)
         ball, steps = LinfBall.around(x, self.attack.eps), FixedSteps(self.attack.step_size)
         log_p = F.log_softmax(clean_logits().float(), dim=1)
-        x_adv = ball.project(x + TRADES_START * draws.normal(x))
+        x_adv = ball.project(x + TRADES_START * rng.normal(x))
         for _ in range(self.attack.num_steps):
             x_adv = x_adv.detach().requires_grad_()
             with torch.enable_grad():

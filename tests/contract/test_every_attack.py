@@ -8,7 +8,7 @@ from torch import nn
 
 from bat_core.attacks import ATTACKS, PGD
 from bat_core.errors import InputError
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 
 EPS = 8 / 255
 USUAL = {"eps": EPS, "step_size": EPS / 4, "num_steps": 20}
@@ -19,11 +19,11 @@ BY_BATCH = {"autoattack"}  # draws for a batch and ends on its own
 def make(name, model, **settings):
     """The attack called `name`; a transfer attack is crafted on the attacked model itself."""
     kind, captured = ATTACKS.find(name)
-    usual = {**USUAL, "sources": (model,), "crafted_by": PGD(**USUAL)}
+    default = {**USUAL, "sources": (model,), "crafted_by": PGD(**USUAL)}
     chosen = [field for field in dataclasses.fields(kind) if field.init]
     required = {field.name for field in chosen if field.default is dataclasses.MISSING}
-    assert required <= usual.keys(), "add the new required setting to `usual`"
-    return kind(**{field.name: usual[field.name] for field in chosen if field.name in usual} | captured | settings)
+    assert required <= default.keys(), "add the new required setting to `default`"
+    return kind(**{field.name: default[field.name] for field in chosen if field.name in default} | captured | settings)
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ aimed = [(name, target) for name in NAMES for target in TARGETS if target is Non
 every_aim = pytest.mark.parametrize(("name", "target"), aimed)
 
 
-def draws(rows):
-    return ExampleDraws(seed=0, names=("contract",), indices=list(rows))
+def rng(rows):
+    return PerExampleRNG(seed=0, names=("contract",), indices=list(rows))
 
 
 @every_aim
@@ -64,7 +64,7 @@ def test_it_stays_in_the_ball(name, target, dtype, problem, generator):
 @every_attack
 def test_each_point_that_it_passes_is_in_the_ball(name, problem):
     model, x, y = problem
-    points = list(make(name, model).trajectory(model, x, y, generator=draws(range(6))))
+    points = list(make(name, model).trajectory(model, x, y, generator=rng(range(6))))
     assert points
     for point in points:
         assert (point.x - x[point.rows]).abs().max().item() <= EPS
@@ -105,29 +105,29 @@ def test_it_raises_the_loss(name, problem, generator):
 @every_attack
 def test_it_attacks_only_what_it_is_asked_to(name, problem):
     model, x, y = problem
-    standing = torch.tensor([False, True, True, False, True, False])
+    active = torch.tensor([False, True, True, False, True, False])
     rows = [
         point.rows.tolist()
-        for point in make(name, model).trajectory(model, x, y, generator=draws(range(6)), standing=standing)
+        for point in make(name, model).trajectory(model, x, y, generator=rng(range(6)), active=active)
     ]
     assert rows
     assert all(found == [1, 2, 4] for found in rows)
     nothing = torch.zeros(6, dtype=torch.bool)
-    assert list(make(name, model).trajectory(model, x, y, generator=draws(range(6)), standing=nothing)) == []
+    assert list(make(name, model).trajectory(model, x, y, generator=rng(range(6)), active=nothing)) == []
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - BY_BATCH))
 def test_examples_that_are_let_go_are_not_met_again_and_shift_no_other(name, problem):
     model, x, y = (part.double() if part is not problem[2] else part for part in problem)
     attack = make(name, model, restarts=2)
-    whole = list(attack.trajectory(model, x, y, generator=draws(range(6))))
-    standing, gone = torch.ones(6, dtype=torch.bool), set()
-    for point, before in zip(attack.trajectory(model, x, y, generator=draws(range(6)), standing=standing), whole):  # noqa: B905
+    whole = list(attack.trajectory(model, x, y, generator=rng(range(6))))
+    active, gone = torch.ones(6, dtype=torch.bool), set()
+    for point, before in zip(attack.trajectory(model, x, y, generator=rng(range(6)), active=active), whole):  # noqa: B905
         assert point.rows.tolist() == [row for row in range(6) if row not in gone]
         torch.testing.assert_close(point.x, before.x[point.rows], rtol=0, atol=1e-9)
         if len(gone) < 5:
             gone.add(len(gone))
-            standing[len(gone) - 1] = False
+            active[len(gone) - 1] = False
     assert len(gone) > 1
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bat_core.data import dataset_names, load_dataset
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 EMBEDDED = {"digits"}
 
@@ -46,6 +46,6 @@ def test_images_span_the_levels(dataset):
 
 def test_its_augmentation_keeps_the_form(dataset):
     images = dataset.train.images[:16]
-    moved = dataset.augmentation(images, Draws(torch.Generator().manual_seed(0)))
+    moved = dataset.augmentation(images, BatchRNG(torch.Generator().manual_seed(0)))
     assert moved.shape == images.shape
     assert moved.dtype == torch.uint8

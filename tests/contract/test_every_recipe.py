@@ -8,7 +8,7 @@ from bat_core.errors import InputError
 from bat_core.fit import fit, initial_state
 from bat_core.forward import evaluation_mode
 from bat_core.recipes import get_recipe, recipe_names, recipe_params
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 every_recipe = pytest.mark.parametrize("name", recipe_names())
 
@@ -21,7 +21,7 @@ def batch(make_trial, digits):
 
 def craft(name, model, x, y, **params):
     with evaluation_mode(model):
-        return get_recipe(name, **params).craft(model, x, y, Draws(torch.Generator().manual_seed(0)))
+        return get_recipe(name, **params).craft(model, x, y, BatchRNG(torch.Generator().manual_seed(0)))
 
 
 @every_recipe

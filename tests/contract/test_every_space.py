@@ -17,7 +17,7 @@ from bat_core.recipes import get_recipe, recipe_params
 from search_spaces.base import compose, get_space, space_names
 from search_spaces.narrowing import narrow
 from sweeps.engine.search.spec import Final, Halving, Search
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PIXELS = (1 / 255, 5 / 255)  # of photographs, and of the embedded digits
@@ -57,14 +57,14 @@ def test_discovery_finds_the_spaces_and_no_machinery():
 @every_space
 def test_it_is_described_for_people(name):
     space = get_space(name)
-    assert space.says
-    assert all(parameter.says for parameter in space.parameters)
+    assert space.description
+    assert all(parameter.description for parameter in space.parameters)
 
 
 @every_space
 def test_bounds_are_sane_and_the_papers_value_lies_in_them(name):
     for p in get_space(name).parameters:
-        assert p.admits(p.usual), p.name
+        assert p.admits(p.default), p.name
         if p.kind == "choice":
             assert len(set(p.options)) == len(p.options) > 1, p.name
             assert (p.low, p.high, p.log) == (0, 0, False), p.name
@@ -74,7 +74,7 @@ def test_bounds_are_sane_and_the_papers_value_lies_in_them(name):
             assert p.low > 0 or not p.log, p.name
         if p.kind == "integer":
             assert (p.low, p.high) == (int(p.low), int(p.high)), p.name
-            assert type(p.usual) is int, p.name
+            assert type(p.default) is int, p.name
 
 
 @every_space
@@ -84,13 +84,13 @@ def test_each_parameter_sets_a_field_of_a_trial_or_a_part_of_one(name):
     known = recipe_params(space.fixed.get("recipe.name", trial["recipe"]["name"]))
     formed = "".join(form for forms in space.forms.values() for form in forms.values())
     for p in space.parameters:
-        if not p.where:
+        if not p.field_path:
             assert f"{{{p.name}}}" in formed, p.name
-        elif p.where.startswith(PARAMS):
-            assert p.where.removeprefix(PARAMS) in known, p.name
+        elif p.field_path.startswith(PARAMS):
+            assert p.field_path.removeprefix(PARAMS) in known, p.name
         else:
             found = trial
-            for part in p.where.split("."):
+            for part in p.field_path.split("."):
                 found = found[int(part)] if isinstance(found, list) else found[part]
     for where in space.fixed:
         section, field = where.split(".")
@@ -102,14 +102,14 @@ def test_each_parameter_sets_a_field_of_a_trial_or_a_part_of_one(name):
 def test_any_point_is_a_trial_that_can_be_built(names, data):
     space = whole(names, data.draw(st.sampled_from(PIXELS)))
     point = data.draw(points(space))
-    trial = assemble(space, point, TrialConfig())
+    trial = trial_config(space, point, TrialConfig())
     get_recipe(trial.recipe.name, **trial.recipe.params)
     assert from_dict(TrialConfig, json.loads(json.dumps(to_dict(trial)))) == trial
     for p in space.parameters:
-        if p.name in point and p.where.startswith(PARAMS):
-            assert trial.recipe.params[p.where.removeprefix(PARAMS)] == point[p.name]
-        elif p.name in point and p.where.startswith("train.") and p.where.count(".") == 1:
-            assert getattr(trial.train, p.where.removeprefix("train.")) == point[p.name]
+        if p.name in point and p.field_path.startswith(PARAMS):
+            assert trial.recipe.params[p.field_path.removeprefix(PARAMS)] == point[p.name]
+        elif p.name in point and p.field_path.startswith("train.") and p.field_path.count(".") == 1:
+            assert getattr(trial.train, p.field_path.removeprefix("train.")) == point[p.name]
 
 
 def where(space, parameter, value):
@@ -117,7 +117,7 @@ def where(space, parameter, value):
     point = {name: values[0] for name, values in parameter.when.items()} | {parameter.name: value}
     for p in space.parameters:
         if all(name in point and point[name] in values for name, values in p.when.items()):
-            point.setdefault(p.name, p.usual)
+            point.setdefault(p.name, p.default)
     return {p.name: point[p.name] for p in space.parameters if p.name in point}
 
 
@@ -128,17 +128,17 @@ def test_both_ends_of_every_range_and_every_option_make_a_trial(name, pixel):
     for p in space.parameters:
         whole_numbers = (int(p.low), int(p.high)) if p.kind == "integer" else (p.low, p.high)
         for value in p.options if p.kind == "choice" else whole_numbers:
-            trial = assemble(space, where(space, p, value), TrialConfig())
+            trial = trial_config(space, where(space, p, value), TrialConfig())
             get_recipe(trial.recipe.name, **trial.recipe.params)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in space_names() if any(p.where == "model" for p in get_space(name).parameters)]
+    "name", [name for name in space_names() if any(p.field_path == "model" for p in get_space(name).parameters)]
 )
 @given(data=st.data())
 def test_any_network_of_it_can_be_built(name, data):
     space = get_space(name)
-    trial = assemble(space, data.draw(points(space)), TrialConfig())
+    trial = trial_config(space, data.draw(points(space)), TrialConfig())
     with torch.device("meta"):
         model = build_model(trial.model, num_classes=10, image_shape=(3, 32, 32))
     assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
@@ -148,7 +148,7 @@ def test_any_network_of_it_can_be_built(name, data):
 def test_what_a_point_does_not_name_is_left_as_it_was(names):
     space = whole(names)
     base = TrialConfig(seed=7, train=TrainConfig(batch_size=17, momentum=0.3))
-    trial = assemble(space, space.usual(), base)
+    trial = trial_config(space, space.default_point(), base)
     assert (trial.seed, trial.train.batch_size, trial.train.momentum) == (7, 17, 0.3)
     assert (trial.data, trial.attack) == (base.data, base.attack)
     assert base == TrialConfig(seed=7, train=TrainConfig(batch_size=17, momentum=0.3))
@@ -157,14 +157,14 @@ def test_what_a_point_does_not_name_is_left_as_it_was(names):
 @every_combination
 def test_the_papers_point_lies_in_it(names):
     space = whole(names)
-    point = space.usual()
+    point = space.default_point()
     assert point
     for p in space.parameters:
         applies = all(point.get(name) in values for name, values in p.when.items())
         assert (p.name in point) == applies, p.name
         if applies:
             assert p.admits(point[p.name]), p.name
-            assert point[p.name] == p.usual, p.name
+            assert point[p.name] == p.default, p.name
 
 
 @every_combination
@@ -182,11 +182,11 @@ def test_a_pixel_scales_amounts_and_nothing_else(name):
     space, pixel = get_space(name), 5 / 255
     for before, after in zip(space.parameters, space.at(pixel).parameters, strict=True):
         if before.unit == "pixel":
-            assert (after.low, after.high, after.usual) == pytest.approx(
-                (before.low * pixel, before.high * pixel, before.usual * pixel), rel=1e-12
+            assert (after.low, after.high, after.default) == pytest.approx(
+                (before.low * pixel, before.high * pixel, before.default * pixel), rel=1e-12
             )
             assert 0 < after.low < after.high <= 1
-            assert (after.unit, after.when, after.where) == ("", before.when, before.where)
+            assert (after.unit, after.when, after.field_path) == ("", before.when, before.field_path)
         else:
             assert after == before
     assert space.at(pixel).at(pixel) == space.at(pixel)
@@ -203,11 +203,11 @@ def test_it_is_read_from_json_as_it_was_written(names):
     assert back == search
     for mine, theirs in zip(search.space.parameters, back.space.parameters, strict=True):
         assert [type(option) for option in mine.options] == [type(option) for option in theirs.options]
-        assert type(mine.usual) is type(theirs.usual)
+        assert type(mine.default) is type(theirs.default)
     assert back.space.describe() == search.space.describe()
     assert (
-        assemble(back.space, back.space.usual(), back.base).hash
-        == assemble(search.space, search.space.usual(), search.base).hash
+        trial_config(back.space, back.space.default_point(), back.base).hash
+        == trial_config(search.space, search.space.default_point(), search.base).hash
     )
 
 

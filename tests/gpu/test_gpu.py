@@ -10,7 +10,7 @@ from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import TrainState, fit, fit_by_batch
 from bat_core.masking.checks import examine
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import get_suite
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -82,7 +82,7 @@ def test_a_verified_suite_agrees_with_the_cpus(name, trained, digits):
 def test_a_model_is_examined_on_the_gpu(trained, digits):
     config, reports = trained("float32")
     findings = examine(reports[-1].state.model, digits.val.images, digits.val.labels, eps=config.attack.eps)
-    assert findings.verdict == "clear"
+    assert findings.masking_status == "clear"
 
 
 def test_a_batch_that_does_not_fit_on_the_gpu_is_halved(trained, digits):
@@ -109,7 +109,7 @@ def test_attacks_stay_in_the_ball_on_the_gpu(trained, digits):
     _, reports = trained("float32")
     model = reports[-1].state.model.eval()
     x, y = to_unit(digits.test.images).to(CUDA), digits.test.labels.to(CUDA)
-    generators = (torch.Generator(CUDA), torch.Generator(), ExampleDraws(seed=0, names=("t",), indices=range(64)))
+    generators = (torch.Generator(CUDA), torch.Generator(), PerExampleRNG(seed=0, names=("t",), indices=range(64)))
     for generator in generators:
         for target in (None, "mc", "random"):
             x_adv = pgd(

@@ -18,9 +18,9 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    with socket.socket() as query:
+        query.bind((HOST, 0))
+        return query.getsockname()[1]
 
 
 @dataclass

@@ -13,43 +13,43 @@ pytestmark = pytest.mark.ray
 
 LEAVE = """
 import gc, weakref
-from sweeps.engine import ray_runner
+from sweeps.engine.ray_backend import cluster
 
 class Holder:
     def __init__(self, reference):
         self.reference, self.itself = reference, self
 
-def shutdown(real=ray_runner.ray.shutdown):
+def shutdown(real=cluster.ray.shutdown):
     print("held:", held() is not None, "collecting:", gc.isenabled())
     real()
 
-ray_runner.ray.shutdown = shutdown
+cluster.ray.shutdown = shutdown
 gc.disable()  # what the body leaves behind is still there when it ends
-with ray_runner.cluster(address=None):
-    held = weakref.ref(Holder(ray_runner.ray.put(0)))
+with cluster.cluster(address=None):
+    held = weakref.ref(Holder(cluster.ray.put(0)))
     print("held:", held() is not None)
     gc.set_threshold(10**9)
     gc.enable()
-print("collecting:", gc.isenabled(), "ray:", ray_runner.ray.is_initialized())
+print("collecting:", gc.isenabled(), "ray:", cluster.ray.is_initialized())
 """
 
 
 HOLD = """
-from sweeps.engine import ray_runner
-with ray_runner.cluster(address=None):
+from sweeps.engine.ray_backend import cluster
+with cluster.cluster(address=None):
     print("there", flush=True)
     input()
 """
 ASK = """
-from sweeps.engine import ray_runner
-ray = ray_runner.ray
+from sweeps.engine.ray_backend import cluster
+ray = cluster.ray
 
 @ray.remote(num_cpus=0)
 def nodes():
     from ray.util.state import list_nodes
     return [node.node_id for node in list_nodes()]
 
-with ray_runner.cluster(address=None):
+with cluster.cluster(address=None):
     print(ray.get(nodes.remote()) == [ray.get_runtime_context().get_node_id()])
 """
 

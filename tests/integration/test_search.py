@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from sweeps.engine.search.snapshot import View
+from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.spec import Search
 from sweeps.engine.sweep.records import TrialStatus
 from tests.integration.running import Output, Place, kill_tree_when
@@ -102,9 +102,9 @@ def test_what_was_stopped_is_no_finished_trial(killed: Killed) -> None:
         assert not (killed.output.folder.path / "trials" / name / "model").exists()
     folder, search = killed.output.folder, json.loads(killed.output.file("search.json"))
     assert search["num_trials"] == COUNT
-    view = View.of(killed.output.spec, Search.read(folder), folder)
-    assert not {one.id for one in view.finished} & set(stopped)
-    assert {one.id for one in view.front} <= {one.id for one in view.finished}
+    snapshot = Snapshot.of(killed.output.spec, Search.read(folder), folder)
+    assert not {one.id for one in snapshot.finished} & set(stopped)
+    assert {one.id for one in snapshot.front} <= {one.id for one in snapshot.finished}
 
 
 def test_trials_are_judged_on_validation_images(killed: Killed) -> None:
@@ -162,9 +162,9 @@ def test_optuna_dashboard_opens_the_study(killed: Killed) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as query:
+        query.bind(("127.0.0.1", 0))
+        return int(query.getsockname()[1])
 
 
 def wait_for(url: str, process: psutil.Popen) -> bytes:

@@ -8,9 +8,9 @@ CLASSES = ("n01", "n02", "n03")
 
 def photograph(seed: int) -> Image.Image:
     """A smooth picture, which JPEG hardly changes, of a size of its own."""
-    draws = np.random.default_rng(seed)
-    height, width = draws.integers(20, 40, 2)
-    coarse = Image.fromarray(draws.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(20, 40, 2)
+    coarse = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
     return coarse.resize((int(width), int(height)), Image.Resampling.BICUBIC)
 
 

@@ -74,9 +74,9 @@ def test_from_the_same_start_its_path_is_pyautoattacks(seed):
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_from_the_same_start_an_image_falls_where_it_does_to_pyautoattack(loss, seed):
-    _, _, standing, their_standing = both(small_net(seed=seed), eps=0.02, loss=loss)
+    _, _, active, their_standing = both(small_net(seed=seed), eps=0.02, loss=loss)
     assert 0 < their_standing.sum() < 64
-    assert (standing != their_standing).sum() <= 1
+    assert (active != their_standing).sum() <= 1
 
 
 class Scripted:
@@ -126,7 +126,7 @@ def test_it_returns_the_first_point_that_was_misclassified():
     assert attack(Scripted(margins, signs), GREY, ZERO) == points[3]
 
 
-def standing(robust_digits, attack, seed):
+def active(robust_digits, attack, seed):
     suite = Suite(name="one", entries=(Entry(name="apgd", attack=attack, drop=True),))
     model, images, labels = robust_digits
     return torch.from_numpy(evaluate(model, images, labels, attack=suite, seed=seed).robust_correct)
@@ -144,7 +144,7 @@ def standing_after_peer(robust_digits, peer):
 def test_apgd_ce_is_as_strong_as_pyautoattacks(robust_digits):
     ours, theirs = 0, 0
     for seed in range(3):
-        ours += standing(robust_digits, APGD(eps=EPS, loss="ce"), seed).sum()
+        ours += active(robust_digits, APGD(eps=EPS, loss="ce"), seed).sum()
         peer = autopgd.APGDAttack(robust_digits.model, n_iter=100, eps=EPS, seed=seed, device="cpu")
         theirs += standing_after_peer(robust_digits, peer).sum()
     assert 0 < theirs < 3 * 80
@@ -152,7 +152,7 @@ def test_apgd_ce_is_as_strong_as_pyautoattacks(robust_digits):
 
 
 def test_apgd_t_is_as_strong_as_pyautoattacks(robust_digits):
-    ours = standing(robust_digits, APGD(eps=EPS, loss="dlr", target="every"), 0)
+    ours = active(robust_digits, APGD(eps=EPS, loss="dlr", target="every"), 0)
     peer = autopgd.APGDAttack_targeted(robust_digits.model, n_iter=100, eps=EPS, seed=0, device="cpu")
     theirs = standing_after_peer(robust_digits, peer)
     assert 0 < theirs.sum() < 80

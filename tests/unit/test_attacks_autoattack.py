@@ -9,9 +9,9 @@ from bat_core.attacks import AutoAttack
 from bat_core.attacks.autoattack import PARTS
 from bat_core.errors import InputError
 from bat_core.evaluate import evaluate
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, get_suite
-from bat_core.verdicts import SPARED
+from bat_core.verdicts import SKIPPED
 
 from .toys import Linear, normal, uniform
 
@@ -46,8 +46,8 @@ def test_each_part_attacks_what_the_parts_before_left_standing(judged):
     assert tuple(verdicts.outcomes) == PARTS
     for number, outcome in enumerate(verdicts.outcomes.values()):
         fallen = verdicts.clean_correct & ~verdicts.robust_after(number)
-        assert ((outcome.broken_at == SPARED) == fallen).all()
-    assert (verdicts.outcomes["square"].broken_at == SPARED).any()
+        assert ((outcome.broken_at == SKIPPED) == fallen).all()
+    assert (verdicts.outcomes["square"].broken_at == SKIPPED).any()
 
 
 def test_torchs_own_randomness_is_left_alone(judged):
@@ -60,20 +60,20 @@ def small(num_classes=5):
     return model, x, model(x).argmax(1)
 
 
-def draws(seed=0):
-    return ExampleDraws(seed=seed, names=("t",), indices=range(6))
+def rng(seed=0):
+    return PerExampleRNG(seed=seed, names=("t",), indices=range(6))
 
 
 @pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t"])
 def test_a_part_is_the_librarys_with_every_wrong_class_for_a_target(part):
     model, x, y = small()
-    seed = int(draws().integers(2**31 - 1, y)[0])
+    seed = int(rng().integers(2**31 - 1, y)[0])
     peer = library.AutoAttack(model, eps=0.02, norm="Linf", seed=seed, version="standard", device="cpu")
     peer.attacks_to_run = [part]
     peer.apgd_targeted.n_target_classes = peer.fab.n_target_classes = 4
     with torch.random.fork_rng(devices=[]):
         theirs, _ = peer.run_standard_evaluation(x, y, batch_size=6)
-    ours = AutoAttack(eps=0.02, part=part)(model, x, y, generator=draws())
+    ours = AutoAttack(eps=0.02, part=part)(model, x, y, generator=rng())
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert (model(ours).argmax(1) != y).any()
     assert (ours - x).abs().max().item() <= 0.02

@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, Iterate, Noise, fgsm, pgd
 from bat_core.attacks.base import choose_targets
-from bat_core.rng import Draws, ExampleDraws
+from bat_core.rng import BatchRNG, PerExampleRNG
 
 from .toys import Linear, classes, normal, small_net, uniform
 
 
 class Cheat(Attack):
-    def iterates(self, logits_fn, problem, draws, standing):
+    def iterates(self, logits_fn, problem, rng, active):
         yield Iterate(1, problem.rows, problem.ball.x + 1.01 * self.eps)
 
 
 class Spoil(Attack):
-    def iterates(self, logits_fn, problem, draws, standing):
+    def iterates(self, logits_fn, problem, rng, active):
         yield Iterate(1, problem.rows, torch.where(problem.rows[:, None, None, None] == 1, math.nan, problem.ball.x))
 
 
 class CheatOnTheWay(Attack):
-    def iterates(self, logits_fn, problem, draws, standing):
+    def iterates(self, logits_fn, problem, rng, active):
         yield Iterate(0, problem.rows, problem.ball.x)
         yield Iterate(1, problem.rows, problem.ball.x + 1.01 * self.eps)
         yield Iterate(2, problem.rows, problem.ball.x)
@@ -53,11 +53,11 @@ def test_an_attack_that_leaves_its_ball_is_a_defect(attack):
 
 
 @pytest.mark.parametrize("attack", [Cheat(eps=0.1), Spoil(eps=0.1), CheatOnTheWay(eps=0.1)])
-@pytest.mark.parametrize("standing", [None, torch.ones(8, dtype=torch.bool), torch.arange(8) == 1])
-def test_every_point_of_a_trajectory_is_checked(attack, standing):
+@pytest.mark.parametrize("active", [None, torch.ones(8, dtype=torch.bool), torch.arange(8) == 1])
+def test_every_point_of_a_trajectory_is_checked(attack, active):
     model, x, y = sixteen()
     with pytest.raises(RuntimeError, match="left its ball"):
-        list(attack.trajectory(model, x, y, standing=standing))
+        list(attack.trajectory(model, x, y, active=active))
 
 
 @given(
@@ -134,7 +134,7 @@ def test_targets_are_read_from_the_clean_logits(name):
     model, x, y = small_net(), uniform(64, 3, 8, 8, dtype=torch.float64), classes(64, 5)
     settings = {"eps": 0.5, "step_size": 0.1, "num_steps": 2}
     target = named_classes(model, x, y)[name]
-    start = x + (2 * Draws(torch.Generator().manual_seed(0)).uniform(x) - 1) * 0.5
+    start = x + (2 * BatchRNG(torch.Generator().manual_seed(0)).uniform(x) - 1) * 0.5
     assert (named_classes(model, start.clamp(0, 1), y)[name] != target).any()
 
     by_name = pgd(model, x, y, target=name, generator=torch.Generator().manual_seed(0), **settings)
@@ -159,7 +159,7 @@ def test_clean_logits_at_hand_save_the_forward_pass():
 @pytest.mark.parametrize(("num_classes", "searches"), [(2, 1), (5, 4), (10, 9), (13, 9)])
 def test_every_wrong_class_is_a_target_the_likeliest_first_and_nine_at_most(num_classes, searches):
     logits, y = normal(40, num_classes), classes(40, num_classes)
-    targets = choose_targets("every", lambda _: logits, torch.zeros(40, 1), y, draws=Draws())
+    targets = choose_targets("every", lambda _: logits, torch.zeros(40, 1), y, rng=BatchRNG())
     by_likelihood = [
         sorted(set(range(num_classes)) - {own}, key=row.__getitem__, reverse=True)
         for row, own in zip(logits.tolist(), y.tolist(), strict=True)
@@ -168,11 +168,11 @@ def test_every_wrong_class_is_a_target_the_likeliest_first_and_nine_at_most(num_
 
 
 @pytest.mark.parametrize(
-    "draws", [Draws(torch.Generator().manual_seed(0)), ExampleDraws(seed=0, names=("t",), indices=range(6000))]
+    "rng", [BatchRNG(torch.Generator().manual_seed(0)), PerExampleRNG(seed=0, names=("t",), indices=range(6000))]
 )
-def test_a_random_target_is_any_wrong_class_alike(draws):
+def test_a_random_target_is_any_wrong_class_alike(rng):
     y = torch.arange(6000) % 4
-    (target,) = choose_targets("random", lambda x: torch.zeros(len(x), 4), torch.zeros(6000, 1), y, draws=draws)
+    (target,) = choose_targets("random", lambda x: torch.zeros(len(x), 4), torch.zeros(6000, 1), y, rng=rng)
     assert (target != y).all()
     for own in range(4):
         observed = torch.bincount(target[y == own], minlength=4).double()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bat_core.attacks import APGD, FGSM, PGD, GradientAttack
-from bat_core.rng import Draws, ExampleDraws
+from bat_core.rng import BatchRNG, PerExampleRNG
 
 from .toys import Linear, classes, normal, small_net, uniform
 
@@ -18,18 +18,18 @@ def problem(count=16):
     return model, x, model(x).argmax(1)
 
 
-def draws(count=16):
-    return ExampleDraws(seed=0, names=("t",), indices=range(count))
+def rng(count=16):
+    return PerExampleRNG(seed=0, names=("t",), indices=range(count))
 
 
 def walked(attack, *, let_go=None):
     """Each (position in the trajectory, row) and its image; after position k the rows let_go[k] are cleared."""
     model, x, y = problem()
-    standing = torch.ones(len(x), dtype=torch.bool)
+    active = torch.ones(len(x), dtype=torch.bool)
     seen = {}
-    for position, iterate in enumerate(attack.trajectory(model, x, y, generator=draws(), standing=standing)):
+    for position, iterate in enumerate(attack.trajectory(model, x, y, generator=rng(), active=active)):
         seen |= {(position, row): z for row, z in zip(iterate.rows.tolist(), iterate.x, strict=True)}
-        standing[(let_go or {}).get(position, [])] = False
+        active[(let_go or {}).get(position, [])] = False
     return seen
 
 
@@ -64,10 +64,10 @@ def test_the_search_ends_when_nothing_stands(attack):
 
 def test_only_what_stands_is_attacked():
     model, x, y = problem()
-    standing = torch.arange(16) % 3 == 0
+    active = torch.arange(16) % 3 == 0
     sizes = []
     attack = PGD(eps=EPS, step_size=0.02, num_steps=3, restarts=2)
-    for iterate in attack.trajectory(lambda z: sizes.append(len(z)) or model(z), x, y, standing=standing):
+    for iterate in attack.trajectory(lambda z: sizes.append(len(z)) or model(z), x, y, active=active):
         assert iterate.rows.tolist() == [0, 3, 6, 9, 12, 15]
     assert sizes == [6] * 6
 
@@ -150,8 +150,8 @@ class Lucky(GradientAttack):
 @pytest.mark.parametrize("attack", [Lucky(eps=0.4), PGD(eps=0.02, step_size=0.02, num_steps=1, target="mc")])
 def test_of_several_searches_the_worst_counts(attack):
     model, x, y = problem(40)
-    together = replace(attack, restarts=4)(model, x, y, generator=draws(40))
-    alone = [attack(model, x, y, generator=draws(40).restart(number)) for number in range(4)]
+    together = replace(attack, restarts=4)(model, x, y, generator=rng(40))
+    alone = [attack(model, x, y, generator=rng(40).restart(number)) for number in range(4)]
     fell = torch.stack([model(z).argmax(1) != y for z in alone])
     assert max(fell[0].sum(), fell[-1].sum()) < fell.any(0).sum() < 40
     assert torch.equal(model(together).argmax(1) != y, fell.any(0))
@@ -162,10 +162,10 @@ def test_of_several_searches_the_worst_counts(attack):
 def test_a_trajectory_makes_one_search_after_the_other():
     model, x, y = problem()
     settings = {"eps": EPS, "step_size": 0.02, "num_steps": 3}
-    together = list(PGD(**settings, restarts=3).trajectory(model, x, y, generator=draws()))
+    together = list(PGD(**settings, restarts=3).trajectory(model, x, y, generator=rng()))
     assert [iterate.step for iterate in together] == [0, 1, 2, 3] * 3
     for number in range(3):
-        alone = PGD(**settings).trajectory(model, x, y, generator=draws().restart(number))
+        alone = PGD(**settings).trajectory(model, x, y, generator=rng().restart(number))
         for one, other in zip(alone, together[4 * number : 4 * number + 4], strict=True):
             assert torch.equal(one.x, other.x)
 
@@ -174,10 +174,10 @@ def test_a_trajectory_makes_one_search_after_the_other():
 def test_every_wrong_class_has_a_search_of_its_own(kind):
     model, x, y = problem()
     settings = {"eps": EPS, "num_steps": 4, "loss": "dlr", **({"step_size": 0.02} if kind is PGD else {})}
-    together = list(kind(**settings, target="every").trajectory(model, x, y, generator=draws()))
+    together = list(kind(**settings, target="every").trajectory(model, x, y, generator=rng()))
     by_likelihood = [[k for k in row if k != own] for row, own in zip((-model(x)).argsort(1).tolist(), y, strict=True)]
     for number, target in enumerate(torch.tensor(by_likelihood).unbind(1)):
-        alone = kind(**settings, target=target).trajectory(model, x, y, generator=draws().restart(number))
+        alone = kind(**settings, target=target).trajectory(model, x, y, generator=rng().restart(number))
         for one, other in zip(alone, together[5 * number : 5 * number + 5], strict=True):
             assert torch.equal(one.x, other.x)
     assert len(together) == 4 * 5
@@ -186,7 +186,7 @@ def test_every_wrong_class_has_a_search_of_its_own(kind):
 def test_with_a_plain_generator_restarts_start_elsewhere():
     model, x, y = problem()
     attack = PGD(eps=EPS, step_size=0.02, num_steps=1, restarts=2)
-    first, _, second, _ = attack.trajectory(model, x, y, generator=Draws(torch.Generator().manual_seed(0)))
+    first, _, second, _ = attack.trajectory(model, x, y, generator=BatchRNG(torch.Generator().manual_seed(0)))
     assert not torch.equal(first.x, second.x)
 
 

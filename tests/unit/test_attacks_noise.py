@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bat_core.attacks import Noise
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 
 from .toys import uniform
 
@@ -13,12 +13,12 @@ def never(x):
 
 def walked(attack, x, *, let_go=()):
     """The images of each step, while the rows `let_go` are cleared after the first."""
-    draws = ExampleDraws(seed=0, names=("t",), indices=range(len(x)))
-    standing = torch.ones(len(x), dtype=torch.bool)
+    rng = PerExampleRNG(seed=0, names=("t",), indices=range(len(x)))
+    active = torch.ones(len(x), dtype=torch.bool)
     found = []
-    for iterate in attack.trajectory(never, x, torch.zeros(len(x)).long(), generator=draws, standing=standing):
+    for iterate in attack.trajectory(never, x, torch.zeros(len(x)).long(), generator=rng, active=active):
         found.append((iterate.rows.tolist(), iterate.x))
-        standing[list(let_go)] = False
+        active[list(let_go)] = False
     return found
 
 

@@ -6,7 +6,7 @@ from bat_core.attacks import APGD, PGD, Square
 from bat_core.attacks.square import square_side
 from bat_core.evaluate import evaluate
 from bat_core.losses import cw_margin
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 
 from .toys import classes, small_net, uniform
@@ -15,8 +15,8 @@ library = pytest.importorskip("pyautoattack.square")
 EPS = 40 / 255
 
 
-def draws(count):
-    return ExampleDraws(seed=0, names=("t",), indices=range(count))
+def rng(count):
+    return PerExampleRNG(seed=0, names=("t",), indices=range(count))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_candidate_is_the_best_so_far_with_one_square_of_one_sign_a_channel():
     model, x, y = small_net(), 0.2 + 0.6 * uniform(6, 3, 8, 8, dtype=torch.float64), classes(6, 5)
     attack = Square(eps=0.1, num_steps=60)
     best, best_value, colours = None, None, []
-    for iterate in attack.trajectory(model, x, y, generator=draws(6)):
+    for iterate in attack.trajectory(model, x, y, generator=rng(6)):
         value = cw_margin(model(iterate.x), y)
         if best is None:
             best, best_value = iterate.x, value
@@ -85,9 +85,9 @@ def test_it_begins_with_vertical_stripes():
 def test_it_returns_the_point_of_the_largest_margin():
     model, x, y = small_net(), uniform(12, 3, 8, 8, dtype=torch.float64), classes(12, 5)
     attack = Square(eps=0.05, num_steps=50)
-    met = [cw_margin(model(point.x), y) for point in attack.trajectory(model, x, y, generator=draws(12))]
+    met = [cw_margin(model(point.x), y) for point in attack.trajectory(model, x, y, generator=rng(12))]
     assert len(met) == 51
-    torch.testing.assert_close(cw_margin(model(attack(model, x, y, generator=draws(12))), y), torch.stack(met).amax(0))
+    torch.testing.assert_close(cw_margin(model(attack(model, x, y, generator=rng(12))), y), torch.stack(met).amax(0))
 
 
 class NoGradient(nn.Module):
@@ -111,7 +111,7 @@ def test_it_never_asks_for_a_gradient():
         PGD(eps=0.05, step_size=0.02, num_steps=1)(model, x, y)
 
 
-def standing(robust_digits, attack, *, model=None, seed=0):
+def active(robust_digits, attack, *, model=None, seed=0):
     suite = Suite(name="one", entries=(Entry(name="one", attack=attack, drop=True),))
     verdicts = evaluate(
         model or robust_digits.model, robust_digits.images, robust_digits.labels, attack=suite, seed=seed
@@ -132,8 +132,8 @@ class Quantised(nn.Module):
 
 def test_it_breaks_a_model_whose_gradient_is_zero(robust_digits):
     model = Quantised(robust_digits.model)
-    blind = standing(robust_digits, APGD(eps=EPS, num_steps=20), model=model)
-    assert standing(robust_digits, Square(eps=EPS, num_steps=300), model=model) < blind - 15
+    blind = active(robust_digits, APGD(eps=EPS, num_steps=20), model=model)
+    assert active(robust_digits, Square(eps=EPS, num_steps=300), model=model) < blind - 15
 
 
 class EveryPlace(library.SquareAttack):
@@ -147,7 +147,7 @@ def test_it_is_as_strong_as_pyautoattacks_at_as_many_queries(robust_digits):
     model, images, labels = robust_digits
     ours, theirs = 0, 0
     for seed in range(3):
-        ours += standing(robust_digits, Square(eps=EPS, num_steps=300), seed=seed)
+        ours += active(robust_digits, Square(eps=EPS, num_steps=300), seed=seed)
         peer = EveryPlace(model, n_queries=300, eps=EPS, seed=seed, device="cpu", resc_schedule=False)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             theirs += int((model(peer.perturb(images, labels)).argmax(1) == labels).sum())

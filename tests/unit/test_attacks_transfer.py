@@ -4,7 +4,7 @@ from torch import nn
 
 from bat_core.attacks import APGD, PGD, Transfer
 from bat_core.evaluate import evaluate
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 
 from .toys import classes, small_net, uniform
@@ -21,32 +21,32 @@ def problem(count=20):
     return uniform(count, 3, 8, 8, dtype=torch.float64), classes(count, 5)
 
 
-def draws(rows):
-    return ExampleDraws(seed=0, names=("t",), indices=list(rows))
+def rng(rows):
+    return PerExampleRNG(seed=0, names=("t",), indices=list(rows))
 
 
 def test_its_images_are_those_crafted_on_the_source():
     x, y = problem()
     source = small_net(seed=1)
-    expected = CRAFTED_BY(source, x, y, generator=draws(range(20)))
-    x_adv = Transfer(eps=EPS, sources=(source,), crafted_by=CRAFTED_BY)(never, x, y, generator=draws(range(20)))
+    expected = CRAFTED_BY(source, x, y, generator=rng(range(20)))
+    x_adv = Transfer(eps=EPS, sources=(source,), crafted_by=CRAFTED_BY)(never, x, y, generator=rng(range(20)))
     assert torch.equal(x_adv, expected)
-    assert not torch.equal(x_adv, CRAFTED_BY(small_net(seed=2), x, y, generator=draws(range(20))))
+    assert not torch.equal(x_adv, CRAFTED_BY(small_net(seed=2), x, y, generator=rng(range(20))))
 
 
 def test_each_source_is_a_step_and_crafts_for_what_still_stands():
     x, y = problem()
     sources = tuple(small_net(seed=seed) for seed in (1, 2, 3))
-    standing = torch.ones(20, dtype=torch.bool)
+    active = torch.ones(20, dtype=torch.bool)
     met = []
     attack = Transfer(eps=EPS, sources=sources, crafted_by=CRAFTED_BY)
-    for iterate in attack.trajectory(never, x, y, generator=draws(range(20)), standing=standing):
+    for iterate in attack.trajectory(never, x, y, generator=rng(range(20)), active=active):
         met.append((iterate.step, iterate.rows.tolist()))
         alone = CRAFTED_BY(
-            sources[iterate.step - 1], x[iterate.rows], y[iterate.rows], generator=draws(iterate.rows.tolist())
+            sources[iterate.step - 1], x[iterate.rows], y[iterate.rows], generator=rng(iterate.rows.tolist())
         )
         torch.testing.assert_close(iterate.x, alone, rtol=0, atol=1e-12)
-        standing[[iterate.step, 10 + iterate.step]] = False
+        active[[iterate.step, 10 + iterate.step]] = False
     everyone = set(range(20))
     assert met == [(1, [*everyone]), (2, [*(everyone - {1, 11})]), (3, [*(everyone - {1, 2, 11, 12})])]
 
@@ -73,11 +73,11 @@ def test_a_source_is_in_evaluation_mode_meanwhile_and_left_as_it_was():
     source[0].eval()
     before = source.state_dict()["1.running_mean"].clone()
     attack = Transfer(eps=EPS, sources=(source,), crafted_by=CRAFTED_BY)
-    x_adv = attack(never, x, y, generator=draws(range(6)))
+    x_adv = attack(never, x, y, generator=rng(range(6)))
     assert [part.training for part in source] == [False, True, True]
     assert torch.equal(source.state_dict()["1.running_mean"], before)
     assert all(parameter.grad is None for parameter in source.parameters())
-    assert torch.equal(x_adv, attack(never, x, y, generator=draws(range(6))))
+    assert torch.equal(x_adv, attack(never, x, y, generator=rng(range(6))))
 
 
 def test_it_needs_a_source():

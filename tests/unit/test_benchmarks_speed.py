@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bat_core.recipes import get_recipe
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 MODULES = ("gpu", "reproduce", "bare", "speed", "speedrun", "training", "growth", "common", "peers", "timing")
 
@@ -56,7 +56,7 @@ def test_the_passes_that_are_counted_are_those_that_are_made(script, recipe):
 
     model.register_forward_hook(count)
     x, y = torch.rand(5, 3, 2, 2), torch.arange(5) % 4
-    get_recipe(recipe).craft(model, x, y, Draws())
+    get_recipe(recipe).craft(model, x, y, BatchRNG())
     crafting = forward["all"] + forward["with_gradient"]
     assert crafting + 3 == script("speed").PASSES[recipe]
 

@@ -8,7 +8,7 @@ import torch
 
 from bat_core.checkpoint import (
     checkpoints,
-    choose_checkpoint,
+    find_resume_point,
     load_checkpoint,
     load_model,
     read_description,
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage, saved, d
     assert before.epoch == 2
     do, said = DAMAGE[damage]
     do(folder / "epoch_0002")
-    choice = choose_checkpoint(folder, config)
+    choice = find_resume_point(folder, config)
     assert choice.folder == folder / "epoch_0001"
     assert list(choice.passed_over) == ["epoch_0002"]
     assert said in choice.passed_over["epoch_0002"]
@@ -184,7 +184,7 @@ def test_with_no_sound_checkpoint_there_is_none(saved, digits):
     config, folder = saved
     for epoch in (1, 2):
         cut(folder / f"epoch_000{epoch}" / "model.safetensors", 1)
-    assert list(choose_checkpoint(folder, config).passed_over) == ["epoch_0002", "epoch_0001"]
+    assert list(find_resume_point(folder, config).passed_over) == ["epoch_0002", "epoch_0001"]
     assert load_checkpoint(folder, config, digits, CPU) is None
     assert load_checkpoint(folder / "nowhere", config, digits, CPU) is None
 
@@ -193,7 +193,7 @@ def test_another_trials_checkpoint_is_passed_over(saved, make_trial, digits):
     _, folder = saved
     assert load_checkpoint(folder, make_trial(seed=1), digits, CPU) is None
     assert load_checkpoint(folder, make_trial(epochs=4), digits, CPU) is None
-    said = choose_checkpoint(folder, make_trial(epochs=4)).passed_over["epoch_0002"]
+    said = find_resume_point(folder, make_trial(epochs=4)).passed_over["epoch_0002"]
     assert said == f"{folder / 'epoch_0002'} is of another config: train.epochs is 3 there and 4 here"
 
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 
 import bat_core.fit
-from bat_core.collapse import Peak
+from bat_core.collapse import CollapseDetector
 from bat_core.config import AttackConfig
 from bat_core.data import load_dataset
 from bat_core.fit import fit
 
-PEAK = Peak(robust_acc=0.6, one_step_acc=0.5)
+PEAK = CollapseDetector(robust_acc=0.6, one_step_acc=0.5)
 
 
 def test_the_peak_is_the_best_epoch_whatever_comes_after():
-    peak = Peak()
+    peak = CollapseDetector()
     for robust_acc, one_step_acc in [(0.2, 0.3), (0.6, 0.5), (0.6, 0.9), (0.1, 0.9)]:
         peak = peak.after(robust_acc, one_step_acc)
     assert peak == PEAK
@@ -37,16 +37,16 @@ def test_multi_step_accuracy_falls_while_one_step_accuracy_rises(robust_acc, one
 
 @pytest.mark.parametrize(("one_step_acc", "collapsed"), [(0.31, False), (0.34, True)])
 def test_one_step_accuracy_must_stand_out(one_step_acc, collapsed):
-    assert Peak(robust_acc=0.5, one_step_acc=0.2).collapsed(0.23, one_step_acc) is collapsed
+    assert CollapseDetector(robust_acc=0.5, one_step_acc=0.2).collapsed(0.23, one_step_acc) is collapsed
 
 
 def test_nothing_collapses_before_it_stood():
-    assert not Peak().collapsed(0.0, 0.9)
+    assert not CollapseDetector().collapsed(0.0, 0.9)
 
 
 def test_accuracy_no_better_than_chance_is_no_peak_to_fall_from():
     # Early in training a network says one class whatever it is shown, and stands on a tenth of ten classes.
-    assert not Peak(robust_acc=0.11, one_step_acc=0.12).collapsed(0.02, 0.4)
+    assert not CollapseDetector(robust_acc=0.11, one_step_acc=0.12).collapsed(0.02, 0.4)
 
 
 # (clean, multi-step, one-step) accuracy on validation images after each epoch

@@ -4,15 +4,15 @@ import torch.nn.functional as F
 
 from bat_core.data import Augmentation
 from bat_core.data.augment import CROP, CROP_AND_FLIP
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 from . import shards
 
 IMAGES = shards.images(60, 3)
 
 
-def draws(rank=0, size=1):
-    return Draws(torch.Generator().manual_seed(0), rank, size)
+def rng(rank=0, size=1):
+    return BatchRNG(torch.Generator().manual_seed(0), rank, size)
 
 
 def every_outcome(image, pad, flip):
@@ -31,7 +31,7 @@ def every_outcome(image, pad, flip):
 
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (4, False), (1, True), (0, True)])
 def test_each_output_is_a_crop_of_its_padded_image(pad, flip):
-    moved = Augmentation(pad, flip)(IMAGES, draws())
+    moved = Augmentation(pad, flip)(IMAGES, rng())
     assert moved.dtype == torch.uint8
     assert moved.shape == IMAGES.shape
     ways = set()
@@ -47,23 +47,23 @@ def test_each_output_is_a_crop_of_its_padded_image(pad, flip):
 
 
 def test_no_augmentation_changes_nothing():
-    assert torch.equal(Augmentation()(IMAGES, draws()), IMAGES)
+    assert torch.equal(Augmentation()(IMAGES, rng()), IMAGES)
 
 
 @pytest.mark.parametrize("augmentation", [CROP, CROP_AND_FLIP])
 def test_two_workers_see_what_one_sees(augmentation):
-    whole = augmentation(IMAGES, draws())
+    whole = augmentation(IMAGES, rng())
     for rank in range(2):
-        assert torch.equal(augmentation(IMAGES[rank::2], draws(rank, 2)), whole[rank::2])
+        assert torch.equal(augmentation(IMAGES[rank::2], rng(rank, 2)), whole[rank::2])
 
 
 def test_the_images_are_left_as_they_were():
     before = IMAGES.clone()
-    CROP_AND_FLIP(IMAGES, draws())
+    CROP_AND_FLIP(IMAGES, rng())
     assert torch.equal(IMAGES, before)
 
 
 def test_images_need_not_be_square():
     oblong = IMAGES[:5, :, :, :6]
-    for image, output in zip(oblong, CROP(oblong, draws()), strict=True):
+    for image, output in zip(oblong, CROP(oblong, rng()), strict=True):
         assert any(torch.equal(outcome, output) for outcome in every_outcome(image, 4, False).values())

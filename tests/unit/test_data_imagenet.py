@@ -137,7 +137,7 @@ def other_classes(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "description"),
     [
         (missing("train"), "has no train/ in it: name one that holds {train,val}/<class>/*.JPEG"),
         (missing("val"), "has no val/ in it: name one that holds {train,val}/<class>/*.JPEG"),
@@ -148,12 +148,12 @@ def other_classes(folder):
         (other_classes, "train/ and val/ must hold the same classes, and only one has 'n03'"),
     ],
 )
-def test_another_layout_is_refused_in_a_sentence(folder, tmp_path, spoil, says):
+def test_another_layout_is_refused_in_a_sentence(folder, tmp_path, spoil, description):
     spoilt = shutil.copytree(folder, tmp_path / "spoilt")
     spoil(spoilt)
     with pytest.raises(InputError) as caught:
         load(spoilt)
-    assert says in str(caught.value)
+    assert description in str(caught.value)
     assert str(spoilt) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from bat_core.config import AttackConfig
-from bat_core.evaluate import Judge, evaluate, evaluate_batches
+from bat_core.evaluate import Evaluator, evaluate, evaluate_batches
 from bat_core.models import build_model
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.verdicts import UNBROKEN, Verdicts
 
 from .test_verdicts import assert_same
@@ -28,7 +28,7 @@ class Pit(nn.Module):
 
 def simulated(x, row, loss):
     """x^0 ... x^13 by hand: each a float step towards CENTRE, kept within eps and [0, 1]."""
-    noise = ExampleDraws(seed=0, names=("evaluate", loss), indices=[row])
+    noise = PerExampleRNG(seed=0, names=("evaluate", loss), indices=[row])
     start = noise.uniform(torch.empty(1, 1, 1, 1, dtype=torch.float64)).item()
     low, high = max(x - ATTACK.eps, 0), min(x + ATTACK.eps, 1)
     points = [min(max(x + (2 * start - 1) * ATTACK.eps, low), high)]
@@ -109,7 +109,10 @@ def test_neither_batch_size_nor_order_nor_sharding_changes_a_verdict():
 
 
 def test_the_seed_decides_the_start():
-    levels, y = torch.linspace(0.4, 0.6, 40, dtype=torch.float64).view(-1, 1, 1, 1), torch.zeros(40, dtype=torch.int64)
+    levels, y = (
+        torch.linspace(0.4, 0.6, 40, dtype=torch.float64).view(-1, 1, 1, 1),
+        torch.zeros(40, dtype=torch.int64),
+    )
     one, other = (evaluate(Pit(), levels, y, attack=ATTACK, seed=seed) for seed in (0, 1))
     assert (one.outcomes["ce"].broken_at != other.outcomes["ce"].broken_at).any()
 
@@ -195,6 +198,6 @@ def test_the_layout_of_memory_is_no_concern_of_whoever_brings_a_model():
 def test_a_gradient_comes_back_in_the_layout_that_attacks_expect():
     model = build_model("small_cnn_8", num_classes=10, image_shape=(3, 8, 8)).eval()
     x = torch.rand(4, 3, 8, 8).requires_grad_()
-    (gradient,) = torch.autograd.grad(Judge(model).logits(x).sum(), x)
+    (gradient,) = torch.autograd.grad(Evaluator(model).logits(x).sum(), x)
     assert gradient.is_contiguous()
     torch.testing.assert_close(gradient, torch.autograd.grad(model(x).sum(), x)[0])

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, Iterate, Noise, Square
-from bat_core.evaluate import Judge, evaluate, is_out_of_memory
-from bat_core.rng import ExampleDraws
+from bat_core.evaluate import Evaluator, evaluate, is_out_of_memory
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, get_suite
-from bat_core.verdicts import SPARED, UNBROKEN
+from bat_core.verdicts import SKIPPED, UNBROKEN
 
 from .test_verdicts import assert_same
 from .toys import small_net, uniform
@@ -53,11 +53,11 @@ def test_what_fell_before_is_spared_and_told_from_what_was_never_right(dropping)
     with_drop, without = dropping
     first, second = (with_drop.outcomes[name].broken_at for name in ("apgd-ce", "apgd-t"))
     fallen_to_the_first = with_drop.clean_correct & (first != UNBROKEN)
-    np.testing.assert_array_equal(second == SPARED, fallen_to_the_first)
-    np.testing.assert_array_equal(first == SPARED, np.zeros(40, dtype=np.bool_))
+    np.testing.assert_array_equal(second == SKIPPED, fallen_to_the_first)
+    np.testing.assert_array_equal(first == SKIPPED, np.zeros(40, dtype=np.bool_))
     for outcome in (first, second):
         np.testing.assert_array_equal(outcome[~with_drop.clean_correct], 0)
-    assert not any((outcome.broken_at == SPARED).any() for outcome in without.outcomes.values())
+    assert not any((outcome.broken_at == SKIPPED).any() for outcome in without.outcomes.values())
 
 
 @pytest.mark.parametrize("drop", [True, False])
@@ -104,10 +104,10 @@ def test_an_attack_more_shifts_no_other(name, mixed):
 
 def test_a_worst_case_over_attacks_can_be_built_up(mixed):
     model, x, y = mostly_right()
-    judge = Judge(model)
-    verdicts = judge.clean(x, y, torch.arange(40))
+    evaluator = Evaluator(model)
+    verdicts = evaluator.clean(x, y, torch.arange(40))
     for name, attack in MIXED.items():
-        verdicts = judge.extend(verdicts, x, suite(**{name: attack}))
+        verdicts = evaluator.extend(verdicts, x, suite(**{name: attack}))
     assert_same(verdicts, mixed)
 
 
@@ -117,8 +117,8 @@ def test_of_several_searches_the_first_step_that_broke_an_example_is_told():
     together = evaluate(model, x, y, attack=suite(a=dataclasses.replace(attack, restarts=3))).outcomes["a"].broken_at
     expected = np.where(evaluate(model, x, y, attack=suite(a=attack)).clean_correct, 99, 0)
     for number in range(3):
-        draws = ExampleDraws(seed=0, names=("evaluate", "a"), indices=range(40)).restart(number)
-        for iterate in attack.trajectory(model, x, y, generator=draws):
+        rng = PerExampleRNG(seed=0, names=("evaluate", "a"), indices=range(40)).restart(number)
+        for iterate in attack.trajectory(model, x, y, generator=rng):
             fell = (model(iterate.x).argmax(1) != y).numpy()
             expected = np.where(fell, np.minimum(expected, iterate.step), expected)
     assert len(set(expected)) > 3
@@ -135,8 +135,8 @@ def test_a_saved_image_classified_again_gives_the_verdict(precision, dtype):
         assert saved[name].keys().isdisjoint(rows.tolist())
         saved[name] |= dict(zip(rows.tolist(), x_adv, strict=True))
 
-    judge = Judge(Narrow(model, 16, MemoryError()), precision=precision)  # in several parts
-    verdicts = judge.extend(judge.clean(x, y, rows), x, suite(**MIXED), save=save)
+    evaluator = Evaluator(Narrow(model, 16, MemoryError()), precision=precision)  # in several parts
+    verdicts = evaluator.extend(evaluator.clean(x, y, rows), x, suite(**MIXED), save=save)
     for number, entry in enumerate(suite(**MIXED).entries):
         attacked = np.flatnonzero(verdicts.robust_after(number)) if entry.drop else np.arange(40)
         assert sorted(saved[entry.name]) == rows[attacked].tolist()
@@ -175,8 +175,8 @@ class Scripted(Attack):
 
     levels: tuple[tuple[float, ...], ...]
 
-    def iterates(self, logits_fn, problem, draws, standing):
-        number = draws.names[-1] if "restart" in draws.names else 0
+    def iterates(self, logits_fn, problem, rng, active):
+        number = rng.names[-1] if "restart" in rng.names else 0
         for step, level in enumerate(self.levels[number]):
             x = torch.full_like(problem.ball.x, level)
             yield Iterate(step, problem.rows, x, logits_fn(x).detach())
@@ -198,9 +198,11 @@ def scripted(*levels, precision="bfloat16"):
     """The verdict on one image, and the class of the image that was saved."""
     model, x, y = AboveHalf(), torch.full((1, 1, 1, 1), 0.7), torch.tensor([0])
     saved = []
-    judge = Judge(model, precision=precision)
+    evaluator = Evaluator(model, precision=precision)
     attack = suite(a=Scripted(eps=0.5, levels=levels, restarts=len(levels)))
-    verdicts = judge.extend(judge.clean(x, y, torch.arange(1)), x, attack, save=lambda *found: saved.append(found[2]))
+    verdicts = evaluator.extend(
+        evaluator.clean(x, y, torch.arange(1)), x, attack, save=lambda *found: saved.append(found[2])
+    )
     return verdicts.outcomes["a"].broken_at.item(), model(saved[0]).argmax(1).item()
 
 
@@ -241,20 +243,20 @@ class Narrow(nn.Module):
 def test_a_batch_that_does_not_fit_is_halved_and_the_verdicts_are_the_same(error, mixed):
     model, x, y = mostly_right()
     narrow = Narrow(model, 6, error)
-    judge = Judge(narrow)
-    verdicts = judge.extend(judge.clean(x, y, torch.arange(40)), x, suite(**MIXED))
+    evaluator = Evaluator(narrow)
+    verdicts = evaluator.extend(evaluator.clean(x, y, torch.arange(40)), x, suite(**MIXED))
     assert_same(verdicts, mixed)
-    assert judge.halvings == 3  # 40, 20, 10, 5
+    assert evaluator.halvings == 3  # 40, 20, 10, 5
     assert [size for size in narrow.sizes if size > 6] == [40, 20, 10]
 
 
 def test_an_attack_that_needs_more_than_a_pass_is_halved_too(mixed):
     model, x, y = mostly_right()
-    judge = Judge(model)
-    clean = judge.clean(x, y, torch.arange(40))
-    judge.model = Narrow(model, 10, ERRORS[0])
-    assert_same(judge.extend(clean, x, suite(**MIXED)), mixed)
-    assert judge.halvings == 2
+    evaluator = Evaluator(model)
+    clean = evaluator.clean(x, y, torch.arange(40))
+    evaluator.model = Narrow(model, 10, ERRORS[0])
+    assert_same(evaluator.extend(clean, x, suite(**MIXED)), mixed)
+    assert evaluator.halvings == 2
 
 
 def test_one_image_that_does_not_fit_is_an_error():

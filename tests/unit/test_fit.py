@@ -91,8 +91,8 @@ def spied(monkeypatch, make_trial, digits):
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Watched(Recipe):
-        def craft(self, logits_fn, x, y, draws):
-            x_adv, label = super().craft(logits_fn, x, y, draws)
+        def craft(self, logits_fn, x, y, rng):
+            x_adv, label = super().craft(logits_fn, x, y, rng)
             crafted.append((x, x_adv, label))
             return x_adv, label
 

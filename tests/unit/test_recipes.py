@@ -6,7 +6,7 @@ from bat_core.attacks import FGSM, PGD
 from bat_core.labels import adversarial_label, smooth_label
 from bat_core.losses import cross_entropy
 from bat_core.recipes import Recipe, get_recipe, recipe_names, recipe_params
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 from .toys import Linear, classes, normal, uniform
 
@@ -30,8 +30,8 @@ def batch():
     return Counted(Linear(normal(5, 16))), uniform(8, 1, 4, 4), classes(8, 5)
 
 
-def draws():
-    return Draws(torch.Generator().manual_seed(0))
+def rng():
+    return BatchRNG(torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def draws():
 )
 def test_crafting_costs_no_forward_pass_too_many(name, passes, batch):
     model, x, y = batch
-    get_recipe(name).craft(model, x, y, draws())
+    get_recipe(name).craft(model, x, y, rng())
     assert len(model.seen) == passes
 
 
 @pytest.mark.parametrize("name", ["R-MC", "R-MC-LS", "R-MC-LA"])
 def test_clean_logits_are_taken_without_gradient_and_first(name, batch):
     model, x, y = batch
-    get_recipe(name).craft(model, x, y, draws())
+    get_recipe(name).craft(model, x, y, rng())
     (clean, with_gradient), (start, _) = model.seen
     assert torch.equal(clean, x)
     assert not with_gradient
@@ -56,22 +56,22 @@ def test_clean_logits_are_taken_without_gradient_and_first(name, batch):
 @pytest.mark.parametrize("name", ["R-MC", "R-MC-LS", "R-MC-LA"])
 def test_the_image_takes_one_targeted_step_from_a_random_start(name, batch):
     model, x, y = batch
-    x_adv, _ = get_recipe(name, eps=EPS).craft(model, x, y, draws())
-    expected = FGSM(eps=EPS, target="mc", random_start=True)(model, x, y, generator=draws())
+    x_adv, _ = get_recipe(name, eps=EPS).craft(model, x, y, rng())
+    expected = FGSM(eps=EPS, target="mc", random_start=True)(model, x, y, generator=rng())
     assert torch.equal(x_adv, expected)
 
 
 def test_madry_takes_seven_steps_of_a_quarter(batch):
     model, x, y = batch
-    x_adv, label = get_recipe("Madry", eps=EPS).craft(model, x, y, draws())
-    expected = PGD(eps=EPS, step_size=EPS / 4, num_steps=7)(model, x, y, generator=draws())
+    x_adv, label = get_recipe("Madry", eps=EPS).craft(model, x, y, rng())
+    expected = PGD(eps=EPS, step_size=EPS / 4, num_steps=7)(model, x, y, generator=rng())
     assert torch.equal(x_adv, expected)
     assert torch.equal(label, y)
 
 
 def test_undefended_trains_on_clean_images(batch):
     model, x, y = batch
-    x_adv, label = get_recipe("Undefended").craft(model, x, y, draws())
+    x_adv, label = get_recipe("Undefended").craft(model, x, y, rng())
     assert torch.equal(x_adv, x)
     assert torch.equal(label, y)
 
@@ -79,18 +79,18 @@ def test_undefended_trains_on_clean_images(batch):
 def test_the_label_comes_from_the_clean_logits(batch):
     model, x, y = batch
     logits = model(x).detach()
-    crafted = {name: get_recipe(name).craft(model, x, y, draws())[1] for name in ("R-MC", "R-MC-LS", "R-MC-LA")}
+    crafted = {name: get_recipe(name).craft(model, x, y, rng())[1] for name in ("R-MC", "R-MC-LS", "R-MC-LA")}
     assert torch.equal(crafted["R-MC"], y)
     assert torch.equal(crafted["R-MC-LS"], smooth_label(y, num_classes=5, eps_y=0.5))
     assert torch.equal(crafted["R-MC-LA"], adversarial_label(logits, y, beta=9, gamma=0.01))
-    stronger = get_recipe("R-MC-LA", beta=2, gamma=0.1).craft(model, x, y, draws())[1]
+    stronger = get_recipe("R-MC-LA", beta=2, gamma=0.1).craft(model, x, y, rng())[1]
     assert torch.equal(stronger, adversarial_label(logits, y, beta=2, gamma=0.1))
 
 
 def test_the_loss_is_cross_entropy_on_the_attacked_images_alone(batch):
     model, x, y = batch
     recipe = get_recipe("R-MC-LA")
-    x_adv, label = recipe.craft(model, x, y, draws())
+    x_adv, label = recipe.craft(model, x, y, rng())
     model.seen.clear()
     losses, logits = recipe.loss(model, x, x_adv, label)
     assert [torch.equal(seen, x_adv) for seen, _ in model.seen] == [True]

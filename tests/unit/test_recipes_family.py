@@ -13,7 +13,7 @@ from bat_core.recipes import get_recipe
 from bat_core.recipes.base import Adversarial, OneHot, Smooth
 from bat_core.recipes.bilateral import class_weights, nearest_boundary
 from bat_core.recipes.peers import divergence
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 from .toys import Linear, classes, normal, uniform
 
@@ -45,8 +45,8 @@ def test_a_recipe_is_its_definition(name):
     assert (recipe.attack, recipe.label) == DEFINITIONS[name]
 
 
-def draws():
-    return Draws(torch.Generator().manual_seed(0))
+def rng():
+    return BatchRNG(torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ class Counted(nn.Module):
 def test_the_cheaper_variant_takes_one_forward_pass_and_all_from_it(batch):
     model, x, y = batch
     counted = Counted(model)
-    x_adv, label = get_recipe("R-MC-LA-5F", eps=0.1).craft(counted, x, y, draws())
+    x_adv, label = get_recipe("R-MC-LA-5F", eps=0.1).craft(counted, x, y, rng())
     (start,) = counted.seen
     faithful = Counted(model)
-    get_recipe("R-MC-LA", eps=0.1).craft(faithful, x, y, draws())
+    get_recipe("R-MC-LA", eps=0.1).craft(faithful, x, y, rng())
     assert len(faithful.seen) == 2  # the clean images, and the start
     assert any(torch.equal(start, seen) for seen in faithful.seen)
     logits = model(start)
@@ -97,9 +97,9 @@ def test_the_nearest_boundary_is_found_by_trying_each_class():
 def test_mosa_steps_towards_the_nearest_boundary():
     x, y = uniform(8, 1, 4, 4), classes(8, 5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
-    x_adv, _ = get_recipe("R-MOSA-LA", eps=0.05).craft(model, x, y, draws())
+    x_adv, _ = get_recipe("R-MOSA-LA", eps=0.05).craft(model, x, y, rng())
     target = nearest_boundary(model(x).detach(), y, model[1].weight.detach())
-    expected = FGSM(eps=0.05, target=target, random_start=True)(model, x, y, generator=draws())
+    expected = FGSM(eps=0.05, target=target, random_start=True)(model, x, y, generator=rng())
     assert torch.equal(x_adv, expected)
 
 
@@ -111,8 +111,8 @@ def test_mosa_needs_a_linear_layer(batch):
 def test_n_fgsm_steps_from_noise_and_is_not_cut_back(batch):
     model, x, y = batch
     eps = 0.05
-    x_adv, label = get_recipe("N-FGSM", eps=eps).craft(model, x, y, draws())
-    start = (x + 2 * eps * (2 * draws().uniform(x) - 1)).requires_grad_()
+    x_adv, label = get_recipe("N-FGSM", eps=eps).craft(model, x, y, rng())
+    start = (x + 2 * eps * (2 * rng().uniform(x) - 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(start), y, reduction="sum"), start)
     torch.testing.assert_close(x_adv, (start + eps * gradient.sign()).clamp(0, 1).detach())
     assert torch.equal(label, y)
@@ -122,7 +122,7 @@ def test_n_fgsm_steps_from_noise_and_is_not_cut_back(batch):
 def test_trades_climbs_the_divergence_from_clean_predictions(batch):
     model, x, y = batch
     recipe = get_recipe("TRADES", eps=0.05)
-    x_adv, _ = recipe.craft(model, x, y, draws())
+    x_adv, _ = recipe.craft(model, x, y, rng())
     log_p = F.log_softmax(model(x), dim=1)
     noise = (x + 0.05 * (2 * uniform(*x.shape) - 1)).clamp(0, 1)
     assert (divergence(log_p, model(x_adv)) > divergence(log_p, model(noise))).all()
@@ -141,9 +141,9 @@ def test_trades_loss_is_cross_entropy_on_clean_images_and_six_divergences(batch)
 
 def test_normal_draws_are_normal_and_shared_as_others():
     like = torch.empty(4000, 5)
-    drawn = Draws(torch.Generator().manual_seed(0)).normal(like)
+    drawn = BatchRNG(torch.Generator().manual_seed(0)).normal(like)
     assert abs(drawn.mean()) < 4 / math.sqrt(drawn.numel())
     assert abs(drawn.std() - 1) < 4 / math.sqrt(2 * drawn.numel())
     assert drawn.isfinite().all()
-    shares = [Draws(torch.Generator().manual_seed(0), rank, 2).normal(like[::2]) for rank in range(2)]
+    shares = [BatchRNG(torch.Generator().manual_seed(0), rank, 2).normal(like[::2]) for rank in range(2)]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), drawn)

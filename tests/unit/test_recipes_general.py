@@ -7,7 +7,7 @@ from bat_core.attacks import FGSM, PGD
 from bat_core.errors import InputError
 from bat_core.labels import adversarial_label, smooth_label
 from bat_core.recipes import get_recipe, recipe_params
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 
 from .toys import classes, small_net, uniform
 
@@ -19,12 +19,12 @@ def batch():
     return small_net(), uniform(8, 3, 8, 8, dtype=torch.float64), classes(8, 5)
 
 
-def draws():
-    return Draws(torch.Generator().manual_seed(0))
+def rng():
+    return BatchRNG(torch.Generator().manual_seed(0))
 
 
 def craft(name, batch, **params):
-    return get_recipe(name, **params).craft(*batch, draws())
+    return get_recipe(name, **params).craft(*batch, rng())
 
 
 def same(crafted, expected):
@@ -62,7 +62,7 @@ def test_the_image_is_attacked_as_it_says(target, num_steps, random_start, batch
     settings = {"eps": EPS, "num_steps": num_steps, "random_start": random_start}
     x_adv, _ = craft("BAT", batch, target=target, rel_step_size=0.6, **settings)
     attack = PGD(step_size=0.6 * EPS, target=None if target == "none" else target, **settings)
-    assert torch.equal(x_adv, attack(*batch, generator=draws()))
+    assert torch.equal(x_adv, attack(*batch, generator=rng()))
 
 
 def test_its_attacks_are_all_different(batch):

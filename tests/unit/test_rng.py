@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bat_core.rng import Draws, ExampleDraws, as_draws, named_generator, named_seed
+from bat_core.rng import BatchRNG, PerExampleRNG, as_rng, named_generator, named_seed
 
 
 def make(seed=3):
@@ -26,17 +26,17 @@ def test_a_named_generator_begins_at_its_seed():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_sharded_draws_interleave_to_what_one_worker_draws(size):
-    alone = Draws(make())
+    alone = BatchRNG(make())
     whole_noise, whole_classes = alone.uniform(torch.empty(6, 1, 2, 2)), alone.integers(9, torch.empty(6))
     for rank in range(size):
-        worker = Draws(make(), rank, size)
+        worker = BatchRNG(make(), rank, size)
         share = torch.empty(6 // size, 1, 2, 2)
         assert torch.equal(worker.uniform(share), whole_noise[rank::size])
         assert torch.equal(worker.integers(9, share), whole_classes[rank::size])
 
 
 def example_draws(indices, **changes):
-    return ExampleDraws(**{"seed": 1, "names": ("evaluate", "ce"), "indices": indices, **changes})
+    return PerExampleRNG(**{"seed": 1, "names": ("evaluate", "ce"), "indices": indices, **changes})
 
 
 def test_an_examples_draws_know_neither_batch_nor_order():
@@ -58,33 +58,33 @@ def test_an_examples_draws_depend_on_seed_names_and_index(changes):
 
 def test_a_restart_draws_anew_and_the_first_is_no_restart():
     like = torch.empty(1, 1, 4, 4)
-    draws = example_draws([4])
-    starts = [draws.restart(number).uniform(like) for number in range(4)]
-    assert torch.equal(starts[0], draws.uniform(like))
+    rng = example_draws([4])
+    starts = [rng.restart(number).uniform(like) for number in range(4)]
+    assert torch.equal(starts[0], rng.uniform(like))
     assert len({tuple(start.flatten().tolist()) for start in starts}) == 4
-    assert torch.equal(draws.restart(3).uniform(like), starts[3])
+    assert torch.equal(rng.restart(3).uniform(like), starts[3])
 
 
 def test_some_of_the_examples_draw_what_they_drew_among_all():
-    draws, rows = example_draws([4, 0, 17, 2]), torch.tensor([3, 0])
-    noise, targets = draws.uniform(torch.empty(4, 3, 2, 2)), draws.integers(1000, torch.empty(4))
-    assert list(draws.take(rows).indices) == [2, 4]
-    assert torch.equal(draws.take(rows).uniform(torch.empty(2, 3, 2, 2)), noise[rows])
-    assert torch.equal(draws.take(rows).integers(1000, torch.empty(2)), targets[rows])
+    rng, rows = example_draws([4, 0, 17, 2]), torch.tensor([3, 0])
+    noise, targets = rng.uniform(torch.empty(4, 3, 2, 2)), rng.integers(1000, torch.empty(4))
+    assert list(rng.take(rows).indices) == [2, 4]
+    assert torch.equal(rng.take(rows).uniform(torch.empty(2, 3, 2, 2)), noise[rows])
+    assert torch.equal(rng.take(rows).integers(1000, torch.empty(2)), targets[rows])
 
 
 def test_a_plain_generator_goes_on_over_restarts():
-    draws = Draws(make())
+    rng = BatchRNG(make())
     expected = torch.rand(8, generator=make())
-    parts = [draws.uniform(torch.empty(4)), draws.restart(1).take(torch.tensor([0])).uniform(torch.empty(4))]
+    parts = [rng.uniform(torch.empty(4)), rng.restart(1).take(torch.tensor([0])).uniform(torch.empty(4))]
     assert torch.equal(torch.cat(parts), expected)
 
 
 def test_draws_are_of_the_images_type():
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         like = torch.empty(2, 1, 2, 2, dtype=dtype)
-        for draws in (Draws(make()), example_draws([0, 1])):
-            drawn = draws.uniform(like)
+        for rng in (BatchRNG(make()), example_draws([0, 1])):
+            drawn = rng.uniform(like)
             assert drawn.dtype == dtype
             assert ((drawn >= 0) & (drawn <= 1)).all()
 
@@ -94,9 +94,9 @@ def test_no_generator_is_torchs_own():
         torch.manual_seed(11)
         expected = torch.rand(3)
         torch.manual_seed(11)
-        assert torch.equal(as_draws(None).uniform(torch.empty(3)), expected)
+        assert torch.equal(as_rng(None).uniform(torch.empty(3)), expected)
 
 
 def test_ready_made_draws_pass_as_they_are():
-    draws = Draws(make(), 1, 2)
-    assert as_draws(draws) is draws
+    rng = BatchRNG(make(), 1, 2)
+    assert as_rng(rng) is rng

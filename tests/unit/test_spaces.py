@@ -8,17 +8,17 @@ from search_spaces.base import Parameter, Space, compose, get_space, is_number, 
 
 
 def number(name="x", low=1.0, high=4.0, kind="float", **more):
-    return Parameter(**{"name": name, "kind": kind, "says": "a number", "usual": low, "low": low, "high": high} | more)
+    return Parameter(**{"name": name, "kind": kind, "description": "a number", "default": low, "low": low, "high": high} | more)
 
 
 def choice(name="c", options=("a", "b"), **more):
     return Parameter(
-        **{"name": name, "kind": "choice", "says": "a word", "usual": options[0], "options": options} | more
+        **{"name": name, "kind": "choice", "description": "a word", "default": options[0], "options": options} | more
     )
 
 
 def space(*parameters, name="s", **more):
-    return Space(name=name, says=f"what {name} is", parameters=parameters, **more)
+    return Space(name=name, description=f"what {name} is", parameters=parameters, **more)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,10 @@ def space(*parameters, name="s", **more):
         ([choice(), number(when={"c": ()})], "its condition on 'c' never holds: c is a, b"),
         ([choice(), number(when={"c": ("a", "z")})], "its condition on 'c' never holds"),
         ([choice(options=("a",)), number(when={"c": ("b",)})], "its condition on 'c' never holds: c is a"),
-        ([Parameter(name="c", kind="choice", says="", usual="a")], "space 's', parameter 'c': there are no options"),
+        (
+            [Parameter(name="c", kind="choice", description="", default="a")],
+            "space 's', parameter 'c': there are no options",
+        ),
         ([number(low=4, high=1)], "the range from 4 to 1 is empty"),
         ([number(low=1, high=math.inf)], "the range from 1 to inf is empty"),
         ([number(low=math.nan, high=1)], "the range from nan to 1 is empty"),
@@ -70,13 +73,13 @@ def test_a_parameter_admits_what_lies_in_it():
 
 
 def test_what_cannot_vary_is_its_only_value():
-    assert number(low=2, high=2).only() == 2
-    assert number().only() is None
-    assert (whole := number(low=3.0, high=3.0, kind="integer").only()) == 3
+    assert number(low=2, high=2).fixed_value() == 2
+    assert number().fixed_value() is None
+    assert (whole := number(low=3.0, high=3.0, kind="integer").fixed_value()) == 3
     assert type(whole) is int
-    assert choice(options=("a",)).only() == "a"
-    assert choice(options=(False,)).only() is False
-    assert choice().only() is None
+    assert choice(options=("a",)).fixed_value() == "a"
+    assert choice(options=(False,)).fixed_value() is False
+    assert choice().fixed_value() is None
 
 
 def test_only_finite_numbers_are_numbers():
@@ -90,21 +93,21 @@ def test_a_value_is_shown_as_it_is_typed():
 
 
 def test_the_papers_point_keeps_to_what_is_left():
-    def usual(*parameters):
-        return space(*parameters).usual()
+    def default(*parameters):
+        return space(*parameters).default_point()
 
-    assert usual(number(low=1, high=4, usual=9.0)) == {"x": 4.0}
-    assert usual(number(low=5, high=8, usual=2.0)) == {"x": 5.0}
-    assert usual(number(low=1, high=4, usual=3.0)) == {"x": 3.0}
-    assert usual(choice(options=("b", "a"), usual="z")) == {"c": "b"}
-    assert usual(choice(options=("b", "a"), usual="a")) == {"c": "a"}
-    (value,) = usual(number(low=1, high=4, usual=9, kind="integer")).values()
+    assert default(number(low=1, high=4, default=9.0)) == {"x": 4.0}
+    assert default(number(low=5, high=8, default=2.0)) == {"x": 5.0}
+    assert default(number(low=1, high=4, default=3.0)) == {"x": 3.0}
+    assert default(choice(options=("b", "a"), default="z")) == {"c": "b"}
+    assert default(choice(options=("b", "a"), default="a")) == {"c": "a"}
+    (value,) = default(number(low=1, high=4, default=9, kind="integer")).values()
     assert (value, type(value)) == (4, int)
 
 
 def test_the_papers_point_has_no_parameter_whose_condition_fails():
     parameters = choice(), number("x", when={"c": ("a",)}), number("y", when={"c": ("b",)})
-    assert set(space(*parameters).usual()) == {"c", "x"}
+    assert set(space(*parameters).default_point()) == {"c", "x"}
 
 
 def test_two_spaces_are_described_differently_if_they_are_different():
@@ -131,22 +134,22 @@ def test_composing_takes_at_least_one_space_and_one_is_itself():
     ("other", "taken"),
     [
         (space(number("x"), name="t"), "x"),
-        (space(number("y", where="train.lr"), name="t"), "train.lr"),
+        (space(number("y", field_path="train.lr"), name="t"), "train.lr"),
         (space(number("train.lr"), name="t"), "train.lr"),
     ],
 )
 def test_spaces_that_vary_the_same_do_not_compose(other, taken):
     with pytest.raises(InputError, match=f"spaces 's' and 't' both vary '{taken}': they do not compose"):
-        compose([space(number("x", where="train.lr")), other])
+        compose([space(number("x", field_path="train.lr")), other])
 
 
 def test_one_space_may_set_a_field_under_two_conditions():
-    first = number("x", where="train.lr", when={"c": ("a",)})
-    second = number("y", where="train.lr", when={"c": ("b",)})
+    first = number("x", field_path="train.lr", when={"c": ("a",)})
+    second = number("y", field_path="train.lr", when={"c": ("b",)})
     both = compose([space(choice(), first, second), space(number("z"), name="t")])
     assert both.names == ("c", "x", "y", "z")
     assert both.name == "s+t"
-    assert both.says == "what s is; what t is"
+    assert both.description == "what s is; what t is"
 
 
 def test_a_space_is_not_composed_with_itself():

@@ -37,16 +37,16 @@ ALL = compose([get_space(name) for name in ("bat", "schedule", "model")]).at(1 /
 )
 def test_what_is_set_cannot_vary(entry, value):
     name = entry.partition("=")[0].replace("eps_x", "eps")
-    only = narrow(ALL, fixed=[entry])[name].only()
+    only = narrow(ALL, fixed=[entry])[name].fixed_value()
     assert only == value
     assert type(only) is type(value)
 
 
 def test_a_single_number_may_lie_outside_the_space():
-    assert narrow(ALL, fixed=["epochs=1"])["epochs"].only() == 1
-    assert narrow(ALL, fixed=["eps=32/255"])["eps"].only() == 32 / 255
+    assert narrow(ALL, fixed=["epochs=1"])["epochs"].fixed_value() == 1
+    assert narrow(ALL, fixed=["eps=32/255"])["eps"].fixed_value() == 32 / 255
     outside = narrow(ALL, fixed=["epochs=100", "beta=1000"])
-    assert (outside.usual()["epochs"], outside.usual()["beta"]) == (100, 1000)
+    assert (outside.default_point()["epochs"], outside.default_point()["beta"]) == (100, 1000)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_conditions_keep_what_can_still_hold():
 
 def test_a_parameter_under_a_condition_may_be_set_while_the_condition_may_hold():
     narrowed = narrow(BAT, fixed=["beta=4"])
-    assert narrowed["beta"].only() == 4
+    assert narrowed["beta"].fixed_value() == 4
     assert narrowed["beta"].when == {"label": ("adversarial",)}
-    assert narrow(BAT, fixed=["beta=4", "label=adversarial"])["beta"].only() == 4
+    assert narrow(BAT, fixed=["beta=4", "label=adversarial"])["beta"].fixed_value() == 4
 
 
 def test_dropping_goes_on_through_conditions_on_what_was_dropped():
     from search_spaces.base import Parameter, Space
 
     def choice(name, **more):
-        return Parameter(name=name, kind="choice", says="", usual="a", options=("a", "b"), **more)
+        return Parameter(name=name, kind="choice", description="", default="a", options=("a", "b"), **more)
 
-    chain = Space(name="s", says="", parameters=(choice("x"), choice("y", when={"x": ("a",)}),
+    chain = Space(name="s", description="", parameters=(choice("x"), choice("y", when={"x": ("a",)}),
                                                  choice("z", when={"y": ("b",)})))  # fmt: skip
     assert narrow(chain, fixed=["x=b"]).names == ("x",)
     assert narrow(chain, fixed=["y=a"]).names == ("x", "y")
@@ -177,10 +177,10 @@ def test_a_space_may_be_narrowed_again_but_not_widened():
 
 
 def test_the_papers_point_moves_into_what_is_left():
-    assert narrow(BAT, fixed=["beta=4"]).usual()["beta"] == 4
-    assert narrow(BAT, ranges=["beta=16:64"]).usual()["beta"] == 16
-    assert "beta" not in narrow(BAT, fixed=["label=smooth"]).usual()
-    assert narrow(BAT, fixed=["label=smooth"]).usual()["eps_y"] == 0.5
+    assert narrow(BAT, fixed=["beta=4"]).default_point()["beta"] == 4
+    assert narrow(BAT, ranges=["beta=16:64"]).default_point()["beta"] == 16
+    assert "beta" not in narrow(BAT, fixed=["label=smooth"]).default_point()
+    assert narrow(BAT, fixed=["label=smooth"]).default_point()["eps_y"] == 0.5
 
 
 def test_a_point_that_came_through_json_gets_its_types_back():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bat_core.rng import Draws
+from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
 from .toys import uniform
@@ -54,7 +54,7 @@ def test_projection_gives_the_nearest_point():
 def test_the_random_start_is_uniform_in_the_ball(generator):
     count, bins, eps = 20_000, 20, 0.1
     x = torch.full((1, 1, 1, count), 0.5)
-    offsets = LinfBall.around(x, eps).random_start(Draws(generator)) - x
+    offsets = LinfBall.around(x, eps).random_start(BatchRNG(generator)) - x
     observed = torch.histc(offsets, bins, -eps, eps)
     expected = count / bins
     chi_squared = ((observed - expected) ** 2 / expected).sum()
@@ -64,7 +64,7 @@ def test_the_random_start_is_uniform_in_the_ball(generator):
 
 def test_the_random_start_moves_each_pixel_on_its_own(generator):
     x = torch.full((2, 3, 4, 4), 0.5)
-    offsets = LinfBall.around(x, 0.1).random_start(Draws(generator)) - x
+    offsets = LinfBall.around(x, 0.1).random_start(BatchRNG(generator)) - x
     assert len(set(offsets.flatten().tolist())) == x.numel()
 
 

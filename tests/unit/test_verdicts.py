@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bat_core.errors import InputError
-from bat_core.verdicts import SPARED, UNBROKEN, Outcome, Verdicts
+from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 
 
 def outcome(broken_at, steps=(), final=None):
@@ -24,7 +24,7 @@ def hand_made(**changes):
             "outcomes": {
                 "ce": outcome([UNBROKEN, 3, 0], (1, 4), [[True, True], [True, False], [False, True]]),
                 "fgsm": outcome([UNBROKEN, UNBROKEN, 0]),
-                "apgd-t": outcome([7, SPARED, 0], (10,), [[False], [False], [False]]),
+                "apgd-t": outcome([7, SKIPPED, 0], (10,), [[False], [False], [False]]),
             },
             **changes,
         }
@@ -51,8 +51,8 @@ def test_the_worst_case_is_taken_over_attacks_by_example():
 
 
 def test_what_stands_after_the_first_attacks():
-    standing = [hand_made().robust_after(count).tolist() for count in range(4)]
-    assert standing == [[True, True, False], [True, False, False], [True, False, False], [False, False, False]]
+    active = [hand_made().robust_after(count).tolist() for count in range(4)]
+    assert active == [[True, True, False], [True, False, False], [True, False, False], [False, False, False]]
 
 
 def test_the_two_readings_of_a_curve():
@@ -65,7 +65,7 @@ def test_an_example_that_was_spared_has_fallen():
     spared = hand_made().outcomes["apgd-t"]
     assert spared.holds.tolist() == [False, False, False]
     assert spared.curve("worst").tolist() == [0]
-    assert outcome([SPARED, UNBROKEN], (1, 2), [[False, False], [True, True]]).curve("worst").tolist() == [0.5, 0.5]
+    assert outcome([SKIPPED, UNBROKEN], (1, 2), [[False, False], [True, True]]).curve("worst").tolist() == [0.5, 0.5]
 
 
 def test_one_attack_more():

@@ -15,7 +15,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 
-VERDICT_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
+MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30
 WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 5, "robust": 6, "left": 4}  # what a narrow terminal keeps
 PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
@@ -138,9 +138,9 @@ def _accuracies(status: TrialStatus) -> tuple[str, str]:
     return clean, robust
 
 
-def verdict_style(verdict: str) -> str:
+def masking_style(masking_status: str) -> str:
     """The word in its colour."""
-    return f"[{VERDICT_STYLES[verdict]}]{verdict}[/]"
+    return f"[{MASKING_STYLES[masking_status]}]{masking_status}[/]"
 
 
 def _state(status: TrialStatus) -> str:
@@ -152,7 +152,7 @@ def _state(status: TrialStatus) -> str:
     notes += f", [yellow]{len(status.passed_over)} passed over[/]" if status.passed_over else ""
     notes += ", used again" if status.reused else ""
     if status.result:
-        return f"done, {verdict_style(status.result['verdict'])}{notes}"
+        return f"done, {masking_style(status.result['verdict'])}{notes}"
     if status.phase == "stopped":
         return f"stopped at {len(status.epochs)}{notes}"
     if status.phase == "training":

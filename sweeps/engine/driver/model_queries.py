@@ -21,7 +21,7 @@ from bat_core.data import Split, to_unit
 from bat_core.evaluate import classified
 from bat_core.forward import judging
 from bat_core.losses import cross_entropy
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.trial_sync import MODEL
@@ -35,7 +35,7 @@ Columns: TypeAlias = dict[str, npt.NDArray[np.float64] | npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradients:
+class GradientQuery:
     """The squared L2 norm of the gradient of each test image's loss, in units of [-1, 1]."""
 
     trial: str
@@ -75,7 +75,7 @@ class Gradients:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crafted:
+class TransferQuery:
     """Whether each target is right on images crafted on another model, by FGSM and by PGD of 20 steps."""
 
     source: str
@@ -107,16 +107,16 @@ class Crafted:
         }
         correct: Columns = {}
         for name, attack in attacks.items():
-            draws = ExampleDraws(seed=config.seed, names=("crafted", name), indices=list(rows))
+            rng = PerExampleRNG(seed=config.seed, names=("crafted", name), indices=list(rows))
             with judging(models[self.source]):
-                x_adv = attack(models[self.source], x, y, generator=draws)
+                x_adv = attack(models[self.source], x, y, generator=rng)
             for target in self.targets:
                 with judging(models[target]), torch.no_grad():
                     correct[f"{name}:{target}"] = classified(models[target](x_adv), y).cpu().numpy()
         return correct
 
 
-Probe: TypeAlias = Gradients | Crafted
+ModelQuery: TypeAlias = GradientQuery | TransferQuery
 
 
 @dataclass(frozen=True)
@@ -136,42 +136,42 @@ class Norms:
 
 
 @dataclass(frozen=True)
-class Probed:
+class QueryAnswers:
     """The answers that lie in a sweep's folder."""
 
     folder: SweepFolder
 
-    def missing(self, probes: Sequence[Probe]) -> list[Probe]:
+    def missing(self, queries: Sequence[ModelQuery]) -> list[ModelQuery]:
         """Those that have not been answered."""
-        return [probe for probe in probes if self._read(probe.name, probe.columns) is None]
+        return [query for query in queries if self._read(query.name, query.columns) is None]
 
     def gradients(self, trial: str) -> Norms | None:
-        """What `Gradients` found."""
-        probe = Gradients(trial=trial)
-        table = self._read(probe.name, probe.columns)
+        """What `GradientQuery` found."""
+        query = GradientQuery(trial=trial)
+        table = self._read(query.name, query.columns)
         if table is None:
             return None
         return Norms(table.column("squared_norm").to_numpy(), table.column("correct").to_numpy())
 
     def crafted(self, source: str, target: str) -> dict[str, float] | None:
-        """Accuracy of `target` on what `Crafted` crafted on `source`, by attack."""
-        probe = Crafted(source=source, targets=(target,))
-        table = self._read(probe.name, probe.columns)
+        """Accuracy of `target` on what `TransferQuery` crafted on `source`, by attack."""
+        query = TransferQuery(source=source, targets=(target,))
+        table = self._read(query.name, query.columns)
         if table is None:
             return None
-        return {name.partition(":")[0]: float(table.column(name).to_numpy().mean()) for name in probe.columns}
+        return {name.partition(":")[0]: float(table.column(name).to_numpy().mean()) for name in query.columns}
 
-    def write(self, probe: Probe, columns: Columns) -> None:
+    def write(self, query: ModelQuery, columns: Columns) -> None:
         """Keep an answer, one row a test image."""
         content = io.BytesIO()
         pq.write_table(pa.table(dict(columns)), content)
-        self._path(probe.name).parent.mkdir(exist_ok=True)
-        write_atomically(self._path(probe.name), content.getvalue())
-        self.folder.keep(f"{FOLDER}/{probe.name}.parquet")
+        self._path(query.name).parent.mkdir(exist_ok=True)
+        write_atomically(self._path(query.name), content.getvalue())
+        self.folder.keep(f"{FOLDER}/{query.name}.parquet")
 
-    def models(self, probe: Probe) -> Models:
+    def models(self, query: ModelQuery) -> Models:
         """The models that a probe asks."""
-        return {trial: load_model(self._trial(trial) / MODEL)[0] for trial in probe.models}
+        return {trial: load_model(self._trial(trial) / MODEL)[0] for trial in query.models}
 
     def _trial(self, trial: str) -> Path:
         return self.folder.path / "trials" / trial
@@ -186,12 +186,12 @@ class Probed:
             return None
 
 
-def ask(part: Split, config: TrialConfig, device: str, probe: Probe, models: Models) -> tuple[Probe, Columns]:
+def ask(part: Split, config: TrialConfig, device: str, query: ModelQuery, models: Models) -> tuple[ModelQuery, Columns]:
     """The answer over all images of `part`, asked in batches."""
     models = {name: model.to(device) for name, model in models.items()}
     answers: list[Columns] = []
     positions = torch.arange(len(part)).split(BATCH)
     for batch in part.batches(positions):
         x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
-        answers.append(probe.ask(models, x, y, batch.rows.tolist(), config))
-    return probe, {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        answers.append(query.ask(models, x, y, batch.rows.tolist(), config))
+    return query, {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

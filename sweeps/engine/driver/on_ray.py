@@ -11,7 +11,7 @@ from sweeps.engine.cli.live_table import live_table
 from sweeps.engine.cli.options import SweepOptions
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.cli.text import counted, relative, say
-from sweeps.engine.driver.model_queries import Probe, Probed, ask
+from sweeps.engine.driver.model_queries import ModelQuery, QueryAnswers, ask
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep, Trial
 
@@ -26,13 +26,13 @@ def run_on_ray(
 ) -> dict[str, str]:
     """Run trials that are known, each once. See `run_trials`."""
     with on_ray(sweep, folder, console, options, most=len(waiting)) as concurrent:
-        from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415
+        from sweeps.engine.ray_backend import tuning  # noqa: PLC0415
 
-        return ray_runner.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
+        return tuning.run_trials(waiting, sweep, dataset, folder, concurrent=concurrent, stall=options.stall())
 
 
 def _ask_on_ray(
-    probes: Sequence[Probe],
+    queries: Sequence[ModelQuery],
     sweep: Sweep,
     dataset: Dataset,
     folder: SweepFolder,
@@ -46,17 +46,17 @@ def _ask_on_ray(
     Returns:
         Whether all were answered.
     """
-    from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415
+    from sweeps.engine.ray_backend import cluster, tasks  # noqa: PLC0415
 
-    say(console, f"{counted(len(probes), 'question')} about the trained models (gradients, black boxes)")
-    config, gpus, probed = sweep.trials[0].config, sweep.resources.gpus_per_worker, Probed(folder)
+    say(console, f"{counted(len(queries), 'question')} about the trained models (gradients, black boxes)")
+    config, gpus, probed = sweep.trials[0].config, sweep.resources.gpus_per_worker, QueryAnswers(folder)
     shared = (dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
-    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
-        calls = ((probe, probed.models(probe)) for probe in probes)
+    with cluster.cluster(address=cluster.existing_cluster(options.address)):
+        calls = ((query, probed.models(query)) for query in queries)
         try:
-            for probe, answer in ray_runner.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
-                probed.write(probe, answer)
-        except (ray_runner.TaskError, InputError) as error:
+            for query, answer in tasks.run_tasks(ask, calls, shared, gpus=gpus, most=options.max_concurrent):
+                probed.write(query, answer)
+        except (tasks.TaskError, InputError) as error:
             said = redacted(str(error).strip().splitlines()[-1])
             say(console, f"not all could be answered ({said}): --resume {relative(folder.path)} asks again", "yellow")
             return False
@@ -77,19 +77,18 @@ def on_ray(
 
     `expected` is how many trials there will be, if they are not all known yet.
     """
-    from sweeps.engine.ray_backend import control as ray_watch
-    from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415 (slow to import, and not needed to redraw)
+    from sweeps.engine.ray_backend import cluster, control  # noqa: PLC0415 (slow to import)
 
-    address = ray_runner.existing_cluster(options.address)
+    address = cluster.existing_cluster(options.address)
     if address:
         here = "that runs on this machine (--address local starts another)" if address == "auto" else f"at {address}"
         say(console, f"joining the Ray cluster {here}")
-    with ray_runner.cluster(address=address):
-        fit = options.max_concurrent or ray_runner.concurrent_trials(sweep.resources)
+    with cluster.cluster(address=address):
+        fit = options.max_concurrent or cluster.concurrent_trials(sweep.resources)
         concurrent = min(fit, most) if most else fit
         try:
             with (
-                ray_watch.stop_on_signals(lambda text: say(console, text, "yellow")),
+                control.stop_on_signals(lambda text: say(console, text, "yellow")),
                 live_table(sweep, folder, console, concurrent=concurrent, expected=expected),
             ):
                 yield concurrent

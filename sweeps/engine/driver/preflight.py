@@ -43,9 +43,9 @@ def check_machine(resources: Resources, address: str | None, concurrent: int | N
     needed_gpus = resources.num_workers * resources.gpus_per_worker * at_once
     if needed_cores <= cores and needed_gpus <= gpus:
         return
-    from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415
+    from sweeps.engine.ray_backend import cluster  # noqa: PLC0415 (slow to import)
 
-    if ray_runner.existing_cluster(address) is None:
+    if cluster.existing_cluster(address) is None:
         what, fewer = (
             ("a trial needs", "fewer workers") if at_once == 1 else (f"{at_once} trials at once need", "fewer")
         )

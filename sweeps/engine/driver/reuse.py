@@ -28,7 +28,7 @@ class Finished:
     folder: Path
 
 
-def use_again(sweep: Sweep, folder: SweepFolder, dataset: Dataset, places: Sequence[Path]) -> list[Finished]:
+def reuse_finished(sweep: Sweep, folder: SweepFolder, dataset: Dataset, places: Sequence[Path]) -> list[Finished]:
     """Take over every trial that a sweep in one of `places` has finished: same config hash, code and test images.
 
     Model, verdicts and record are copied, and the record says where from. Sweeps that are kept in a store are

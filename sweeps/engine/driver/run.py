@@ -11,21 +11,21 @@ from bat_core.workers import Workers
 from sweeps.engine.cli.app import FAILED, INTERRUPTED, command_line
 from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import counted, relative, say
-from sweeps.engine.driver.model_queries import Probe
+from sweeps.engine.driver.model_queries import ModelQuery
 from sweeps.engine.driver.on_ray import _ask_on_ray, run_on_ray
 from sweeps.engine.driver.preflight import check_machine, check_trial
-from sweeps.engine.driver.reuse import use_again
+from sweeps.engine.driver.reuse import reuse_finished
 from sweeps.engine.storage.locks import sole_driver
-from sweeps.engine.storage.retry import patiently
+from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status, unread_lines
-from sweeps.engine.sweep.remote import following, located
+from sweeps.engine.sweep.remote import hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
 from sweeps.engine.tracking.background import Mirroring, how_to_open
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
-FindProbes = Callable[[Sweep, SweepFolder], Sequence[Probe]]
+FindProbes = Callable[[Sweep, SweepFolder], Sequence[ModelQuery]]
 
 
 def run_sweep(
@@ -34,7 +34,7 @@ def run_sweep(
     name: str,
     make_trials: MakeTrials,
     draw: Draw,
-    probes: FindProbes = lambda sweep, folder: (),  # noqa: ARG005
+    queries: FindProbes = lambda sweep, folder: (),  # noqa: ARG005
     reuse: bool = False,
 ) -> int:
     """Run a sweep, or go on with one, and say what came out.
@@ -57,8 +57,8 @@ def run_sweep(
         name_versions(sweep, console)
     else:
         sweep, folder, dataset = _begun(options, name, make_trials)
-    with sole_driver(folder.path, "sweep"), following(folder, console) as folder:
-        if taken := use_again(sweep, folder, dataset, [folder.path.parent]) if reuse else []:
+    with sole_driver(folder.path, "sweep"), hold_lease(folder, console) as folder:
+        if taken := reuse_finished(sweep, folder, dataset, [folder.path.parent]) if reuse else []:
             sources = ", ".join(dict.fromkeys(relative(one.folder.parents[1]) for one in taken))
             say(console, f"{counted(len(taken), 'trial')} of a finished sweep used again: {sources}")
         waiting = _unfinished(sweep, folder)
@@ -66,7 +66,7 @@ def run_sweep(
         mirroring = Mirroring(sweep, folder)
         with mirroring.running():
             unrecorded = run_on_ray(waiting, sweep, dataset, folder, console, options) if waiting else {}
-            asked = () if any(not status.done for _, status in _statuses(sweep, folder)) else probes(sweep, folder)
+            asked = () if any(not status.done for _, status in _statuses(sweep, folder)) else queries(sweep, folder)
             answered = not asked or _ask_on_ray(asked, sweep, dataset, folder, console, options)
         code = _conclude(sweep, folder, draw, mirroring, console, unrecorded)
         return code or (0 if answered else FAILED)
@@ -104,7 +104,7 @@ def _begun(options: SweepOptions, name: str, make_trials: MakeTrials) -> tuple[S
 
 
 def _resumed(options: SweepOptions, place: str) -> tuple[Sweep, SweepFolder, Dataset]:
-    folder = located(place, options.output)
+    folder = open_sweep(place, options.output)
     sweep = folder.load()
     dataset = load_images(
         sweep.trials[0].config.data,
@@ -143,15 +143,15 @@ def _conclude(
             folder.write_report(report)
         return report
 
-    report = patiently(write_report, "the report cannot be written", folder.path)
-    tell(report, sweep, folder, mirroring, console)
+    report = retry_storage(write_report, "the report cannot be written", folder.path)
+    print_summary(report, sweep, folder, mirroring, console)
     if unfinished or failed:
         left = unfinished + len(failed)
         say(console, f"{left} trials are not finished; go on with --resume {relative(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else FAILED if failed else 0
 
 
-def tell(
+def print_summary(
     report: Report, sweep: Sweep, folder: SweepFolder, mirroring: Mirroring, console: Console, *others: str
 ) -> None:
     """Mirror what there is, and say where everything lies and what it comes to; `others` follow the files."""

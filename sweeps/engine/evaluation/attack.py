@@ -17,13 +17,13 @@ from bat_core.attacks import PGD, Transfer
 from bat_core.config import to_dict
 from bat_core.data import Split
 from bat_core.errors import InputError
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.masking.checks import examine
 from bat_core.masking.flags import Depth
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
-from sweeps.engine.evaluation.spec import Assessment, Examined, read_spec, write_spec
+from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
 from sweeps.engine.storage.files import write_atomically
 
 NOUN, SPEC = "evaluation", "evaluation.json"
@@ -37,13 +37,13 @@ TRANSFERRED_STEPS = 20  # CE20, as in Table 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Assessment):
+class Evaluation(EvaluationSpec):
     """All that was decided before the first attack; written once, as evaluation.json."""
 
     suite: str
     checks: str
     save_adversarial: bool
-    transfer_from: tuple[Examined, ...] = ()
+    transfer_from: tuple[ModelRecord, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class EvaluationFolder:
 
     path: Path
 
-    def model(self, model: Examined) -> Path:
+    def model(self, model: ModelRecord) -> Path:
         """The folder of one model."""
         return self.path / model.source.name
 
@@ -96,19 +96,19 @@ class EvaluationFolder:
         return read_spec(Evaluation, self.path, SPEC, NOUN)
 
 
-def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split, shard: slice) -> None:
+def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split, shard: slice) -> None:
     """Every attack of the suite on one shard of one model, each kept on disk as soon as it is through.
 
     Args:
         folder: the model's.  part: all images of the evaluation.
     """
-    suite, images = evaluation.attacks(judge.device.type), part.take(shard)
+    suite, images = evaluation.attacks(evaluator.device.type), part.take(shard)
     decoded = functools.cache(lambda: images.images[:])  # once, and not at all where everything is on disk
     place = folder / SHARDS / f"{shard.start:06d}"
     place.mkdir(parents=True, exist_ok=True)
     verdicts = read_whole(place / f"{CLEAN}.parquet", images.rows)
     if verdicts is None:
-        verdicts = judge.clean(decoded(), images.labels, images.rows)
+        verdicts = evaluator.clean(decoded(), images.labels, images.rows)
         write_verdicts(verdicts, place / f"{CLEAN}.parquet")
     for number, entry in enumerate(suite.entries):
         path = place / f"{number:02d}-{entry.name}.parquet"
@@ -116,14 +116,14 @@ def judge_shard(evaluation: Evaluation, folder: Path, judge: Judge, part: Split,
         outcome = read_outcome(path, entry, images.rows)
         if outcome is None or (adversarial is not None and not is_whole(adversarial)):
             saver = AdversarialImages(adversarial) if adversarial is not None else None
-            outcome = judge.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
+            outcome = evaluator.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
             if saver:
                 saver.close()
             write_verdicts(verdicts.bare().attacked(entry.name, outcome), path)
         verdicts = verdicts.attacked(entry.name, outcome)
 
 
-def check_model(evaluation: Evaluation, folder: Path, judge: Judge, part: Split) -> None:
+def check_model(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split) -> None:
     """Look for the red flags of one model whose attacks are through, unless they are known."""
     path = folder / CHECKS
     if path.exists():
@@ -135,7 +135,13 @@ def check_model(evaluation: Evaluation, folder: Path, judge: Judge, part: Split)
         verified = torch.tensor([stands[row] for row in part.rows.tolist()])
     depth: Depth = "cheap" if evaluation.checks == "cheap" else "full"
     findings = examine(
-        judge.model, part.images, part.labels, eps=evaluation.eps, depth=depth, seed=evaluation.seed, verified=verified
+        evaluator.model,
+        part.images,
+        part.labels,
+        eps=evaluation.eps,
+        depth=depth,
+        seed=evaluation.seed,
+        verified=verified,
     )
     write_atomically(path, json.dumps(to_dict(findings), indent=1))
 
@@ -157,7 +163,7 @@ def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
     return Verdicts.concat(parts)
 
 
-def summarise(evaluation: Evaluation, model: Examined, verdicts: Verdicts, folder: Path) -> dict[str, Any]:
+def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, folder: Path) -> dict[str, Any]:
     """Write and return summary.json of the model in `folder`. Accuracies are in [0, 1], intervals 95 % Wilson."""
     suite, checked = evaluation.attacks(), folder / CHECKS
     checks = json.loads(checked.read_text()) if checked.exists() else None

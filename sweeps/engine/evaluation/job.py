@@ -22,7 +22,7 @@ from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.options import Amount
 from sweeps.engine.cli.text import counted
 from sweeps.engine.evaluation.model_sources import ModelSource, find_models, fingerprint
-from sweeps.engine.evaluation.spec import Assessment, Examined
+from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 PIXELS = 8  # of budget, unless another is asked for
 GPU_BATCH, CPU_BATCH = 1000, 250
@@ -94,8 +94,8 @@ class AssessOptions:
 
     def gpus(self) -> float:
         """GPUs of each process."""
-        usual = 1.0 if torch.cuda.is_available() else 0.0
-        return usual if self.gpus_per_worker is None else self.gpus_per_worker
+        default = 1.0 if torch.cuda.is_available() else 0.0
+        return default if self.gpus_per_worker is None else self.gpus_per_worker
 
     def device(self) -> str:
         """What models are put on."""
@@ -117,7 +117,7 @@ class AssessOptions:
 def decide(
     models: Sequence[str], options: AssessOptions, folder: Path, console: Console, *, subset: int | None = None
 ) -> tuple[dict[str, Any], Split]:
-    """The fields of an `Assessment` in `folder`, and its images; every model has been looked at.
+    """The fields of an `EvaluationSpec` in `folder`, and its images; every model has been looked at.
 
     Args:
         subset: attack so many images, unless --n says otherwise.
@@ -150,7 +150,7 @@ def decide(
     return decided, part
 
 
-def found_again(assessment: Assessment, options: AssessOptions, noun: str) -> Split:
+def found_again(assessment: EvaluationSpec, options: AssessOptions, noun: str) -> Split:
     """The images of an assessment that is resumed.
 
     Raises:
@@ -204,30 +204,30 @@ def _count(asked: int | None, subset: int | None, there: int) -> int:
 
 def _examined(
     sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: AssessOptions, console: Console
-) -> tuple[tuple[Examined, ...], int]:
+) -> tuple[tuple[ModelRecord, ...], int]:
     """Look at every model before any is attacked; and how many images fit into memory at once with each of them.
 
     Raises:
         InputError: one cannot be attacked as it is.
     """
     examined = []
-    fits = usual = GPU_BATCH if options.gpus() else CPU_BATCH
+    fits = default = GPU_BATCH if options.gpus() else CPU_BATCH
     for source in sources:
         model = source.load(options.device())
         findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
         for finding in findings:
             if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
                 remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"
-                raise InputError(f"model {source.name!r}: {finding.says}{remedy}")
-            console.print(f"{source.name}: {finding.says}", style="yellow", markup=False, highlight=False)
+                raise InputError(f"model {source.name!r}: {finding.description}{remedy}")
+            console.print(f"{source.name}: {finding.description}", style="yellow", markup=False, highlight=False)
         weights = fingerprint(model)
         if source.factory and fingerprint(source.load()) != weights:
             raise InputError(f"model {source.name!r} has other weights each time it is made: seed it, or add --weights")
-        said = tuple(finding.says for finding in findings)
-        examined.append(Examined(source=source, fingerprint=weights, findings=said))
+        said = tuple(finding.description for finding in findings)
+        examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
         if not options.batch_size:
-            fits = min(fits, fitting_batch(model, images.images, most=usual, processes=options.processes()))
-    if fits < usual:
+            fits = min(fits, fitting_batch(model, images.images, most=default, processes=options.processes()))
+    if fits < default:
         console.print(f"{counted(fits, 'image')} at once fit into the free memory (--batch-size)", highlight=False)
     return tuple(examined), fits
 
@@ -243,11 +243,11 @@ def spread(options: AssessOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
 
         yield run
         return
-    from sweeps.engine.ray_backend import tuning as ray_runner  # noqa: PLC0415 (slow to import, and not needed in one process)
+    from sweeps.engine.ray_backend import cluster, tasks  # noqa: PLC0415 (slow to import, and not needed in one process)
 
-    with ray_runner.cluster(address=ray_runner.existing_cluster(options.address)):
+    with cluster.cluster(address=cluster.existing_cluster(options.address)):
 
         def run_there(function: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
-            list(ray_runner.run_tasks(function, calls, shared, gpus=options.gpus(), most=options.workers))
+            list(tasks.run_tasks(function, calls, shared, gpus=options.gpus(), most=options.workers))
 
         yield run_there

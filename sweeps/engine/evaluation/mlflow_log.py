@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Run
 from mlflow.tracking import MlflowClient
 
 from sweeps.engine.evaluation.attack import SUMMARY, VERDICTS, Evaluation
-from sweeps.engine.evaluation.spec import Examined
+from sweeps.engine.evaluation.spec import ModelRecord
 
 EXPERIMENT = "evaluations"  # for models that no run of ours made
 MODEL_NAME_TAG = "bat.model_name"
@@ -24,7 +24,7 @@ EVALUATION_TAG = "bat.evaluation"
 
 
 def log_evaluation(
-    evaluation: Evaluation, folder: Path, model: Examined, summary: Mapping[str, Any], *, uri: str
+    evaluation: Evaluation, folder: Path, model: ModelRecord, summary: Mapping[str, Any], *, uri: str
 ) -> None:
     """Bring one model's summary onto its run: the headline, every attack, verdict, flags, files.
 
@@ -59,7 +59,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _run(client: MlflowClient, evaluation: Evaluation, model: Examined) -> Run:
+def _run(client: MlflowClient, evaluation: Evaluation, model: ModelRecord) -> Run:
     """The run that made the model, where MLflow knows it; else one of the evaluation's own."""
     source = model.source
     if source.run_id:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.engine.cli.live_table import VERDICT_STYLES, verdict_style
+from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.text import pipe_table
 from sweeps.engine.evaluation.attack import Evaluation
 
@@ -134,8 +134,8 @@ def _verdict(one: Summary) -> str:
 
 
 def _styled(words: str) -> str:
-    verdict, comma, rest = words.partition(",")
-    return f"{verdict_style(verdict)}{comma}{rest}" if verdict in VERDICT_STYLES else words
+    masking_status, comma, rest = words.partition(",")
+    return f"{masking_style(masking_status)}{comma}{rest}" if masking_status in MASKING_STYLES else words
 
 
 def _steps(line: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError, check_choice
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.masking.flags import DEPTHS
 from bat_core.suites import get_suite
 from sweeps.engine.cli.options import Several, timestamped
@@ -21,17 +21,17 @@ from sweeps.engine.evaluation.attack import (
     VERDICTS,
     Evaluation,
     EvaluationFolder,
+    attack_shard,
     check_model,
     finished_attacks,
     joined,
-    judge_shard,
     summarise,
     write_verdicts,
 )
 from sweeps.engine.evaluation.job import AssessOptions, decide, found_again, spread
 from sweeps.engine.evaluation.model_sources import find_models, fingerprint
 from sweeps.engine.evaluation.report import as_csv, markdown, show
-from sweeps.engine.evaluation.spec import Examined
+from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.storage.files import refuse_if_used, write_atomically
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.tracking.background import how_to_open, hush, patience_for, tracking_uri, trouble_in
@@ -125,8 +125,8 @@ def _begun(
 
 
 def _black_boxes(
-    options: EvaluateOptions, folder: EvaluationFolder, part: Split, attacked: Examined
-) -> tuple[Examined, ...]:
+    options: EvaluateOptions, folder: EvaluationFolder, part: Split, attacked: ModelRecord
+) -> tuple[ModelRecord, ...]:
     """The models that a transfer attack is crafted on.
 
     Raises:
@@ -141,7 +141,7 @@ def _black_boxes(
         model = source.load().eval()
         if model(x).shape != (len(x), classes):
             raise InputError(f"--transfer-from: {source.name!r} does not return {classes} logits an image")
-        found.append(Examined(source=source, fingerprint=fingerprint(model)))
+        found.append(ModelRecord(source=source, fingerprint=fingerprint(model)))
     return tuple(found)
 
 
@@ -163,7 +163,7 @@ def _attack(evaluation: Evaluation, folder: EvaluationFolder, part: Split, optio
 def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
     """All attacks on one shard of one model, but for those that are on disk."""
     model = evaluation.models[number]
-    judge_shard(evaluation, folder.model(model), _judge(evaluation, number, gpus), part, shard)
+    attack_shard(evaluation, folder.model(model), _judge(evaluation, number, gpus), part, shard)
 
 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
@@ -172,16 +172,16 @@ def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number:
     check_model(evaluation, folder.model(model), _judge(evaluation, number, gpus), part)
 
 
-_LOADED: dict[tuple[str, int], Judge] = {}
+_LOADED: dict[tuple[str, int], Evaluator] = {}
 
 
-def _judge(evaluation: Evaluation, number: int, gpus: float) -> Judge:
+def _judge(evaluation: Evaluation, number: int, gpus: float) -> Evaluator:
     """The model in this process; only one is kept."""
     key = (evaluation.id, number)
     if key not in _LOADED:
         _LOADED.clear()
         model = evaluation.models[number].source.load("cuda" if gpus else "cpu")
-        _LOADED[key] = Judge(model.eval(), seed=evaluation.seed, precision=evaluation.precision)
+        _LOADED[key] = Evaluator(model.eval(), seed=evaluation.seed, precision=evaluation.precision)
     return _LOADED[key]
 
 

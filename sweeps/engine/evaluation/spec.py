@@ -20,7 +20,7 @@ from sweeps.engine.sweep.spec import check_time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examined:
+class ModelRecord:
     """A model that is to be attacked: where it comes from, its weights' SHA-256, what the inspection said of it."""
 
     source: ModelSource
@@ -43,7 +43,7 @@ class Examined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assessment:
+class EvaluationSpec:
     """Which models are attacked on which images, and how far an image may be moved.
 
     `eps` and `step_size` are in the images' unit, `pixel` is the data set's. `val_size` images are held out
@@ -54,7 +54,7 @@ class Assessment:
     id: str
     created: str
     command: str
-    models: tuple[Examined, ...]
+    models: tuple[ModelRecord, ...]
     dataset: str
     data_dir: str | None
     split: str
@@ -96,10 +96,10 @@ class Assessment:
         return round(self.eps / self.pixel, 6)
 
 
-A = TypeVar("A", bound=Assessment)
+A = TypeVar("A", bound=EvaluationSpec)
 
 
-def write_spec(folder: Path, name: str, noun: str, assessment: Assessment) -> None:
+def write_spec(folder: Path, name: str, noun: str, assessment: EvaluationSpec) -> None:
     """Write what was decided into a new folder, which from then on holds `noun`.
 
     Raises:

@@ -33,12 +33,12 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedTrial:
     """A finished trial with its verdicts.
 
     `verdicts` are those of its own curves, `headline` those that its robustness is read from: the same
     or, where the trial was verified, some of them with the verifying suite's. `suite` names what they
-    stand for, `verdict` is that of the checks. `pixels` is the training budget, 0 for an undefended model.
+    stand for, `masking_status` is that of the checks. `pixels` is the training budget, 0 for an undefended model.
     `collapsed` is the first epoch lost to catastrophic overfitting.
     """
 
@@ -47,7 +47,7 @@ class Judged:
     pixels: float
     headline: Verdicts
     suite: str
-    verdict: str
+    masking_status: str
     collapsed: int | None = None
 
     @property
@@ -76,7 +76,7 @@ class Family:
     recipe: str
     role: str
     pixels: float
-    members: tuple[Judged, ...]
+    members: tuple[EvaluatedTrial, ...]
 
     @property
     def label(self) -> str:
@@ -106,7 +106,7 @@ class Family:
     @property
     def suite(self) -> str:
         """What its robust accuracy stands for; a member whose number is not to be believed speaks for all."""
-        masked = (one.suite for one in self.members if one.verdict == "masked")
+        masked = (one.suite for one in self.members if one.masking_status == "masked")
         return next(masked, self.members[0].suite)
 
     @property
@@ -115,22 +115,22 @@ class Family:
         return all(judged.headline is not judged.verdicts for judged in self.members)
 
 
-def judged_trials(sweep: Sweep, folder: SweepFolder) -> list[Judged]:
+def evaluated_trials(sweep: Sweep, folder: SweepFolder) -> list[EvaluatedTrial]:
     """The finished trials, in the sweep's order."""
     statuses = [(trial, read_status(folder.trial(trial))) for trial in folder.trials(sweep)]
-    return [_judged(trial, status, sweep, folder) for trial, status in statuses if status.phase == "finished"]
+    return [_evaluated(trial, status, sweep, folder) for trial, status in statuses if status.phase == "finished"]
 
 
-def _judged(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder) -> Judged:
+def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder) -> EvaluatedTrial:
     assert status.result is not None
     verdicts, verified = Verdicts.read(folder.trial(trial) / VERDICTS), folder.trial(trial) / VERIFIED
-    return Judged(
+    return EvaluatedTrial(
         trial=trial,
         verdicts=verdicts,
         pixels=budget_in_pixels(trial, sweep.pixel),
         headline=Verdicts.read(verified) if verified.exists() else verdicts,
         suite=status.result["suite"],
-        verdict=status.result["verdict"],
+        masking_status=status.result["verdict"],
         collapsed=status.collapsed,
     )
 
@@ -140,16 +140,16 @@ def budget_in_pixels(trial: Trial, pixel: float) -> float:
     return round(float(trial.config.recipe.params.get("eps", 0.0)) / pixel, 6)
 
 
-def families(judged: Sequence[Judged]) -> list[Family]:
+def families(judged: Sequence[EvaluatedTrial]) -> list[Family]:
     """Trials grouped by recipe and budget, references first, then by growing budget."""
-    groups: dict[tuple[str, str, float], list[Judged]] = {}
+    groups: dict[tuple[str, str, float], list[EvaluatedTrial]] = {}
     for one in judged:
         groups.setdefault((one.trial.role, one.recipe, one.pixels), []).append(one)
     found = [Family(recipe, role, pixels, tuple(members)) for (role, recipe, pixels), members in groups.items()]
     return sorted(found, key=lambda family: (family.role != "reference", family.pixels))
 
 
-def curves_csv(judged: Sequence[Judged]) -> str:
+def curves_csv(judged: Sequence[EvaluatedTrial]) -> str:
     """All curves, one line for each trial, loss, reading and number of steps. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -177,7 +177,7 @@ def curves_csv(judged: Sequence[Judged]) -> str:
                             round(one.headline.robust_acc, 6),
                             len(one.headline),
                             one.suite,
-                            one.verdict,
+                            one.masking_status,
                         ]
                     )
     return text.getvalue()

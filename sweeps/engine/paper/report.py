@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from sweeps.engine.cli.live_table import verdict_style
+from sweeps.engine.cli.live_table import masking_style
 from sweeps.engine.cli.text import counted, pipe_table
 from sweeps.engine.paper.results import NOT_RUN, Held, Judgement, Line, Number, Result
 
@@ -22,7 +22,7 @@ MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says 
 
 def title(result: Result) -> str:
     """What the table is about."""
-    return f"Table {result.table.number}: {result.table.paper.says}"
+    return f"Table {result.table.number}: {result.table.paper.description}"
 
 
 def settings(result: Result) -> str:
@@ -118,14 +118,14 @@ def said(judgement: Judgement) -> str:
     """The claim, and our number."""
     claim, mean = judgement.claim, judgement.mean
     if mean is None:
-        return claim.says
+        return claim.description
     if claim.ratio:
         number = f"{10**mean:.3g} times"
         reach = judgement.interval and f"{10**judgement.interval.low:.3g} to {10**judgement.interval.high:.3g}"
     else:
         number = f"{100 * mean:+.1f} points" if claim.second else f"{100 * mean:.1f} %"
         reach = judgement.interval and f"{100 * judgement.interval.low:+.1f} to {100 * judgement.interval.high:+.1f}"
-    return f"{claim.says}: {number} ({f'{reach}, ' if reach else ''}{counted(judgement.seeds, 'seed')})"
+    return f"{claim.description}: {number} ({f'{reach}, ' if reach else ''}{counted(judgement.seeds, 'seed')})"
 
 
 def markdown(result: Result) -> str:
@@ -137,11 +137,14 @@ def markdown(result: Result) -> str:
     for line in result.lines:
         cells = [_marked_down(line, column, result) for column in columns]
         if beyond:
-            cells += [_percent(line.held.robust), line.held.verdict] if line.held else [_missing(line), ""]
+            cells += [_percent(line.held.robust), line.held.masking_status] if line.held else [_missing(line), ""]
         rows.append([line.name, *cells])
     parts = [f"**{title(result)}**", pipe_table(head, rows, words=(head[0], "checks"))]
     if not beyond:
-        held = [[one.row.name, _percent(one.clean), _percent(one.robust), one.verdict] for one in result.held.values()]
+        held = [
+            [one.row.name, _percent(one.clean), _percent(one.robust), one.masking_status]
+            for one in result.held.values()
+        ]
         parts.append(pipe_table(HELD, held, words=HELD_WORDS))
     parts += [settings(result), *notes(result), f"Command: `{result.sweep.command}`"]
     if result.judgements:
@@ -179,7 +182,7 @@ def _csv_held(held: Held | None) -> list[str]:
         return [""] * 6
     interval = held.robust.interval
     reach = [_six(100 * interval.low), _six(100 * interval.high)]
-    return [_six(100 * held.robust.mean), *reach, str(held.robust.n), held.suite, held.verdict]
+    return [_six(100 * held.robust.mean), *reach, str(held.robust.n), held.suite, held.masking_status]
 
 
 def _six(value: float) -> str:
@@ -235,15 +238,15 @@ def _shown_held(line: Line, *, narrow: bool) -> list[str]:
         return [_missing(line), ""]
     between = "\n" if narrow else " "
     robust = line.held.robust
-    return [f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}", _styled(line.held.verdict)]
+    return [f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}", _styled(line.held.masking_status)]
 
 
-def _styled(verdict: str) -> str:
-    return ", ".join(f"{verdict_style(word)} {count}".strip() for word, _, count in _words(verdict))
+def _styled(masking_status: str) -> str:
+    return ", ".join(f"{masking_style(word)} {count}".strip() for word, _, count in _words(masking_status))
 
 
-def _words(verdict: str) -> list[tuple[str, str, str]]:
-    return [part.partition(" ") for part in verdict.split(", ")]
+def _words(masking_status: str) -> list[tuple[str, str, str]]:
+    return [part.partition(" ") for part in masking_status.split(", ")]
 
 
 def _held_table(result: Result) -> RichTable:
@@ -252,5 +255,5 @@ def _held_table(result: Result) -> RichTable:
         table.add_column(name, justify="left" if name in HELD_WORDS else "right")
     for one in result.held.values():
         cells = [_percent(number).replace("**", "") for number in (one.clean, one.robust)]
-        table.add_row(escape(one.row.name), *cells, _styled(one.verdict))
+        table.add_row(escape(one.row.name), *cells, _styled(one.masking_status))
     return table

@@ -6,18 +6,18 @@ Source: Wang and Zhang 2019, arXiv:1811.10716v2. Figure 1 has no printed numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Cell = float | None  # None: not available
+ReportedValue = float | None  # None: not available
 
 
 @dataclass(frozen=True)
 class PaperTable:
     """One table: its columns, and each row's cells by the row's name in the paper."""
 
-    says: str
+    description: str
     columns: tuple[str, ...]
-    rows: Mapping[str, tuple[Cell, ...]]
+    rows: Mapping[str, tuple[ReportedValue, ...]]
 
-    def cell(self, row: str, column: str) -> Cell:
+    def cell(self, row: str, column: str) -> ReportedValue:
         """What is printed there."""
         return self.rows[row][self.columns.index(column)]
 

@@ -12,9 +12,9 @@ from scipy import stats
 
 from bat_core.config import TrialConfig
 from bat_core.stats import Interval, wilson
-from sweeps.engine.driver.model_queries import Probed
-from sweeps.engine.paper.curves import Judged, judged_trials
-from sweeps.engine.paper.table_spec import CITED, Cell, Claim, Found, Row, Table, Values
+from sweeps.engine.driver.model_queries import QueryAnswers
+from sweeps.engine.paper.curves import EvaluatedTrial, evaluated_trials
+from sweeps.engine.paper.table_spec import CITED, CellKey, Claim, Found, Row, Table, Values
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
 
@@ -72,7 +72,7 @@ class Held:
     one_class: int
 
     @property
-    def verdict(self) -> str:
+    def masking_status(self) -> str:
         """The models' verdicts, the worst first."""
         order = [word for word in ("masked", "suspect", "clear") if word in self.verdicts]
         total = sum(self.verdicts.values())
@@ -136,7 +136,7 @@ class Result:
         order = names if self.table.lines is not None else rows
         return [self._line(name, rows.get(name), cells) for name in order]
 
-    def _line(self, name: str, row: Row | None, cells: Mapping[tuple[str, str], Cell]) -> Line:
+    def _line(self, name: str, row: Row | None, cells: Mapping[tuple[str, str], CellKey]) -> Line:
         paper, columns = self.table.paper, self.table.columns
         return Line(
             name=name,
@@ -148,11 +148,11 @@ class Result:
             cited=row is not None and row.recipe == CITED,
         )
 
-    def _number(self, cell: Cell) -> Number | None:
+    def _number(self, cell: CellKey) -> Number | None:
         values = self._values(cell)
         return Number(values, self.n if self.table.unit == "%" else 0) if values else None
 
-    def _values(self, cell: Cell | None) -> Values:
+    def _values(self, cell: CellKey | None) -> Values:
         return {} if cell is None else cell[1].read(cell[0], self.found)
 
     @cached_property
@@ -190,20 +190,20 @@ class Result:
 
 def found_in(sweep: Sweep, folder: SweepFolder) -> Found:
     """The finished trials of a sweep, and the answers that lie beside them."""
-    judged = {one.trial.id: one for one in judged_trials(sweep, folder)}
+    judged = {one.trial.id: one for one in evaluated_trials(sweep, folder)}
     seeds = tuple(dict.fromkeys(trial.config.seed for trial in sweep.trials))
-    return Found(judged=judged, probed=Probed(folder), seeds=seeds)
+    return Found(judged=judged, probed=QueryAnswers(folder), seeds=seeds)
 
 
-def _held(row: Row, models: Mapping[int, Judged]) -> Held:
+def _held(row: Row, models: Mapping[int, EvaluatedTrial]) -> Held:
     some = next(iter(models.values()))
-    masked = (one.suite for one in models.values() if one.verdict == "masked")
+    masked = (one.suite for one in models.values() if one.masking_status == "masked")
     return Held(
         row=row,
         clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(some.verdicts)),
         robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(some.headline)),
         suite=next(masked, some.suite),
-        verdicts=Counter(one.verdict for one in models.values()),
+        verdicts=Counter(one.masking_status for one in models.values()),
         collapsed=sum(one.collapsed is not None for one in models.values()),
         one_class=sum(one.verdicts.one_class for one in models.values()),
     )

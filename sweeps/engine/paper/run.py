@@ -15,7 +15,7 @@ from bat_core.recipes import recipe_params
 from sweeps.engine.cli.options import Several, SweepOptions, short_name
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import counted
-from sweeps.engine.driver.model_queries import Probe, Probed
+from sweeps.engine.driver.model_queries import ModelQuery, QueryAnswers
 from sweeps.engine.driver.run import run_sweep
 from sweeps.engine.paper.report import as_csv, markdown, show
 from sweeps.engine.paper.results import NOT_RUN, SAYS_NOTHING, Result, found_in
@@ -53,11 +53,11 @@ class TableOptions(SweepOptions):
 
     def at(self, setting: Setting) -> "TableOptions":
         """These options, with the scale's setting where nothing else was asked for."""
-        usual = {option.name: option.default for option in fields(self)}
+        default = {option.name: option.default for option in fields(self)}
         taken = {
             option.name: getattr(setting, option.name)
             for option in fields(setting)
-            if option.name in usual and getattr(self, option.name) == usual[option.name]
+            if option.name in default and getattr(self, option.name) == default[option.name]
         }
         return replace(self, **taken)
 
@@ -76,9 +76,9 @@ def run_table(table: Table, options: TableOptions) -> int:
     def make_trials(dataset: Dataset) -> Sequence[Trial]:
         return trials_of(table, chosen, setting, dataset)
 
-    def probes(sweep: Sweep, folder: SweepFolder) -> list[Probe]:
+    def queries(sweep: Sweep, folder: SweepFolder) -> list[ModelQuery]:
         found = found_in(sweep, folder)
-        return Probed(folder).missing(table.probes(found))
+        return QueryAnswers(folder).missing(table.queries(found))
 
     def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         return report(Result(table, sweep, folder))
@@ -88,7 +88,7 @@ def run_table(table: Table, options: TableOptions) -> int:
         name=f"table_{table.number}",
         make_trials=make_trials,
         draw=draw,
-        probes=probes,
+        queries=queries,
         reuse=not options.train_anew,
     )
 
@@ -153,11 +153,11 @@ def _config(
 
 
 def _train_config(options: TableOptions, setting: Setting, *, long: bool) -> TrainConfig:
-    usual = options.train_config(long=long)
+    default = options.train_config(long=long)
     return replace(
-        usual,
+        default,
         epochs=(options.epochs or setting.epochs) * (2 if long else 1),
-        milestones=usual.milestones if long else setting.milestones,
+        milestones=default.milestones if long else setting.milestones,
         weight_decay=setting.weight_decay,
     )
 
@@ -190,6 +190,6 @@ def _sentence(result: Result) -> str:
     )
     return (
         f"Table {result.table.number}: {best.row.name} holds most, {best.robust.mean:.1%} of {best.robust.n} test"
-        f" images under {best.suite} ({counted(seeds, 'seed')}, {best.verdict})."
+        f" images under {best.suite} ({counted(seeds, 'seed')}, {best.masking_status})."
         f"{claims if result.judgements else ''}"
     )

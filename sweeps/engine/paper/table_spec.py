@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sweeps.engine.driver.model_queries import Crafted, Gradients, Probe, Probed
-from sweeps.engine.paper.curves import Judged
+from sweeps.engine.driver.model_queries import GradientQuery, ModelQuery, QueryAnswers, TransferQuery
+from sweeps.engine.paper.curves import EvaluatedTrial
 from sweeps.engine.paper.reported import PAPER, PaperTable
 
 PIXELS = 8  # the paper's training budget, unless a row says otherwise
@@ -52,11 +52,11 @@ def cited(name: str) -> Row:
 class Found:
     """The finished trials of a table's sweep by their ids, and what was asked of their models since."""
 
-    judged: Mapping[str, Judged]
-    probed: Probed
+    judged: Mapping[str, EvaluatedTrial]
+    probed: QueryAnswers
     seeds: tuple[int, ...]
 
-    def of(self, row: Row) -> dict[int, Judged]:
+    def of(self, row: Row) -> dict[int, EvaluatedTrial]:
         """The row's trials, by seed."""
         ids = {seed: row.trial_id(seed) for seed in self.seeds}
         return {seed: self.judged[trial] for seed, trial in ids.items() if trial in self.judged}
@@ -72,7 +72,7 @@ class Column(ABC):
     def read(self, row: Row, found: Found) -> Values:
         """Its value by seed; seeds for which there is none are left out."""
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:  # noqa: ARG002
+    def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:  # noqa: ARG002
         """What must be asked of models for that, once they are trained: nothing, where their verdicts have it."""
         return ()
 
@@ -95,7 +95,7 @@ class White(Column):
     def read(self, row: Row, found: Found) -> Values:
         return {seed: self._accuracy(one) for seed, one in found.of(row).items()}
 
-    def _accuracy(self, one: Judged) -> float:
+    def _accuracy(self, one: EvaluatedTrial) -> float:
         outcome = one.verdicts.outcomes[self.attack]
         return float(outcome.curve("final")[outcome.steps.index(self.steps)])
 
@@ -115,8 +115,8 @@ class Black(Column):
         read = {seed: found.probed.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
         return {seed: accuracies[self.attack] for seed, accuracies in read.items() if accuracies is not None}
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:
-        return [Crafted(source=source, targets=(row.trial_id(seed),)) for seed, source in self._pairs(row, found)]
+    def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:
+        return [TransferQuery(source=source, targets=(row.trial_id(seed),)) for seed, source in self._pairs(row, found)]
 
     def is_white_for(self, row: Row) -> bool:
         """Whether the row's models would be crafted on themselves."""
@@ -149,12 +149,12 @@ class Gradient(Column):
         values = {seed: norms.statistic(self.which, self.statistic) for seed, norms in read.items() if norms}
         return {seed: value for seed, value in values.items() if value is not None}
 
-    def probes(self, row: Row, found: Found) -> Sequence[Probe]:
-        return [Gradients(trial=row.trial_id(seed)) for seed in found.of(row)]
+    def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:
+        return [GradientQuery(trial=row.trial_id(seed)) for seed in found.of(row)]
 
 
 Place: TypeAlias = tuple[str, str]  # a row's and a column's name
-Cell: TypeAlias = tuple[Row, Column]
+CellKey: TypeAlias = tuple[Row, Column]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,32 +165,32 @@ class Claim:
     limits.
     """
 
-    says: str
-    first: Cell
-    second: Cell | None = None
+    description: str
+    first: CellKey
+    second: CellKey | None = None
     at_least: float = -math.inf
     at_most: float = math.inf
     ratio: bool = False
 
 
-def more(says: str, first: Cell, second: Cell, *, by: float = 0.0) -> Claim:
+def more(description: str, first: CellKey, second: CellKey, *, by: float = 0.0) -> Claim:
     """`first` is above `second`, by so much or more."""
-    return Claim(says=says, first=first, second=second, at_least=by)
+    return Claim(description=description, first=first, second=second, at_least=by)
 
 
-def about(says: str, first: Cell, second: Cell, *, within: float) -> Claim:
+def about(description: str, first: CellKey, second: CellKey, *, within: float) -> Claim:
     """The two differ by less than `within`."""
-    return Claim(says=says, first=first, second=second, at_least=-within, at_most=within)
+    return Claim(description=description, first=first, second=second, at_least=-within, at_most=within)
 
 
-def at_most(says: str, first: Cell, limit: float) -> Claim:
+def at_most(description: str, first: CellKey, limit: float) -> Claim:
     """`first` is below the limit."""
-    return Claim(says=says, first=first, at_most=limit)
+    return Claim(description=description, first=first, at_most=limit)
 
 
-def times(says: str, first: Cell, second: Cell, *, at_least: float) -> Claim:
+def times(description: str, first: CellKey, second: CellKey, *, at_least: float) -> Claim:
     """`first` is at least so many times `second`."""
-    return Claim(says=says, first=first, second=second, at_least=math.log10(at_least), ratio=True)
+    return Claim(description=description, first=first, second=second, at_least=math.log10(at_least), ratio=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class Table:
     step: float = 2
     steps: tuple[int, ...] = (7, 20, 100, 200)
     losses: tuple[str, ...] = ("ce", "cw")
-    lines: Mapping[Place, Cell] | None = None
+    lines: Mapping[Place, CellKey] | None = None
     unit: str = "%"
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
@@ -232,7 +232,7 @@ class Table:
         """How many networks it compares."""
         return max(((one.network or 0) + 1 for one in self.trained), default=1)
 
-    def cells(self) -> Mapping[Place, Cell]:
+    def cells(self) -> Mapping[Place, CellKey]:
         """How each number is come by, row after row."""
         if self.lines is not None:
             return self.lines
@@ -243,21 +243,23 @@ class Table:
             if not (isinstance(column, Black) and column.is_white_for(one))
         }
 
-    def probes(self, found: Found) -> list[Probe]:
+    def queries(self, found: Found) -> list[ModelQuery]:
         """All that must be asked of trained models, each source once."""
         cells = [*self.cells().values()]
         cells += [cell for claim in self.claims for cell in (claim.first, claim.second) if cell]
-        asked = [probe for one, column in cells for probe in column.probes(one, found)]
+        asked = [query for one, column in cells for query in column.queries(one, found)]
         return _joined(asked)
 
 
-def _joined(probes: Sequence[Probe]) -> list[Probe]:
+def _joined(queries: Sequence[ModelQuery]) -> list[ModelQuery]:
     crafted: dict[str, list[str]] = {}
-    others: dict[str, Probe] = {}
-    for probe in probes:
-        if isinstance(probe, Crafted):
-            crafted.setdefault(probe.source, []).extend(probe.targets)
+    others: dict[str, ModelQuery] = {}
+    for query in queries:
+        if isinstance(query, TransferQuery):
+            crafted.setdefault(query.source, []).extend(query.targets)
         else:
-            others[probe.name] = probe
-    joined = [Crafted(source=source, targets=tuple(dict.fromkeys(targets))) for source, targets in crafted.items()]
+            others[query.name] = query
+    joined = [
+        TransferQuery(source=source, targets=tuple(dict.fromkeys(targets))) for source, targets in crafted.items()
+    ]
     return [*others.values(), *joined]

@@ -22,17 +22,9 @@ from bat_core.errors import InputError
 from sweeps.engine.sweep.spec import Resources
 
 LOOPBACK = "127.0.0.1"
-
-
 DASHBOARDS = 100  # clusters of one machine that find a port
-
-
 API_SERVER = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
-
-
 NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
-
-
 PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 
@@ -107,8 +99,8 @@ def _dashboard_port() -> int:
     """A port that nobody on this machine listens at; sweeps that start at the same moment begin at different ones."""
     for turn in range(DASHBOARDS):
         port = ray_constants.DEFAULT_DASHBOARD_PORT + (os.getpid() + turn) % DASHBOARDS
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((LOOPBACK, port))
+        with socket.socket() as query, suppress(OSError):
+            query.bind((LOOPBACK, port))
             return port
     raise RuntimeError(f"{DASHBOARDS} ports from {ray_constants.DEFAULT_DASHBOARD_PORT} on are taken: no Ray dashboard")
 

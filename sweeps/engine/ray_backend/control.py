@@ -21,7 +21,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep
-from sweeps.engine.sweep.trial import Watch
+from sweeps.engine.sweep.trial import TrialControl
 
 LOOK_EVERY = 1.0  # seconds between two looks at the store
 TELL_EVERY = 5.0
@@ -32,17 +32,17 @@ stopping = threading.Event()  # the driver was asked to stop
 _terminated = threading.Event()  # this process was asked to end
 
 
-class Store:
+class ControlStore:
     """What the driver and the trials of one sweep tell each other."""
 
     def __init__(self, sweep_id: str) -> None:
         self._namespace = f"bat-sweeps-{sweep_id}"
 
-    def tell(self, key: str, value: str = "") -> None:
+    def put(self, key: str, value: str = "") -> None:
         """Set a key."""
         _internal_kv_put(key, value, namespace=self._namespace)
 
-    def told(self, key: str) -> bool:
+    def exists(self, key: str) -> bool:
         """Whether a key is set."""
         return bool(_internal_kv_exists(key, namespace=self._namespace))
 
@@ -65,54 +65,54 @@ def progress(trial_id: str) -> str:
     return f"progress/{trial_id}"
 
 
-def given_up(trial_id: str) -> str:
+def abandoned(trial_id: str) -> str:
     """The key that says that a trial is not to be tried again."""
     return f"given-up/{trial_id}"
 
 
-class RayWatch(Watch):
+class RayTrialControl(TrialControl):
     """Watches a trial from its own process."""
 
     def __init__(self, sweep_id: str, trial_id: str) -> None:
-        self._store, self._trial_id = Store(sweep_id), trial_id
+        self._store, self._trial_id = ControlStore(sweep_id), trial_id
         self._leaving = leaving(ray.get_runtime_context().get_node_id())
-        self._done, self._told, self._looked, self._wanted = 0, 0.0, 0.0, False
+        self._done, self._reported, self._looked, self._wanted = 0, 0.0, 0.0, False
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         self._done += 1
-        if time.monotonic() - self._told >= TELL_EVERY:
-            self._told = time.monotonic()
-            self._store.tell(progress(self._trial_id), str(self._done))
+        if time.monotonic() - self._reported >= TELL_EVERY:
+            self._reported = time.monotonic()
+            self._store.put(progress(self._trial_id), str(self._done))
 
-    def pause_wanted(self) -> bool:
+    def should_pause(self) -> bool:
         if _terminated.is_set():
             return True
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._looked = time.monotonic()
-            self._wanted = self._store.told(STOP) or self._store.told(self._leaving)
+            self._wanted = self._store.exists(STOP) or self._store.exists(self._leaving)
         return self._wanted
 
-    def stop_asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the whole sweep is to stop."""
-        return self._store.told(STOP)
+        return self._store.exists(STOP)
 
-    def given_up(self) -> bool:
+    def abandoned(self) -> bool:
         """Whether the trial is over, whatever Ray would try again."""
-        return self._store.told(given_up(self._trial_id))
+        return self._store.exists(abandoned(self._trial_id))
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """The trial is over; trying again would come to the same."""
-        self._store.tell(given_up(self._trial_id))
+        self._store.put(abandoned(self._trial_id))
 
 
-def save_before_ending(at_work: Callable[[], bool]) -> None:
+def save_before_exit(at_work: Callable[[], bool]) -> None:
     """SIGTERM to this process, whose main thread calls, waits until a trial that is `at_work` has saved what it has."""
-    usual = signal.getsignal(signal.SIGTERM)
+    default = signal.getsignal(signal.SIGTERM)
 
     def terminate(number: int, frame: FrameType | None) -> None:
         _terminated.set()
-        if not at_work() and callable(usual):
-            usual(number, frame)
+        if not at_work() and callable(default):
+            default(number, frame)
 
     signal.signal(signal.SIGTERM, terminate)
 
@@ -136,7 +136,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
+class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """The driver's eye on its trials: stops them all, gives up those that hang, warns those whose node goes.
 
     Args:
@@ -145,7 +145,7 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, *, stall: float | None) -> None:
         self._sweep, self._folder, self._stall = sweep, folder, stall
-        self._store = Store(sweep.id)
+        self._store = ControlStore(sweep.id)
         self._looked = time.monotonic()
         self._asked: float | None = None
         self._seen: dict[str, tuple[Any, float]] = {}
@@ -167,15 +167,15 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
             self._stop(running, now)
             return
         for node in cluster_state.get_draining_nodes():
-            self._store.tell(leaving(node))
+            self._store.put(leaving(node))
         for trial in running if self._stall else ():
-            self._watch(trial, min(since, MOST_AT_ONCE))
+            self._check_stall(trial, min(since, MOST_AT_ONCE))
 
     def _stop(self, running: Sequence[TuneTrial], now: float) -> None:
         """What trains has a while to save itself; what attacks has nothing to save."""
         if self._asked is None:
             self._asked = now
-            self._store.tell(STOP)
+            self._store.put(STOP)
         training = [trial for trial in running if self._status(trial).phase == "training"]
         if training and now - self._asked < GRACE:
             return
@@ -183,7 +183,7 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
             _kill(trial)
         self._over = True
 
-    def _watch(self, trial: TuneTrial, since: float) -> None:
+    def _check_stall(self, trial: TuneTrial, since: float) -> None:
         name = trial.config["trial"]
         status = self._status(trial)
         if status.phase not in {"training", "attacking"}:
@@ -194,9 +194,9 @@ class Overseer(tune.Callback, tune.Stopper):  # type: ignore[misc]
         still = still + since if known == mark else 0.0
         self._seen[name] = (mark, still)
         if self._stall and still > self._stall:
-            self._store.tell(given_up(name))
+            self._store.put(abandoned(name))
             reason = f"hangs: nothing got done for {self._stall / 60:g} minutes; killed"
-            self._folder.tell(self._folder.find(self._sweep, name), "failed", reason=reason)
+            self._folder.append_event(self._folder.find(self._sweep, name), "failed", reason=reason)
             _kill(trial)
 
     def _status(self, trial: TuneTrial) -> TrialStatus:

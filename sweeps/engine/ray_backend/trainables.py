@@ -15,7 +15,7 @@ import bat_core
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.workers import Workers
-from sweeps.engine.ray_backend.control import RayWatch, save_before_ending
+from sweeps.engine.ray_backend.control import RayTrialControl, save_before_exit
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
@@ -26,7 +26,7 @@ HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures 
 FAILURE = "failure"  # the metric in which Tune hears why a trial failed by itself
 
 
-class InProcess(tune.Trainable):  # type: ignore[misc]
+class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """A trial in Tune's own process, an epoch a step; the process is kept for the next trial.
 
     Ray tries a trial again whose process or node died, and one that paused because it is about to. A trial that
@@ -42,17 +42,17 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(sweep.resources.cpus_per_worker)
         self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
         self._in_step = False
-        save_before_ending(lambda: self._in_step)
+        save_before_exit(lambda: self._in_step)
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        if self._watch.given_up() or (not self._begun and self._watch.stop_asked()):
+        if self._control.abandoned() or (not self._begun and self._control.stop_requested()):
             return {"done": True}
         self._begun = self._in_step = True
         try:
             return next(self._epochs, None) or {"done": True}
         except Paused:
-            if not self._watch.stop_asked():
+            if not self._control.stop_requested():
                 raise
         except Exception as error:
             return {"done": True, FAILURE: why(error)}
@@ -70,7 +70,7 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, str]) -> None:
         trial = self._folder.find(self._sweep, config["trial"])
-        self._watch = RayWatch(self._sweep.id, trial.id)
+        self._control = RayTrialControl(self._sweep.id, trial.id)
         self._epochs, self._begun = self._run(trial), False
 
     def _run(self, trial: Trial) -> Generator[dict[str, float], None, None]:
@@ -82,8 +82,8 @@ class InProcess(tune.Trainable):  # type: ignore[misc]
             home,
             device=self._device,
             workers=Workers(),
-            watch=self._watch,
-            keeping=self._folder.keeping(trial, home),
+            control=self._control,
+            sync=self._folder.trial_sync(trial, home),
         )
 
 
@@ -106,8 +106,8 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
 
     def worker() -> None:
         torch.set_num_threads(resources.cpus_per_worker)
-        watch = RayWatch(sweep.id, trial.id)
-        if watch.given_up() or watch.stop_asked():
+        control = RayTrialControl(sweep.id, trial.id)
+        if control.abandoned() or control.stop_requested():
             return
         workers = Workers.current()
         try:
@@ -119,18 +119,18 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
                 home,
                 device=get_device(),
                 workers=workers,
-                watch=watch,
+                control=control,
                 report=train.report,
-                keeping=folder.keeping(trial, home),
+                sync=folder.trial_sync(trial, home),
             )
         except Paused:
-            if not watch.stop_asked():
+            if not control.stop_requested():
                 raise
         except HOPELESS as error:
-            watch.give_up()
+            control.abandon()
             folder.refresh(trial)
             if read_status(folder.trial(trial)).reason != why(error):
-                folder.tell(trial, "failed", reason=why(error))
+                folder.append_event(trial, "failed", reason=why(error))
             raise
 
     needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
@@ -162,7 +162,7 @@ class _SavingBackend(_TorchBackend):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(save_before_ending, lambda: True)
+        worker_group.execute(save_before_exit, lambda: True)
 
 
 class _SavingTorchConfig(TorchConfig):  # type: ignore[misc]

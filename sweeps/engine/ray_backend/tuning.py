@@ -5,17 +5,9 @@ TorchTrainer. Trials find their state in the sweep's own folder, so nothing is e
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from typing import Any
-
-# Ray reads these when it is imported or when it starts processes.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment as it is
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the records are ours
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `stop_on_signals` has it
 
 import ray
 from ray import tune
@@ -24,8 +16,8 @@ from ray.tune.search import Searcher
 
 import bat_core
 from bat_core.data import Dataset
-from sweeps.engine.ray_backend.control import Overseer
-from sweeps.engine.ray_backend.trainables import FAILURE, TRIAL_RETRIES, InProcess, why, with_train
+from sweeps.engine.ray_backend.control import TuneSupervisor
+from sweeps.engine.ray_backend.trainables import FAILURE, TRIAL_RETRIES, TrialTrainable, why, with_train
 from sweeps.engine.storage.retry import StorageError
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
@@ -88,11 +80,11 @@ def tune_trials(
     scheduler: TrialScheduler | None = None,
 ) -> tune.ResultGrid:
     """Let Tune run trials, which it is given by their ids."""
-    resources, overseer = sweep.resources, Overseer(sweep, folder, stall=stall)
+    resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=stall)
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         trainable = tune.with_parameters(
-            InProcess, sweep=sweep, folder=folder, dataset=dataset, version=bat_core.__version__
+            TrialTrainable, sweep=sweep, folder=folder, dataset=dataset, version=bat_core.__version__
         )
     else:
         needs = {"memory": NOMINAL_MEMORY}
@@ -115,8 +107,8 @@ def tune_trials(
             name="tune",
             storage_path=str(folder.ray(sweep).resolve()),
             verbose=0,
-            stop=overseer,
-            callbacks=[overseer],
+            stop=supervisor,
+            callbacks=[supervisor],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
@@ -131,4 +123,4 @@ def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
     """A process that was killed could not say why its trial failed; its owner does."""
     folder.refresh(trial)
     if reason and not read_status(folder.trial(trial)).done:
-        folder.tell(trial, "failed", reason=reason)
+        folder.append_event(trial, "failed", reason=reason)

@@ -26,7 +26,7 @@ ROLE = "finalist"
 JUDGED_BY, TESTED_BY = "quick", "standard"  # suites: on validation images, to choose; on test images, to report
 
 
-def finals(
+def run_finalists(
     search: Search,
     sweep: Sweep,
     dataset: Dataset,
@@ -130,7 +130,7 @@ def _judged(
             robust_acc=summary["robust_acc"],
             robust_n=summary["n"],
             suite=summary["suite"],
-            verdict=summary["verdict"],
+            masking_status=summary["verdict"],
             flags=tuple(flag["name"] for flag in summary["flags"]),
         )
 
@@ -190,7 +190,7 @@ def _read(trial_id: str, place: Path) -> Tested:
         robust_interval=(low, high),
         n=summary["n"],
         suite=summary["suite"],
-        verdict=summary["verdict"],
+        masking_status=summary["verdict"],
     )
 
 
@@ -204,17 +204,19 @@ def _register(
 ) -> None:
     """Into MLflow's registry; a server that is away costs nothing but this, until --resume."""
     tested = next(one for finalist in finalists for one in finalist.tested if one.trial == champion.id)
-    says = (
+    description = (
         f"Chosen by the rule {final.rule} among {len(finalists)} finalists with {len(final.seeds)} seeds each, on"
         f" validation images: clean {champion.clean_acc:.1%}, robust {champion.robust_acc:.1%} under {champion.suite}"
         f" (n = {champion.robust_n}). On test, read once: clean {tested.clean_acc:.1%}, robust {tested.robust_acc:.1%}"
         f" [{tested.robust_interval[0]:.1%}, {tested.robust_interval[1]:.1%}] under {tested.suite}"
-        f" (n = {tested.n}), {tested.verdict}."
+        f" (n = {tested.n}), {tested.masking_status}."
     )
     try:
         from sweeps.engine.tracking.registry import register_champion  # noqa: PLC0415 (seconds to import)
 
-        version = register_champion(sweep, champion.id, name=final.registered_name, says=says, uri=mirroring.uri)
+        version = register_champion(
+            sweep, champion.id, name=final.registered_name, description=description, uri=mirroring.uri
+        )
     except Exception as error:
         console.print(f"the champion is not registered ({why(error)}); --resume tries again", style="yellow")
         return

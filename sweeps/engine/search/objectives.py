@@ -21,7 +21,7 @@ class Measure:
     """One number of a finished trial that a search can aim at."""
 
     of: Callable[[Score], float]
-    says: str
+    description: str
     direction: Direction = "maximize"
 
 

@@ -15,7 +15,7 @@ from search_spaces.narrowing import narrow
 from sweeps.engine.cli.options import EVAL_PIXELS, Amount, Several, SweepOptions, evaluation_budget
 from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, check_rule, get_objective
 from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 
 SIGNAL_STEPS = 20  # PGD steps that are read beside the verified number
 DIGITS_VAL = 300  # of 1,400 training images
@@ -129,7 +129,7 @@ class SearchOptions(SweepOptions):
             InputError: the space does not fit the trial.
         """
         space, base = self.narrowed_space(dataset.pixel), self.base(dataset)
-        assemble(space, space.usual(), base)
+        trial_config(space, space.default_point(), base)
         return Search(
             space=space,
             base=base,

@@ -9,7 +9,7 @@ from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import View
+from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
     SAMPLERS,
     aim,
@@ -32,46 +32,46 @@ from sweeps.engine.search.text import (
 PROMISE = "The number we show is the robustness that is there."
 
 
-def sentence(view: View) -> str:
+def sentence(snapshot: Snapshot) -> str:
     """The bottom line: one sentence or two."""
-    if not view.finished:
-        return f"No trial has finished: {states(view)}." if view.rows else "No trial has begun."
-    if not view.front:
-        return f"{_none_counts(view)} No robustness here is to be believed."
-    front, masked = view.front, sum(one.masked for one in view.finished)
+    if not snapshot.finished:
+        return f"No trial has finished: {states(snapshot)}." if snapshot.rows else "No trial has begun."
+    if not snapshot.front:
+        return f"{_none_counts(snapshot)} No robustness here is to be believed."
+    front, masked = snapshot.front, sum(one.masked for one in snapshot.finished)
     ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
     reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
     lines = [
-        f"{count_of(len(view.finished), 'trial')} finished" + (f", {masked} of them masked." if masked else "."),
+        f"{count_of(len(snapshot.finished), 'trial')} finished" + (f", {masked} of them masked." if masked else "."),
         f"The front has {len(front)}{':' if len(front) == 1 else ', from'} {reach}, on validation images.",
-        champions(view),
+        champions(snapshot),
     ]
     return " ".join(filter(None, lines))
 
 
-def report_md(view: View) -> str:
+def report_md(snapshot: Snapshot) -> str:
     """The whole report, as Markdown; it names the pictures that lie beside it."""
     parts = [
-        f"# Search on {setting(view)}",
-        sentence(view),
+        f"# Search on {setting(snapshot)}",
+        sentence(snapshot),
         "## What was searched",
-        *_searched(view),
+        *_searched(snapshot),
         "## What was found",
-        *_found(view),
+        *_found(snapshot),
         "## Masked gradients",
-        *_masked(view),
+        *_masked(snapshot),
         "## What was not finished",
-        *_unfinished(view),
+        *_unfinished(snapshot),
         "## What it cost",
-        *_cost(view),
+        *_cost(snapshot),
         "## What was chosen",
-        *champion_md(view),
+        *champion_md(snapshot),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _searched(view: View) -> list[str]:
-    search, pixel = view.search, view.sweep.pixel
+def _searched(snapshot: Snapshot) -> list[str]:
+    search, pixel = snapshot.search, snapshot.sweep.pixel
     space, train = search.space, search.base.train
     epochs = "" if "epochs" in space.names else f", {train.epochs} epochs"
     ends = [count_of(search.num_trials, "trial")]
@@ -79,18 +79,18 @@ def _searched(view: View) -> list[str]:
     ends += [] if search.flat is None else [f"{search.flat} finished trials in a row that add nothing"]
     rows = [_row(parameter, pixel) for parameter in space.parameters]
     return [
-        f"Space `{space.name}`: {space.says}. Trials are drawn by {SAMPLERS[search.sampler]} (seed {search.seed})."
-        f" The search ends after {', or '.join(ends)}. {_stopping(view)}",
+        f"Space `{space.name}`: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
+        f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}",
         pipe_table(("parameter", "what it is", "range", "scale", "the paper's", "only if"), rows),
         f"The same for all: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
         f" One pixel is {255 * pixel:g}/255.",
         f"The search aims at {aim(get_objective(search.objective))}.",
-        f"{judged(view)} {_attack(view)} Intervals are 95 % Wilson intervals.",
+        f"{judged(snapshot)} {_attack(snapshot)} Intervals are 95 % Wilson intervals.",
     ]
 
 
 def _row(parameter: Parameter, pixel: float) -> list[str]:
-    only = parameter.only()
+    only = parameter.fixed_value()
     if only is not None:
         bounds = f"{value_of(parameter, only, pixel)}, fixed"
     elif is_amount(parameter):
@@ -98,16 +98,16 @@ def _row(parameter: Parameter, pixel: float) -> list[str]:
     else:
         bounds = parameter.bounds()
     scale = "log" if parameter.log and only is None else ""
-    usual = value_of(parameter, parameter.usual, pixel)
-    return [f"`{parameter.name}`", parameter.says, bounds, scale, usual, parameter.condition()]
+    default = value_of(parameter, parameter.default, pixel)
+    return [f"`{parameter.name}`", parameter.description, bounds, scale, default, parameter.condition()]
 
 
 def _fixed(space: Space) -> str:
     return "".join(f"{name} {show_value(value)}, " for name, value in space.fixed.items())
 
 
-def _stopping(view: View) -> str:
-    halving = view.search.halving
+def _stopping(snapshot: Snapshot) -> str:
+    halving = snapshot.search.halving
     if halving is None:
         return "No trial is stopped early."
     return (
@@ -116,9 +116,9 @@ def _stopping(view: View) -> str:
     )
 
 
-def _attack(view: View) -> str:
+def _attack(snapshot: Snapshot) -> str:
     """The settings of what every trial was attacked with."""
-    attack, pixel = view.search.base.attack, view.sweep.pixel
+    attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
     steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
     verified = suite_of(attack).verified_by
     then = f"; then come {verified} with AutoAttack's settings on what still stands" if verified else ", not verified"
@@ -126,48 +126,48 @@ def _attack(view: View) -> str:
     return f"PGD takes {steps} on {losses} from one random start{then}."
 
 
-def _found(view: View) -> list[str]:
-    if not view.finished:
-        return [f"Nothing yet. {states(view)}."]
-    if not view.front:
-        parts = [_none_counts(view)]
+def _found(snapshot: Snapshot) -> list[str]:
+    if not snapshot.finished:
+        return [f"Nothing yet. {states(snapshot)}."]
+    if not snapshot.front:
+        parts = [_none_counts(snapshot)]
     else:
         parts = [
             "The front: what no other trial beats in both accuracies. These are the best of"
-            f" {count_of(len(view.finished), 'trial')} on the same images, so they flatter a little.",
-            _front(view),
+            f" {count_of(len(snapshot.finished), 'trial')} on the same images, so they flatter a little.",
+            _front(snapshot),
         ]
-    parts += ["![clean against verified robust accuracy](pareto.png)", _papers(view)]
-    why_not = too_little(view)
+    parts += ["![clean against verified robust accuracy](pareto.png)", _papers(snapshot)]
+    why_not = too_little(snapshot)
     if why_not is not None:
         return [*parts, f"Importances and parallel coordinates are left out: {why_not}."]
     return [*parts, "![importances](importances.png)", "![parallel coordinates](parallel.png)"]
 
 
-def _front(view: View) -> str:
+def _front(snapshot: Snapshot) -> str:
     rows = [
-        [one.id, percent(one.clean_acc), robust(one), str(one.robust_n), one.suite, one.verdict, span(one.hours),
-         ", ".join(settings(view, one.point))]
-        for one in view.front[::-1]
+        [one.id, percent(one.clean_acc), robust(one), str(one.robust_n), one.suite, one.masking_status, span(one.hours),
+         ", ".join(settings(snapshot, one.point))]
+        for one in snapshot.front[::-1]
     ]  # fmt: skip
     return pipe_table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
 
 
-def _papers(view: View) -> str:
-    trial, name = papers(view), papers_name(view)
-    one = next((score for score in view.finished if trial is not None and score.id == trial.id), None)
+def _papers(snapshot: Snapshot) -> str:
+    trial, name = papers(snapshot), papers_name(snapshot)
+    one = next((score for score in snapshot.finished if trial is not None and score.id == trial.id), None)
     if trial is None:
         return f"The search did not try {name}."
     if one is None:
         return f"{_capital(name)} is {trial.id}; it did not finish."
-    said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.verdict}."
+    said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.masking_status}."
     if one.masked:
         return f"{said} Its robustness is not to be believed."
     if one.constant:
         return f"{said} It gives every image the same class."
-    if one in view.front:
+    if one in snapshot.front:
         return f"{said} It is on the front."
-    better = max((other for other in view.front if _beats(other, one)), key=lambda other: other.robust_acc)
+    better = max((other for other in snapshot.front if _beats(other, one)), key=lambda other: other.robust_acc)
     overlap = better.interval[0] <= one.interval[1]
     chance = "; the two intervals overlap" if overlap else ""
     return f"{said} {better.id} beats it: clean {percent(better.clean_acc)}, robust {robust(better)}{chance}."
@@ -177,14 +177,14 @@ def _beats(other: Score, one: Score) -> bool:
     return other.clean_acc >= one.clean_acc and other.robust_acc >= one.robust_acc
 
 
-def _masked(view: View) -> list[str]:
+def _masked(snapshot: Snapshot) -> list[str]:
     """How many trials were masked, and what PGD showed of them against what is verified."""
-    masked = [one for one in view.finished if one.masked]
-    steers = "" if MEASURES["pgd"] in get_objective(view.search.objective).measures else ", and steers nothing"
+    masked = [one for one in snapshot.finished if one.masked]
+    steers = "" if MEASURES["pgd"] in get_objective(snapshot.search.objective).measures else ", and steers nothing"
     parts = [
         f"{PROMISE} Where gradients are masked an attack fails for another reason than robustness, and no accuracy"
         f" under attack is to be believed. A masked trial is kept and shown; it is on no front{steers}.",
-        f"{_capital(count_of(len(masked), 'trial'))} of {len(view.finished)} finished"
+        f"{_capital(count_of(len(masked), 'trial'))} of {len(snapshot.finished)} finished"
         f" {'is' if len(masked) <= 1 else 'are'} masked.",
     ]
     if masked:
@@ -193,91 +193,91 @@ def _masked(view: View) -> list[str]:
             for one in sorted(masked, key=lambda one: -one.pgd_acc)
         ]
         parts.append(pipe_table(("masked", "clean", "under PGD", "under the suite (95 %)", "suite", "flags"), rows))
-    if constant := _constant(view):
+    if constant := _constant(snapshot):
         parts.append(
             f"{_capital(count_of(len(constant), 'trial'))} ({', '.join(one.id for one in constant)})"
             f" {'gives' if len(constant) == 1 else 'give'} every image the same class: no attack moves"
             f" {'it' if len(constant) == 1 else 'them'}, nothing was learnt, and what stands is that class's share."
             f" {'It is' if len(constant) == 1 else 'They are'} on no front either."
         )
-    return [*parts, *_gap(view)]
+    return [*parts, *_gap(snapshot)]
 
 
-def _gap(view: View) -> list[str]:
+def _gap(snapshot: Snapshot) -> list[str]:
     """What would have been believed without the verifying suite and the checks."""
-    if not view.finished:
+    if not snapshot.finished:
         return []
-    by_pgd = max(view.finished, key=lambda one: one.pgd_acc)
+    by_pgd = max(snapshot.finished, key=lambda one: one.pgd_acc)
     doubt = ", which is not to be believed either" if by_pgd.masked else ""
     said = [
         f"By PGD alone {by_pgd.id} would have been the most robust, with {percent(by_pgd.pgd_acc)}: it is"
-        f" {by_pgd.verdict}, and under the whole suite it shows {robust(by_pgd)}{doubt}."
+        f" {by_pgd.masking_status}, and under the whole suite it shows {robust(by_pgd)}{doubt}."
     ]
-    if unmasked := [one for one in view.finished if not one.masked]:
+    if unmasked := [one for one in snapshot.finished if not one.masked]:
         widest = max(unmasked, key=lambda one: one.pgd_acc - one.robust_acc)
         said.append(
             f"Of the unmasked trials PGD says most too much of {widest.id}: {percent(widest.pgd_acc)} under PGD,"
             f" {percent(widest.robust_acc)} verified."
         )
-    if any(one.n != one.robust_n for one in view.finished):
-        few, many = counts(one.robust_n for one in view.finished), counts(one.n for one in view.finished)
+    if any(one.n != one.robust_n for one in snapshot.finished):
+        few, many = counts(one.robust_n for one in snapshot.finished), counts(one.n for one in snapshot.finished)
         said.append(f"PGD ran on {many} images, the suite on the first {few} of them.")
     return [" ".join(said)]
 
 
-def _unfinished(view: View) -> list[str]:
+def _unfinished(snapshot: Snapshot) -> list[str]:
     parts = []
     for phase, word in (("stopped", "stopped early"), ("failed", "failed")):
-        if count := view.count(phase):
-            lines = [f"- {reason}: {', '.join(ids)}" for reason, ids in _reasons(view, phase).items()]
+        if count := snapshot.count(phase):
+            lines = [f"- {reason}: {', '.join(ids)}" for reason, ids in _reasons(snapshot, phase).items()]
             parts.append("\n".join([f"{_capital(count_of(count, 'trial'))} {word}:\n", *lines]))
-    if rest := [trial.id for trial, status in view.rows if not status.done]:
+    if rest := [trial.id for trial, status in snapshot.rows if not status.done]:
         parts.append(f"Not over yet: {', '.join(rest)}. `--resume` goes on with them.")
-    if collapsed := [trial.id for trial, status in view.rows if status.collapsed is not None]:
+    if collapsed := [trial.id for trial, status in snapshot.rows if status.collapsed is not None]:
         parts.append(f"Training collapsed (catastrophic overfitting) in {', '.join(collapsed)}.")
     return parts or ["Every trial finished."]
 
 
-def _reasons(view: View, phase: str) -> dict[str, list[str]]:
+def _reasons(snapshot: Snapshot, phase: str) -> dict[str, list[str]]:
     """Why trials ended, and which; numbers that only one of them has are left out."""
     found: dict[str, list[str]] = defaultdict(list)
-    for trial, status in view.rows:
+    for trial, status in snapshot.rows:
         if status.phase == phase:
             said = (status.reason.strip().splitlines() or ["no reason was recorded"])[0]
             found[f"`{said.replace('`', '')}`" if phase == "failed" else said.partition(": ")[0]].append(trial.id)
     return found
 
 
-def _cost(view: View) -> list[str]:
-    search = _training(view)
-    finalists = sum(member.hours for finalist in view.finalists for member in finalist.members)
+def _cost(snapshot: Snapshot) -> list[str]:
+    search = _training(snapshot)
+    finalists = sum(member.hours for finalist in snapshot.finalists for member in finalist.members)
     of = f" ({span(search)} of the search, {span(finalists)} of the finalists)" if finalists else ""
     return [
-        f"{states(view)}. The search was at work for {span(view.hours)} of wall time; training took"
+        f"{states(snapshot)}. The search was at work for {span(snapshot.hours)} of wall time; training took"
         f" {span(search + finalists)} over all processes{of}.",
         "![best so far against hours of work](progress.png)",
     ]
 
 
-def _training(view: View) -> float:
+def _training(snapshot: Snapshot) -> float:
     """Hours of training of all trials, finished or not."""
-    seconds = sum(epoch["seconds"] for _, status in view.rows for epoch in status.epochs)
-    return float(seconds) * view.sweep.resources.num_workers / 3600
+    seconds = sum(epoch["seconds"] for _, status in snapshot.rows for epoch in status.epochs)
+    return float(seconds) * snapshot.sweep.resources.num_workers / 3600
 
 
-def _none_counts(view: View) -> str:
-    constant = _constant(view)
+def _none_counts(snapshot: Snapshot) -> str:
+    constant = _constant(snapshot)
     if not constant:
-        if len(view.finished) == 1:
+        if len(snapshot.finished) == 1:
             return "The one finished trial is masked."
-        return f"All {len(view.finished)} finished trials are masked."
-    masked = len(view.finished) - len(constant)
-    return f"{len(view.finished)} finished: {masked} masked, {len(constant)} that give every image one class."
+        return f"All {len(snapshot.finished)} finished trials are masked."
+    masked = len(snapshot.finished) - len(constant)
+    return f"{len(snapshot.finished)} finished: {masked} masked, {len(constant)} that give every image one class."
 
 
-def _constant(view: View) -> list[Score]:
+def _constant(snapshot: Snapshot) -> list[Score]:
     """Those that learnt nothing, and are not masked either."""
-    return [one for one in view.finished if one.constant and not one.masked]
+    return [one for one in snapshot.finished if one.constant and not one.masked]
 
 
 def _capital(text: str) -> str:

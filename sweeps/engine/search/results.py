@@ -29,7 +29,7 @@ class Score:
     n: int
     robust_n: int
     suite: str
-    verdict: str
+    masking_status: str
     flags: tuple[str, ...]
     hours: float
     ended: float
@@ -47,7 +47,7 @@ class Score:
     @property
     def masked(self) -> bool:
         """Whether its robustness is not to be believed."""
-        return self.verdict == MASKED
+        return self.masking_status == MASKED
 
     @property
     def constant(self) -> bool:
@@ -83,7 +83,7 @@ def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
         n=result["n"],
         robust_n=result["robust_n"],
         suite=result["suite"],
-        verdict=result["verdict"],
+        masking_status=result["verdict"],
         flags=tuple(result["flags"]),
         hours=sum(epoch["seconds"] for epoch in status.epochs) * processes / 3600,
         ended=result["time"],

@@ -14,22 +14,22 @@ from sweeps.engine.cli.options import load_images
 from sweeps.engine.cli.text import relative, say
 from sweeps.engine.driver.on_ray import on_ray
 from sweeps.engine.driver.preflight import check_machine, check_trial
-from sweeps.engine.driver.run import name_versions, tell
-from sweeps.engine.search.finalists import finals
+from sweeps.engine.driver.run import name_versions, print_summary
+from sweeps.engine.search.finalists import run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import Score, scores
-from sweeps.engine.search.snapshot import View, flat_for
+from sweeps.engine.search.snapshot import Snapshot, flat_for
 from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.remote import following, located
+from sweeps.engine.sweep.remote import hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Report, Sweep
 from sweeps.engine.tracking.background import Mirroring
 
@@ -59,7 +59,7 @@ def run_search(options: SearchOptions) -> int:
             print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
             return 0
         sweep, search, folder = _begun(options, dataset)
-    with sole_driver(folder.path, "search"), following(folder, console) as folder:
+    with sole_driver(folder.path, "search"), hold_lease(folder, console) as folder:
         search.write(folder)
         study = SearchStudy(search, sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
@@ -68,26 +68,30 @@ def run_search(options: SearchOptions) -> int:
         with mirroring.running():
             over = _search(search, sweep, dataset, folder, study, console, options)
             finalists, champion = (
-                finals(search, sweep, dataset, folder, console, options, mirroring) if over else ([], None)
+                run_finalists(search, sweep, dataset, folder, console, options, mirroring) if over else ([], None)
             )
-        view = View.of(sweep, search, folder, finalists=finalists, champion=champion)
-        return _conclude(view, study, folder, mirroring, console)
+        snapshot = Snapshot.of(sweep, search, folder, finalists=finalists, champion=champion)
+        return _conclude(snapshot, study, folder, mirroring, console)
 
 
 def show_space(space: Space, pixel: float) -> str:
     """A space as people read it, two lines a parameter; amounts of pixel change also in the data set's pixels."""
-    lines = [f"space {space.name}: {space.says}"]
+    lines = [f"space {space.name}: {space.description}"]
     for parameter in space.parameters:
         unit = pixel if is_amount(parameter) else None
-        usual = f"(paper: {_value(parameter.usual, unit)})"
-        lines += ["", f"  {parameter.name:<15}{_range(parameter, unit):<32} {usual}", f"  {'':<15}{parameter.says}"]
+        default = f"(paper: {_value(parameter.default, unit)})"
+        lines += [
+            "",
+            f"  {parameter.name:<15}{_range(parameter, unit):<32} {default}",
+            f"  {'':<15}{parameter.description}",
+        ]
         if parameter.when:
             lines[-1] += f"; only if {parameter.condition()}"
     return "\n".join(lines)
 
 
 def _range(parameter: Parameter, pixel: float | None) -> str:
-    if (only := parameter.only()) is not None:
+    if (only := parameter.fixed_value()) is not None:
         return f"{_value(only, pixel)}, set"
     log = ", log" if parameter.log else ""
     if pixel is None:
@@ -107,8 +111,8 @@ def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, Swe
     resources = options.resources()
     check_machine(resources, options.address, options.max_concurrent)
     search = options.search(dataset)
-    usual = assemble(search.space, search.space.usual(), search.base)
-    check_trial(usual, dataset, Workers(size=resources.num_workers))
+    default = trial_config(search.space, search.space.default_point(), search.base)
+    check_trial(default, dataset, Workers(size=resources.num_workers))
     for source in search.warm_start:
         teacher(Path(source), search)  # refused before anything is written
     sweep = Sweep.new(
@@ -150,7 +154,7 @@ def teacher(path: Path, search: Search) -> list[Score]:
 
 def _not_searched(search: Search) -> dict[str, object]:
     """What all trials of a search have in common, by name, the data set first."""
-    searched = {parameter.where for parameter in search.space.parameters} | set(search.space.fixed)
+    searched = {parameter.field_path for parameter in search.space.parameters} | set(search.space.fixed)
     searched |= {"train.milestones"} if any(where.startswith("train.milestones") for where in searched) else set()
     return {
         name: value
@@ -160,7 +164,7 @@ def _not_searched(search: Search) -> dict[str, object]:
 
 
 def _resumed(options: SearchOptions, place: str) -> tuple[Sweep, Search, SweepFolder, Dataset]:
-    folder = located(place, options.output)
+    folder = open_sweep(place, options.output)
     sweep = folder.load()
     search = resized(Search.read(folder), options)
     check_machine(sweep.resources, options.address, options.max_concurrent)
@@ -189,9 +193,9 @@ def _search(
             return False
         if search.max_hours is None and search.flat is None:
             return True
-        view = View.of(sweep, search, folder)
-        out_of_time = search.max_hours is not None and view.hours >= search.max_hours
-        return not out_of_time and (search.flat is None or flat_for(view) < search.flat)
+        snapshot = Snapshot.of(sweep, search, folder)
+        out_of_time = search.max_hours is not None and snapshot.hours >= search.max_hours
+        return not out_of_time and (search.flat is None or flat_for(snapshot) < search.flat)
 
     begun = study.unfinished()
     console.print(
@@ -200,23 +204,25 @@ def _search(
     if not begun and not go_on():
         return True
     with on_ray(sweep, folder, console, options, expected=search.num_trials) as concurrent:
-        from sweeps.engine.search import running  # noqa: PLC0415 (slow to import, and not needed to redraw)
+        from sweeps.engine.search import tune  # noqa: PLC0415 (slow to import, and not needed to redraw)
 
-        running.run_search(
+        tune.search_trials(
             search, sweep, dataset, folder, study, concurrent=concurrent, stall=options.stall(), go_on=go_on
         )
     return not study.unfinished() and not go_on()
 
 
-def _conclude(view: View, study: SearchStudy, folder: SweepFolder, mirroring: Mirroring, console: Console) -> int:
-    pictures = save_pictures(view, study.study, folder.path)
-    write_atomically(folder.path / REPORT, report_md(view))
-    unfinished = sum(not read_status(folder.trial(trial)).done for trial in folder.trials(view.sweep))
-    report = Report(files=(REPORT, *pictures), sentence=sentence(view))
+def _conclude(
+    snapshot: Snapshot, study: SearchStudy, folder: SweepFolder, mirroring: Mirroring, console: Console
+) -> int:
+    pictures = save_pictures(snapshot, study.study, folder.path)
+    write_atomically(folder.path / REPORT, report_md(snapshot))
+    unfinished = sum(not read_status(folder.trial(trial)).done for trial in folder.trials(snapshot.sweep))
+    report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
     if not unfinished:
         folder.write_report(report)
     dashboard = f"Study:  optuna-dashboard {relative(folder.path / STUDY)}"
-    tell(report, view.sweep, folder, mirroring, console, dashboard)
+    print_summary(report, snapshot.sweep, folder, mirroring, console, dashboard)
     if unfinished:
         say(console, f"{unfinished} trials are not over; go on with --resume {relative(folder.path)}", "yellow")
-    return INTERRUPTED if unfinished else 0 if view.finished else FAILED
+    return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

@@ -51,7 +51,7 @@ class Tested:
     robust_interval: tuple[float, float]
     n: int
     suite: str
-    verdict: str
+    masking_status: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Finalist:
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class Snapshot:
     """A search as far as it is.
 
     `rows` are all its own trials with their state, `finished` the scores of those that finished,
@@ -117,7 +117,7 @@ class View:
         *,
         finalists: Sequence[Finalist] = (),
         champion: str | None = None,
-    ) -> "View":
+    ) -> "Snapshot":
         """What the records say; of finalists and champion, what the caller says."""
         trials = folder.trials(sweep)
         own = [trial for trial in trials if trial.role == "search"]
@@ -153,9 +153,9 @@ class View:
         return sum(status.phase == phase for _, status in self.rows)
 
 
-def flat_for(view: View, *, tolerance: float = 1e-9) -> int:
+def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     """How many of the last finished trials added nothing to the hypervolume."""
-    volumes = [volume for _, volume in view.progress()]
+    volumes = [volume for _, volume in snapshot.progress()]
     last_rise = max(
         (at for at, value in enumerate(volumes) if value > (volumes[at - 1] if at else 0.0) + tolerance), default=-1
     )

@@ -97,6 +97,6 @@ def differences(mine: Space, other: Space) -> str | None:
         return f"{there} parameter {gone[0]!r}"
     for parameter in mine.parameters:
         theirs = other[parameter.name]
-        if (parameter.kind, parameter.where) != (theirs.kind, theirs.where):
+        if (parameter.kind, parameter.field_path) != (theirs.kind, theirs.field_path):
             return f"parameter {parameter.name!r} is another thing there"
     return None

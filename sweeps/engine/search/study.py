@@ -22,7 +22,7 @@ from search_spaces.base import Parameter, Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, score
 from sweeps.engine.search.spec import Search
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.storage.files import drop_torn_line
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.sweep.folder import SweepFolder
@@ -74,7 +74,7 @@ class SearchStudy:
         proposal = self.study.ask()
         point = _draw(proposal, self.search.space)
         number = len(self.trials())
-        config = assemble(self.search.space, point, self.search.base)
+        config = trial_config(self.search.space, point, self.search.base)
         trial = Trial(
             id=f"trial-{number:03d}",
             config=replace(config, seed=1000 * self.search.seed + number),
@@ -123,8 +123,8 @@ class SearchStudy:
         """The paper's point comes first, unless something is learnt from."""
         waiting = any(frozen.state == TrialState.WAITING for frozen in self.study.get_trials(deepcopy=False))
         if not (waiting or self.search.warm_start or self.trials()):
-            usual = _free(self.search.space, self.search.space.usual())
-            self.study.enqueue_trial(usual, user_attrs={FROM: "the paper"})
+            default = _free(self.search.space, self.search.space.default_point())
+            self.study.enqueue_trial(default, user_attrs={FROM: "the paper"})
 
     def _follow_records(self) -> None:
         """Make the study agree with the records: whatever a kill kept from being told is told now."""
@@ -160,7 +160,7 @@ class SearchStudy:
         open_trial = optuna.Trial(self.study, self._frozen(number)._trial_id)
         reached = score(trial, status, self.sweep.resources.num_workers)
         if reached is not None:
-            open_trial.set_user_attr("verdict", reached.verdict)
+            open_trial.set_user_attr("verdict", reached.masking_status)
             told = self._frozen(number).constraints  # by a driver that was killed before it told the rest
             for name, value in self.objective.constraints(reached).items():
                 if name not in told:
@@ -230,7 +230,7 @@ def _draw(proposal: optuna.Trial, space: Space) -> Point:
 
 def _suggested(proposal: optuna.Trial, parameter: Parameter) -> float | int | str | bool:
     name = parameter.name
-    if (only := parameter.only()) is not None:
+    if (only := parameter.fixed_value()) is not None:
         return only
     if parameter.kind == "choice":
         chosen = proposal.suggest_categorical(name, parameter.options)
@@ -243,7 +243,7 @@ def _suggested(proposal: optuna.Trial, parameter: Parameter) -> float | int | st
 
 def _free(space: Space, point: Point) -> Point:
     """The part of a point that the space leaves free: all that the study knows of."""
-    return {name: value for name, value in point.items() if space[name].only() is None}
+    return {name: value for name, value in point.items() if space[name].fixed_value() is None}
 
 
 def _distributions(space: Space, point: Point) -> dict[str, BaseDistribution]:

@@ -6,7 +6,7 @@ from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Point, Value, show_value
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import Finalist, View
+from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.sweep.spec import Trial
 
 SAMPLERS = {"tpe": "TPE", "gp": "a Gaussian process", "random": "chance"}
@@ -48,7 +48,7 @@ def count_of(count: int, noun: str, plural: str = "") -> str:
 
 def is_amount(parameter: Parameter) -> bool:
     """Whether it is an amount of pixel change."""
-    return parameter.where.endswith(AMOUNTS)
+    return parameter.field_path.endswith(AMOUNTS)
 
 
 def amount(value: float, pixel: float) -> str:
@@ -63,33 +63,33 @@ def value_of(parameter: Parameter, value: Value, pixel: float) -> str:
     return f"{value:.3g}" if isinstance(value, float) else show_value(value)
 
 
-def settings(view: View, point: Point) -> list[str]:
+def settings(snapshot: Snapshot, point: Point) -> list[str]:
     """What a point sets of that which varies: name=value each."""
-    free = [parameter for parameter in view.search.space.parameters if parameter.only() is None]
-    pixel = view.sweep.pixel
+    free = [parameter for parameter in snapshot.search.space.parameters if parameter.fixed_value() is None]
+    pixel = snapshot.sweep.pixel
     return [f"{p.name}={value_of(p, point[p.name], pixel)}" for p in free if p.name in point]
 
 
-def setting(view: View) -> str:
+def setting(snapshot: Snapshot) -> str:
     """Data set, network if it does not vary, and budget: what all numbers share."""
-    base = view.search.base
-    varied = any(p.where == "model" and p.only() is None for p in view.search.space.parameters)
-    model = next((str(trial.config.model) for trial, _ in view.rows), base.model)
+    base = snapshot.search.base
+    varied = any(p.field_path == "model" and p.fixed_value() is None for p in snapshot.search.space.parameters)
+    model = next((str(trial.config.model) for trial, _ in snapshot.rows), base.model)
     parts = [base.data.name, *([] if varied else [model])]
-    return f"{', '.join(parts)}, L-inf budget {base.attack.eps / view.sweep.pixel:.4g} px"
+    return f"{', '.join(parts)}, L-inf budget {base.attack.eps / snapshot.sweep.pixel:.4g} px"
 
 
-def judged(view: View) -> str:
+def judged(snapshot: Snapshot) -> str:
     """On which images all trials were judged, how many, and against what."""
-    split = SPLITS[view.search.base.attack.split]
-    if not view.finished:
+    split = SPLITS[snapshot.search.base.attack.split]
+    if not snapshot.finished:
         return f"Judged on {split} images."
-    clean, attacked = counts(one.n for one in view.finished), counts(one.robust_n for one in view.finished)
-    verified = suite_of(view.search.base.attack).verified_by
+    clean, attacked = counts(one.n for one in snapshot.finished), counts(one.robust_n for one in snapshot.finished)
+    verified = suite_of(snapshot.search.base.attack).verified_by
     by = f" ({verified})" if verified else ""
     return (
         f"Judged on {split} images: clean n = {clean}; robust n = {attacked}, image by image the worst of"
-        f" {suites(view.finished)}{by}."
+        f" {suites(snapshot.finished)}{by}."
     )
 
 
@@ -98,20 +98,20 @@ def suites(scored: Iterable[Score]) -> str:
     return " / ".join(sorted({one.suite.removesuffix(UNVERIFIED) for one in scored}))
 
 
-def states(view: View) -> str:
+def states(snapshot: Snapshot) -> str:
     """How many trials there are, and what became of them."""
-    masked = sum(one.masked for one in view.finished)
-    finished = f"{len(view.finished)} finished" + (f" ({masked} masked)" if masked else "")
-    rest = len(view.rows) - len(view.finished) - view.count("stopped") - view.count("failed")
-    counted = ((view.count("stopped"), "stopped early"), (view.count("failed"), "failed"), (rest, "not over"))
+    masked = sum(one.masked for one in snapshot.finished)
+    finished = f"{len(snapshot.finished)} finished" + (f" ({masked} masked)" if masked else "")
+    rest = len(snapshot.rows) - len(snapshot.finished) - snapshot.count("stopped") - snapshot.count("failed")
+    counted = ((snapshot.count("stopped"), "stopped early"), (snapshot.count("failed"), "failed"), (rest, "not over"))
     parts = [finished, *[f"{count} {word}" for count, word in counted if count]]
-    return f"{count_of(len(view.rows), 'trial')} drawn by {SAMPLERS[view.search.sampler]}: {', '.join(parts)}"
+    return f"{count_of(len(snapshot.rows), 'trial')} drawn by {SAMPLERS[snapshot.search.sampler]}: {', '.join(parts)}"
 
 
 def aim(objective: Objective) -> str:
     """What a search aims at."""
     words = {"maximize": "high", "minimize": "low"}
-    said = " and ".join(f"{words[measure.direction]} {measure.says}" for measure in objective.measures)
+    said = " and ".join(f"{words[measure.direction]} {measure.description}" for measure in objective.measures)
     return said + (f", with clean accuracy of at least {percent(objective.floor)}" if objective.floor else "")
 
 
@@ -124,39 +124,39 @@ def rule(name: str) -> str:
     return "farthest above the straight line from the most robust finalist to the cleanest"
 
 
-def believed(view: View) -> list[Score]:
+def believed(snapshot: Snapshot) -> list[Score]:
     """What one may learn from: finished, counting, and as clean as the objective asks."""
-    objective = get_objective(view.search.objective)
-    feasible = (one for one in view.finished if all(value <= 0 for value in objective.constraints(one).values()))
+    objective = get_objective(snapshot.search.objective)
+    feasible = (one for one in snapshot.finished if all(value <= 0 for value in objective.constraints(one).values()))
     return [one for one in feasible if one.counts]
 
 
-def too_little(view: View) -> str | None:
+def too_little(snapshot: Snapshot) -> str | None:
     """Why importances and parallel coordinates are left out; None if they can be drawn."""
-    found = believed(view)
+    found = believed(snapshot)
     if len(found) < FEWEST:
-        floor = " and are as clean as asked" if get_objective(view.search.objective).floor else ""
+        floor = " and are as clean as asked" if get_objective(snapshot.search.objective).floor else ""
         return f"they need {FEWEST} trials that finished unmasked{floor}, and there are {len(found) or 'none'}"
-    if not any(len({one.point.get(name) for one in found}) > 1 for name in view.search.space.names):
+    if not any(len({one.point.get(name) for one in found}) > 1 for name in snapshot.search.space.names):
         return "no parameter takes more than one value among the trials that finished unmasked"
     return None
 
 
-def papers(view: View) -> Trial | None:
+def papers(snapshot: Snapshot) -> Trial | None:
     """The trial at the paper's own point, if it was drawn."""
-    usual = view.search.space.usual()
-    return next((trial for trial, _ in view.rows if dict(trial.point) == usual), None)
+    default = snapshot.search.space.default_point()
+    return next((trial for trial, _ in snapshot.rows if dict(trial.point) == default), None)
 
 
-def papers_name(view: View) -> str:
+def papers_name(snapshot: Snapshot) -> str:
     """What that point may be called: a narrowed space may not admit all of it."""
-    whole = all(parameter.admits(parameter.usual) for parameter in view.search.space.parameters)
+    whole = all(parameter.admits(parameter.default) for parameter in snapshot.search.space.parameters)
     return "the paper's point" if whole else "the point nearest to the paper's"
 
 
-def champion_of(view: View) -> Finalist | None:
+def champion_of(snapshot: Snapshot) -> Finalist | None:
     """The finalist that the rule picked."""
-    chosen = (one for one in view.finalists if view.champion in {member.id for member in one.members})
+    chosen = (one for one in snapshot.finalists if snapshot.champion in {member.id for member in one.members})
     return next(chosen, None)
 
 

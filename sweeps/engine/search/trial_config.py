@@ -7,7 +7,7 @@ from bat_core.errors import InputError
 from search_spaces.base import Point, Space, Value
 
 
-def assemble(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
+def trial_config(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
     """`base` with the fields that the point sets.
 
     A space that brings its own recipe starts from that recipe's defaults.
@@ -18,21 +18,21 @@ def assemble(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
     values = to_dict(base)
     if "recipe.name" in space.fixed:
         values["recipe"]["params"] = {}
-    for where, value in space.fixed.items():
-        _set(values, where, value)
+    for field_path, value in space.fixed.items():
+        _set(values, field_path, value)
     for name, value in point.items():
-        if where := space[name].where:
+        if field_path := space[name].field_path:
             form = space.forms.get(name, {}).get(str(value))
-            _set(values, where, form.format(**point) if form else value)
+            _set(values, field_path, form.format(**point) if form else value)
     return from_dict(TrialConfig, values)
 
 
-def _set(values: Any, where: str, value: Value) -> None:
+def _set(values: Any, field_path: str, value: Value) -> None:
     """`values["a"]["b"] = value` for "a.b"; a number is a place in a list."""
-    *path, last = where.split(".")
+    *path, last = field_path.split(".")
     try:
         for name in path:
             values = values[name]
         values[int(last) if last.isdigit() else last] = value
     except (LookupError, TypeError) as error:
-        raise InputError(f"a trial has no field {where!r} that could be set to {value!r}") from error
+        raise InputError(f"a trial has no field {field_path!r} that could be set to {value!r}") from error

@@ -24,7 +24,7 @@ DIED = "the process that ran it died: killed, or out of memory"
 GoOn = Callable[[], bool]
 
 
-def run_search(
+def search_trials(
     search: Search,
     sweep: Sweep,
     dataset: Dataset,
@@ -36,20 +36,20 @@ def run_search(
     go_on: GoOn,
 ) -> None:
     """Finish what was begun, then propose and run trials while `go_on()`, `concurrent` at a time."""
-    scheduler = None if search.halving is None else EpochHalving(search, study, folder)
+    scheduler = None if search.halving is None else EpochASHA(search, study, folder)
     tune_trials(
         sweep,
         dataset,
         folder,
         concurrent=concurrent,
         stall=stall,
-        search_alg=Proposals(study, folder, go_on),
+        search_alg=StudySearcher(study, folder, go_on),
         scheduler=scheduler,
         num_samples=-1,
     )
 
 
-class Proposals(Searcher):  # type: ignore[misc]
+class StudySearcher(Searcher):  # type: ignore[misc]
     """Tune asks, the study answers; what Tune knows of a trial's end is read from its record."""
 
     def __init__(self, study: SearchStudy, folder: SweepFolder, go_on: GoOn) -> None:
@@ -75,7 +75,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         self._folder.refresh(trial)
         reason = DIED if error else (result or {}).get(FAILURE)
         if reason and not read_status(self._folder.trial(trial)).done:
-            self._folder.tell(trial, "failed", reason=reason)
+            self._folder.append_event(trial, "failed", reason=reason)
         if read_status(self._folder.trial(trial)).done:  # else it is paused, or its storage failed: it goes on later
             self._study.settle(trial)
 
@@ -86,7 +86,7 @@ class Proposals(Searcher):  # type: ignore[misc]
         """Nothing was kept."""
 
 
-class EpochHalving(FIFOScheduler):  # type: ignore[misc]
+class EpochASHA(FIFOScheduler):  # type: ignore[misc]
     """Tune's asynchronous successive halving on a trial's own epochs.
 
     What it decides is written into the trial's record before the trial ends, and what earlier trials did
@@ -122,7 +122,7 @@ class EpochHalving(FIFOScheduler):  # type: ignore[misc]
         if decision != TrialScheduler.STOP or result["epoch"] >= mine.config.train.epochs:
             return str(TrialScheduler.CONTINUE)
         reason = f"successive halving at epoch {result['epoch']}: {SIGNAL} {result[SIGNAL]:.3f} is not among the best"
-        self._folder.tell(mine, "stopped", reason=reason)
+        self._folder.append_event(mine, "stopped", reason=reason)
         return str(TrialScheduler.STOP)
 
     def _replay(self, trial: Trial) -> None:

@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from bat_core.checkpoint import sync
 from bat_core.errors import InputError
-from sweeps.engine.storage.retry import patiently, reason
+from sweeps.engine.storage.retry import reason, retry_storage
 
 SCHEMES = ("s3://", "file://")
 CHUNK = 8 << 20  # bytes that are copied at once
@@ -38,7 +38,7 @@ class Stored:
 class Storage:
     """The files below a URI. A file is there whole or not at all; there is no rename and no lock.
 
-    Every call waits for storage that fails (`patiently`, for `patience` seconds), and then raises StorageError.
+    Every call waits for storage that fails (`retry_storage`, for `patience` seconds), and then raises StorageError.
     """
 
     uri: str
@@ -165,7 +165,7 @@ class Storage:
                 raise FileNotFoundError(errno.ENOENT, "the folder is not there: is it mounted?", root)
             return action(system, self._path(root, key))
 
-        return patiently(act, f"{key or 'the store'} {failed}", str(self), seconds=self.patience)
+        return retry_storage(act, f"{key or 'the store'} {failed}", str(self), seconds=self.patience)
 
     def _key(self, key: str) -> str:
         return "/".join(filter(None, (self.below, key)))
@@ -181,7 +181,7 @@ def is_uri(text: str) -> bool:
 
 @functools.lru_cache
 def _connect(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it. Trying again is left to `patiently`, which says what it waits for."""
+    """The file system and the path in it. Trying again is left to `retry_storage`, which says what it waits for."""
     if not uri.startswith(SCHEMES):
         raise ValueError(f"write {' or '.join(SCHEMES)}, or a folder")
     system, path = fs.FileSystem.from_uri(uri)

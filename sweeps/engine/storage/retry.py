@@ -29,7 +29,9 @@ class TakenOverError(StorageError):
     """Another process writes now what this one wrote, which must stop."""
 
 
-def patiently(action: Callable[[], Result], what: str, where: str | Path, *, seconds: float | None = None) -> Result:
+def retry_storage(
+    action: Callable[[], Result], what: str, where: str | Path, *, seconds: float | None = None
+) -> Result:
     """What `action` returns, tried again while storage fails.
 
     Args:

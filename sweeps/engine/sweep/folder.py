@@ -13,10 +13,10 @@ from bat_core.jsontext import read_json
 from bat_core.workers import Workers
 from sweeps.engine.storage.files import cache, refuse_if_used, write_atomically
 from sweeps.engine.storage.object_store import Storage
-from sweeps.engine.storage.retry import patiently
+from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import Record
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
-from sweeps.engine.sweep.trial_sync import Attempt, Keeping, pull_trial
+from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
 
 SPEC = "sweep.json"
 TRIAL = "trial.json"
@@ -49,12 +49,12 @@ class SweepFolder:
         """
         if self.store:
             return cache() / sweep.id / str(rank) / "trials" / trial.id
-        patiently((self.path / SPEC).stat, "there is no sweep", self.path)  # nothing is written where a disk was
+        retry_storage((self.path / SPEC).stat, "there is no sweep", self.path)  # nothing is written where a disk was
         return self.trial(trial)
 
-    def keeping(self, trial: Trial, home: Path) -> Keeping:
+    def trial_sync(self, trial: Trial, home: Path) -> TrialSync:
         """What becomes of a trial's files besides lying in its home."""
-        return Attempt(self.store, trial.id, home, driver=self.driver) if self.store else Keeping()
+        return StoreTrialSync(self.store, trial.id, home, driver=self.driver) if self.store else TrialSync()
 
     def ray(self, sweep: Sweep) -> Path:
         """Where Ray writes what nobody reads: on no disk of the sweep's, whose faults would be Ray's."""
@@ -73,13 +73,13 @@ class SweepFolder:
         if self.store:
             pull_trial(self.store, trial.id, self.trial(trial))
 
-    def tell(self, trial: Trial, event: str, **fields: Any) -> None:
+    def append_event(self, trial: Trial, event: str, **fields: Any) -> None:
         """Add to the record of a trial that nobody else is writing any more."""
         folder = self.trial(trial)
-        keeping = self.keeping(trial, folder)
-        if isinstance(keeping, Attempt):
-            keeping.take_record(Workers())
-        Record(folder, keeping.recorded).append(event, **fields)
+        sync = self.trial_sync(trial, folder)
+        if isinstance(sync, StoreTrialSync):
+            sync.take_record(Workers())
+        Record(folder, sync.recorded).append(event, **fields)
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
         """All trials so far: those known beforehand, then those proposed, in order, finalists last."""

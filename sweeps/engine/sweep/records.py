@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from bat_core.jsontext import read_json
 from sweeps.engine.storage.files import drop_torn_line
-from sweeps.engine.storage.retry import patiently
+from sweeps.engine.storage.retry import retry_storage
 
 RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
@@ -58,7 +58,7 @@ class Record:
             StorageError: the storage did not take it, for as long as it is waited for.
         """
         line = _line(event, fields)
-        patiently(lambda: self._write(line), f"{RECORD} cannot be written", self.path.parent)
+        retry_storage(lambda: self._write(line), f"{RECORD} cannot be written", self.path.parent)
         self._then()
 
     def fail(self, reason: str) -> None:

@@ -28,7 +28,7 @@ LEASE = 60.0  # seconds without one after which another may take the sweep over
 
 
 @dataclass(frozen=True)
-class Driver:
+class DriverLease:
     """A driver's sign of life, as it lies in the store. A store has no locks; who is heard of there is obeyed."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -56,11 +56,11 @@ class Driver:
         return False
 
 
-class Following:
+class StoreFollower:
     """Keeps the driver's folder abreast of the store, and the store told that the driver lives."""
 
-    def __init__(self, folder: SweepFolder, store: Storage, driver: Driver, console: Console) -> None:
-        self._folder, self._driver, self._console = folder, driver, console
+    def __init__(self, folder: SweepFolder, store: Storage, lease: DriverLease, console: Console) -> None:
+        self._folder, self._lease, self._console = folder, lease, console
         self._store = replace(store, patience=0.0)  # there is always another look
         self._seen: dict[str, tuple[str, int, int]] = {}
         self._renewed = 0.0
@@ -103,9 +103,9 @@ class Following:
             StorageError: the store does not answer.
         """
         if time.monotonic() - self._renewed > RENEWAL:
-            if self._renewed and not self._store.exists(self._driver.key):
+            if self._renewed and not self._store.exists(self._lease.key):
                 raise TakenOverError(f"another driver has taken over the sweep in {self._store}: this one stops")
-            self._driver.sign(self._store)
+            self._lease.sign(self._store)
             self._renewed = time.monotonic()
         newest: dict[str, tuple[str, int, int]] = {}
         for stored in self._store.files("trials"):
@@ -122,7 +122,7 @@ class Following:
 
 
 @contextmanager
-def following(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
+def hold_lease(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
     """The folder as its sole driver has it, followed while the body runs; a folder without a store as it is.
 
     Raises:
@@ -131,20 +131,20 @@ def following(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
     if folder.store is None:
         yield folder
         return
-    store, driver = folder.store, Driver()
-    _take(store, driver)
+    store, lease = folder.store, DriverLease()
+    _take(store, lease)
     try:
-        folder = replace(folder, driver=driver.token)
-        follower = Following(folder, store, driver, console)
+        folder = replace(folder, driver=lease.token)
+        follower = StoreFollower(folder, store, lease, console)
         follower.look()
         with follower.running():
             yield folder
     finally:
         with contextlib.suppress(OSError):
-            store.drop(driver.key)
+            store.drop(lease.key)
 
 
-def located(place: str, output: Path | None) -> SweepFolder:
+def open_sweep(place: str, output: Path | None) -> SweepFolder:
     """The sweep that a person wants to go on with: a folder, or a store whose copy in a folder is brought up to date.
 
     Raises:
@@ -166,16 +166,16 @@ def located(place: str, output: Path | None) -> SweepFolder:
     return folder
 
 
-def _take(store: Storage, driver: Driver) -> None:
+def _take(store: Storage, lease: DriverLease) -> None:
     """Be the only driver: who was heard of lately by the store's own clock is obeyed, who was not is removed."""
-    driver.sign(store)
+    lease.sign(store)
     signs = {stored.key: stored for stored in store.files(DRIVERS)}
-    mine = signs.pop(driver.key)
+    mine = signs.pop(lease.key)
     for key, sign in signs.items():
-        other = from_dict(Driver, json.loads(store.read(key)))
+        other = from_dict(DriverLease, json.loads(store.read(key)))
         age = (mine.changed - sign.changed) / 1e9
         if age < LEASE and not other.dead():
-            store.drop(driver.key)
+            store.drop(lease.key)
             raise InputError(
                 f"the sweep in {store} is driven by process {other.process} on {other.host}, heard of"
                 f" {max(age, 0):.0f} s ago: wait for it, or until it has been silent for {LEASE:g} s"

@@ -13,36 +13,36 @@ import torch
 import torch.distributed as dist
 
 import bat_core
-from bat_core.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint, save_model
+from bat_core.checkpoint import find_resume_point, load_checkpoint, save_checkpoint, save_model
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.fit import TrainState, fit_by_batch
 from bat_core.masking.checks import examine
 from bat_core.suites import suite_of, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
 from sweeps.engine.storage.locks import exclusive
-from sweeps.engine.storage.retry import patiently
+from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, Keeping
+from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
 
 BATCHES_BETWEEN_LOOKS = 16  # of several workers, who must pause at the same batch: looking links them
 
 
-class Watch:
+class TrialControl:
     """Who watches a trial: it is told of every batch, and may ask for a pause. This one watches nothing."""
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """The trial has got on."""
 
-    def pause_wanted(self) -> bool:
+    def should_pause(self) -> bool:
         """Whether the trial shall save what it has and end."""
         return False
 
 
-UNWATCHED = Watch()
+NO_CONTROL = TrialControl()
 
 
 class Paused(Exception):  # noqa: N818 (no error)
@@ -56,12 +56,12 @@ def run_trial(
     *,
     device: torch.device,
     workers: Workers | None = None,
-    watch: Watch = UNWATCHED,
+    control: TrialControl = NO_CONTROL,
     report: Callable[[dict[str, float]], None] = lambda _: None,
-    keeping: Keeping | None = None,
+    sync: TrialSync | None = None,
 ) -> None:
     """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
-    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, watch=watch, keeping=keeping):
+    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, control=control, sync=sync):
         report(metrics)
 
 
@@ -72,33 +72,33 @@ def trial_epochs(
     *,
     device: torch.device,
     workers: Workers | None = None,
-    watch: Watch = UNWATCHED,
-    keeping: Keeping | None = None,
+    control: TrialControl = NO_CONTROL,
+    sync: TrialSync | None = None,
 ) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
 
     A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints. `keeping` copies what is durable to where no node's folder is.
+    rank 0 alone writes records and checkpoints. `sync` copies what is durable to where no node's folder is.
 
     Yields:
         The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
         that can be gone on with, from the epoch's end.
     Raises:
-        Paused: `watch` wanted it; the state between two batches is on disk.
+        Paused: `control` wanted it; the state between two batches is on disk.
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
-    workers, keeping = workers or Workers.current(), keeping or Keeping()
+    workers, sync = workers or Workers.current(), sync or TrialSync()
     with _sole_writer(folder, workers):
-        keeping.begin(workers)
+        sync.begin(workers)
         if read_status(folder).phase == "finished":
             return
-        writer = _Writer(trial.config, dataset, folder, workers, keeping) if workers.rank == 0 else None
+        writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
         try:
-            choice = choose_checkpoint(folder / CHECKPOINTS, trial.config)
-            state = choice.load(dataset, device)
+            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config)
+            state = resume_point.load(dataset, device)
             if writer:
-                writer.start(device, state, choice.passed_over)
-            run = _Run(trial.config, dataset, folder, device, workers, writer, watch, keeping)
+                writer.start(device, state, resume_point.passed_over)
+            run = _TrialRun(trial.config, dataset, folder, device, workers, writer, control, sync)
             state = yield from run.train(state)
             run.evaluate(state)
             if writer:
@@ -112,7 +112,7 @@ def trial_epochs(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _TrialRun:
     """One attempt at a trial, in one of its workers."""
 
     config: TrialConfig
@@ -121,8 +121,8 @@ class _Run:
     device: torch.device
     workers: Workers
     writer: "_Writer | None"
-    watch: Watch
-    keeping: Keeping
+    control: TrialControl
+    sync: TrialSync
 
     def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
         """The model to judge: the last epoch's, or the one before training collapsed."""
@@ -146,10 +146,10 @@ class _Run:
         return state
 
     def _after_batch(self, state: TrainState) -> None:
-        self.watch.alive()
-        assert state.begun is not None
-        look = self.workers.size == 1 or state.begun.batches % BATCHES_BETWEEN_LOOKS == 0
-        if look and self.workers.any(self.watch.pause_wanted(), self.device):
+        self.control.heartbeat()
+        assert state.partial is not None
+        look = self.workers.size == 1 or state.partial.batches % BATCHES_BETWEEN_LOOKS == 0
+        if look and self.workers.any(self.control.should_pause(), self.device):
             state.gather(self.workers)
             if self.writer:
                 self.writer.pause(state)
@@ -161,28 +161,28 @@ class _Run:
         part = self.dataset.part(config.attack.split)
         mine = workers.share(torch.arange(len(part)))
         curves, verified = trajectories(config.attack), verification(config.attack)
-        judge = Judge(state.model, seed=config.seed, precision=config.train.precision)
+        evaluator = Evaluator(state.model, seed=config.seed, precision=config.train.precision)
         parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
         done = 0
         if writer:
             writer.record.append("attack", done=0, of=len(part))
         chunks = mine.split(config.attack.batch_size)
         for positions, batch in zip(chunks, part.batches(chunks), strict=True):
-            verdicts = judge.extend(judge.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
+            verdicts = evaluator.extend(evaluator.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
             parts[VERDICTS].append(verdicts)
             chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
             if verified and len(chosen):
                 images = batch.images[torch.from_numpy(chosen)]
-                parts[VERIFIED].append(judge.extend(verdicts.take(chosen), images, verified))
+                parts[VERIFIED].append(evaluator.extend(verdicts.take(chosen), images, verified))
             done += len(positions)
             if writer:
                 writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-            self.watch.alive()
-            if workers.size == 1 and self.watch.pause_wanted():
+            self.control.heartbeat()
+            if workers.size == 1 and self.control.should_pause():
                 raise Paused
         shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
-        patiently(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
-        self.keeping.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
+        retry_storage(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
+        self.sync.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
         if workers.size > 1:
             dist.barrier()
 
@@ -200,9 +200,9 @@ def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
 class _Writer:
     """Writes what a trial leaves behind."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, keeping: Keeping) -> None:
-        self.config, self.dataset, self.folder, self.workers, self.keeping = config, dataset, folder, workers, keeping
-        self.record = Record(folder, keeping.recorded)
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, sync: TrialSync) -> None:
+        self.config, self.dataset, self.folder, self.workers, self.sync = config, dataset, folder, workers, sync
+        self.record = Record(folder, sync.recorded)
 
     def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
         """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
@@ -212,7 +212,7 @@ class _Writer:
             hash=self.config.hash,
             config=to_dict(self.config),
             from_epoch=state.epoch if state else 0,
-            from_batch=state.begun.batches if state and state.begun else 0,
+            from_batch=state.partial.batches if state and state.partial else 0,
             device=name,
             threads=torch.get_num_threads(),
             workers=self.workers.size,
@@ -232,23 +232,23 @@ class _Writer:
 
     def pause(self, state: TrainState) -> None:
         """Keep what is between two batches."""
-        assert state.begun is not None
+        assert state.partial is not None
         self.save(state)
-        self.record.append("paused", epoch=state.epoch, batch=state.begun.batches)
+        self.record.append("paused", epoch=state.epoch, batch=state.partial.batches)
 
     def save(self, state: TrainState) -> None:
         """A checkpoint, waiting for storage that fails."""
         folder = self.folder / CHECKPOINTS
-        patiently(
+        retry_storage(
             lambda: save_checkpoint(folder, state, self.config, self.dataset),
             "the checkpoint cannot be written",
             folder,
         )
-        self.keeping.saved()
+        self.sync.saved()
 
     def finish(self, state: TrainState) -> None:
         """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
-        self.keeping.gather()
+        self.sync.gather()
         curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
         assert curves is not None
         headline = curves if verified is None else verified
@@ -261,10 +261,10 @@ class _Writer:
             seed=self.config.seed,
         )
         model = self.folder / MODEL
-        patiently(
+        retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
         )
-        self.keeping.finish()
+        self.sync.finish()
         self.record.append(
             "finished",
             n=len(curves),
@@ -273,8 +273,8 @@ class _Writer:
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
-            suite=suite_of(self.config.attack).label_for(findings.verdict),
-            verdict=findings.verdict,
+            suite=suite_of(self.config.attack).label_for(findings.masking_status),
+            masking_status=findings.masking_status,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),
             epoch=state.epoch,
@@ -282,7 +282,7 @@ class _Writer:
         with contextlib.suppress(OSError):  # it is finished, whatever stays behind
             shutil.rmtree(self.folder / SHARDS)
             shutil.rmtree(self.folder / CHECKPOINTS)
-            self.keeping.over()
+            self.sync.over()
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
@@ -290,7 +290,7 @@ class _Writer:
         if not found:
             return None
         verdicts = Verdicts.concat(found)
-        patiently(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
+        retry_storage(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
         return verdicts
 
 

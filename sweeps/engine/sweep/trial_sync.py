@@ -28,7 +28,7 @@ ATTEMPT = "attempt-"
 DRIVERS = "drivers"
 
 
-class Keeping:
+class TrialSync:
     """What becomes of a trial's files beside lying in its folder: nothing, where all nodes share that."""
 
     def begin(self, workers: Workers) -> None:
@@ -54,14 +54,14 @@ class Keeping:
 
 
 @dataclass(frozen=True)
-class Past:
+class AttemptHistory:
     """What earlier attempts at a trial left in the store: their names, oldest first."""
 
     store: Storage
     attempts: tuple[str, ...]
 
     @classmethod
-    def of(cls, store: Storage, trial_id: str) -> "Past":
+    def of(cls, store: Storage, trial_id: str) -> "AttemptHistory":
         place = store.under(f"trials/{trial_id}")
         return cls(place, tuple(name for name in place.names() if name.startswith(ATTEMPT)))
 
@@ -121,7 +121,7 @@ class Past:
         return _sound(target)
 
 
-class Attempt(Keeping):
+class StoreTrialSync(TrialSync):
     """One attempt at a trial, kept in a store.
 
     Args:
@@ -139,20 +139,20 @@ class Attempt(Keeping):
         Raises:
             TakenOverError: another driver has taken the sweep over.
         """
-        past = self.take_record(workers)
-        past.pull_checkpoints(self.folder / CHECKPOINTS)
+        history = self.take_record(workers)
+        history.pull_checkpoints(self.folder / CHECKPOINTS)
 
-    def take_record(self, workers: Workers) -> Past:
+    def take_record(self, workers: Workers) -> AttemptHistory:
         """`begin` without checkpoints, for who has but a word to add to the record."""
         if not self.sweep.exists(f"{DRIVERS}/{self.driver}.json"):
             raise TakenOverError(f"another driver has taken over the sweep in {self.sweep}: this one stops")
-        past = Past.of(self.sweep, self.trial_id)
-        self.name = _agreed(past.next_name(), workers)
-        self._place = past.store
+        history = AttemptHistory.of(self.sweep, self.trial_id)
+        self.name = _agreed(history.next_name(), workers)
+        self._place = history.store
         self.folder.mkdir(parents=True, exist_ok=True)  # of all workers: each writes its share of the verdicts
-        past.pull_record(self.folder)
+        history.pull_record(self.folder)
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
-        return past
+        return history
 
     def recorded(self) -> None:
         """Push the whole record; the first time, this claims the trial."""
@@ -199,7 +199,7 @@ class Attempt(Keeping):
             (self.folder / name).unlink(missing_ok=True)
 
     def _check_mine(self) -> None:
-        newest = Past.of(self.sweep, self.trial_id).newest
+        newest = AttemptHistory.of(self.sweep, self.trial_id).newest
         if newest and newest > self.name:
             raise TakenOverError(f"{newest} has taken over trial {self.trial_id} in {self.sweep}: {self.name} stops")
 
@@ -209,7 +209,7 @@ class Attempt(Keeping):
             self._place.push(path, f"{key}/{path.name}")
 
     def _drop_checkpoints(self, *, but: str = "") -> None:
-        for attempt in Past.of(self.sweep, self.trial_id).attempts:
+        for attempt in AttemptHistory.of(self.sweep, self.trial_id).attempts:
             if attempt != but:
                 self._place.drop(f"{attempt}/{CHECKPOINTS}")
 
@@ -220,12 +220,14 @@ _pulling = threading.Lock()
 def pull_trial(store: Storage, trial_id: str, folder: Path) -> None:
     """Bring the driver's folder of a trial to what the store has: the record last, for readers believe it."""
     with _pulling:
-        past = Past.of(store, trial_id)
-        if past.newest and f"{past.newest}/{RECORD}" in {stored.key for stored in past.store.files(past.newest)}:
-            content = past.store.read(f"{past.newest}/{RECORD}")
+        history = AttemptHistory.of(store, trial_id)
+        if history.newest and f"{history.newest}/{RECORD}" in {
+            stored.key for stored in history.store.files(history.newest)
+        }:
+            content = history.store.read(f"{history.newest}/{RECORD}")
             if b'"event": "finished"' in content:
-                past.pull_results(folder)
-            past.pull_record(folder)
+                history.pull_results(folder)
+            history.pull_record(folder)
 
 
 def _agreed(name: str, workers: Workers) -> str:

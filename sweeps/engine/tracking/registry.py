@@ -16,7 +16,7 @@ from sweeps.engine.tracking.background import hush
 CHAMPION = "champion"
 
 
-def register_champion(sweep: Sweep, trial_id: str, *, name: str, says: str, uri: str) -> str:
+def register_champion(sweep: Sweep, trial_id: str, *, name: str, description: str, uri: str) -> str:
     """Register the model of a trial as `name` with the alias "champion"; done twice, there is one version.
 
     Args:
@@ -32,9 +32,9 @@ def register_champion(sweep: Sweep, trial_id: str, *, name: str, says: str, uri:
     if mirror.MODEL_TAG not in run.data.tags:
         raise MlflowException(f"the model of trial {trial_id} is not in MLflow")
     version = _known(client, name, sweep, trial_id) or _new(client, name, sweep, trial_id, run)
-    client.update_model_version(name, version.version, says)
+    client.update_model_version(name, version.version, description)
     client.set_registered_model_alias(name, CHAMPION, version.version)
-    client.set_tag(run.info.run_id, "mlflow.note.content", says)
+    client.set_tag(run.info.run_id, "mlflow.note.content", description)
     return str(version.version)
 
 

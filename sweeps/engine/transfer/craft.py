@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from bat_core.attacks import FGSM, PGD
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
-from bat_core.evaluate import Judge, is_out_of_memory
+from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import autocast, judging, resolve_precision
-from bat_core.rng import ExampleDraws
+from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
-from sweeps.engine.evaluation.spec import Assessment, read_spec, write_spec
+from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
 from sweeps.engine.storage.files import write_atomically
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
@@ -28,7 +28,7 @@ STEPS = 20  # of PGD: the paper's CE20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matrix(Assessment):
+class Matrix(EvaluationSpec):
     """All that was decided before the first image was crafted; written once, as transfer.json."""
 
     steps: int = STEPS
@@ -81,7 +81,7 @@ class MatrixFolder:
         return read_spec(Matrix, self.path, SPEC, NOUN)
 
 
-class Bench:
+class ModelCache:
     """The models in this process: the one crafted on and, beside it, one that judges. Never more than two."""
 
     def __init__(self, matrix: Matrix, device: str) -> None:
@@ -100,7 +100,9 @@ class Bench:
         return sorted(range(len(self.matrix.models)), key=lambda number: number not in self._held)
 
 
-def craft_shard(matrix: Matrix, folder: MatrixFolder, bench: Bench, part: Split, source: int, shard: slice) -> None:
+def craft_shard(
+    matrix: Matrix, folder: MatrixFolder, bench: ModelCache, part: Split, source: int, shard: slice
+) -> None:
     """Craft one shard of images on one model by every attack, let all models judge, and keep what they say.
 
     One batch of adversarial images is held at a time. Nothing is done where a whole result is on disk.
@@ -114,8 +116,8 @@ def craft_shard(matrix: Matrix, folder: MatrixFolder, bench: Bench, part: Split,
     x, y = to_unit(images.images[:].to(bench.device)), images.labels.to(bench.device)
 
     def correct(target: int, judged: Tensor) -> npt.NDArray[np.bool_]:
-        judge = Judge(bench.take(target, beside=source))
-        return judge.clean(judged, images.labels, images.rows).clean_correct
+        evaluator = Evaluator(bench.take(target, beside=source))
+        return evaluator.clean(judged, images.labels, images.rows).clean_correct
 
     def withstood(entry: Entry) -> npt.NDArray[np.bool_]:
         x_adv = craft(matrix, entry, bench.take(source), x, y, images.rows)
@@ -123,7 +125,7 @@ def craft_shard(matrix: Matrix, folder: MatrixFolder, bench: Bench, part: Split,
         return np.stack([verdicts[target] for target in sorted(verdicts)])
 
     adversarial = {label(entry): withstood(entry) for entry in matrix.attacks()}
-    write_shard(matrix, path, source, images.rows, Judged(clean=correct(source, x), adversarial=adversarial))
+    write_shard(matrix, path, source, images.rows, TransferVerdicts(clean=correct(source, x), adversarial=adversarial))
 
 
 def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, 
     A random start depends on the matrix' seed, the attack and the image's row alone, so that every
     model's images start from the same points, in whatever batches they are crafted.
     """
-    draws = ExampleDraws(seed=matrix.seed, names=("evaluate", entry.name), indices=rows.tolist())
+    rng = PerExampleRNG(seed=matrix.seed, names=("evaluate", entry.name), indices=rows.tolist())
     precision = resolve_precision(matrix.precision, x.device)
 
     def searched(z: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, 
 
     try:
         with judging(model):
-            return entry.attack(searched, x, y, generator=draws)
+            return entry.attack(searched, x, y, generator=rng)
     except (MemoryError, RuntimeError) as error:
         if len(x) == 1 or not is_out_of_memory(error):
             raise
@@ -153,7 +155,7 @@ def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class TransferVerdicts:
     """What the models made of N images crafted on one source.
 
     `clean` (N,): is the source right on the clean image? `adversarial`, for each attack, (targets, N):
@@ -164,7 +166,7 @@ class Judged:
     adversarial: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: Judged) -> None:
+def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: TransferVerdicts) -> None:
     """One row an attack and image. A reader finds the whole file or none.
 
     Columns: index (row in the data set), source, attack, clean_correct (of the source) and, for each
@@ -185,7 +187,7 @@ def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: J
     write_atomically(path, content.getvalue())
 
 
-def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Judged | None:
+def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> TransferVerdicts | None:
     """What `write_shard` wrote; None where there is nothing, or a part, or what became of other images."""
     labels = [label(entry) for entry in matrix.attacks()]
     try:
@@ -198,10 +200,10 @@ def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Judged 
     except (pa.ArrowException, KeyError, ValueError, OSError):
         return None
     per_attack = correct.reshape(len(matrix.names), len(labels), len(rows))
-    return Judged(clean=clean, adversarial={one: per_attack[:, number] for number, one in enumerate(labels)})
+    return TransferVerdicts(clean=clean, adversarial={one: per_attack[:, number] for number, one in enumerate(labels)})
 
 
-def joined(matrix: Matrix, folder: MatrixFolder, part: Split) -> list[Judged]:
+def joined(matrix: Matrix, folder: MatrixFolder, part: Split) -> list[TransferVerdicts]:
     """What became of all images crafted on each source.
 
     Raises:
@@ -210,7 +212,7 @@ def joined(matrix: Matrix, folder: MatrixFolder, part: Split) -> list[Judged]:
     return [_joined(matrix, folder, part, source) for source in range(len(matrix.models))]
 
 
-def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> Judged:
+def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> TransferVerdicts:
     shards = []
     for shard in matrix.shards():
         path = folder.shard(matrix.names[source], shard)
@@ -219,7 +221,7 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> J
             raise InputError(f"{str(path)!r} holds no whole verdicts: --resume {str(folder.path)!r}")
         shards.append(judged)
     names = shards[0].adversarial
-    return Judged(
+    return TransferVerdicts(
         clean=np.concatenate([shard.clean for shard in shards]),
         adversarial={name: np.concatenate([shard.adversarial[name] for shard in shards], axis=1) for name in names},
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bat_core.stats import Interval, wilson
-from sweeps.engine.transfer.craft import Judged
+from sweeps.engine.transfer.craft import TransferVerdicts
 
 CHANCE = 0.05  # a cell whose p-value is at least this says nothing
 NAMED = 3  # so many cells are named in a sentence
@@ -15,7 +15,7 @@ NOT_VERIFIED = "not verified"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TransferCell:
     """What `target` makes of n images crafted on `source`: how many it classifies correctly.
 
     `clean` and `own` are how many of them it does when they are clean, and when the same attack is
@@ -53,14 +53,14 @@ class Cell:
         return self.correct < self.own
 
 
-def cells_of(names: Sequence[str], judged: Sequence[Judged]) -> list[Cell]:
+def cells_of(names: Sequence[str], judged: Sequence[TransferVerdicts]) -> list[TransferCell]:
     """Every attack's matrix, source by source.
 
     Args:
         names: the models'.  judged: what became of the images crafted on each of them.
     """
     return [
-        Cell(
+        TransferCell(
             source=names[source],
             target=names[target],
             attack=attack,
@@ -93,12 +93,12 @@ class Alarm:
     cells that were looked at).
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TransferCell, ...]
     red: bool
-    says: str
+    description: str
 
 
-def alarm(cells: Sequence[Cell]) -> Alarm:
+def alarm(cells: Sequence[TransferCell]) -> Alarm:
     """Whether black box beats white box anywhere, a red flag of gradient masking.
 
     Source: Carlini et al. 2019, arXiv:1902.06705, section 5; paper, section 5.2.2.
@@ -106,25 +106,27 @@ def alarm(cells: Sequence[Cell]) -> Alarm:
     black = [cell for cell in cells if not cell.white_box]
     beaten = sorted((cell for cell in black if cell.beats_white_box), key=lambda cell: (cell.p, cell.correct))
     if not beaten:
-        says = f"No red flag: none of {len(black)} black-box attacks is stronger than the target's own white-box."
-        return Alarm(cells=(), red=False, says=says)
+        description = (
+            f"No red flag: none of {len(black)} black-box attacks is stronger than the target's own white-box."
+        )
+        return Alarm(cells=(), red=False, description=description)
     red = beaten[0].p * len(black) < CHANCE
     what = (
         "Red flag, gradients may be masked: black box beats white box"
         if red
         else "No red flag: black box beats white box by no more than chance"
     )
-    named = "; ".join(_says(cell, len(black)) for cell in beaten[:NAMED])
+    named = "; ".join(_description(cell, len(black)) for cell in beaten[:NAMED])
     more = f"; and {len(beaten) - NAMED} more" if len(beaten) > NAMED else ""
     tested = f"p: exact sign test, times {len(black)} cells"
     return Alarm(
         cells=tuple(beaten),
         red=red,
-        says=f"{what} in {len(beaten)} of {len(black)} cells: {named}{more} ({tested}).",
+        description=f"{what} in {len(beaten)} of {len(black)} cells: {named}{more} ({tested}).",
     )
 
 
-def _says(cell: Cell, looked_at: int) -> str:
+def _description(cell: TransferCell, looked_at: int) -> str:
     p = min(cell.p * looked_at, 1.0)
     return (
         f"{cell.attack} crafted on {cell.source} leaves {cell.target} at {cell.acc:.1%}, its white-box at"
@@ -133,7 +135,7 @@ def _says(cell: Cell, looked_at: int) -> str:
     )
 
 
-def as_csv(cells: Sequence[Cell]) -> str:
+def as_csv(cells: Sequence[TransferCell]) -> str:
     """A line a cell. Accuracies in [0, 1], 95 % Wilson intervals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

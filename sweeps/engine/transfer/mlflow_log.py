@@ -12,12 +12,10 @@ from sweeps.engine.transfer.craft import Matrix, label
 from sweeps.engine.transfer.matrix import NOT_VERIFIED
 
 TRANSFERS = "transfer"  # the experiment of transfer matrices
-
-
 TRANSFER_TAG = "bat.transfer"
 
 
-def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], says: str, *, uri: str) -> None:
+def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], description: str, *, uri: str) -> None:
     """Bring a transfer matrix into MLflow, as one run: its settings, its files, what it says.
 
     Args:
@@ -32,6 +30,6 @@ def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], says: str, 
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
     suite = "+".join(map(label, matrix.attacks()))
     client.set_tag(run_id, mirror.SUITE_TAG, f"{suite}, {NOT_VERIFIED} (n = {matrix.n})")
-    client.set_tag(run_id, "mlflow.note.content", says)
+    client.set_tag(run_id, "mlflow.note.content", description)
     for name in files:
         client.log_artifact(run_id, str(folder / name))

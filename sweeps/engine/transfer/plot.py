@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from sweeps.engine.transfer.craft import Matrix
-from sweeps.engine.transfer.matrix import NOT_VERIFIED, Cell, alarm
+from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 from sweeps.engine.transfer.report import attacks_of
 
 COLORS = mpl.colormaps["YlGnBu_r"]  # dark where little stands; told apart by the colour-blind, and in grey
@@ -21,7 +21,7 @@ LETTER = 0.075  # inches, of a tick's label
 ANGLE = 40  # degrees, of the columns' names where they are long
 
 
-def draw_matrix(matrix: Matrix, cells: Sequence[Cell]) -> Figure:
+def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
     """A panel an attack: rows are judged on, columns crafted on; the white-box diagonal is boxed."""
     names, attacks = matrix.names, attacks_of(cells)
     few, longest = len(names) <= FEW, LETTER * max(map(len, names))
@@ -52,7 +52,7 @@ def draw_matrix(matrix: Matrix, cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _note(matrix: Matrix, cells: Sequence[Cell], *, few: bool) -> str:
+def _note(matrix: Matrix, cells: Sequence[TransferCell], *, few: bool) -> str:
     key = ["Accuracy in % over all images.", "Boxed: white-box, crafted on the model that judges."]
     if few:
         key.append("Small: 95 % Wilson interval.")
@@ -68,7 +68,7 @@ def _note(matrix: Matrix, cells: Sequence[Cell], *, few: bool) -> str:
     )
 
 
-def _write(axes: Axes, x: int, y: int, cell: Cell, *, few: bool) -> None:
+def _write(axes: Axes, x: int, y: int, cell: TransferCell, *, few: bool) -> None:
     ink = _ink(cell.acc)
     text = f"{100 * cell.acc:.1f}{'▼' if cell.beats_white_box else ''}"
     weight, up, size = "bold" if cell.white_box else "normal", 0.1 if few else 0.0, 10 if few else 8

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from sweeps.engine.cli.text import pipe_table
 from sweeps.engine.transfer.craft import Matrix
-from sweeps.engine.transfer.matrix import NOT_VERIFIED, Cell, alarm
+from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 
 LAYOUT = "rows: judged on, columns: crafted on"
 LONGEST_NAME = 28  # a longer one is folded on the terminal
 
 
-def show(console: Console, matrix: Matrix, cells: Sequence[Cell]) -> None:
+def show(console: Console, matrix: Matrix, cells: Sequence[TransferCell]) -> None:
     """A table an attack, or of many models their white-box and strongest black-box alone; and what they mean."""
     for numbered in (False, True):
         tables = [_whole(matrix.names, cells, attack, numbered=numbered) for attack in attacks_of(cells)]
@@ -25,15 +25,15 @@ def show(console: Console, matrix: Matrix, cells: Sequence[Cell]) -> None:
     console.print(*tables, sep="\n")
     console.print(f"[ ]: white-box; !: below it. {settings(matrix, cells)}\n", highlight=False, markup=False)
     found = alarm(cells)
-    console.print(found.says, style="red" if found.red else "bold", highlight=False, markup=False)
+    console.print(found.description, style="red" if found.red else "bold", highlight=False, markup=False)
 
 
-def attacks_of(cells: Sequence[Cell]) -> list[str]:
+def attacks_of(cells: Sequence[TransferCell]) -> list[str]:
     """The attacks, in order."""
     return list(dict.fromkeys(cell.attack for cell in cells))
 
 
-def settings(matrix: Matrix, cells: Sequence[Cell]) -> str:
+def settings(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
     """What all numbers share, and how far they can be trusted."""
     pixel = f"{matrix.pixel * 255:g}/255"
     reach = max(max(cell.acc - cell.interval.low, cell.interval.high - cell.acc) for cell in cells)
@@ -47,7 +47,7 @@ def settings(matrix: Matrix, cells: Sequence[Cell]) -> str:
     )
 
 
-def markdown(matrix: Matrix, cells: Sequence[Cell]) -> str:
+def markdown(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
     """Both matrices with their intervals, for a report."""
     parts = [f"Transfer matrix, {NOT_VERIFIED} ({LAYOUT}; white-box in bold). {settings(matrix, cells)}"]
     for attack in attacks_of(cells):
@@ -58,16 +58,16 @@ def markdown(matrix: Matrix, cells: Sequence[Cell]) -> str:
             row = [of[target, source] for source in matrix.names]
             lines.append([target, f"{row[0].clean / row[0].n:.1%}", *[_with_interval(cell) for cell in row]])
         parts.append(pipe_table(head, lines))
-    return "\n\n".join([*parts, alarm(cells).says]) + "\n"
+    return "\n\n".join([*parts, alarm(cells).description]) + "\n"
 
 
-def _with_interval(cell: Cell) -> str:
+def _with_interval(cell: TransferCell) -> str:
     low, high = cell.interval
     text = f"{cell.acc:.1%}"
     return f"{f'**{text}**' if cell.white_box else text} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def _whole(names: Sequence[str], cells: Sequence[Cell], attack: str, *, numbered: bool) -> Table:
+def _whole(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:
     """All cells of an attack; columns go by the models' names or, to save room, by their numbers."""
     of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}
     table = _table(f"{attack}: accuracy in %, {NOT_VERIFIED}", "crafted on →")
@@ -80,7 +80,7 @@ def _whole(names: Sequence[str], cells: Sequence[Cell], attack: str, *, numbered
     return table
 
 
-def _strongest(names: Sequence[str], cells: Sequence[Cell]) -> Table:
+def _strongest(names: Sequence[str], cells: Sequence[TransferCell]) -> Table:
     """Of each model and attack, the white-box and the strongest black-box, with the number of its source."""
     table = _table(f"Accuracy in %, {NOT_VERIFIED}; other: the strongest black-box", "crafted on:")
     for attack in attacks_of(cells):
@@ -105,11 +105,11 @@ def _table(title: str, across: str) -> Table:
     return table
 
 
-def _clean(cell: Cell) -> str:
+def _clean(cell: TransferCell) -> str:
     return f"{100 * cell.clean / cell.n:.1f}"
 
 
-def _marked(cell: Cell) -> str:
+def _marked(cell: TransferCell) -> str:
     text = f"{100 * cell.acc:.1f}"
     if cell.white_box:
         return rf"[bold]\[{text}][/]"

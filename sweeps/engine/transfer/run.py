@@ -16,7 +16,16 @@ from sweeps.engine.evaluation.job import AssessOptions, decide, found_again, spr
 from sweeps.engine.storage.files import refuse_if_used, write_atomically
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.tracking.background import how_to_open, hush, patience_for, tracking_uri, trouble_in
-from sweeps.engine.transfer.craft import NOUN, SPEC, Bench, Matrix, MatrixFolder, craft_shard, finished_shards, joined
+from sweeps.engine.transfer.craft import (
+    NOUN,
+    SPEC,
+    Matrix,
+    MatrixFolder,
+    ModelCache,
+    craft_shard,
+    finished_shards,
+    joined,
+)
 from sweeps.engine.transfer.matrix import alarm, as_csv, cells_of
 from sweeps.engine.transfer.plot import draw_matrix
 from sweeps.engine.transfer.report import markdown, settings, show
@@ -70,10 +79,10 @@ def run_transfer(models: Sequence[str], options: TransferOptions) -> int:
             spread(options, (matrix, folder, part)) as run,
         ):
             run(work, [(source, shard, gpus) for source in range(len(matrix.names)) for shard in matrix.shards()])
-        says = _conclude(matrix, folder, part, console)
+        description = _conclude(matrix, folder, part, console)
         say(f"Results: {relative(folder.path)} ({', '.join(FILES)})")
         uri = tracking_uri()
-        if trouble := _log(matrix, folder, says, uri):
+        if trouble := _log(matrix, folder, description, uri):
             say(f"MLflow did not take everything ({trouble}); later: --resume {relative(folder.path)}", "yellow")
         else:
             say(f"MLflow: {how_to_open(uri)}, experiment {STEM}")
@@ -111,14 +120,14 @@ def _check_models(matrix: Matrix) -> None:
         first[model.fingerprint] = name
 
 
-_BENCHES: dict[str, Bench] = {}
+_BENCHES: dict[str, ModelCache] = {}
 
 
 def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: slice, gpus: float) -> None:
     """One shard of images crafted on one model and judged by all, unless that is on disk."""
     if matrix.id not in _BENCHES:
         _BENCHES.clear()
-        _BENCHES[matrix.id] = Bench(matrix, "cuda" if gpus else "cpu")
+        _BENCHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
     craft_shard(matrix, folder, _BENCHES[matrix.id], part, source, shard)
 
 
@@ -129,16 +138,16 @@ def _conclude(matrix: Matrix, folder: MatrixFolder, part: Split, console: Consol
     write_atomically(folder.path / TABLE, markdown(matrix, cells))
     save_figure(draw_matrix(matrix, cells), folder.path / STEM)
     show(console, matrix, cells)
-    return f"{alarm(cells).says} {settings(matrix, cells)}"
+    return f"{alarm(cells).description} {settings(matrix, cells)}"
 
 
-def _log(matrix: Matrix, folder: MatrixFolder, says: str, uri: str) -> str | None:
+def _log(matrix: Matrix, folder: MatrixFolder, description: str, uri: str) -> str | None:
     """Bring the matrix into MLflow. Returns None, or why it did not take it."""
 
     def log() -> None:
         from sweeps.engine.transfer.mlflow_log import log_transfer  # noqa: PLC0415 (seconds to import)
 
         hush()
-        log_transfer(matrix, folder.path, (SPEC, *FILES), says, uri=uri)
+        log_transfer(matrix, folder.path, (SPEC, *FILES), description, uri=uri)
 
     return trouble_in(log, patience=patience_for(1))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from bat_core.attacks import fgsm
 from bat_core.config import AttackConfig, TrialConfig
 from bat_core.data import Split
-from sweeps.engine.driver.model_queries import Crafted, Gradients, Norms, Probed, ask
+from sweeps.engine.driver.model_queries import GradientQuery, Norms, QueryAnswers, TransferQuery, ask
 from sweeps.engine.sweep.folder import SweepFolder
 from tests.unit.toys import Linear, classes, normal, uniform
 
@@ -22,7 +22,7 @@ def linear(seed: int) -> Linear:
 
 def test_gradients_are_those_of_the_formula_in_the_papers_units():
     model = linear(0)
-    _, answer = ask(PART, CONFIG, "cpu", Gradients(trial="a"), {"a": model})
+    _, answer = ask(PART, CONFIG, "cpu", GradientQuery(trial="a"), {"a": model})
     x = PART.images.double() / 255
     for position in range(len(PART)):
         z = (2 * x[position] - 1).requires_grad_()  # the paper's images
@@ -34,14 +34,14 @@ def test_gradients_are_those_of_the_formula_in_the_papers_units():
 
 def test_a_black_box_is_crafted_on_one_model_and_judged_by_others():
     source, target = linear(0), linear(1)
-    probe = Crafted(source="s", targets=("t", "s2"))
-    _, answer = ask(PART, CONFIG, "cpu", probe, {"s": source, "t": target, "s2": source})
+    query = TransferQuery(source="s", targets=("t", "s2"))
+    _, answer = ask(PART, CONFIG, "cpu", query, {"s": source, "t": target, "s2": source})
     x, y = PART.images / 255, PART.labels
     x_adv = fgsm(source, x, y, eps=8 / 255)
     for name, model in (("t", target), ("s2", source)):
         assert (answer[f"fgsm:{name}"] == (model(x_adv).argmax(1) == y).numpy()).all()
     assert answer["ce20:s2"].sum() <= answer["ce20:t"].sum()
-    assert set(answer) == set(probe.columns)
+    assert set(answer) == set(query.columns)
 
 
 def test_statistics_are_over_the_images_that_are_meant():
@@ -53,8 +53,8 @@ def test_statistics_are_over_the_images_that_are_meant():
 
 
 def test_an_answer_is_asked_once(tmp_path):
-    probed = Probed(SweepFolder(tmp_path))
-    wide, narrow = Crafted(source="s", targets=("t", "u")), Crafted(source="s", targets=("t",))
+    probed = QueryAnswers(SweepFolder(tmp_path))
+    wide, narrow = TransferQuery(source="s", targets=("t", "u")), TransferQuery(source="s", targets=("t",))
     assert probed.missing([wide, narrow]) == [wide, narrow]
     probed.write(narrow, {name: np.array([True, False]) for name in narrow.columns})
     assert probed.missing([wide, narrow]) == [wide]  # it has not been put to u
@@ -64,8 +64,8 @@ def test_an_answer_is_asked_once(tmp_path):
 
 
 def test_a_torn_answer_is_none(tmp_path):
-    probed, probe = Probed(SweepFolder(tmp_path)), Gradients(trial="a")
-    probed.write(probe, {"correct": np.array([True]), "squared_norm": np.array([1.0])})
+    probed, query = QueryAnswers(SweepFolder(tmp_path)), GradientQuery(trial="a")
+    probed.write(query, {"correct": np.array([True]), "squared_norm": np.array([1.0])})
     path = tmp_path / "probes" / "gradients-a.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    assert probed.missing([probe]) == [probe]
+    assert probed.missing([query]) == [query]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sweeps.engine.driver.reuse import finished_trials, use_again
+from sweeps.engine.driver.reuse import finished_trials, reuse_finished
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
@@ -39,7 +39,7 @@ def test_the_same_trial_is_taken_over(earlier, tmp_path, tiny_trial, digits):
     place, source = earlier
     trial = Trial(id="mine", config=tiny_trial)
     sweep, folder = a_sweep(tmp_path / "two", trial)
-    (taken,) = use_again(sweep, folder, digits, [place])
+    (taken,) = reuse_finished(sweep, folder, digits, [place])
     assert taken.trial.id == "first"
     status = read_status(folder.trial(trial))
     assert status.phase == "finished"
@@ -50,31 +50,31 @@ def test_the_same_trial_is_taken_over(earlier, tmp_path, tiny_trial, digits):
     ]
     assert len(files) >= 4
     assert all((mine / name).read_bytes() == (theirs / name).read_bytes() for name in files)
-    assert use_again(sweep, folder, digits, [place]) == []  # it is finished now
+    assert reuse_finished(sweep, folder, digits, [place]) == []  # it is finished now
 
 
 def test_another_config_is_not(earlier, tmp_path, tiny_trial, digits):
     trial = Trial(id="mine", config=replace(tiny_trial, seed=tiny_trial.seed + 1))
     sweep, folder = a_sweep(tmp_path / "two", trial)
-    assert use_again(sweep, folder, digits, [earlier[0]]) == []
+    assert reuse_finished(sweep, folder, digits, [earlier[0]]) == []
     assert read_status(folder.trial(trial)).phase == "waiting"
 
 
 def test_nor_where_the_test_images_are_others(earlier, tmp_path, tiny_trial, digits):
     sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
     others = replace(digits, test=replace(digits.test, rows=digits.test.rows + 1))
-    assert use_again(sweep, folder, others, [earlier[0]]) == []
+    assert reuse_finished(sweep, folder, others, [earlier[0]]) == []
 
 
 def test_nor_where_another_version_trained_it(earlier, tmp_path, tiny_trial, digits, monkeypatch):
     sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
     monkeypatch.setattr("bat_core.__version__", "99")
-    assert use_again(sweep, folder, digits, [earlier[0]]) == []
+    assert reuse_finished(sweep, folder, digits, [earlier[0]]) == []
 
 
 def test_nor_a_sweep_that_is_kept_in_a_store(earlier, tmp_path, tiny_trial, digits):
     sweep, folder = a_sweep(tmp_path / "two", Trial(id="mine", config=tiny_trial))
-    assert use_again(sweep, replace(folder, store=object()), digits, [earlier[0]]) == []
+    assert reuse_finished(sweep, replace(folder, store=object()), digits, [earlier[0]]) == []
 
 
 def test_unfinished_trials_and_damaged_sweeps_are_passed_over(earlier, tmp_path, tiny_trial):

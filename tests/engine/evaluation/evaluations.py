@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from bat_core.suites import Suite
-from bat_core.verdicts import SPARED, UNBROKEN, Outcome, Verdicts
+from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 from sweeps.engine.evaluation.attack import SHARDS, Evaluation, EvaluationFolder
 from sweeps.engine.evaluation.model_sources import ModelSource
 from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
-from sweeps.engine.evaluation.spec import Examined
+from sweeps.engine.evaluation.spec import ModelRecord
 
 PIXEL = 5 / 255
 EPS = 8 * PIXEL
@@ -22,7 +22,7 @@ BATCH = 8
 
 def evaluation(*names: str, suite: str = "paper", n: int = 40, **changes) -> Evaluation:
     models = tuple(
-        Examined(source=ModelSource(name=name, factory="nets:net"), fingerprint=name) for name in names or ("net",)
+        ModelRecord(source=ModelSource(name=name, factory="nets:net"), fingerprint=name) for name in names or ("net",)
     )
     decided = {
         "command": "python sweeps/evaluate.py nets:net",
@@ -57,10 +57,10 @@ def drawn(suite: Suite, n: int, *, seed: int = 0, rows: list[int] | None = None)
     for entry in suite.entries:
         broken_at = np.where(rng.random(n) < 0.3, rng.integers(1, 200, size=n), UNBROKEN)
         if entry.drop:
-            broken_at = np.where(verdicts.robust_correct, broken_at, SPARED)
+            broken_at = np.where(verdicts.robust_correct, broken_at, SKIPPED)
         broken_at = np.where(clean, broken_at, 0)
         read = (n, len(entry.steps))
-        final = (broken_at == UNBROKEN)[:, None] | ((rng.random(read) < 0.5) & (broken_at != SPARED)[:, None])
+        final = (broken_at == UNBROKEN)[:, None] | ((rng.random(read) < 0.5) & (broken_at != SKIPPED)[:, None])
         verdicts = verdicts.attacked(entry.name, Outcome(broken_at=broken_at, steps=entry.steps, final=final))
     return verdicts
 
@@ -155,8 +155,8 @@ def factory(made):
 
 
 def options(**changes):
-    usual = {"suite": "paper", "n": N, "batch_size": BATCH, "checks": "none", "dataset": "digits", "eps": EPS}
-    return EvaluateOptions(**{**usual, "gpus_per_worker": 0.0, "output": Path("out"), **changes})
+    default = {"suite": "paper", "n": N, "batch_size": BATCH, "checks": "none", "dataset": "digits", "eps": EPS}
+    return EvaluateOptions(**{**default, "gpus_per_worker": 0.0, "output": Path("out"), **changes})
 
 
 def evaluated(made=net, **changes):

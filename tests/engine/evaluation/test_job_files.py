@@ -13,7 +13,7 @@ from bat_core.errors import InputError
 from bat_core.fit import initial_state
 from sweeps.engine.evaluation.job import decide, found_again
 from sweeps.engine.evaluation.run import EvaluateOptions
-from sweeps.engine.evaluation.spec import Assessment
+from sweeps.engine.evaluation.spec import EvaluationSpec
 from tests.unit import photographs
 
 
@@ -43,7 +43,7 @@ def test_images_have_the_size_that_the_model_was_trained_on_also_when_resumed(sa
     fields, part, options = decided([saved(24)], images, tmp_path / "out", data_workers=0)
     assert part.images.shape == (12, 3, 24, 24)
     assert fields["image_size"] == 24
-    again = found_again(Assessment.new(**fields), replace(options, data_workers=1), "evaluation")
+    again = found_again(EvaluationSpec.new(**fields), replace(options, data_workers=1), "evaluation")
     assert isinstance(again.images, ImageFiles)
     assert (again.images.shape, again.images.workers) == (part.images.shape, 1)
     assert torch.equal(again.images[:], part.images[:])

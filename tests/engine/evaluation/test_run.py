@@ -12,7 +12,7 @@ import torch
 
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
-from bat_core.evaluate import Judge, classified
+from bat_core.evaluate import Evaluator, classified
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
 from sweeps.engine.evaluation import run as evaluating
@@ -105,10 +105,10 @@ def test_the_papers_numbers_are_read_off_at_their_steps():
     verdicts = drawn(made.attacks(), made.n)
     lines = {line["name"]: line for line in per_attack(made.attacks(), verdicts, seed=0)}
     assert list(lines) == ["FGSM", "CE7", "CE20", "CE100", "CW20", "CW100", "CW200"]
-    finals = verdicts.outcomes["ce"].final
+    run_finalists = verdicts.outcomes["ce"].final
     for name, column in {"CE7": 0, "CE20": 1, "CE100": 2}.items():
-        assert lines[name]["acc"] == finals[:, column].mean()
-        assert lines[name]["interval"] == list(wilson(int(finals[:, column].sum()), made.n))
+        assert lines[name]["acc"] == run_finalists[:, column].mean()
+        assert lines[name]["interval"] == list(wilson(int(run_finalists[:, column].sum()), made.n))
         assert lines[name]["alone"]
 
 
@@ -201,7 +201,7 @@ def test_images_are_kept_only_where_that_is_asked_for():
 
 
 def test_a_finished_evaluation_that_is_resumed_changes_nothing(copied, monkeypatch):
-    monkeypatch.setattr(Judge, "attack", lambda *_, **__: pytest.fail("an attack was run again"))
+    monkeypatch.setattr(Evaluator, "attack", lambda *_, **__: pytest.fail("an attack was run again"))
     files, before = written(copied), contents(copied)
     assert resume(copied) == 0
     assert written(copied) == files
@@ -214,7 +214,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("attacks", [0, 1, 5])
 def test_what_was_done_before_a_kill_is_not_done_again(finished, monkeypatch, attacks):
-    real, done = Judge.attack, []
+    real, done = Evaluator.attack, []
 
     def attack(self, entry, *arguments, **settings):
         if len(done) == attacks:
@@ -222,13 +222,13 @@ def test_what_was_done_before_a_kill_is_not_done_again(finished, monkeypatch, at
         done.append(entry.name)
         return real(self, entry, *arguments, **settings)
 
-    monkeypatch.setattr(Judge, "attack", attack)
+    monkeypatch.setattr(Evaluator, "attack", attack)
     with pytest.raises(Killed):
         evaluated(save_adversarial=True)
     evaluation_folder = EvaluationFolder(Path("out").resolve())
     assert len(list(finished_attacks(evaluation_folder.load(), evaluation_folder))) == attacks
     before = written(Path("out"))
-    monkeypatch.setattr(Judge, "attack", real)
+    monkeypatch.setattr(Evaluator, "attack", real)
     assert resume(Path("out")) == 0
     after = written(Path("out"))
     assert before.items() <= {path: after.get(path) for path in before}.items()

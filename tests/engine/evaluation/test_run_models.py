@@ -14,7 +14,7 @@ from bat_core.checkpoint import save_model
 from bat_core.config import DataConfig, TrialConfig
 from bat_core.data import load_dataset
 from bat_core.errors import InputError
-from bat_core.evaluate import Judge
+from bat_core.evaluate import Evaluator
 from bat_core.fit import initial_state
 from sweeps.engine.evaluation import run as evaluating
 from sweeps.engine.evaluation.attack import (
@@ -170,7 +170,7 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
         write_verdicts(one.bare(), place / "clean.parquet")
         for number, (name, outcome) in enumerate(one.outcomes.items()):
             write_verdicts(one.bare().attacked(name, outcome), place / f"{number:02d}-{name}.parquet")
-    check_model(made, tmp_path, Judge(Still()), part)
+    check_model(made, tmp_path, Evaluator(Still()), part)
     found = json.loads((tmp_path / CHECKS).read_text())
     assert found["evidence"]["verified_acc"] == (pytest.approx(whole.robust_acc) if known else None)
     summary = summarise(made, made.models[0], joined(made, tmp_path), tmp_path)
@@ -180,7 +180,7 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
 
 def test_checks_that_are_through_are_not_made_again(tmp_path, digits):
     (tmp_path / CHECKS).write_text("{}")
-    check_model(evaluation(checks="full"), tmp_path, Judge(Still()), digits.test)
+    check_model(evaluation(checks="full"), tmp_path, Evaluator(Still()), digits.test)
     assert (tmp_path / CHECKS).read_text() == "{}"
 
 

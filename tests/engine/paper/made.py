@@ -15,13 +15,13 @@ N, PIXEL = 40, 1 / 255
 ATTACK = AttackConfig(eps=8 * PIXEL, step_size=2 * PIXEL, steps=(7, 20, 100, 200), also="diagnostic", verify=N)
 
 
-def verdicts(suite, standing) -> Verdicts:
-    """Of N examples, all right when clean (or those of class "only"), `standing` (a count by attack) hold."""
+def verdicts(suite, active) -> Verdicts:
+    """Of N examples, all right when clean (or those of class "only"), `active` (a count by attack) hold."""
     labels = np.arange(N) % 10
-    right = labels == standing.get("only", labels)
+    right = labels == active.get("only", labels)
     made = Verdicts(rows=np.arange(N), labels=labels, clean_correct=right, outcomes={})
     for entry in suite.entries:
-        holds = np.arange(N) < standing.get(entry.name, 30)
+        holds = np.arange(N) < active.get(entry.name, 30)
         outcome = Outcome(
             broken_at=np.where(holds, UNBROKEN, 1),
             steps=entry.steps,
@@ -31,8 +31,8 @@ def verdicts(suite, standing) -> Verdicts:
     return made
 
 
-def result(path, table: Table, standing, *, seeds=(0, 1, 2), verdict="clear", rows=None) -> Result:
-    """`standing(row name, seed)` gives how many of N hold under each attack."""
+def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear", rows=None) -> Result:
+    """`active(row name, seed)` gives how many of N hold under each attack."""
     trials = [
         Trial(id=row.trial_id(seed), config=TrialConfig(attack=ATTACK, seed=seed))
         for row in table.trained
@@ -46,7 +46,7 @@ def result(path, table: Table, standing, *, seeds=(0, 1, 2), verdict="clear", ro
         if rows is not None and name not in rows:
             continue
         record, home = Record(folder.trial(trial)), folder.trial(trial)
-        verdicts(trajectories(ATTACK), standing(name, seed)).write(home / VERDICTS)
-        verdicts(suite_of(ATTACK), standing(name, seed)).write(home / VERIFIED)
-        record.append("finished", suite=suite_of(ATTACK).label_for(verdict), verdict=verdict)
+        verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
+        verdicts(suite_of(ATTACK), active(name, seed)).write(home / VERIFIED)
+        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), masking_status=masking_status)
     return Result(table, sweep, folder)

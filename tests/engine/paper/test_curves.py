@@ -10,7 +10,7 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.verdicts import UNBROKEN, Outcome, Verdicts
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.paper.curve_plot import draw_curves
-from sweeps.engine.paper.curves import Judged, curves_csv, families, judged_trials
+from sweeps.engine.paper.curves import EvaluatedTrial, curves_csv, evaluated_trials, families
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, Record
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
@@ -36,13 +36,15 @@ def trial(pixels: float, seed: int, role: str = "grid") -> Trial:
     return Trial(id=f"{pixels}-{seed}", config=TrialConfig(recipe=recipe, seed=seed), role=role)
 
 
-def judged(pixels: float, seed: int, broken: list[int], role: str = "grid") -> Judged:
+def judged(pixels: float, seed: int, broken: list[int], role: str = "grid") -> EvaluatedTrial:
     own = verdicts(broken)
-    return Judged(trial(pixels, seed, role), own, pixels, headline=own, suite="PGD-3, not verified", verdict="clear")
+    return EvaluatedTrial(
+        trial(pixels, seed, role), own, pixels, headline=own, suite="PGD-3, not verified", masking_status="clear"
+    )
 
 
 @pytest.fixture
-def some() -> list[Judged]:
+def some() -> list[EvaluatedTrial]:
     return [
         judged(8, 0, [UNBROKEN, UNBROKEN, 2, 0]),
         judged(8, 1, [UNBROKEN, 1, 1, 0]),
@@ -51,7 +53,7 @@ def some() -> list[Judged]:
     ]
 
 
-def test_a_line_is_the_mean_over_seeds_between_the_lowest_and_the_highest(some: list[Judged]) -> None:
+def test_a_line_is_the_mean_over_seeds_between_the_lowest_and_the_highest(some: list[EvaluatedTrial]) -> None:
     reference, small, large = families(some)
     assert (reference.role, small.pixels, large.pixels) == ("reference", 1, 8)
     first, last = large.curve("ce", "worst")
@@ -61,14 +63,14 @@ def test_a_line_is_the_mean_over_seeds_between_the_lowest_and_the_highest(some: 
     assert large.clean_acc.mean == 0.75
 
 
-def test_the_csv_has_every_trial_loss_reading_and_step(some: list[Judged]) -> None:
+def test_the_csv_has_every_trial_loss_reading_and_step(some: list[EvaluatedTrial]) -> None:
     rows = list(csv.DictReader(io.StringIO(curves_csv(some))))
     assert len({(r["trial"], r["loss"], r["reading"], r["steps"]) for r in rows}) == len(rows) == 4 * 2 * 2 * 2
     (row,) = [r for r in rows if (r["trial"], r["loss"], r["reading"], r["steps"]) == ("8-0", "cw", "worst", "3")]
     assert float(row["accuracy"]) == 0.5
 
 
-def test_the_same_verdicts_draw_the_same_bytes(some: list[Judged], tmp_path: Path) -> None:
+def test_the_same_verdicts_draw_the_same_bytes(some: list[EvaluatedTrial], tmp_path: Path) -> None:
     attack = replace(AttackConfig(), steps=STEPS)
     drawn = []
     for name in ("first", "second"):
@@ -87,6 +89,6 @@ def test_only_finished_trials_are_drawn(tmp_path: Path) -> None:
         record.append("start")
         verdicts([UNBROKEN]).write(folder.trial(one) / VERDICTS)
         if one is trials[1]:
-            record.append("finished", suite="PGD-3, not verified", verdict="clear")
-    assert [one.trial.id for one in judged_trials(sweep, folder)] == ["8-1"]
-    assert judged_trials(sweep, folder)[0].pixels == 8
+            record.append("finished", suite="PGD-3, not verified", masking_status="clear")
+    assert [one.trial.id for one in evaluated_trials(sweep, folder)] == ["8-1"]
+    assert evaluated_trials(sweep, folder)[0].pixels == 8

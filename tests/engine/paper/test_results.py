@@ -35,25 +35,25 @@ def test_ours_stands_beside_the_papers(tmp_path):
 
 
 def test_the_verified_worst_case_stands_in_every_row(tmp_path):
-    made = result(tmp_path, table(), lambda name, seed: {"ce": 20, "apgd-t": 7 + seed}, verdict="suspect")
+    made = result(tmp_path, table(), lambda name, seed: {"ce": 20, "apgd-t": 7 + seed}, masking_status="suspect")
     held = made.lines[0].held
     assert held.robust.values == {seed: (7 + seed) / N for seed in range(3)}
-    assert held.verdict == "suspect"
+    assert held.masking_status == "suspect"
     assert f"| {100 * 8 / N:.1f}" in markdown(made).replace("**", "")
 
 
 def test_masked_models_are_called_unverified(tmp_path):
-    made = result(tmp_path, table(), lambda name, seed: {}, verdict="masked")
+    made = result(tmp_path, table(), lambda name, seed: {}, masking_status="masked")
     assert "not verified" in made.lines[0].held.suite
     assert "masked" in markdown(made)
 
 
 def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_path):
-    def standing(name, seed):
+    def active(name, seed):
         return {"ce": 40, "apgd-t": 40, "only": 3} if (name, seed) == ("R-MC", 1) else {"apgd-t": 2}
 
     about_it, not_about_it = more("MC above LA", (MC, CE20), (LA, CE20)), at_most("LA near zero", (LA, CE20), 0.99)
-    made = result(tmp_path, table(about_it, not_about_it), standing)
+    made = result(tmp_path, table(about_it, not_about_it), active)
     assert {one.row.name: one.one_class for one in made.held.values()} == {"R-MC": 1, "R-MC-LA": 0}
     assert [one.word for one in made.judgements] == ["says nothing", "shows"]
     assert "* says nothing: MC above LA" in markdown(made)

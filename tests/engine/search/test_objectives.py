@@ -6,7 +6,7 @@ from tests.engine.search.trials import score_of
 
 SCORE = score_of(0.9, 0.5, pgd_acc=0.6, hours=0.25)
 MASKED = score_of(0.9, 0.5, masked=True)
-CONSTANT = score_of(0.9, 0.5, verdict="suspect", flags=("one_class",))  # gives every image the same class
+CONSTANT = score_of(0.9, 0.5, masking_status="suspect", flags=("one_class",))  # gives every image the same class
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_floor_that_none_reaches_chooses_none():
 
 
 @pytest.mark.parametrize("rule", ["knee", "robust-at-clean>=0.1", "robust-per-hour"])
-@pytest.mark.parametrize("why", [{"masked": True}, {"verdict": "suspect", "flags": ("one_class",)}], ids=str)
+@pytest.mark.parametrize("why", [{"masked": True}, {"masking_status": "suspect", "flags": ("one_class",)}], ids=str)
 def test_of_nothing_nothing_is_chosen_and_nothing_that_does_not_count_is(rule, why):
     best = score_of(0.99, 0.99, hours=0.001, **why)
     assert choose([], rule) is None

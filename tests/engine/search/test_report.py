@@ -25,13 +25,13 @@ from tests.engine.search.views import (
 
 
 @pytest.fixture(scope="module")
-def view():
+def snapshot():
     return realistic()
 
 
 @pytest.fixture(scope="module")
-def report(view):
-    return report_md(view)
+def report(snapshot):
+    return report_md(snapshot)
 
 
 def section(report, heading):
@@ -55,9 +55,9 @@ def shown(one):
     return f"{one.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def test_the_space_is_told_with_ranges_and_pixels(view, report):
+def test_the_space_is_told_with_ranges_and_pixels(snapshot, report):
     table = {row[0]: row[1:] for row in rows(section(report, "What was searched"), "parameter")}
-    assert [name.strip("`") for name in table] == list(view.search.space.names)
+    assert [name.strip("`") for name in table] == list(snapshot.search.space.names)
     assert table["`beta`"] == ["multiplier of the adversarial label", "2 to 128", "log", "9", "label = adversarial"]
     assert table["`eps`"][1:4] == ["5/255 (1 px) to 80/255 (16 px)", "", "40/255 (8 px)"]
     assert table["`warm_up`"][4] == "schedule = multi_step or cosine"
@@ -97,12 +97,12 @@ def test_other_aims_and_ends_are_put_into_words():
     )
 
 
-def test_the_front_is_a_table_of_what_is_not_masked(view, report):
+def test_the_front_is_a_table_of_what_is_not_masked(snapshot, report):
     table = rows(section(report, "What was found"), "trial")
-    assert [row[0] for row in table] == [one.id for one in view.front[::-1]]
+    assert [row[0] for row in table] == [one.id for one in snapshot.front[::-1]]
     assert len(table) > 2
-    for row, one in zip(table, view.front[::-1], strict=True):
-        expected = [f"{one.clean_acc:.1%}", shown(one), "200", "PGD-20+quick", one.verdict, span(one.hours)]
+    for row, one in zip(table, snapshot.front[::-1], strict=True):
+        expected = [f"{one.clean_acc:.1%}", shown(one), "200", "PGD-20+quick", one.masking_status, span(one.hours)]
         assert row[1:7] == expected
         pixels = one.point["eps"] / PIXEL
         assert f"eps={255 * one.point['eps']:.4g}/255 ({pixels:.3g} px)" in row[7]
@@ -110,12 +110,12 @@ def test_the_front_is_a_table_of_what_is_not_masked(view, report):
     assert "they flatter a little" in report
 
 
-def test_the_papers_point_is_compared_with_the_front(view, report):
-    first = view.finished[0]
+def test_the_papers_point_is_compared_with_the_front(snapshot, report):
+    first = snapshot.finished[0]
     beaten = f"The paper's point, trial-000: clean {first.clean_acc:.1%}, robust {shown(first)}, clear."
     assert beaten in section(report, "What was found")
     better = re.search(r"(trial-\d+) beats it: clean ([\d.]+)%, robust ([\d.]+)%", report)
-    assert better[1] in {one.id for one in view.front}
+    assert better[1] in {one.id for one in snapshot.front}
     assert float(better[2]) >= round(100 * first.clean_acc, 1)
     assert float(better[3]) >= round(100 * first.robust_acc, 1)
 
@@ -130,25 +130,25 @@ def test_the_papers_point_is_compared_with_the_front(view, report):
 )
 def test_a_difference_that_chance_can_make_is_called_so(others, expected):
     search = search_of("bat")
-    point = dict(search.space.usual()) | {"num_steps": 5}
+    point = dict(search.space.default_point()) | {"num_steps": 5}
     more = [score_of(search, 1, *other, trial=trial_of(search, 1, point)) for other in others]
     assert expected in report_md(view_of(search, [score_of(search, 0, 0.9, 0.4), *more]))
 
 
 def test_the_papers_point_may_be_masked_or_missing():
     search = search_of("bat")
-    masked = report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, verdict=MASKED)]))
+    masked = report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)]))
     assert "The paper's point, trial-000: clean 90.0%, robust 40.0%" in masked
     assert "masked. Its robustness is not to be believed." in masked
-    other = score_of(search, 1, 0.9, 0.4, trial=trial_of(search, 1, search.space.usual() | {"num_steps": 2}))
+    other = score_of(search, 1, 0.9, 0.4, trial=trial_of(search, 1, search.space.default_point() | {"num_steps": 2}))
     assert "The search did not try the paper's point." in report_md(view_of(search, [other]))
     failed = view_of(search, [other], [(trial_of(search, 0), status_of("failed", reason="x"))])
     assert "The paper's point is trial-000; it did not finish." in report_md(failed)
 
 
-def test_masked_trials_are_shown_with_what_pgd_made_of_them(view, report):
+def test_masked_trials_are_shown_with_what_pgd_made_of_them(snapshot, report):
     said = section(report, "Masked gradients")
-    masked = sorted((one for one in view.finished if one.masked), key=lambda one: -one.pgd_acc)
+    masked = sorted((one for one in snapshot.finished if one.masked), key=lambda one: -one.pgd_acc)
     assert "The number we show is the robustness that is there." in said
     assert "3 trials of 32 finished are masked." in said
     assert rows(said, "masked") == [
@@ -160,14 +160,14 @@ def test_masked_trials_are_shown_with_what_pgd_made_of_them(view, report):
         in said
     )
     assert "PGD ran on 300 images, the suite on the first 200 of them." in said
-    widest = max((one for one in view.finished if not one.masked), key=lambda one: one.pgd_acc - one.robust_acc)
+    widest = max((one for one in snapshot.finished if not one.masked), key=lambda one: one.pgd_acc - one.robust_acc)
     assert f"too much of {widest.id}: {widest.pgd_acc:.1%} under PGD, {widest.robust_acc:.1%} verified." in said
 
 
 def test_trials_that_give_every_image_one_class_are_named():
     search = search_of("bat")
-    constant = replace(score_of(search, 0, 0.9, 0.9, verdict="suspect"), flags=("one_class",))
-    other = score_of(search, 1, 0.5, 0.4, trial=trial_of(search, 1, search.space.usual() | {"num_steps": 2}))
+    constant = replace(score_of(search, 0, 0.9, 0.9, masking_status="suspect"), flags=("one_class",))
+    other = score_of(search, 1, 0.5, 0.4, trial=trial_of(search, 1, search.space.default_point() | {"num_steps": 2}))
     said = report_md(view_of(search, [constant, other]))
     assert "1 trial (trial-000) gives every image the same class: no attack moves it" in said
     assert "The paper's point, trial-000: clean 90.0%" in said
@@ -177,7 +177,7 @@ def test_trials_that_give_every_image_one_class_are_named():
 
 def test_what_pgd_alone_would_have_chosen_is_named_even_if_it_breaks():
     search = search_of("bat")
-    lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, verdict=MASKED)
+    lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, masking_status=MASKED)
     said = report_md(view_of(search, [score_of(search, 0, 0.9, 0.5), lying]))
     assert "By PGD alone trial-001 would have been the most robust, with 80.0%: it is masked" in said
     assert "it shows 30.0% (24.1-36.7), which is not to be believed either." in said
@@ -207,9 +207,9 @@ def test_what_did_not_finish_is_told_with_its_reasons():
         (trial_of(search, 5), replace(status_of("training", 5, epochs=1), ended=None)),
     ]
     one = score_of(search, 0, 0.9, 0.4)
-    view = view_of(search, [one], others)
-    rows_ = [(trial, replace(status, collapsed=9) if trial.id == one.id else status) for trial, status in view.rows]
-    said = section(report_md(replace(view, rows=tuple(rows_))), "What was not finished")
+    snapshot = view_of(search, [one], others)
+    rows_ = [(trial, replace(status, collapsed=9) if trial.id == one.id else status) for trial, status in snapshot.rows]
+    said = section(report_md(replace(snapshot, rows=tuple(rows_))), "What was not finished")
     assert "2 trials stopped early:\n\n- successive halving at epoch 3: trial-001, trial-002\n" in said
     assert f"2 trials failed:\n\n- `RuntimeError: no room`: trial-003\n- `{KILLED}`: trial-004\n" in said
     assert "Not over yet: trial-005." in said
@@ -220,19 +220,19 @@ def test_what_did_not_finish_is_told_with_its_reasons():
 def test_cost_counts_every_trial_and_every_process():
     search = search_of("bat")
     one = score_of(search, 9, 0.9, 0.4, hours=2.0)
-    view = view_of(search, [one], [(trial_of(search, 1), status_of("stopped", 1, hours=0.5, reason="x"))])
-    workers = replace(view.sweep, resources=replace(view.sweep.resources, num_workers=3))
-    said = section(report_md(replace(view, sweep=workers)), "What it cost")
+    snapshot = view_of(search, [one], [(trial_of(search, 1), status_of("stopped", 1, hours=0.5, reason="x"))])
+    workers = replace(snapshot.sweep, resources=replace(snapshot.sweep.resources, num_workers=3))
+    said = section(report_md(replace(snapshot, sweep=workers)), "What it cost")
     assert "2 trials drawn by TPE: 1 finished, 1 stopped early." in said
     assert "at work for 30.0 min of wall time; training took 7.5 h over all processes." in said
-    final = replace(view, finalists=(finalist_of(search, one),), champion=None)
+    final = replace(snapshot, finalists=(finalist_of(search, one),), champion=None)
     assert "training took 8.5 h over all processes (2.5 h of the search, 6.0 h of the finalists)." in report_md(final)
 
 
-def test_finalists_are_means_on_validation_and_test_is_told_apart(view, report):
+def test_finalists_are_means_on_validation_and_test_is_told_apart(snapshot, report):
     said = section(report, "What was chosen")
     validation, test = said.split("On test images:")
-    chosen = view.finalists[1]
+    chosen = snapshot.finalists[1]
     (row,) = [row for row in rows(validation, "finalist") if "champion" in row[0]]
     assert row[0] == f"{chosen.origin.id} (champion)"
     robust = [100 * one.robust_acc for one in chosen.members]
@@ -240,19 +240,19 @@ def test_finalists_are_means_on_validation_and_test_is_told_apart(view, report):
     assert row[3:5] == ["200", "clear, clear, clear"]
     table = rows(test, "finalist")
     assert len(table) == 9
-    for finalist in view.finalists:
+    for finalist in snapshot.finalists:
         for tested in finalist.tested:
             low, high = tested.robust_interval
             expected = f"{tested.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
             row = [finalist.origin.id, tested.trial, f"{tested.clean_acc:.1%}", expected, "360", "standard", "clear"]
             assert row in table
-    assert f"The champion is {view.champion}: {chosen.origin.id}, of its seeds the most robust" in said
+    assert f"The champion is {snapshot.champion}: {chosen.origin.id}, of its seeds the most robust" in said
     assert f"`knee`: {rule('knee')}." in said
     assert "Everything was chosen on validation images, split from train. Test images were touched once" in said
 
 
-def test_without_finalists_it_says_how_to_get_them(view):
-    none = replace(view, finalists=(), champion=None)
+def test_without_finalists_it_says_how_to_get_them(snapshot):
+    none = replace(snapshot, finalists=(), champion=None)
     waiting = section(report_md(none), "What was chosen")
     assert waiting.strip().startswith(
         "The finalists have not been trained yet. `--resume` this search with `--finalists K`"
@@ -262,10 +262,10 @@ def test_without_finalists_it_says_how_to_get_them(view):
     assert asked.strip().startswith("No finalists were asked for.")
 
 
-def test_no_champion_is_no_champion(view):
-    said = report_md(replace(view, champion=None))
+def test_no_champion_is_no_champion(snapshot):
+    said = report_md(replace(snapshot, champion=None))
     assert "There is no champion: no finalist satisfies the rule" in said
-    assert "Champion:" not in sentence(replace(view, champion=None))
+    assert "Champion:" not in sentence(replace(snapshot, champion=None))
 
 
 @pytest.mark.parametrize(
@@ -280,36 +280,39 @@ def test_each_rule_has_its_words(name, words):
     assert rule(name) == words
 
 
-def test_pictures_are_named_where_they_are_drawn(view, report):
+def test_pictures_are_named_where_they_are_drawn(snapshot, report):
     for name in ("pareto", "importances", "parallel", "progress"):
         assert report.count(f"]({name}.png)") == 1
-    few = report_md(view_of(view.search, view.finished[:2]))
+    few = report_md(view_of(snapshot.search, snapshot.finished[:2]))
     assert "importances.png" not in few
     assert "left out: they need 4 trials that finished unmasked, and there are 2." in few
 
 
-def test_the_sentence_names_both_ends_of_the_front_and_the_champion(view):
-    tough, clean = view.front[-1], view.front[0]
-    tested = next(one for one in view.finalists[1].tested if one.trial == view.champion)
-    said = sentence(view)
+def test_the_sentence_names_both_ends_of_the_front_and_the_champion(snapshot):
+    tough, clean = snapshot.front[-1], snapshot.front[0]
+    tested = next(one for one in snapshot.finalists[1].tested if one.trial == snapshot.champion)
+    said = sentence(snapshot)
     assert said.startswith("32 trials finished, 3 of them masked. The front has ")
     assert f"from clean {tough.clean_acc:.1%}, robust {tough.robust_acc:.1%} ({tough.id}) to clean" in said
     assert f"{clean.clean_acc:.1%}, robust {clean.robust_acc:.1%} ({clean.id}), on validation images." in said
-    assert f"Champion: {view.champion}, of {view.finalists[1].origin.id}: on test clean {tested.clean_acc:.1%}" in said
+    assert (
+        f"Champion: {snapshot.champion}, of {snapshot.finalists[1].origin.id}: on test clean {tested.clean_acc:.1%}"
+        in said
+    )
     assert said.endswith("under standard, n = 360, clear.")
     assert "\n" not in said
 
 
-def test_a_champion_that_is_masked_on_test_is_not_praised(view):
-    chosen = view.finalists[1]
-    tested = tuple(replace(one, verdict=MASKED) for one in chosen.tested)
-    said = sentence(replace(view, finalists=(replace(chosen, tested=tested),)))
+def test_a_champion_that_is_masked_on_test_is_not_praised(snapshot):
+    chosen = snapshot.finalists[1]
+    tested = tuple(replace(one, masking_status=MASKED) for one in chosen.tested)
+    said = sentence(replace(snapshot, finalists=(replace(chosen, tested=tested),)))
     assert said.endswith("masked. Its robustness is not to be believed.")
 
 
-def test_a_champion_that_is_not_tested_yet_says_so(view):
-    chosen = replace(view.finalists[1], tested=())
-    waiting = replace(view, finalists=(chosen,))
+def test_a_champion_that_is_not_tested_yet_says_so(snapshot):
+    chosen = replace(snapshot.finalists[1], tested=())
+    waiting = replace(snapshot, finalists=(chosen,))
     assert "mean over seeds on validation images; not tested yet." in sentence(waiting)
     assert "have not been evaluated on test images yet" in report_md(waiting)
     assert "touched once" not in report_md(waiting)
@@ -323,19 +326,19 @@ def test_sentences_where_there_is_little_to_say():
     one = score_of(search, 0, 0.9, 0.4)
     expected = "1 trial finished. The front has 1: clean 90.0%, robust 40.0% (trial-000), on validation images."
     assert sentence(view_of(search, [one])) == expected
-    masked = [replace(one, verdict=MASKED)]
+    masked = [replace(one, masking_status=MASKED)]
     assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robustness here is")
-    masked.append(score_of(search, 1, 0.9, 0.5, verdict=MASKED))
+    masked.append(score_of(search, 1, 0.9, 0.5, masking_status=MASKED))
     assert sentence(view_of(search, masked)).startswith("All 2 finished trials are masked. No robustness here is")
-    constant = replace(score_of(search, 2, 0.2, 0.2, verdict="suspect"), flags=("one_class",))
+    constant = replace(score_of(search, 2, 0.2, 0.2, masking_status="suspect"), flags=("one_class",))
     expected = "3 finished: 2 masked, 1 that give every image one class. No robustness here is"
     assert sentence(view_of(search, [*masked, constant])).startswith(expected)
-    for view in (view_of(search), failed, view_of(search, [one]), view_of(search, masked)):
-        assert report_md(view).startswith("# Search on digits, small_cnn, L-inf budget 8 px\n")
+    for snapshot in (view_of(search), failed, view_of(search, [one]), view_of(search, masked)):
+        assert report_md(snapshot).startswith("# Search on digits, small_cnn, L-inf budget 8 px\n")
 
 
-def test_of_masked_trials_there_is_no_front_to_read(view):
+def test_of_masked_trials_there_is_no_front_to_read(snapshot):
     search = search_of("bat")
-    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, verdict=MASKED)])), "What was found")
+    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)])), "What was found")
     assert "The one finished trial is masked." in said
     assert "| trial |" not in said

@@ -47,7 +47,7 @@ def test_of_equals_the_first_stays():
     assert [one.id for one in front(made([(0.5, 0.5), (0.5, 0.5)]))] == ["0"]
 
 
-@pytest.mark.parametrize("why", [{"masked": True}, {"verdict": "suspect", "flags": ("one_class",)}], ids=str)
+@pytest.mark.parametrize("why", [{"masked": True}, {"masking_status": "suspect", "flags": ("one_class",)}], ids=str)
 def test_a_trial_that_does_not_count_is_on_no_front_and_pushes_none_off_it(why):
     best, other = score_of(0.8, 0.4), score_of(0.9, 0.9, **why)
     assert front([other, best]) == [best]
@@ -107,13 +107,13 @@ def test_a_score_is_what_the_record_says(tmp_path: Path) -> None:
     trial = lab.propose()
     lab.finish(
         trial, 0.9, 0.55, time=1000.0, epochs=4, seconds=90.0, pgd_acc=0.6, n=300, robust_n=180, suite="PGD-20+quick",
-        verdict="suspect", flags=["more_steps_help"],
+        masking_status="suspect", flags=["more_steps_help"],
     )  # fmt: skip
     found = score(trial, read_status(lab.folder.trial(trial)), processes=2)
     assert found is not None
     assert (found.id, found.point) == ("trial-000", dict(trial.point))
     assert (found.clean_acc, found.robust_acc, found.pgd_acc, found.n, found.robust_n) == (0.9, 0.55, 0.6, 300, 180)
-    assert (found.suite, found.verdict, found.flags) == ("PGD-20+quick", "suspect", ("more_steps_help",))
+    assert (found.suite, found.masking_status, found.flags) == ("PGD-20+quick", "suspect", ("more_steps_help",))
     assert not found.masked
     assert found.hours == pytest.approx(2 * 4 * 90 / 3600)
     assert found.ended == 1360.0

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.engine.search.results import volume
-from sweeps.engine.search.snapshot import Finalist, View, among, flat_for
+from sweeps.engine.search.snapshot import Finalist, Snapshot, among, flat_for
 from tests.engine.search.trials import Lab, score_of, search_of, sweep_of
 
 
 def view_of(*scored, intervals=((0.0, 3600.0),)):
-    return View(sweep=sweep_of(), search=search_of(), rows=(), finished=scored, intervals=intervals)
+    return Snapshot(sweep=sweep_of(), search=search_of(), rows=(), finished=scored, intervals=intervals)
 
 
 def in_turn(*points):
@@ -26,24 +26,24 @@ def test_a_view_is_what_the_records_say(tmp_path):
     lab.begin(lab.propose(3), time=7200.0, epochs=2, seconds=900.0)
     lab.propose(4)
     lab.finish(lab.propose(5, role="finalist"), 0.95, 0.9, time=90000.0)
-    view = View.of(lab.sweep, lab.search, lab.folder)
-    assert [trial.id for trial, _ in view.rows] == [f"trial-{number:03d}" for number in range(5)]
+    snapshot = Snapshot.of(lab.sweep, lab.search, lab.folder)
+    assert [trial.id for trial, _ in snapshot.rows] == [f"trial-{number:03d}" for number in range(5)]
     phases = ["finished", "stopped", "failed", "training", "waiting"]
-    assert [status.phase for _, status in view.rows] == phases
-    assert [view.count(phase) for phase in (*phases, "attacking")] == [1, 1, 1, 1, 1, 0]
-    assert [one.id for one in view.finished] == ["trial-000"]
-    assert view.front == list(view.finished)
-    assert (view.finalists, view.champion) == ((), None)
-    assert (view.sweep, view.search) == (lab.sweep, lab.search)
-    assert view.intervals == ((0.0, 1800.0), (7200.0, 9000.0))
-    assert view.hours == 1.0
+    assert [status.phase for _, status in snapshot.rows] == phases
+    assert [snapshot.count(phase) for phase in (*phases, "attacking")] == [1, 1, 1, 1, 1, 0]
+    assert [one.id for one in snapshot.finished] == ["trial-000"]
+    assert snapshot.front == list(snapshot.finished)
+    assert (snapshot.finalists, snapshot.champion) == ((), None)
+    assert (snapshot.sweep, snapshot.search) == (lab.sweep, lab.search)
+    assert snapshot.intervals == ((0.0, 1800.0), (7200.0, 9000.0))
+    assert snapshot.hours == 1.0
 
 
 def test_finalists_and_champion_are_what_the_caller_says(tmp_path):
     lab, finalist = Lab(tmp_path), Finalist(origin=score_of(0.9, 0.5), members=(score_of(0.8, 0.4),))
-    view = View.of(lab.sweep, lab.search, lab.folder, finalists=[finalist], champion="final-trial-000-seed0")
-    assert view.finalists == (finalist,)
-    assert view.champion == "final-trial-000-seed0"
+    snapshot = Snapshot.of(lab.sweep, lab.search, lab.folder, finalists=[finalist], champion="final-trial-000-seed0")
+    assert snapshot.finalists == (finalist,)
+    assert snapshot.champion == "final-trial-000-seed0"
 
 
 def test_hours_are_those_at_work(tmp_path):
@@ -53,9 +53,9 @@ def test_hours_are_those_at_work(tmp_path):
 
 def test_progress_follows_the_clock_and_the_order_in_which_trials_ended():
     first, second, third = in_turn((0.5, 0.5), (0.9, 0.2), (0.4, 0.8))
-    view = view_of(third, first, second, intervals=((0.0, 90.0), (150.0, 180.0)))
+    snapshot = view_of(third, first, second, intervals=((0.0, 90.0), (150.0, 180.0)))
     expected = [(60 / 3600, 0.25), (90 / 3600, 0.25 + 0.4 * 0.2), (120 / 3600, 0.25 + 0.4 * 0.2 + 0.4 * 0.3)]
-    assert [value for point in view.progress() for value in point] == pytest.approx(
+    assert [value for point in snapshot.progress() for value in point] == pytest.approx(
         [value for point in expected for value in point]
     )
 
@@ -99,9 +99,9 @@ def test_flat_counts_finished_trials_in_the_order_in_which_they_ended():
 
 
 def test_a_rise_within_the_tolerance_is_flat():
-    view = view_of(*in_turn((0.5, 0.5), (0.505, 0.5)))
-    assert flat_for(view) == 0
-    assert flat_for(view, tolerance=0.01) == 1
+    snapshot = view_of(*in_turn((0.5, 0.5), (0.505, 0.5)))
+    assert flat_for(snapshot) == 0
+    assert flat_for(snapshot, tolerance=0.01) == 1
 
 
 def test_a_finalist_is_the_mean_of_its_members():

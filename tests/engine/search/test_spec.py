@@ -23,7 +23,7 @@ def test_a_search_is_read_as_it_was_written(tmp_path, search):
     search.write(folder)
     back = Search.read(folder)
     assert back == search
-    assert back.space.usual() == search.space.usual()
+    assert back.space.default_point() == search.space.default_point()
     for mine, theirs in zip(search.space.parameters, back.space.parameters, strict=True):
         assert [type(option) for option in theirs.options] == [type(option) for option in mine.options]
 
@@ -62,7 +62,7 @@ def changed(space, name, **changes):
     [
         SPACE,
         narrow(SPACE, ranges=["eps=20/255:40/255", "label=smooth,adversarial"]),
-        changed(SPACE, "lr", low=1e-4, high=10.0, usual=1.0, log=False, says="something else"),
+        changed(SPACE, "lr", low=1e-4, high=10.0, default=1.0, log=False, description="something else"),
     ],
 )
 def test_spaces_of_other_bounds_mean_the_same(other):
@@ -78,7 +78,7 @@ MADRY = dataclasses.replace(SPACE, fixed={"recipe.name": "Madry"})
     ("other", "said", "said_back"),
     [
         (narrow(SPACE, fixed=["label=one-hot"]), "it lacks parameter 'beta'", "only it has parameter 'beta'"),
-        (changed(SPACE, "lr", where="train.momentum"), ANOTHER.format("lr"), ANOTHER.format("lr")),
+        (changed(SPACE, "lr", field_path="train.momentum"), ANOTHER.format("lr"), ANOTHER.format("lr")),
         (changed(SPACE, "num_steps", kind="float"), ANOTHER.format("num_steps"), ANOTHER.format("num_steps")),
         (MADRY, "it has {'recipe.name': 'Madry'} where", "where this one has {'recipe.name': 'Madry'}"),
     ],

@@ -13,7 +13,7 @@ from search_spaces.base import Point, compose, get_space
 from search_spaces.narrowing import narrow
 from sweeps.engine.search.results import scores
 from sweeps.engine.search.study import FROM, STUDY, TRIAL
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 from tests.engine.search.trials import LINE, PIXEL, SPACE, Lab, search_of
 
 WHOLE = compose([get_space(name) for name in ("bat", "schedule", "model")]).at(PIXEL)
@@ -37,7 +37,7 @@ def lies_in(space, point: Point) -> bool:
 def test_the_first_proposal_is_the_papers_point(tmp_path, space, sampler):
     study = Lab(tmp_path, search_of(space, sampler=sampler)).open()
     first = study.propose()
-    assert first.point == space.usual()
+    assert first.point == space.default_point()
     assert study.study.trials[0].user_attrs == {FROM: "the paper", TRIAL: "trial-000"}
     assert study.propose().point != first.point
 
@@ -51,7 +51,7 @@ def test_a_proposal_is_on_disk_before_it_is_returned(tmp_path):
         assert lab.folder.find(lab.sweep, trial.id) == trial
         assert study.trials()[-1] == trial
         assert lies_in(WHOLE, trial.point)
-        config = assemble(WHOLE, trial.point, lab.search.base)
+        config = trial_config(WHOLE, trial.point, lab.search.base)
         assert trial.config == dataclasses.replace(config, seed=7000 + number)
     assert study.unfinished() == study.trials()
     assert len(study.trials()) == 12
@@ -93,7 +93,7 @@ def test_what_finished_is_complete_with_what_it_came_to(tmp_path):
     lab = Lab(tmp_path)
     study = lab.open()
     first, second = study.propose(), study.propose()
-    lab.finish(second, 0.8, 0.3, verdict="suspect")
+    lab.finish(second, 0.8, 0.3, masking_status="suspect")
     study.settle(second)
     waiting, told = study.study.trials
     assert (waiting.state, told.state) == (TrialState.RUNNING, TrialState.COMPLETE)
@@ -135,9 +135,9 @@ def test_what_did_not_finish_has_no_value_and_says_why(tmp_path, how, state, sai
 def test_a_masked_trial_is_not_feasible_unless_masks_are_asked_for(tmp_path, objective, believed):
     lab = Lab(tmp_path, search_of(objective=objective))
     study = lab.open()
-    for clean, robust, verdict in ((0.95, 0.9, "masked"), (0.9, 0.5, "clear")):
+    for clean, robust, masking_status in ((0.95, 0.9, "masked"), (0.9, 0.5, "clear")):
         trial = study.propose()
-        lab.finish(trial, clean, robust, verdict=verdict)
+        lab.finish(trial, clean, robust, masking_status=masking_status)
         study.settle(trial)
     masked, clear = study.study.trials
     assert (max(masked.constraints.values(), default=0) <= 0) == (objective == "clean+pgd")
@@ -167,7 +167,9 @@ def test_a_sampler_that_learns_goes_on_from_all_kinds_of_ends(tmp_path, sampler)
         if number % 4 == 2:
             lab.end(trial, "stopped" if number % 8 == 2 else "failed")
         else:
-            lab.finish(trial, 0.9 - number / 50, 0.2 + number / 40, verdict="masked" if number % 5 == 3 else "clear")
+            lab.finish(
+                trial, 0.9 - number / 50, 0.2 + number / 40, masking_status="masked" if number % 5 == 3 else "clear"
+            )
         study.settle(trial)
     points = [tuple(sorted(trial.point.items(), key=str)) for trial in study.trials()]
     assert len(set(points)) == 16
@@ -176,9 +178,9 @@ def test_a_sampler_that_learns_goes_on_from_all_kinds_of_ends(tmp_path, sampler)
 def test_optuna_reads_the_file_alone(tmp_path):
     lab = Lab(tmp_path)
     study = lab.open()
-    for verdict in ("clear", "masked"):
+    for masking_status in ("clear", "masked"):
         trial = study.propose()
-        lab.finish(trial, 0.9, 0.5, verdict=verdict)
+        lab.finish(trial, 0.9, 0.5, masking_status=masking_status)
         study.settle(trial)
     study.propose()
     read = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY))))
@@ -195,8 +197,8 @@ def teach(path: Path, space, *ends) -> list:
     """The scores of a search of its own, over a space of its own."""
     lab = Lab(path, search_of(space, seed=5))
     study = lab.open()
-    for clean, robust, verdict in ends:
-        lab.finish(study.propose(), clean, robust, verdict=verdict)
+    for clean, robust, masking_status in ends:
+        lab.finish(study.propose(), clean, robust, masking_status=masking_status)
     return scores(lab.sweep, lab.folder)
 
 

@@ -19,7 +19,7 @@ STATES = {"finished": "COMPLETE", "masked": "COMPLETE", "stopped": "PRUNED", "fa
 
 def end(lab, trial, how):
     if how in {"finished", "masked"}:
-        lab.finish(trial, 0.9, 0.5, verdict="masked" if how == "masked" else "clear")
+        lab.finish(trial, 0.9, 0.5, masking_status="masked" if how == "masked" else "clear")
     else:
         lab.end(trial, how)
 
@@ -123,8 +123,8 @@ def test_the_papers_point_comes_first_even_if_the_first_proposal_was_lost(tmp_pa
     lab = Lab(tmp_path)
     lab.open().study.ask()
     again = lab.open()
-    assert again.propose().point == lab.search.space.usual()
-    assert again.propose().point != lab.search.space.usual()
+    assert again.propose().point == lab.search.space.default_point()
+    assert again.propose().point != lab.search.space.default_point()
 
 
 def test_the_papers_point_comes_first_even_if_the_kill_came_before_it_was_asked_for(tmp_path):
@@ -135,8 +135,8 @@ def test_the_papers_point_comes_first_even_if_the_kill_came_before_it_was_asked_
         shutil.copytree(tmp_path / "whole", tmp_path / str(kept))
         (tmp_path / str(kept) / STUDY).write_bytes(b"".join(lines[:kept]))
         study = Lab(tmp_path / str(kept)).open()
-        assert study.propose().point == SPACE.usual(), f"{kept} lines"
-        assert study.propose().point != SPACE.usual(), f"{kept} lines"
+        assert study.propose().point == SPACE.default_point(), f"{kept} lines"
+        assert study.propose().point != SPACE.default_point(), f"{kept} lines"
 
 
 def test_a_study_that_is_lost_is_made_again_from_the_records(tmp_path):
@@ -254,7 +254,7 @@ def test_a_file_of_another_space_is_refused(tmp_path, space):
     said = str(caught.value)
     assert said.startswith(repr(str(tmp_path / STUDY)))
     assert "was written by a search of another space: name another --output" in said
-    assert lab.open(space=dataclasses.replace(SPACE, says="the same")).trials() == lab.open().trials()
+    assert lab.open(space=dataclasses.replace(SPACE, description="the same")).trials() == lab.open().trials()
     assert (tmp_path / STUDY).read_bytes()[: len(content)] == content
 
 

@@ -5,25 +5,27 @@ import pytest
 from bat_core.config import RecipeConfig, TrainConfig, TrialConfig
 from bat_core.errors import InputError
 from search_spaces.base import Parameter, Space, compose, get_space
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 
 BAT, SCHEDULE, MODEL = (get_space(name).at(1 / 255) for name in ("bat", "schedule", "model"))
 
 
 def one(where, **more):
-    parameter = Parameter(name="x", kind="float", says="", usual=0.5, low=0.0, high=1.0, where=where, **more)
-    return Space(name="s", says="", parameters=(parameter,))
+    parameter = Parameter(
+        name="x", kind="float", description="", default=0.5, low=0.0, high=1.0, field_path=where, **more
+    )
+    return Space(name="s", description="", parameters=(parameter,))
 
 
 def test_a_space_with_its_own_recipe_forgets_the_params_of_the_bases():
     base = TrialConfig(recipe=RecipeConfig(name="R-MC-LA", params={"eps": 0.2, "gamma": 0.5}))
     point = {"label": "smooth", "eps_y": 0.3, "eps": 0.1, "num_steps": 2, "target": "ll", "random_start": False}
-    assert assemble(BAT, point, base).recipe == RecipeConfig(name="BAT", params=point)
+    assert trial_config(BAT, point, base).recipe == RecipeConfig(name="BAT", params=point)
 
 
 def test_a_space_without_a_recipe_keeps_the_bases():
     base = TrialConfig(recipe=RecipeConfig(name="Madry", params={"eps": 0.2}))
-    assert assemble(SCHEDULE, SCHEDULE.usual(), base).recipe == base.recipe
+    assert trial_config(SCHEDULE, SCHEDULE.default_point(), base).recipe == base.recipe
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_a_space_without_a_recipe_keeps_the_bases():
     ],
 )
 def test_a_schedule_is_put_where_it_belongs(point, expected):
-    assert assemble(SCHEDULE, point, TrialConfig()).train == expected
+    assert trial_config(SCHEDULE, point, TrialConfig()).train == expected
 
 
 @pytest.mark.parametrize(
@@ -49,24 +51,24 @@ def test_a_schedule_is_put_where_it_belongs(point, expected):
     ],
 )
 def test_a_networks_name_is_put_together(point, model):
-    assert assemble(MODEL, point, TrialConfig()).model == model
+    assert trial_config(MODEL, point, TrialConfig()).model == model
 
 
 def test_whole_numbers_stay_whole_and_the_base_is_left_alone():
     base = TrialConfig()
-    trial = assemble(SCHEDULE, {"epochs": 9}, base)
+    trial = trial_config(SCHEDULE, {"epochs": 9}, base)
     assert (trial.train.epochs, type(trial.train.epochs)) == (9, int)
     assert base == TrialConfig()
 
 
 def test_an_empty_point_changes_nothing_but_what_is_fixed():
-    assert assemble(SCHEDULE, {}, TrialConfig(seed=3)) == TrialConfig(seed=3)
-    assert assemble(BAT, {}, TrialConfig()).recipe == RecipeConfig(name="BAT")
+    assert trial_config(SCHEDULE, {}, TrialConfig(seed=3)) == TrialConfig(seed=3)
+    assert trial_config(BAT, {}, TrialConfig()).recipe == RecipeConfig(name="BAT")
 
 
 def test_infinity_in_the_base_survives():
     base = TrialConfig(recipe=RecipeConfig(params={"beta": math.inf}))
-    assert assemble(SCHEDULE, {"lr": 0.2}, base).recipe.params["beta"] == math.inf
+    assert trial_config(SCHEDULE, {"lr": 0.2}, base).recipe.params["beta"] == math.inf
 
 
 @pytest.mark.parametrize(
@@ -84,17 +86,17 @@ def test_infinity_in_the_base_survives():
 )
 def test_a_field_that_a_trial_lacks_or_refuses_is_told(where, value, message):
     with pytest.raises(InputError) as caught:
-        assemble(one(where), {"x": value}, TrialConfig())
+        trial_config(one(where), {"x": value}, TrialConfig())
     assert message in str(caught.value)
 
 
 def test_a_name_that_the_space_lacks_is_told():
     with pytest.raises(InputError, match="unknown parameter 'y'"):
-        assemble(one("train.lr"), {"y": 0.5}, TrialConfig())
+        trial_config(one("train.lr"), {"y": 0.5}, TrialConfig())
 
 
 def test_composed_spaces_set_what_each_sets():
     both = compose([BAT, MODEL])
-    trial = assemble(both, {"eps": 0.1, "family": "wrn", "depth": 10, "width": 1}, TrialConfig())
+    trial = trial_config(both, {"eps": 0.1, "family": "wrn", "depth": 10, "width": 1}, TrialConfig())
     assert trial.model == "wrn_10_1"
     assert trial.recipe == RecipeConfig(name="BAT", params={"eps": 0.1})

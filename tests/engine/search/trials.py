@@ -10,7 +10,7 @@ from search_spaces.base import Parameter, Point, Space, compose, get_space
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
 from sweeps.engine.sweep.records import RECORD, Record
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
@@ -20,8 +20,10 @@ SPACE = compose([get_space("bat"), get_space("schedule")]).at(PIXEL)
 BASE = TrialConfig(data=DataConfig(val_size=300), attack=AttackConfig(steps=(20,), split="val"))
 LINE = Space(
     name="line",
-    says="one number that no two draws share",
-    parameters=(Parameter(name="lr", kind="float", says="", where="train.lr", usual=0.1, low=0.01, high=0.5),),
+    description="one number that no two draws share",
+    parameters=(
+        Parameter(name="lr", kind="float", description="", field_path="train.lr", default=0.1, low=0.01, high=0.5),
+    ),
 )
 
 
@@ -74,8 +76,8 @@ class Lab:
 
     def propose(self, number: int = 0, point: Point | None = None, *, role: str = "search") -> Trial:
         """A trial on disk that no study knows of."""
-        point = self.search.space.usual() if point is None else point
-        config = assemble(self.search.space, point, self.search.base)
+        point = self.search.space.default_point() if point is None else point
+        config = trial_config(self.search.space, point, self.search.base)
         trial = Trial(id=f"trial-{number:03d}", config=config, role=role, point=point)
         self.folder.propose(trial)
         return trial
@@ -86,7 +88,7 @@ def score_of(clean: float, robust: float, *, name: str = "", masked: bool = Fals
     known: dict[str, Any] = {
         "trial": Trial(id=name or f"{clean:g}-{robust:g}", config=BASE, role="search"),
         "clean_acc": clean, "robust_acc": robust, "pgd_acc": robust, "n": 300, "robust_n": 200, "suite": "s",
-        "verdict": "masked" if masked else "clear", "flags": (), "hours": 1.0, "ended": 0.0,
+        "masking_status": "masked" if masked else "clear", "flags": (), "hours": 1.0, "ended": 0.0,
     }  # fmt: skip
     return Score(**known | changes)
 

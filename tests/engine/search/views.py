@@ -11,10 +11,10 @@ from bat_core.stats import wilson
 from search_spaces.base import compose, get_space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import Finalist, Tested, View
+from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.search.study import FROM, TRIAL, _distributions, _free
-from sweeps.engine.search.trial_config import assemble
+from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 
@@ -61,12 +61,12 @@ def draw(space, rng):
 
 
 def trial_of(search, number, point=None, role="search", name=None):
-    point = search.space.usual() if point is None else point
-    config = assemble(search.space, point, search.base)
+    point = search.space.default_point() if point is None else point
+    config = trial_config(search.space, point, search.base)
     return Trial(id=name or f"trial-{number:03d}", config=config, role=role, point=point)
 
 
-def score_of(search, number, clean, robust, *, verdict="clear", pgd=None, hours=0.05, trial=None, **changes):
+def score_of(search, number, clean, robust, *, masking_status="clear", pgd=None, hours=0.05, trial=None, **changes):
     """A finished trial: the n-th ends after 3 (n + 1) minutes."""
     known = {
         "trial": trial or trial_of(search, number),
@@ -75,9 +75,11 @@ def score_of(search, number, clean, robust, *, verdict="clear", pgd=None, hours=
         "pgd_acc": robust + 0.02 if pgd is None else pgd,
         "n": N,
         "robust_n": ROBUST_N,
-        "suite": "PGD-20+quick" + (", not verified: masked" if verdict == "masked" else ""),
-        "verdict": verdict,
-        "flags": {"clear": (), "suspect": ("more_steps_help",), "masked": ("zero_gradient", "label_leaking")}[verdict],
+        "suite": "PGD-20+quick" + (", not verified: masked" if masking_status == "masked" else ""),
+        "verdict": masking_status,
+        "flags": {"clear": (), "suspect": ("more_steps_help",), "masked": ("zero_gradient", "label_leaking")}[
+            masking_status
+        ],
         "hours": hours,
         "ended": 60.0 * MINUTES * (number + 1),
     }
@@ -101,18 +103,18 @@ def view_of(search, scored=(), others=(), **changes):
     rows = sorted([*rows, *others], key=lambda row: row[0].id)
     last = max([one.ended for one in scored] + [status.ended or 0.0 for _, status in others], default=0.0)
     known = {"finished": tuple(scored), "rows": tuple(rows), "intervals": ((0.0, last),) if rows else ()}
-    return View(sweep=sweep, search=search, **known | changes)
+    return Snapshot(sweep=sweep, search=search, **known | changes)
 
 
-def study_of(view, taught=()):
+def study_of(snapshot, taught=()):
     """The study as `SearchStudy` would have it: all trials in their states, and those of a warm start."""
-    objective, space = get_objective(view.search.objective), view.search.space
+    objective, space = get_objective(snapshot.search.objective), snapshot.search.space
     study = optuna.create_study(directions=objective.directions)
-    scored = {one.id: one for one in view.finished}
+    scored = {one.id: one for one in snapshot.finished}
     states = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-    for trial, status in view.rows:
+    for trial, status in snapshot.rows:
         point, one = dict(trial.point), scored.get(trial.id)
-        attrs = {TRIAL: trial.id} | ({FROM: "the paper"} if point == space.usual() else {})
+        attrs = {TRIAL: trial.id} | ({FROM: "the paper"} if point == space.default_point() else {})
         known = {"params": _free(space, point), "distributions": _distributions(space, point), "user_attrs": attrs}
         if one is not None:
             known |= {"values": objective.values(one), "constraints": objective.constraints(one)}
@@ -130,7 +132,7 @@ def finalist_of(search, origin, *, count=3, shift=0.0, verdicts=("clear",) * 3):
         name = f"final-{origin.id}-seed{seed}"
         trial = trial_of(search, 0, dict(origin.point), "finalist", name)
         clean, robust = origin.clean_acc - 0.003 * seed + shift, origin.robust_acc - 0.02 + 0.01 * seed + shift
-        one = score_of(search, 0, clean, robust, trial=trial, verdict=verdicts[seed], hours=origin.hours)
+        one = score_of(search, 0, clean, robust, trial=trial, masking_status=verdicts[seed], hours=origin.hours)
         members.append(one)
         right = round((robust - 0.03) * 360)
         tested.append(
@@ -141,7 +143,7 @@ def finalist_of(search, origin, *, count=3, shift=0.0, verdicts=("clear",) * 3):
                 robust_interval=wilson(right, 360),
                 n=360,
                 suite="standard",
-                verdict=verdicts[seed],
+                masking_status=verdicts[seed],
             )
         )
     return Finalist(origin=origin, members=tuple(members), tested=tuple(tested))
@@ -156,13 +158,13 @@ def _invented(search, number, point, rng, *, masked):
     robust = 0.05 + 0.6 * strength + soft - 0.0012 * eps**2 + 0.008 * min(point["num_steps"], 4) + rng.gauss(0, 0.02)
     robust = min(robust - (0.05 if point["target"] == "random" else 0.0), clean - 0.1)
     hours = 0.01 * (1 + point["num_steps"])
-    verdict = "masked" if masked else "suspect" if rng.random() < 0.12 else "clear"
+    masking_status = "masked" if masked else "suspect" if rng.random() < 0.12 else "clear"
     pgd = robust + (0.28 if masked else abs(rng.gauss(0.012, 0.008)))
     robust += 0.12 if masked else 0.0
     right, n = round(robust * ROBUST_N) / ROBUST_N, round(clean * N) / N
     trial = trial_of(search, number, point)
     return score_of(
-        search, number, n, right, verdict=verdict, pgd=round(pgd * N) / N, hours=hours, trial=trial,
+        search, number, n, right, masking_status=masking_status, pgd=round(pgd * N) / N, hours=hours, trial=trial,
     )  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def realistic(*spaces, seed=4, trials=40, masked=3, stopped=6, failed=2, finalis
     rng.shuffle(kinds)
     scored, others = [], []
     for number, kind in enumerate(["finished", *kinds]):
-        point = search.space.usual() if number == 0 else draw(search.space, rng)
+        point = search.space.default_point() if number == 0 else draw(search.space, rng)
         if kind in {"finished", "masked"}:
             scored.append(_invented(search, number, point, rng, masked=kind == "masked"))
         else:
@@ -182,7 +184,7 @@ def realistic(*spaces, seed=4, trials=40, masked=3, stopped=6, failed=2, finalis
             reason = HALVED.format(at=at) if kind == "stopped" else KILLED
             status = status_of(kind, number, epochs=at, hours=0.01, reason=reason)
             others.append((trial_of(search, number, point), status))
-    view = view_of(search, scored, others)
-    chosen = tuple(finalist_of(search, one) for one in view.front[:: max(len(view.front) // 3, 1)][:finalists])
+    snapshot = view_of(search, scored, others)
+    chosen = tuple(finalist_of(search, one) for one in snapshot.front[:: max(len(snapshot.front) // 3, 1)][:finalists])
     champion = chosen[1].members[-1].id if len(chosen) > 1 else None
     return view_of(search, scored, others, finalists=chosen, champion=champion)

@@ -4,7 +4,7 @@ import pytest
 
 from bat_core.errors import InputError
 from sweeps.engine.storage.object_store import Storage
-from sweeps.engine.storage.retry import StorageError, patiently
+from sweeps.engine.storage.retry import StorageError, retry_storage
 
 
 def test_what_is_pushed_is_pulled(store, tmp_path):
@@ -113,5 +113,5 @@ def test_what_is_no_fault_of_storage_is_not_tried_again():
         raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
-        patiently(wrong, "nothing", "nowhere")
+        retry_storage(wrong, "nothing", "nowhere")
     assert len(calls) == 1

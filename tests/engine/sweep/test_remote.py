@@ -15,9 +15,9 @@ from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep import remote as module
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
 from sweeps.engine.sweep.records import Record, read_status
-from sweeps.engine.sweep.remote import Driver, Following, following, located
+from sweeps.engine.sweep.remote import DriverLease, StoreFollower, hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
-from sweeps.engine.sweep.trial_sync import Attempt
+from sweeps.engine.sweep.trial_sync import StoreTrialSync
 
 CONSOLE = Console(quiet=True)
 
@@ -43,15 +43,15 @@ def folder(sweep, store, tmp_path):
 
 def record(folder, trial, home):
     """A worker's record."""
-    attempt = folder.keeping(trial, home)
+    attempt = folder.trial_sync(trial, home)
     attempt.begin(Workers())
     return Record(home, attempt.recorded)
 
 
 def test_what_workers_record_reaches_the_driver(folder, trial, tmp_path):
-    with following(folder, CONSOLE) as driven:
+    with hold_lease(folder, CONSOLE) as driven:
         worker = record(driven, trial, tmp_path / "node")
-        follower = Following(driven, driven.store, Driver(driven.driver), CONSOLE)
+        follower = StoreFollower(driven, driven.store, DriverLease(driven.driver), CONSOLE)
         worker.append("start")
         follower.look()
         assert read_status(folder.trial(trial)).phase == "training"
@@ -64,51 +64,51 @@ def test_what_workers_record_reaches_the_driver(folder, trial, tmp_path):
 
 
 def test_a_driver_that_begins_sees_what_is_recorded(folder, trial, tmp_path):
-    with following(folder, CONSOLE) as driven:
+    with hold_lease(folder, CONSOLE) as driven:
         record(driven, trial, tmp_path / "node").append("start")
     assert not folder.trial(trial).exists()
-    with following(folder, CONSOLE):
+    with hold_lease(folder, CONSOLE):
         assert read_status(folder.trial(trial)).phase == "training"
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(folder, tmp_path):
     other = replace(folder, path=tmp_path / "other")
-    with following(folder, CONSOLE):
+    with hold_lease(folder, CONSOLE):
         with pytest.raises(InputError, match=r"is driven by process \d+ on .*, heard of \d+ s ago: wait for it"):
-            following(other, CONSOLE).__enter__()
+            hold_lease(other, CONSOLE).__enter__()
         assert len(folder.store.names("drivers")) == 1
-    with following(other, CONSOLE):
+    with hold_lease(other, CONSOLE):
         pass
     assert folder.store.names("drivers") == []
 
 
-ELSEWHERE = Driver(host="elsewhere")
+ELSEWHERE = DriverLease(host="elsewhere")
 
 
 def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(folder, monkeypatch):
-    dead = Driver(process=2**22 + 1)  # above Linux's largest
+    dead = DriverLease(process=2**22 + 1)  # above Linux's largest
     dead.sign(folder.store)
-    with following(folder, CONSOLE):
+    with hold_lease(folder, CONSOLE):
         assert not folder.store.exists(dead.key)
 
 
 def test_a_driver_of_another_machine_is_obeyed_while_it_is_heard_of(folder, monkeypatch):
     ELSEWHERE.sign(folder.store)
     with pytest.raises(InputError, match="on elsewhere"):
-        following(folder, CONSOLE).__enter__()
+        hold_lease(folder, CONSOLE).__enter__()
     monkeypatch.setattr(module, "LEASE", 0.0)
-    with following(folder, CONSOLE):
+    with hold_lease(folder, CONSOLE):
         assert not folder.store.exists(ELSEWHERE.key)
 
 
 def test_a_driver_that_was_silent_for_too_long_and_was_replaced_stops(folder, monkeypatch, trial, tmp_path):
-    with following(folder, CONSOLE) as replaced:
-        follower = Following(replaced, replaced.store, Driver(replaced.driver), CONSOLE)
+    with hold_lease(folder, CONSOLE) as replaced:
+        follower = StoreFollower(replaced, replaced.store, DriverLease(replaced.driver), CONSOLE)
         follower.look()
         monkeypatch.setattr(module, "LEASE", 0.0)
         monkeypatch.setattr(module, "RENEWAL", 0.0)
-        monkeypatch.setattr(Driver, "dead", lambda self: False)
-        with following(replace(folder, path=tmp_path / "other"), CONSOLE):
+        monkeypatch.setattr(DriverLease, "dead", lambda self: False)
+        with hold_lease(replace(folder, path=tmp_path / "other"), CONSOLE):
             with pytest.raises(TakenOverError, match="another driver has taken over"):
                 follower.look()
             with pytest.raises(TakenOverError, match="another driver has taken over"):
@@ -124,7 +124,7 @@ def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
     proposed = replace(trial, id="two")
     folder.propose(proposed)
     shutil.rmtree(folder.path)
-    found = located(folder.store.uri, tmp_path / "fresh")
+    found = open_sweep(folder.store.uri, tmp_path / "fresh")
     assert found == SweepFolder(tmp_path / "fresh", folder.store)
     assert found.load() == sweep
     assert found.report() == Report(files=("figure.csv",), sentence="so it is")
@@ -134,14 +134,14 @@ def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
 
 
 def test_a_folder_knows_its_store(folder):
-    assert located(str(folder.path), None) == folder
+    assert open_sweep(str(folder.path), None) == folder
 
 
 def test_a_folder_without_a_store_is_as_it_is(sweep, tmp_path):
     plain = SweepFolder(tmp_path / "plain")
     plain.create(replace(sweep, storage=None))
-    assert located(str(plain.path), None) == plain
-    with following(plain, CONSOLE) as driven:
+    assert open_sweep(str(plain.path), None) == plain
+    with hold_lease(plain, CONSOLE) as driven:
         assert driven == plain
     assert plain.home(sweep.trials[0], sweep, 0) == plain.trial(sweep.trials[0])
 
@@ -149,11 +149,11 @@ def test_a_folder_without_a_store_is_as_it_is(sweep, tmp_path):
 def test_what_cannot_be_gone_on_with_is_refused(folder, sweep, tmp_path, store):
     nowhere = Storage(store.uri.replace(tmp_path.name, f"{tmp_path.name}-empty")).uri
     with pytest.raises(InputError, match="no sweep there"):
-        located(nowhere, tmp_path / "new")
+        open_sweep(nowhere, tmp_path / "new")
     other = SweepFolder(tmp_path / "other")
     other.create(replace(sweep, id="another", storage=None))
     with pytest.raises(InputError, match="holds another sweep than"):
-        located(store.uri, other.path)
+        open_sweep(store.uri, other.path)
 
 
 def test_a_new_sweep_needs_an_empty_store(folder, store, tmp_path):
@@ -175,10 +175,10 @@ def test_a_sweeps_folder_that_is_gone_is_not_made_anew(sweep, trial, tmp_path, i
 
 
 def test_results_arrive_before_the_record_that_speaks_of_them(folder, trial, tmp_path, monkeypatch):
-    with following(folder, CONSOLE) as driven:
+    with hold_lease(folder, CONSOLE) as driven:
         home = tmp_path / "node"
-        attempt = driven.keeping(trial, home)
-        assert isinstance(attempt, Attempt)
+        attempt = driven.trial_sync(trial, home)
+        assert isinstance(attempt, StoreTrialSync)
         attempt.begin(Workers())
         (home / "model").mkdir(parents=True)
         for name in ("model/checksums.json", "verdicts.parquet"):

@@ -17,7 +17,7 @@ from bat_core.suites import suite_of
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import Paused, Watch, run_trial
+from sweeps.engine.sweep.trial import Paused, TrialControl, run_trial
 
 CPU = torch.device("cpu")
 
@@ -81,16 +81,16 @@ def test_a_killed_trial_goes_on_and_ends_as_if_it_had_not_been(make_trial, digit
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-class PauseAfter(Watch):
+class PauseAfter(TrialControl):
     """Wants a pause once so many batches are done."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         self.batches -= 1
 
-    def pause_wanted(self) -> bool:
+    def should_pause(self) -> bool:
         return self.batches <= 0
 
 

@@ -12,10 +12,10 @@ from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
-from sweeps.engine.sweep.remote import Driver
+from sweeps.engine.sweep.remote import DriverLease
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial import run_trial, trial_epochs
-from sweeps.engine.sweep.trial_sync import Attempt, Past, pull_trial
+from sweeps.engine.sweep.trial_sync import AttemptHistory, StoreTrialSync, pull_trial
 from tests.engine.sweep.test_trial import verifying
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def trial(make_trial):
 
 @pytest.fixture
 def driver(store):
-    driver = Driver()
+    driver = DriverLease()
     driver.sign(store)
     return driver
 
@@ -46,8 +46,8 @@ def epochs(store, driver, trial, digits, tmp_path):
 
     def run(node):
         home = tmp_path / node
-        keeping = Attempt(store, trial.id, home, driver=driver.token)
-        return trial_epochs(trial, digits, home, device=CPU, workers=Workers(), keeping=keeping)
+        sync = StoreTrialSync(store, trial.id, home, driver=driver.token)
+        return trial_epochs(trial, digits, home, device=CPU, workers=Workers(), sync=sync)
 
     return run
 
@@ -77,7 +77,7 @@ def assert_ended_as(whole: Path, store, tmp_path: Path) -> None:
 def test_a_finished_trial_is_in_the_store_and_nothing_but_its_record_on_its_node(epochs, store, whole, tmp_path):
     assert len(list(epochs("a"))) == 3
     assert_ended_as(whole, store, tmp_path)
-    (attempt,) = Past.of(store, "one").attempts
+    (attempt,) = AttemptHistory.of(store, "one").attempts
     assert {stored.key for stored in store.files("trials")} == {f"trials/one/{attempt}/{name}" for name in RESULTS}
     assert {path.name for path in (tmp_path / "a").iterdir()} == {RECORD, ".lock"}
     assert list(epochs("a")) == list(epochs("b")) == []  # finished, on this node and on another
@@ -85,8 +85,8 @@ def test_a_finished_trial_is_in_the_store_and_nothing_but_its_record_on_its_node
 
 def test_what_the_verifying_suite_found_is_in_the_store_too(epochs, store, trial, digits, tmp_path, driver):
     verified = Trial(id="verified", config=verifying(trial.config, 2))
-    keeping = Attempt(store, verified.id, tmp_path / "a", driver=driver.token)
-    run_trial(verified, digits, tmp_path / "a", device=CPU, keeping=keeping)
+    sync = StoreTrialSync(store, verified.id, tmp_path / "a", driver=driver.token)
+    run_trial(verified, digits, tmp_path / "a", device=CPU, sync=sync)
     pull_trial(store, verified.id, tmp_path / "driver")
     assert len(Verdicts.read(tmp_path / "driver" / VERIFIED)) == 2
 
@@ -110,7 +110,7 @@ def test_the_two_newest_checkpoints_are_in_the_store(epochs, store):
 def test_checkpoints_move_to_the_attempt_that_goes_on(epochs, store):
     next(epochs("a"))
     next(epochs("b"))
-    old, new = Past.of(store, "one").attempts
+    old, new = AttemptHistory.of(store, "one").attempts
     found = {tuple(stored.key.split("/")[2:5:2]) for stored in store.files("trials") if "/checkpoints/" in stored.key}
     assert found == {(new, "epoch_0001"), (new, "epoch_0002")}
     assert store.exists(f"trials/one/{old}/{RECORD}")
@@ -185,7 +185,7 @@ def test_what_it_pushed_before_it_saw_that_is_read_by_nobody(epochs, store, whol
     successor = epochs("b")
     next(successor)
     with monkeypatch.context() as patch:
-        patch.setattr(Attempt, "_check_mine", lambda self: None)
+        patch.setattr(StoreTrialSync, "_check_mine", lambda self: None)
         assert [metrics["epoch"] for metrics in lingering] == [2, 3]
     list(successor)
     assert_ended_as(whole, store, tmp_path)
@@ -201,7 +201,7 @@ def test_a_driver_that_was_replaced_has_no_trial_begun(epochs, store, driver):
 def test_what_the_driver_adds_to_a_record_takes_the_trial_over(epochs, store, driver, trial, tmp_path):
     running = epochs("a")
     next(running)
-    SweepFolder(tmp_path / "driver", store, driver.token).tell(trial, "stopped", reason="halving")
+    SweepFolder(tmp_path / "driver", store, driver.token).append_event(trial, "stopped", reason="halving")
     with pytest.raises(TakenOverError):
         next(running)
     pull_trial(store, "one", tmp_path / "elsewhere")
@@ -242,8 +242,8 @@ def work(rank: int, meeting: str, trial, digits, uri: str, homes: Path, driver: 
     """One of two workers, each on a node of its own."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    keeping = Attempt(Storage(uri), trial.id, homes / str(rank), driver=driver)
-    run_trial(trial, digits, homes / str(rank), device=CPU, keeping=keeping)
+    sync = StoreTrialSync(Storage(uri), trial.id, homes / str(rank), driver=driver)
+    run_trial(trial, digits, homes / str(rank), device=CPU, sync=sync)
     torch.distributed.destroy_process_group()
 
 

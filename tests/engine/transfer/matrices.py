@@ -5,8 +5,8 @@ from torch import nn
 
 from bat_core.data import Split
 from sweeps.engine.evaluation.model_sources import ModelSource, fingerprint
-from sweeps.engine.evaluation.spec import Examined
-from sweeps.engine.transfer.craft import Bench, Matrix, MatrixFolder, craft_shard, joined
+from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.transfer.craft import Matrix, MatrixFolder, ModelCache, craft_shard, joined
 from sweeps.engine.transfer.matrix import cells_of
 
 EPS, STEP, SEED, CLASSES, N = 0.06, 0.015, 3, 4, 45
@@ -54,7 +54,7 @@ def labelled():
 
 def matrix_of(factories=FACTORIES, **changes):
     models = tuple(
-        Examined(
+        ModelRecord(
             source=ModelSource(name=made.__name__, factory=f"{__name__}:{made.__name__}"),
             fingerprint=fingerprint(made()),
         )
@@ -68,7 +68,7 @@ def matrix_of(factories=FACTORIES, **changes):
 
 
 def make(matrix, part, path):
-    folder, bench = MatrixFolder(path), Bench(matrix, "cpu")
+    folder, bench = MatrixFolder(path), ModelCache(matrix, "cpu")
     for source in range(len(matrix.models)):
         for shard in matrix.shards():
             craft_shard(matrix, folder, bench, part, source, shard)

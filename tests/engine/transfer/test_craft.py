@@ -60,8 +60,8 @@ def test_cells_equal_brute_force(made, part):
                 x = to_unit(part.images[position : position + 1])
                 y = part.labels[position : position + 1]
                 x_adv = by_hand(crafted_on, x, y, int(part.rows[position]), attack)
-                for target, judge in models.items():
-                    right = int(judge(x_adv).argmax(1) == y)
+                for target, evaluator in models.items():
+                    right = int(evaluator(x_adv).argmax(1) == y)
                     expected[attack, source, target] = expected.get((attack, source, target), 0) + right
     assert {(cell.attack, cell.source, cell.target): cell.correct for cell in found} == expected
     assert len(set(expected.values())) > 6
@@ -132,13 +132,13 @@ def test_another_error_is_not_taken_for_want_of_memory(made, part):
 
 
 def test_images_are_crafted_once_a_source_and_two_models_at_most_are_in_memory(part, tmp_path, monkeypatch):
-    matrix, alive, most, crafted = matrix_of(), weakref.WeakSet(), [0], []
+    matrix, heartbeat, most, crafted = matrix_of(), weakref.WeakSet(), [0], []
     load, craft = ModelSource.load, transfer.craft
 
     def counted(source, device="cpu"):
         model = load(source, device)
-        alive.add(model)
-        most[0] = max(most[0], len(alive))
+        heartbeat.add(model)
+        most[0] = max(most[0], len(heartbeat))
         return model
 
     def noted(matrix, entry, model, x, y, rows):

@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 from bat_core.stats import wilson
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.model_sources import ModelSource
-from sweeps.engine.evaluation.spec import Examined
-from sweeps.engine.transfer.craft import Judged
+from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.transfer.craft import TransferVerdicts
 from sweeps.engine.transfer.matrix import alarm, as_csv, cells_of, sign_test
 from sweeps.engine.transfer.plot import draw_matrix
 from sweeps.engine.transfer.report import markdown, show
@@ -24,9 +24,11 @@ def random_cells(count, *, name="eps8-seed"):
     """A matrix of `count` models under made-up verdicts."""
     draw = np.random.default_rng(0)
     names = [f"{name}{number}" for number in range(count)]
-    models = tuple(Examined(source=ModelSource(name=one), fingerprint=one) for one in names)
+    models = tuple(ModelRecord(source=ModelSource(name=one), fingerprint=one) for one in names)
     judged = [
-        Judged(clean=draw.random(N) < 0.9, adversarial={a: draw.random((count, N)) < 0.6 for a in ("FGSM", "CE20")})
+        TransferVerdicts(
+            clean=draw.random(N) < 0.9, adversarial={a: draw.random((count, N)) < 0.6 for a in ("FGSM", "CE20")}
+        )
         for _ in names
     ]
     return replace(matrix_of(()), models=models), cells_of(names, judged)
@@ -59,8 +61,8 @@ def two(black, *, white=50, n=100):
     return cells_of(
         ["a", "b"],
         [
-            Judged(clean=clean, adversarial={"CE20": stands(white, 90, n=n)}),
-            Judged(clean=clean, adversarial={"CE20": stands(black, 40, n=n)}),
+            TransferVerdicts(clean=clean, adversarial={"CE20": stands(white, 90, n=n)}),
+            TransferVerdicts(clean=clean, adversarial={"CE20": stands(black, 40, n=n)}),
         ],
     )
 
@@ -68,36 +70,38 @@ def two(black, *, white=50, n=100):
 def test_a_black_box_that_beats_the_white_box_is_a_red_flag_and_is_named():
     found = alarm(two(30))
     assert (found.red, len(found.cells)) == (True, 1)
-    assert found.says.startswith("Red flag")
-    assert "CE20 crafted on b leaves a at 30.0%, its white-box at 50.0%, 20 of 100 images, p < 0.001" in found.says
+    assert found.description.startswith("Red flag")
+    assert (
+        "CE20 crafted on b leaves a at 30.0%, its white-box at 50.0%, 20 of 100 images, p < 0.001" in found.description
+    )
 
 
 def test_a_black_box_that_beats_it_by_chance_is_named_and_no_red_flag():
     found = alarm(two(48))
     assert (found.red, len(found.cells)) == (False, 1)
-    assert found.says.startswith("No red flag: black box beats white box by no more than chance in 1 of 2 cells")
-    assert "CE20 crafted on b leaves a at 48.0%" in found.says
-    assert "p = 0.5 " in found.says
+    assert found.description.startswith("No red flag: black box beats white box by no more than chance in 1 of 2 cells")
+    assert "CE20 crafted on b leaves a at 48.0%" in found.description
+    assert "p = 0.5 " in found.description
 
 
 @pytest.mark.parametrize("black", [50, 51, 90])
 def test_a_black_box_that_is_no_stronger_is_none(black):
     found = alarm(two(black))
     assert (found.red, found.cells) == (False, ())
-    assert found.says == "No red flag: none of 2 black-box attacks is stronger than the target's own white-box."
+    assert found.description == "No red flag: none of 2 black-box attacks is stronger than the target's own white-box."
 
 
 def test_many_are_counted_and_the_strongest_evidence_is_named():
     n, clean = 100, np.ones(100, dtype=np.bool_)
     names = [f"m{number}" for number in range(5)]
     judged = [
-        Judged(clean=clean, adversarial={"FGSM": stands(*(50 if s == t else 40 - s for t in range(5)), n=n)})
+        TransferVerdicts(clean=clean, adversarial={"FGSM": stands(*(50 if s == t else 40 - s for t in range(5)), n=n)})
         for s in range(5)
     ]
     found = alarm(cells_of(names, judged))
     assert [cell.source for cell in found.cells[:4]] == ["m4"] * 4
-    assert "in 20 of 20 cells" in found.says
-    assert "and 17 more" in found.says
+    assert "in 20 of 20 cells" in found.description
+    assert "and 17 more" in found.description
 
 
 @pytest.mark.parametrize(("more", "fewer"), [(0, 0), (1, 0), (2, 1), (3, 9), (40, 25), (700, 640)])

@@ -17,7 +17,7 @@ from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.transfer import run as transferring
 from sweeps.engine.transfer.craft import MatrixFolder, finished_shards
 from sweeps.engine.transfer.run import TransferOptions, run_transfer
-from tests.engine import matrices
+from tests.engine.transfer import matrices
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from bat_core.attacks import Square, fgsm
 from bat_core.masking.checks import attacks, examine
 from bat_core.masking.flags import CHECKS, Evidence, Findings, conclude
 
-from .toys import Linear, normal, uniform
+from ..toys import Linear, normal, uniform
 
 EPS = 40 / 255
 
@@ -59,25 +59,29 @@ def flag(check, changes):
 
 def test_an_honest_network_raises_no_flag():
     findings = conclude(evidence(), "full")
-    assert (findings.verdict, findings.flags) == ("clear", ())
+    assert (findings.masking_status, findings.flags) == ("clear", ())
 
 
 @every_check
 def test_a_check_is_raised_at_its_limits_and_not_below(check):
     for case in CASES[check.name]:
         assert flag(check, case(check.suspect - 1e-6)) is None
-        for limit, verdict in ((check.suspect, "suspect"), (check.masked - 1e-6, "suspect"), (check.masked, "masked")):
+        for limit, masking_status in (
+            (check.suspect, "suspect"),
+            (check.masked - 1e-6, "suspect"),
+            (check.masked, "masked"),
+        ):
             raised = flag(check, case(limit))
-            assert raised.verdict == verdict
+            assert raised.masking_status == masking_status
             assert raised.value == pytest.approx(limit, abs=1e-12)
-            assert raised.limit == (check.masked if verdict == "masked" else check.suspect)
+            assert raised.limit == (check.masked if masking_status == "masked" else check.suspect)
 
 
 @every_check
 def test_a_flag_says_what_was_measured_and_why_it_matters(check):
     raised = flag(check, CASES[check.name][0](check.masked))
-    assert f"{check.masked:.1%}" in raised.says
-    assert "{" not in raised.says
+    assert f"{check.masked:.1%}" in raised.description
+    assert "{" not in raised.description
     assert raised.why
 
 
@@ -88,21 +92,21 @@ def test_names_are_its_own():
 
 def test_what_was_not_measured_raises_no_flag():
     missing = ("restarts_acc", "large_eps_acc", "black_box_only", "eot_acc", "verified_acc")
-    assert conclude(evidence(ce=ending_at(0.4), **dict.fromkeys(missing)), "cheap").verdict == "clear"
+    assert conclude(evidence(ce=ending_at(0.4), **dict.fromkeys(missing)), "cheap").masking_status == "clear"
 
 
 @pytest.mark.parametrize(
-    ("changes", "verdict"),
+    ("changes", "masking_status"),
     [
         ({"zero_gradient": 0.1, "loss_fell": 0.1}, "suspect"),
         ({"zero_gradient": 0.1, "loss_fell": 0.9}, "masked"),
         ({"zero_gradient": 0.9, "loss_fell": 0.1}, "masked"),
     ],
 )
-def test_the_verdict_is_the_worst_flags(changes, verdict):
+def test_the_verdict_is_the_worst_flags(changes, masking_status):
     findings = conclude(evidence(**changes), "full")
     assert [raised.name for raised in findings.flags] == ["zero_gradient", "loss_does_not_rise"]
-    assert findings.verdict == verdict
+    assert findings.masking_status == masking_status
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def names(findings: Findings):
 
 def test_an_honest_network_is_clear(robust_digits):
     findings = examine(*robust_digits, eps=EPS)
-    assert (findings.verdict, findings.flags) == ("clear", ())
+    assert (findings.masking_status, findings.flags) == ("clear", ())
     found = findings.evidence
     model, images, labels = robust_digits
     assert found.clean_acc == (model(images).argmax(1) == labels).double().mean()
@@ -149,14 +153,14 @@ def test_an_honest_network_is_clear(robust_digits):
 def test_scaled_logits_are_found_out(robust_digits):
     model, images, labels = robust_digits
     findings = examine(Through(model, after=lambda logits: 1e4 * logits), images, labels, eps=EPS, depth="cheap")
-    assert findings.verdict == "masked"
+    assert findings.masking_status == "masked"
     assert names(findings) >= {"zero_gradient", "loss_does_not_rise", "ce_far_above_margin"}
 
 
 def test_a_quantised_input_is_found_out(robust_digits):
     model, images, labels = robust_digits
     findings = examine(Through(model, before=lambda x: (x * 8).round() / 8), images, labels, eps=EPS)
-    assert findings.verdict == "masked"
+    assert findings.masking_status == "masked"
     assert names(findings) >= {"zero_gradient", "loss_does_not_rise", "black_box_beats_white_box"}
     assert findings.evidence.zero_gradient == 1
 
@@ -165,7 +169,7 @@ def test_noise_at_inference_is_found_out(robust_digits, generator):
     model, images, labels = robust_digits
     noisy = Through(model, before=lambda x: x + 0.1 * torch.randn(x.shape, generator=generator))
     findings = examine(noisy, images, labels, eps=EPS, depth="cheap")
-    assert findings.verdict != "clear"
+    assert findings.masking_status != "clear"
     assert "random_output" in names(findings)
     assert findings.evidence.eot_acc is not None
 
@@ -273,7 +277,7 @@ def test_a_gradient_that_points_downhill_is_found_out():
     model, x, y = linear(before=Backwards.apply)
     findings = examine(model, x, y, eps=0.1, depth="cheap")
     assert findings.evidence.loss_fell == 1
-    assert findings.verdict == "masked"
+    assert findings.masking_status == "masked"
     assert examine(*linear(), eps=0.1, depth="cheap").evidence.loss_fell == 0
 
 
@@ -311,5 +315,5 @@ def test_accuracy_that_rises_under_one_step_is_found_out():
 def test_a_model_that_breaks_its_gradient_off_is_found_out(after):
     model, x, y = linear(before=after)
     findings = examine(model, x, y, eps=0.1, depth="cheap")
-    assert findings.verdict == "masked"
+    assert findings.masking_status == "masked"
     assert findings.evidence.zero_gradient == 1

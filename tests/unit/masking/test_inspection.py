@@ -54,7 +54,7 @@ def test_log_probabilities_are_logits(look):
 def test_probabilities_are_an_error(look):
     (finding,) = look(after=lambda logits: logits.softmax(1))
     assert (finding.name, finding.severity) == ("probabilities", "error")
-    assert "return the logits" in finding.says
+    assert "return the logits" in finding.description
 
 
 @pytest.mark.parametrize("after", [lambda z: z.sigmoid(), lambda z: z.softmax(1) * 2], ids=["sigmoid", "not summing"])
@@ -65,7 +65,7 @@ def test_what_only_looks_like_probabilities_is_none(look, after):
 def test_the_number_of_classes_must_be_the_data_sets(look):
     (finding,) = look(after=lambda logits: logits[:, :7])
     assert (finding.name, finding.severity) == ("classes", "error")
-    assert "7 classes and the data set 10" in finding.says
+    assert "7 classes and the data set 10" in finding.description
 
 
 RANGES = {
@@ -80,8 +80,8 @@ def test_a_model_made_for_another_range_is_told_apart(look, name):
     before, dimmed, words = RANGES[name]
     (finding,) = [one for one in look(before=before, dimmed=dimmed) if one.severity == "error"]
     assert finding.name == "range"
-    assert words in finding.says
-    assert "inside the model" in finding.says
+    assert words in finding.description
+    assert "inside the model" in finding.description
 
 
 def test_a_model_that_is_right_nowhere_is_made_for_no_range(robust_digits):
@@ -103,7 +103,7 @@ def test_a_few_images_do_not_make_a_range(robust_digits, count):
 def test_a_model_that_answers_one_class_alone_is_told(look, robust_digits):
     (finding,) = look(after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES))
     assert (finding.name, finding.severity) == ("one_class", "warning")
-    assert "the model gives class 3 to each of 100 images" in finding.says
+    assert "the model gives class 3 to each of 100 images" in finding.description
     _, images, labels = robust_digits
     model = Altered(robust_digits.model, after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES)).eval()
     alike = labels == 3
@@ -155,8 +155,8 @@ def test_nan_for_some_images_is_a_warning_that_counts_them(look, robust_digits):
 
     findings = {finding.name: finding for finding in look(before=broken)}
     assert findings["not_finite"].severity == "warning"
-    assert "NaN or infinity for 3 of 100 images" in findings["not_finite"].says
-    assert "3 of 100" in findings["gradient_not_finite"].says
+    assert "NaN or infinity for 3 of 100 images" in findings["not_finite"].description
+    assert "3 of 100" in findings["gradient_not_finite"].description
     assert "probabilities" not in findings
 
 
@@ -203,7 +203,7 @@ OUTPUTS = {
 def test_an_output_that_is_no_logits_is_an_error_that_says_what_it_is(look, given):
     (finding,) = look(after=OUTPUTS[given])
     assert (finding.name, finding.severity) == ("output", "error")
-    assert given in finding.says
+    assert given in finding.description
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_an_output_that_is_no_logits_is_an_error_that_says_what_it_is(look, give
 def test_a_model_that_does_not_take_the_images_is_an_error_in_one_line(robust_digits, model):
     (finding,) = inspect(model.eval(), robust_digits.images, robust_digits.labels, num_classes=CLASSES)
     assert (finding.name, finding.severity) == ("forward", "error")
-    assert "does not take images of 1x8x8" in finding.says
-    assert "\n" not in finding.says
+    assert "does not take images of 1x8x8" in finding.description
+    assert "\n" not in finding.description
 
 
 def test_errors_come_before_warnings(robust_digits):

@@ -13,7 +13,7 @@ from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.importance import importances_note, importances_page, parallel_note, parallel_page
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import Finalist, View
+from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.search.text import judged, percent, robust, setting, settings, span, states, too_little
 
 Draw: TypeAlias = Callable[[], Any]
@@ -26,27 +26,27 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 0 } p { margi
 """
 
 
-def page(view: View, study: optuna.Study) -> str:
+def page(snapshot: Snapshot, study: optuna.Study) -> str:
     """The page, as HTML: the same text for the same search."""
-    title = f"Search on {setting(view)}"
+    title = f"Search on {setting(snapshot)}"
     parts = [
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1><p>{escape(states(view))}. {escape(judged(view))}</p>",
+        f"<h1>{escape(title)}</h1><p>{escape(states(snapshot))}. {escape(judged(snapshot))}</p>",
     ]
-    nothing = None if view.finished else "no trial has finished"
-    why_not = {"importances": too_little(view), "parallel": too_little(view)}
-    for number, (name, heading, says, draw) in enumerate(_sections(view, study)):
+    nothing = None if snapshot.finished else "no trial has finished"
+    why_not = {"importances": too_little(snapshot), "parallel": too_little(snapshot)}
+    for number, (name, heading, description, draw) in enumerate(_sections(snapshot, study)):
         parts.append(f"<h2>{escape(heading)}</h2>")
         if why := why_not.get(name, nothing):
             parts.append(f"<p>Left out: {escape(why)}.</p>")
             continue
         drawn = to_html(draw(), full_html=False, include_plotlyjs=number == 0, div_id=name, config=CONFIG)
-        parts.append(f'<p>{escape(says)}</p><div class="wide">{drawn}</div>')
+        parts.append(f'<p>{escape(description)}</p><div class="wide">{drawn}</div>')
     return "\n".join([*parts, "</body></html>\n"])
 
 
-def _sections(view: View, study: optuna.Study) -> list[tuple[str, str, str, Draw]]:
+def _sections(snapshot: Snapshot, study: optuna.Study) -> list[tuple[str, str, str, Draw]]:
     """Name, heading, one sentence, figure."""
     return [
         (
@@ -54,64 +54,64 @@ def _sections(view: View, study: optuna.Study) -> list[tuple[str, str, str, Draw
             "Clean against verified robust accuracy",
             "Every point is a trial with its 95 % Wilson interval; what the stairs enclose is dominated by the front,"
             " on which no masked trial lies. Point at one to see what it is.",
-            lambda: pareto(view),
+            lambda: pareto(snapshot),
         ),
         (
             "importances",
             "Which parameters matter",
-            importances_note(view),
-            lambda: _importances(view, study),
+            importances_note(snapshot),
+            lambda: _importances(snapshot, study),
         ),
         (
             "parallel",
             "Trials, their measures and parameters",
-            parallel_note(view),
-            lambda: _parallel(view, study),
+            parallel_note(snapshot),
+            lambda: _parallel(snapshot, study),
         ),
         (
             "progress",
             "Best so far against hours of work",
             "Top: the area above (0, 0) that unmasked trials dominate; bottom: every trial when it ended, and the best"
             " robust accuracy that is not masked.",
-            lambda: progress(view),
+            lambda: progress(snapshot),
         ),
     ]
 
 
-def pareto(view: View) -> Any:
+def pareto(snapshot: Snapshot) -> Any:
     """Clean against verified robust accuracy: every finished trial, the front, the finalists."""
     figure = go.Figure()
     for mark in marks.VERDICTS.values():
-        chosen = marks.of_kind(view, mark)
-        _add(figure, [one.clean_acc for one in chosen], chosen, mark, view, interval=True)
-    if view.front:
-        x, y = marks.stairs(view.front, left=0.0, low=0.0)
+        chosen = marks.of_kind(snapshot, mark)
+        _add(figure, [one.clean_acc for one in chosen], chosen, mark, snapshot, interval=True)
+    if snapshot.front:
+        x, y = marks.stairs(snapshot.front, left=0.0, low=0.0)
         line = {"color": marks.FRONT, "width": 1.6}
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=f"front ({len(view.front)})", hoverinfo="skip")
-    if found := marks.paper(view):
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=f"front ({len(snapshot.front)})", hoverinfo="skip")
+    if found := marks.paper(snapshot):
         x, y = [found[1].clean_acc], [found[1].robust_acc]
         figure.add_scatter(x=x, y=y, mode="markers", marker=marks.PAPER.spots, name=found[0], hoverinfo="skip")
-    _add_finalists(figure, view)
-    across, up = marks.limits(view)
+    _add_finalists(figure, snapshot)
+    across, up = marks.limits(snapshot)
     figure.update_xaxes(title="clean accuracy", tickformat=".3~p", range=across)
     figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", range=up)
     return _plain(figure, 620)
 
 
-def progress(view: View) -> Any:
+def progress(snapshot: Snapshot) -> Any:
     """Hypervolume, and best verified robust accuracy, against hours of work."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.42, 0.58])
     line = {"color": marks.FRONT, "width": 1.6, "shape": "hv"}
-    x, y = marks.volumes(view)
+    x, y = marks.volumes(snapshot)
     figure.add_scatter(x=x, y=y, mode="lines", line=line, name="hypervolume", showlegend=False, row=1, col=1)
-    if view.front:
-        x, y = marks.best_robust(view)
+    if snapshot.front:
+        x, y = marks.best_robust(snapshot)
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name="best so far, unmasked", row=2, col=1)
     for mark in marks.VERDICTS.values():
-        chosen = marks.of_kind(view, mark)
-        _add(figure, [marks.hours_of(view, one) for one in chosen], chosen, mark, view, row=2, col=1)
-    if over := marks.ends(view):
-        known = {"marker": marks.OVER.spots, "name": f"{marks.OVER.says} ({len(over)})", "hoverinfo": "x+name"}
+        chosen = marks.of_kind(snapshot, mark)
+        _add(figure, [marks.hours_of(snapshot, one) for one in chosen], chosen, mark, snapshot, row=2, col=1)
+    if over := marks.ends(snapshot):
+        known = {"marker": marks.OVER.spots, "name": f"{marks.OVER.description} ({len(over)})", "hoverinfo": "x+name"}
         figure.add_scatter(x=over, y=[0.0] * len(over), mode="markers", row=1, col=1, **known)
     figure.update_xaxes(title="hours of work", rangemode="tozero", row=2, col=1)
     figure.update_yaxes(title="hypervolume", rangemode="tozero", row=1, col=1)
@@ -124,7 +124,7 @@ def _add(
     x: Sequence[float],
     chosen: Sequence[Score],
     mark: Mark,
-    view: View,
+    snapshot: Snapshot,
     *,
     interval: bool = False,
     **at: int,
@@ -143,59 +143,59 @@ def _add(
         error_y=bars,
         mode="markers",
         marker=mark.spots,
-        name=f"{mark.says} ({len(chosen)})",
-        hovertext=[hover(view, one) for one in chosen],
+        name=f"{mark.description} ({len(chosen)})",
+        hovertext=[hover(snapshot, one) for one in chosen],
         hovertemplate="%{hovertext}<extra></extra>",
         **at,
     )
 
 
-def _add_finalists(figure: Any, view: View) -> None:
+def _add_finalists(figure: Any, snapshot: Snapshot) -> None:
     shown = {"mode": "markers", "hovertemplate": "%{hovertext}<extra></extra>"}
-    if members := [member for finalist in view.finalists for member in finalist.members]:
+    if members := [member for finalist in snapshot.finalists for member in finalist.members]:
         figure.add_scatter(
             x=[one.clean_acc for one in members],
             y=[one.robust_acc for one in members],
             marker=marks.MEMBER.spots,
-            name=marks.MEMBER.says,
-            hovertext=[hover(view, one) for one in members],
+            name=marks.MEMBER.description,
+            hovertext=[hover(snapshot, one) for one in members],
             **shown,
         )
-    for mark, says, chosen in marks.stars(view):
+    for mark, description, chosen in marks.stars(snapshot):
         figure.add_scatter(
             x=[one.clean_acc for one in chosen],
             y=[one.robust_acc for one in chosen],
             marker=mark.spots,
-            name=says,
-            hovertext=[_of_finalist(view, one) for one in chosen],
+            name=description,
+            hovertext=[_of_finalist(snapshot, one) for one in chosen],
             **shown,
         )
 
 
-def hover(view: View, one: Score) -> str:
+def hover(snapshot: Snapshot, one: Score) -> str:
     """What is shown of a trial under the pointer."""
-    front = ", on the front" if one in view.front else ""
+    front = ", on the front" if one in snapshot.front else ""
     lines = [
         f"clean {percent(one.clean_acc)}, robust {robust(one)}, n = {one.robust_n}",
         f"under PGD alone {percent(one.pgd_acc)}",
-        f"{one.verdict}: {', '.join(one.flags) or 'no flag'}",
+        f"{one.masking_status}: {', '.join(one.flags) or 'no flag'}",
         f"training {span(one.hours)}",
-        *settings(view, one.point),
+        *settings(snapshot, one.point),
     ]
     return "<br>".join([f"<b>{escape(one.id)}</b>{front}", *map(escape, lines)])
 
 
-def _of_finalist(view: View, finalist: Finalist) -> str:
+def _of_finalist(snapshot: Snapshot, finalist: Finalist) -> str:
     lines = [
         f"mean over {len(finalist.members)} seeds: clean {percent(finalist.clean_acc)},"
         f" robust {percent(finalist.robust_acc)}",
-        *settings(view, finalist.origin.point),
+        *settings(snapshot, finalist.origin.point),
     ]
     return "<br>".join([f"<b>finalist, of {escape(finalist.origin.id)}</b>", *map(escape, lines)])
 
 
-def _importances(view: View, study: optuna.Study) -> Any:
-    figure = importances_page(view, study)
+def _importances(snapshot: Snapshot, study: optuna.Study) -> Any:
+    figure = importances_page(snapshot, study)
     most = max(len(bars.y) for bars in figure.data)
     figure.update_layout(bargap=0.25, colorway=[marks.BLUE, marks.AMBER, marks.FRONT, marks.RED])
     figure.update_xaxes(title="importance")
@@ -204,8 +204,8 @@ def _importances(view: View, study: optuna.Study) -> Any:
     return _plain(figure, 130 + most * (12 + 13 * len(figure.data)))
 
 
-def _parallel(view: View, study: optuna.Study) -> Any:
-    figure = _plain(parallel_page(view, study), 540)
+def _parallel(snapshot: Snapshot, study: optuna.Study) -> Any:
+    figure = _plain(parallel_page(snapshot, study), 540)
     figure.update_annotations(bgcolor="rgba(255,255,255,0.75)", borderpad=1)
     figure.update_layout(margin={"b": 110})
     return figure

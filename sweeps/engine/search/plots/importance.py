@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, create_trial
 from search_spaces.base import show_value
 from sweeps.engine.search.objectives import Direction, get_objective
 from sweeps.engine.search.plots.style import BLUE, caption
-from sweeps.engine.search.snapshot import View
+from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.study import TRIAL
 from sweeps.engine.search.text import believed, is_amount, judged
 
@@ -32,19 +32,19 @@ TOP_TRIALS = 5  # ... but not fewer of them than this
 ABSENT, OPTUNAS_ABSENT = "unused", "None"  # where a trial does not have a parameter
 
 
-def importances(view: View, study: optuna.Study) -> dict[str, dict[str, float]]:
+def importances(snapshot: Snapshot, study: optuna.Study) -> dict[str, dict[str, float]]:
     """For each measure of the objective, each parameter's share in what sets the best trials apart.
 
     PED-ANOVA, which knows conditional parameters. Shares of a measure add up to 1, the largest first.
     Source: Watanabe et al. 2023, arXiv:2304.10255.
     """
-    losses = _losses(view, study)
-    return {measure: _shares(losses, at) for at, measure in enumerate(_measures(view))}
+    losses = _losses(snapshot, study)
+    return {measure: _shares(losses, at) for at, measure in enumerate(_measures(snapshot))}
 
 
-def draw_importances(view: View, study: optuna.Study) -> Figure:
+def draw_importances(snapshot: Snapshot, study: optuna.Study) -> Figure:
     """A panel a measure. Optuna's own picture gives the bars of all measures the order of the last one's names."""
-    found = importances(view, study)
+    found = importances(snapshot, study)
     height = 1.9 + 0.27 * max(map(len, found.values()))
     figure = Figure(figsize=(9.6, height), layout="constrained")
     panels = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
@@ -57,24 +57,24 @@ def draw_importances(view: View, study: optuna.Study) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params("y", length=0)
         axes.margins(x=0.12)
-    caption(figure, view, "which parameters matter", importances_note(view), judged(view))
+    caption(figure, snapshot, "which parameters matter", importances_note(snapshot), judged(snapshot))
     return figure
 
 
-def importances_page(view: View, study: optuna.Study) -> Any:
+def importances_page(snapshot: Snapshot, study: optuna.Study) -> Any:
     """The same as Optuna's interactive picture."""
-    losses = _losses(view, study)
+    losses = _losses(snapshot, study)
     with _quiet():
         return optuna.visualization.plot_param_importances(losses, evaluator=_evaluator(losses), params=_names(losses))
 
 
-def draw_parallel(view: View, study: optuna.Study) -> Figure:
+def draw_parallel(snapshot: Snapshot, study: optuna.Study) -> Figure:
     """Optuna's picture: a line a trial, through its measures and the parameters that matter most."""
-    believable, names = _study(view, study), sorted(_foremost(view, study))
+    believable, names = _study(snapshot, study), sorted(_foremost(snapshot, study))
     with _quiet(), mpl.rc_context({"figure.constrained_layout.use": True}):
         plt.switch_backend("agg")
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
-            believable, names, target_name=_measures(view)[0]
+            believable, names, target_name=_measures(snapshot)[0]
         )
         figure = axes.figure
         assert isinstance(figure, Figure)
@@ -87,53 +87,55 @@ def draw_parallel(view: View, study: optuna.Study) -> Figure:
     figure.set_size_inches(max(9.6, 1.25 * len(axes.get_xticks())), 5.8)
     all_of = len(_names(believable))
     shown = f" Shown: the {len(names)} of {all_of} parameters that matter most." if len(names) < all_of else ""
-    caption(figure, view, "trials, their measures and parameters", parallel_note(view) + shown, judged(view))
+    caption(
+        figure, snapshot, "trials, their measures and parameters", parallel_note(snapshot) + shown, judged(snapshot)
+    )
     return figure
 
 
-def parallel_page(view: View, study: optuna.Study) -> Any:
+def parallel_page(snapshot: Snapshot, study: optuna.Study) -> Any:
     """The same as Optuna's interactive picture, with all parameters."""
-    believable = _study(view, study)
+    believable = _study(snapshot, study)
     with _quiet():
-        figure = optuna.visualization.plot_parallel_coordinate(believable, target_name=_measures(view)[0])
+        figure = optuna.visualization.plot_parallel_coordinate(believable, target_name=_measures(snapshot)[0])
     for annotation in figure.layout.annotations:
         if annotation.text == OPTUNAS_ABSENT:
             annotation.text = ABSENT
-    figure.update_layout(width=max(1200, WIDTH * (len(_measures(view)) + len(_names(believable)))))
+    figure.update_layout(width=max(1200, WIDTH * (len(_measures(snapshot)) + len(_names(believable)))))
     return figure
 
 
-def importances_note(view: View) -> str:
+def importances_note(snapshot: Snapshot) -> str:
     """How to read them."""
-    count = len(believed(view))
+    count = len(believed(snapshot))
     return (
         f"How far each parameter sets the best {_top(count)} of {count} trials apart from all (PED-ANOVA, by Optuna);"
         " the bars of a measure add up to 1. A hint at where to look, no finding."
     )
 
 
-def parallel_note(view: View) -> str:
+def parallel_note(snapshot: Snapshot) -> str:
     """How to read them."""
-    several = len(_measures(view)) > 1
+    several = len(_measures(snapshot)) > 1
     order = "darker is a lower Pareto rank, 0 the front of what was aimed at" if several else "coloured by the measure"
-    absent = f' "{ABSENT}": the trial has no such parameter.' if _conditional(view) else ""
-    return f"A line is one of {len(believed(view))} trials that finished unmasked; {order}.{absent}"
+    absent = f' "{ABSENT}": the trial has no such parameter.' if _conditional(snapshot) else ""
+    return f"A line is one of {len(believed(snapshot))} trials that finished unmasked; {order}.{absent}"
 
 
-def _study(view: View, study: optuna.Study, *, losses: bool = False) -> optuna.Study:
+def _study(snapshot: Snapshot, study: optuna.Study, *, losses: bool = False) -> optuna.Study:
     """A study in memory of the trials that can be learned from, amounts in pixels.
 
     With `losses`, what should be high is negated. Optuna takes a measure that it is asked about by `target`
     for one that should be low, whatever the study's direction; unnegated, it would say what makes trials bad.
     """
-    objective, pixel = get_objective(view.search.objective), view.sweep.pixel
-    amounts = {p.name for p in view.search.space.parameters if is_amount(p)}
+    objective, pixel = get_objective(snapshot.search.objective), snapshot.sweep.pixel
+    amounts = {p.name for p in snapshot.search.space.parameters if is_amount(p)}
     signs = [-1.0 if losses and measure.direction == "maximize" else 1.0 for measure in objective.measures]
     directions: list[Direction] = ["minimize"] * len(signs) if losses else objective.directions
     made = optuna.create_study(directions=directions)
     with _quiet():
-        made.set_metric_names(_measures(view))
-    scored = {one.id: one for one in believed(view)}
+        made.set_metric_names(_measures(snapshot))
+    scored = {one.id: one for one in believed(snapshot)}
     for frozen in study.get_trials(deepcopy=False):
         if (one := scored.get(frozen.user_attrs.get(TRIAL, ""))) is not None:
             values = [sign * value for sign, value in zip(signs, objective.values(one), strict=True)]
@@ -157,8 +159,8 @@ def _copied(frozen: FrozenTrial, values: Sequence[float], amounts: set[str], pix
     return create_trial(values=values, params=params, distributions=distributions)
 
 
-def _losses(view: View, study: optuna.Study) -> optuna.Study:
-    return _study(view, study, losses=True)
+def _losses(snapshot: Snapshot, study: optuna.Study) -> optuna.Study:
+    return _study(snapshot, study, losses=True)
 
 
 def _shares(losses: optuna.Study, at: int) -> dict[str, float]:
@@ -185,19 +187,19 @@ def _top(count: int) -> int:
     return min(max(round(TOP * count), TOP_TRIALS), count // 2)
 
 
-def _measures(view: View) -> list[str]:
-    return [measure.says for measure in get_objective(view.search.objective).measures]
+def _measures(snapshot: Snapshot) -> list[str]:
+    return [measure.description for measure in get_objective(snapshot.search.objective).measures]
 
 
-def _conditional(view: View) -> bool:
-    names = {name for one in believed(view) for name in one.point}
-    return any(name not in one.point for one in believed(view) for name in names)
+def _conditional(snapshot: Snapshot) -> bool:
+    names = {name for one in believed(snapshot) for name in one.point}
+    return any(name not in one.point for one in believed(snapshot) for name in names)
 
 
-def _foremost(view: View, study: optuna.Study) -> list[str]:
+def _foremost(snapshot: Snapshot, study: optuna.Study) -> list[str]:
     """The parameters that matter most to any measure."""
     most: dict[str, float] = {}
-    for shares in importances(view, study).values():
+    for shares in importances(snapshot, study).values():
         most |= {name: max(share, most.get(name, 0.0)) for name, share in shares.items()}
     return sorted(most, key=lambda name: (-most[name], name))[:MOST]
 

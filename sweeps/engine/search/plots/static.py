@@ -14,7 +14,7 @@ from sweeps.engine.search.plots.html import page
 from sweeps.engine.search.plots.importance import draw_importances, draw_parallel
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import View
+from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import judged, states, too_little
 from sweeps.engine.storage.files import write_atomically
 
@@ -23,57 +23,57 @@ NOTHING = "no trial has finished"
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 
 
-def save_pictures(view: View, study: optuna.Study, folder: Path) -> list[str]:
+def save_pictures(snapshot: Snapshot, study: optuna.Study, folder: Path) -> list[str]:
     """Write every picture of a search that can be drawn, and the page; the same bytes for the same search.
 
     Returns:
         The names of the files. Importances and parallel coordinates are left out where there is too little
         to learn from; `too_little` says why.
     """
-    figures = {"pareto": draw_pareto(view)}
-    if too_little(view) is None:
-        figures |= {"importances": draw_importances(view, study), "parallel": draw_parallel(view, study)}
-    figures["progress"] = draw_progress(view)
+    figures = {"pareto": draw_pareto(snapshot)}
+    if too_little(snapshot) is None:
+        figures |= {"importances": draw_importances(snapshot, study), "parallel": draw_parallel(snapshot, study)}
+    figures["progress"] = draw_progress(snapshot)
     for name, figure in figures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=160, metadata={"Software": None})
         write_atomically(folder / f"{name}.png", content.getvalue())
-    write_atomically(folder / PAGE, page(view, study))
+    write_atomically(folder / PAGE, page(snapshot, study))
     return [*(f"{name}.png" for name in figures), PAGE]
 
 
-def draw_pareto(view: View) -> Figure:
+def draw_pareto(snapshot: Snapshot) -> Figure:
     """Clean against verified robust accuracy: every finished trial, the front, the finalists."""
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
     axes = figure.subplots()
     _dress(axes, "clean accuracy", "verified robust accuracy")
     axes.xaxis.set_major_formatter(PERCENT)
-    clean, robust = marks.limits(view)
+    clean, robust = marks.limits(snapshot)
     axes.set_xlim(clean)
     axes.set_ylim(robust)
     for mark in marks.VERDICTS.values():
-        chosen = marks.of_kind(view, mark)
+        chosen = marks.of_kind(snapshot, mark)
         _scatter(axes, [one.clean_acc for one in chosen], chosen, mark)
         for one in chosen:
             axes.plot([one.clean_acc] * 2, one.interval, color=mark.color, lw=0.6, alpha=0.45)
-    _draw_front(axes, view)
-    if found := marks.paper(view):
+    _draw_front(axes, snapshot)
+    if found := marks.paper(snapshot):
         axes.plot(found[1].clean_acc, found[1].robust_acc, zorder=4, label=found[0], **marks.PAPER.style)
-    _draw_finalists(axes, view)
-    _finish(figure, view)
+    _draw_finalists(axes, snapshot)
+    _finish(figure, snapshot)
     marks.caption(
         figure,
-        view,
+        snapshot,
         "clean against verified robust accuracy",
         "Bars: 95 % Wilson intervals of robust accuracy. Numbers: the front's trials. Stairs: what the front dominates;"
         " a masked trial is on no front.",
-        judged(view),
-        f"{states(view)}.",
+        judged(snapshot),
+        f"{states(snapshot)}.",
     )
     return figure
 
 
-def draw_progress(view: View) -> Figure:
+def draw_progress(snapshot: Snapshot) -> Figure:
     """Hypervolume, and best verified robust accuracy, against hours of work."""
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 4))
@@ -81,28 +81,30 @@ def draw_progress(view: View) -> Figure:
     _dress(bottom, "hours of work", "verified robust accuracy")
     top.yaxis.set_major_formatter("{x:.3g}")
     for mark in marks.VERDICTS.values():
-        chosen = marks.of_kind(view, mark)
-        at = [marks.hours_of(view, one) for one in chosen]
+        chosen = marks.of_kind(snapshot, mark)
+        at = [marks.hours_of(snapshot, one) for one in chosen]
         _tick(top, at, mark)
         _scatter(bottom, at, chosen, mark)
-    if over := marks.ends(view):
+    if over := marks.ends(snapshot):
         _tick(top, over, marks.OVER)
-        bottom.plot([], [], "|", ms=9, color=marks.OVER.color, label=f"{marks.OVER.says} ({len(over)})")
-    if view.finished:
-        top.step(*marks.volumes(view), where="post", color=marks.FRONT, lw=1.4)
-    if view.front:
-        bottom.step(*marks.best_robust(view), where="post", color=marks.FRONT, lw=1.4, label="best so far, unmasked")
+        bottom.plot([], [], "|", ms=9, color=marks.OVER.color, label=f"{marks.OVER.description} ({len(over)})")
+    if snapshot.finished:
+        top.step(*marks.volumes(snapshot), where="post", color=marks.FRONT, lw=1.4)
+    if snapshot.front:
+        bottom.step(
+            *marks.best_robust(snapshot), where="post", color=marks.FRONT, lw=1.4, label="best so far, unmasked"
+        )
     top.set_ylim(bottom=0)
     top.set_xlim(left=0)
-    _finish(figure, view)
+    _finish(figure, snapshot)
     marks.caption(
         figure,
-        view,
+        snapshot,
         "best so far against hours of work",
         "Top: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; a stroke at the foot is a"
         " trial's end. Hours of work: wall time in which a trial was under way.",
-        judged(view),
-        f"{states(view)}.",
+        judged(snapshot),
+        f"{states(snapshot)}.",
     )
     return figure
 
@@ -116,13 +118,13 @@ def _dress(axes: Axes, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _finish(figure: Figure, view: View) -> None:
+def _finish(figure: Figure, snapshot: Snapshot) -> None:
     """The legend; and the words that there is nothing to see, if so."""
     axes = figure.axes[-1]
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    if not view.finished:
+    if not snapshot.finished:
         axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", color="0.4")
 
@@ -130,7 +132,9 @@ def _finish(figure: Figure, view: View) -> None:
 def _scatter(axes: Axes, x: Sequence[float], chosen: Sequence[Score], mark: Mark) -> None:
     """All trials of a kind, with how many they are."""
     if chosen:
-        axes.plot(x, [one.robust_acc for one in chosen], label=f"{mark.says} ({len(chosen)})", zorder=3, **mark.style)
+        axes.plot(
+            x, [one.robust_acc for one in chosen], label=f"{mark.description} ({len(chosen)})", zorder=3, **mark.style
+        )
 
 
 def _tick(axes: Axes, at: Sequence[float], mark: Mark) -> None:
@@ -138,24 +142,24 @@ def _tick(axes: Axes, at: Sequence[float], mark: Mark) -> None:
     axes.plot(at, [0.03] * len(at), "|", ms=9, mew=1.2, color=mark.color, transform=axes.get_xaxis_transform())
 
 
-def _draw_front(axes: Axes, view: View) -> None:
-    if not view.front:
+def _draw_front(axes: Axes, snapshot: Snapshot) -> None:
+    if not snapshot.front:
         return
-    x, y = marks.stairs(view.front, left=axes.get_xlim()[0], low=axes.get_ylim()[0])
-    axes.plot(x, y, color=marks.FRONT, lw=1.3, zorder=2, label=f"front ({len(view.front)})")
-    for one in view.front:
+    x, y = marks.stairs(snapshot.front, left=axes.get_xlim()[0], low=axes.get_ylim()[0])
+    axes.plot(x, y, color=marks.FRONT, lw=1.3, zorder=2, label=f"front ({len(snapshot.front)})")
+    for one in snapshot.front:
         text, at = one.id.removeprefix("trial-"), (one.clean_acc, one.robust_acc)
         axes.annotate(text, at, xytext=(5, 4), textcoords="offset points", fontsize=8, color=marks.FRONT, zorder=7)
 
 
-def _draw_finalists(axes: Axes, view: View) -> None:
-    for finalist in view.finalists:
+def _draw_finalists(axes: Axes, snapshot: Snapshot) -> None:
+    for finalist in snapshot.finalists:
         for member in finalist.members:
             x, y = [finalist.clean_acc, member.clean_acc], [finalist.robust_acc, member.robust_acc]
             axes.plot(x, y, color=marks.MEMBER.color, lw=0.7, zorder=5)
-    if members := [member for finalist in view.finalists for member in finalist.members]:
+    if members := [member for finalist in snapshot.finalists for member in finalist.members]:
         x, y = [one.clean_acc for one in members], [one.robust_acc for one in members]
-        axes.plot(x, y, zorder=5, label=marks.MEMBER.says, **marks.MEMBER.style)
-    for mark, says, chosen in marks.stars(view):
+        axes.plot(x, y, zorder=5, label=marks.MEMBER.description, **marks.MEMBER.style)
+    for mark, description, chosen in marks.stars(snapshot):
         x, y = [one.clean_acc for one in chosen], [one.robust_acc for one in chosen]
-        axes.plot(x, y, label=says, zorder=6, **mark.style)
+        axes.plot(x, y, label=description, zorder=6, **mark.style)

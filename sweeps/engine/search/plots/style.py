@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from matplotlib.figure import Figure
 
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import Finalist, View, hours_until
+from sweeps.engine.search.snapshot import Finalist, Snapshot, hours_until
 from sweeps.engine.search.text import champion_of, papers, papers_name, setting
 
 Line: TypeAlias = tuple[list[float], list[float]]
@@ -18,7 +18,7 @@ Line: TypeAlias = tuple[list[float], list[float]]
 class Mark:
     """A kind of point, told apart by shape as well as by colour. `marker` is matplotlib's, `symbol` plotly's."""
 
-    says: str
+    description: str
     color: str
     marker: str
     symbol: str
@@ -44,9 +44,9 @@ RED, AMBER, BLUE, GOLD = "#d01c1f", "#c77700", "#1b6ca8", "#f2c230"
 FRONT = "#12344d"
 LETTERS = 17  # of a note, to an inch
 MARGIN, EDGE = 0.02, 0.005  # of accuracy: around all that is drawn, and beyond 0 and 1
-CLEAR = Mark(says="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
+CLEAR = Mark(description="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
 SUSPECT = Mark(
-    says="suspect: some red flag",
+    description="suspect: some red flag",
     color=AMBER,
     marker="^",
     symbol="triangle-up-open",
@@ -54,46 +54,48 @@ SUSPECT = Mark(
     face="white",
     width=1.4,
 )
-MASKED = Mark(says="masked: not to be believed", color=RED, marker="x", symbol="x-thin-open", size=7, width=2.0)
+MASKED = Mark(description="masked: not to be believed", color=RED, marker="x", symbol="x-thin-open", size=7, width=2.0)
 VERDICTS = {"clear": CLEAR, "suspect": SUSPECT, "masked": MASKED}
-PAPER = Mark(says="", color="#6a3d9a", marker="o", symbol="circle-open", size=12, face="none", width=1.5)
-FINALIST = Mark(says="finalist, mean over seeds", color="white", marker="*", symbol="star", size=14, edge="black")
-MASKED_FINALIST = Mark(
-    says="finalist, masked: not to be believed", color="#f6b8b9", marker="*", symbol="star", size=14, edge=RED
+PAPER = Mark(description="", color="#6a3d9a", marker="o", symbol="circle-open", size=12, face="none", width=1.5)
+FINALIST = Mark(
+    description="finalist, mean over seeds", color="white", marker="*", symbol="star", size=14, edge="black"
 )
-CHAMPION = Mark(says="champion", color=GOLD, marker="*", symbol="star", size=18, edge="black")
-MEMBER = Mark(says="finalists' seeds", color="#8a6d00", marker="o", symbol="circle", size=3)
-OVER = Mark(says="stopped early or failed", color="#999999", marker="|", symbol="line-ns-open", size=6)
+MASKED_FINALIST = Mark(
+    description="finalist, masked: not to be believed", color="#f6b8b9", marker="*", symbol="star", size=14, edge=RED
+)
+CHAMPION = Mark(description="champion", color=GOLD, marker="*", symbol="star", size=18, edge="black")
+MEMBER = Mark(description="finalists' seeds", color="#8a6d00", marker="o", symbol="circle", size=3)
+OVER = Mark(description="stopped early or failed", color="#999999", marker="|", symbol="line-ns-open", size=6)
 
 
-def caption(figure: Figure, view: View, title: str, *notes: str) -> None:
+def caption(figure: Figure, snapshot: Snapshot, title: str, *notes: str) -> None:
     """The title, and the notes that stand below, each on lines of its own."""
     across = round(LETTERS * figure.get_size_inches()[0])
     lines = [line for note in notes for line in wrap(note, across)]
-    figure.suptitle(f"{setting(view)}: {title}", fontsize=12, x=0.01, ha="left")
+    figure.suptitle(f"{setting(snapshot)}: {title}", fontsize=12, x=0.01, ha="left")
     figure.supxlabel("\n" + "\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left")
 
 
-def of_kind(view: View, mark: Mark) -> list[Score]:
+def of_kind(snapshot: Snapshot, mark: Mark) -> list[Score]:
     """The finished trials with a mark."""
-    return [one for one in view.finished if VERDICTS[one.verdict] is mark]
+    return [one for one in snapshot.finished if VERDICTS[one.masking_status] is mark]
 
 
-def paper(view: View) -> tuple[str, Score] | None:
+def paper(snapshot: Snapshot) -> tuple[str, Score] | None:
     """What the paper's own point is called here, and what it came to; None unless it finished."""
-    trial = papers(view)
-    one = next((score for score in view.finished if trial is not None and score.id == trial.id), None)
-    return (f"{papers_name(view)}, {one.id}", one) if one else None
+    trial = papers(snapshot)
+    one = next((score for score in snapshot.finished if trial is not None and score.id == trial.id), None)
+    return (f"{papers_name(snapshot)}, {one.id}", one) if one else None
 
 
-def stars(view: View) -> list[tuple[Mark, str, list[Finalist]]]:
+def stars(snapshot: Snapshot) -> list[tuple[Mark, str, list[Finalist]]]:
     """The finalists by mark, with what the legend says of them: the champion last, on top."""
-    champion = champion_of(view)
-    others = [one for one in view.finalists if one is not champion]
+    champion = champion_of(snapshot)
+    others = [one for one in snapshot.finalists if one is not champion]
     found = []
     for mark in (FINALIST, MASKED_FINALIST):
         if chosen := [one for one in others if one.masked == (mark is MASKED_FINALIST)]:
-            found.append((mark, f"{mark.says} ({len(chosen)})", chosen))
+            found.append((mark, f"{mark.description} ({len(chosen)})", chosen))
     if champion is not None:
         found.append((CHAMPION, f"champion: {champion.origin.id}, mean over seeds", [champion]))
     return found
@@ -111,41 +113,41 @@ def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:
     return x, y
 
 
-def limits(view: View) -> tuple[tuple[float, float], tuple[float, float]]:
+def limits(snapshot: Snapshot) -> tuple[tuple[float, float], tuple[float, float]]:
     """From where to where clean and robust accuracy are shown: with all trials, intervals and finalists."""
-    members = [one for finalist in view.finalists for one in finalist.members]
-    clean = [one.clean_acc for one in (*view.finished, *members)]
-    robust = [bound for one in view.finished for bound in one.interval] + [one.robust_acc for one in members]
+    members = [one for finalist in snapshot.finalists for one in finalist.members]
+    clean = [one.clean_acc for one in (*snapshot.finished, *members)]
+    robust = [bound for one in snapshot.finished for bound in one.interval] + [one.robust_acc for one in members]
     return _room(clean or [0, 1]), _room(robust or [0, 1])
 
 
-def hours_of(view: View, one: Score) -> float:
+def hours_of(snapshot: Snapshot, one: Score) -> float:
     """Hours of work by which a trial was finished."""
-    return hours_until(one.ended, view.intervals)
+    return hours_until(one.ended, snapshot.intervals)
 
 
-def ends(view: View) -> list[float]:
+def ends(snapshot: Snapshot) -> list[float]:
     """Hours of work by which each trial that was stopped early or failed had ended."""
-    over = (status for _, status in view.rows if status.phase in {"stopped", "failed"})
-    return [hours_until(status.ended, view.intervals) for status in over if status.ended is not None]
+    over = (status for _, status in snapshot.rows if status.phase in {"stopped", "failed"})
+    return [hours_until(status.ended, snapshot.intervals) for status in over if status.ended is not None]
 
 
-def volumes(view: View) -> Line:
+def volumes(snapshot: Snapshot) -> Line:
     """Hypervolume against hours of work, from nothing to now."""
-    steps = view.progress()
+    steps = snapshot.progress()
     reached = [volume for _, volume in steps]
-    return [0.0, *(at for at, _ in steps), view.hours], [0.0, *reached, reached[-1] if steps else 0.0]
+    return [0.0, *(at for at, _ in steps), snapshot.hours], [0.0, *reached, reached[-1] if steps else 0.0]
 
 
-def best_robust(view: View) -> Line:
+def best_robust(snapshot: Snapshot) -> Line:
     """The best robust accuracy that counts against hours of work, from the first such trial to now."""
     x: list[float] = []
     y: list[float] = []
-    for one in sorted(view.finished, key=lambda one: one.ended):
+    for one in sorted(snapshot.finished, key=lambda one: one.ended):
         if one.counts:
-            x.append(hours_of(view, one))
+            x.append(hours_of(snapshot, one))
             y.append(max(one.robust_acc, y[-1] if y else 0.0))
-    return ([*x, view.hours], [*y, y[-1]]) if x else ([], [])
+    return ([*x, snapshot.hours], [*y, y[-1]]) if x else ([], [])
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:

@@ -32,19 +32,19 @@ ALL = ["pareto.png", "importances.png", "parallel.png", "progress.png", "search.
 
 
 @pytest.fixture(scope="module")
-def view():
+def snapshot():
     return realistic("bat")
 
 
 @pytest.fixture(scope="module")
-def study(view):
-    return study_of(view)
+def study(snapshot):
+    return study_of(snapshot)
 
 
 @pytest.fixture(scope="module")
-def files(view, study, tmp_path_factory):
+def files(snapshot, study, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    return folder, pictures.save_pictures(view, study, folder)
+    return folder, pictures.save_pictures(snapshot, study, folder)
 
 
 def said(figure):
@@ -61,8 +61,8 @@ def points(line):
     return sorted(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True))
 
 
-def of(view, verdict):
-    return sorted((one.clean_acc, one.robust_acc) for one in view.finished if one.verdict == verdict)
+def of(snapshot, masking_status):
+    return sorted((one.clean_acc, one.robust_acc) for one in snapshot.finished if one.masking_status == masking_status)
 
 
 def empty():
@@ -78,88 +78,96 @@ def single():
 
 def all_masked():
     search = search_of("bat")
-    return view_of(search, [score_of(search, at, 0.9, 0.4 + at / 20, verdict="masked") for at in range(6)])
+    return view_of(search, [score_of(search, at, 0.9, 0.4 + at / 20, masking_status="masked") for at in range(6)])
 
 
-def test_every_finished_trial_is_a_point_with_the_mark_of_its_verdict(view):
-    (axes,) = pictures.draw_pareto(view).axes
+def test_every_finished_trial_is_a_point_with_the_mark_of_its_verdict(snapshot):
+    (axes,) = pictures.draw_pareto(snapshot).axes
     drawn = lines(axes)
-    for verdict, mark in marks.VERDICTS.items():
-        expected = of(view, verdict)
+    for masking_status, mark in marks.VERDICTS.items():
+        expected = of(snapshot, masking_status)
         assert expected
-        assert points(drawn[f"{mark.says} ({len(expected)})"]) == expected
-    masked, clear = drawn["masked: not to be believed (3)"], drawn[f"{marks.CLEAR.says} ({len(of(view, 'clear'))})"]
+        assert points(drawn[f"{mark.description} ({len(expected)})"]) == expected
+    masked, clear = (
+        drawn["masked: not to be believed (3)"],
+        drawn[f"{marks.CLEAR.description} ({len(of(snapshot, 'clear'))})"],
+    )
     assert (masked.get_marker(), masked.get_markeredgecolor()) == ("x", marks.RED)
     assert clear.get_marker() != masked.get_marker() != marks.SUSPECT.marker != clear.get_marker()
 
 
-def test_every_point_has_its_wilson_interval(view):
-    (axes,) = pictures.draw_pareto(view).axes
+def test_every_point_has_its_wilson_interval(snapshot):
+    (axes,) = pictures.draw_pareto(snapshot).axes
     bars = {tuple(points(line)) for line in axes.lines if line.get_label().startswith("_")}
-    for one in view.finished:
+    for one in snapshot.finished:
         low, high = one.interval
         assert ((one.clean_acc, low), (one.clean_acc, high)) in bars
         assert low < one.robust_acc < high
     (_, bottom), (_, top) = zip(axes.get_xlim(), axes.get_ylim(), strict=True)
     assert (
-        bottom <= min(one.interval[0] for one in view.finished) < max(one.interval[1] for one in view.finished) <= top
+        bottom
+        <= min(one.interval[0] for one in snapshot.finished)
+        < max(one.interval[1] for one in snapshot.finished)
+        <= top
     )
 
 
-def test_the_front_is_what_dominates_and_no_masked_trial_is_on_it(view):
-    x, y = marks.stairs(view.front, left=0.0, low=0.0)
+def test_the_front_is_what_dominates_and_no_masked_trial_is_on_it(snapshot):
+    x, y = marks.stairs(snapshot.front, left=0.0, low=0.0)
     below = sum((right - left) * height for left, right, height in zip(x, x[1:], y, strict=False))
-    assert below == pytest.approx(volume(view.finished))
-    masked = set(of(view, "masked"))
+    assert below == pytest.approx(volume(snapshot.finished))
+    masked = set(of(snapshot, "masked"))
     assert masked
     assert not masked & set(zip(x, y, strict=True))
     best = max(robust for _, robust in masked)
     assert best > max(y), "the invented search has a mask above the front"
-    (axes,) = pictures.draw_pareto(view).axes
-    front = lines(axes)[f"front ({len(view.front)})"]
-    assert max(front.get_ydata()) == max(one.robust_acc for one in view.finished if not one.masked)
+    (axes,) = pictures.draw_pareto(snapshot).axes
+    front = lines(axes)[f"front ({len(snapshot.front)})"]
+    assert max(front.get_ydata()) == max(one.robust_acc for one in snapshot.finished if not one.masked)
     numbers = {text.get_text() for text in axes.texts}
-    assert numbers == {one.id.removeprefix("trial-") for one in view.front}
+    assert numbers == {one.id.removeprefix("trial-") for one in snapshot.front}
 
 
-def test_finalists_are_stars_at_the_mean_of_their_seeds_and_the_champion_is_named(view):
-    (axes,) = pictures.draw_pareto(view).axes
+def test_finalists_are_stars_at_the_mean_of_their_seeds_and_the_champion_is_named(snapshot):
+    (axes,) = pictures.draw_pareto(snapshot).axes
     drawn = lines(axes)
-    chosen = view.finalists[1]
+    chosen = snapshot.finalists[1]
     champion = drawn[f"champion: {chosen.origin.id}, mean over seeds"]
     assert points(champion) == [(chosen.clean_acc, chosen.robust_acc)]
     others = drawn["finalist, mean over seeds (2)"]
-    assert points(others) == sorted((one.clean_acc, one.robust_acc) for one in (view.finalists[0], view.finalists[2]))
-    members = [(member.clean_acc, member.robust_acc) for one in view.finalists for member in one.members]
+    assert points(others) == sorted(
+        (one.clean_acc, one.robust_acc) for one in (snapshot.finalists[0], snapshot.finalists[2])
+    )
+    members = [(member.clean_acc, member.robust_acc) for one in snapshot.finalists for member in one.members]
     assert points(drawn["finalists' seeds"]) == sorted(members)
     assert others.get_marker() == champion.get_marker() == "*"
 
 
-def test_a_finalist_with_a_masked_seed_is_no_golden_star(view):
-    masked = finalist_of(view.search, view.front[0], verdicts=("clear", "masked", "clear"))
-    (axes,) = pictures.draw_pareto(replace(view, finalists=(masked,), champion=None)).axes
+def test_a_finalist_with_a_masked_seed_is_no_golden_star(snapshot):
+    masked = finalist_of(snapshot.search, snapshot.front[0], verdicts=("clear", "masked", "clear"))
+    (axes,) = pictures.draw_pareto(replace(snapshot, finalists=(masked,), champion=None)).axes
     drawn = lines(axes)
     assert drawn["finalist, masked: not to be believed (1)"].get_markeredgecolor() == marks.RED
     assert not any(name.startswith(("champion", "finalist, mean")) for name in drawn)
 
 
-def test_the_papers_point_is_ringed(view):
-    drawn = lines(pictures.draw_pareto(view).axes[0])
-    first = view.finished[0]
+def test_the_papers_point_is_ringed(snapshot):
+    drawn = lines(pictures.draw_pareto(snapshot).axes[0])
+    first = snapshot.finished[0]
     assert points(drawn["the paper's point, trial-000"]) == [(first.clean_acc, first.robust_acc)]
-    without = view_of(view.search, view.finished[1:])
+    without = view_of(snapshot.search, snapshot.finished[1:])
     assert not any("paper" in name for name in lines(pictures.draw_pareto(without).axes[0]))
 
 
 def test_a_space_that_does_not_admit_the_papers_point_does_not_claim_it():
     space = narrow(search_of("bat").space, ranges=("beta=20:64",))
     search = search_of(space=space)
-    view = view_of(search, [score_of(search, 0, 0.9, 0.4)])
-    assert "the point nearest to the paper's, trial-000" in lines(pictures.draw_pareto(view).axes[0])
+    snapshot = view_of(search, [score_of(search, 0, 0.9, 0.4)])
+    assert "the point nearest to the paper's, trial-000" in lines(pictures.draw_pareto(snapshot).axes[0])
 
 
-def test_title_and_note_say_what_was_judged(view):
-    words = said(pictures.draw_pareto(view))
+def test_title_and_note_say_what_was_judged(snapshot):
+    words = said(pictures.draw_pareto(snapshot))
     for expected in (
         "digits, small_cnn, L-inf budget 8 px",
         "Wilson",
@@ -178,42 +186,42 @@ def test_a_network_that_varies_is_not_in_the_title():
     assert "small_cnn" not in said(pictures.draw_pareto(view_of(search, [score_of(search, 0, 0.9, 0.4)])))
 
 
-def test_progress_grows_by_what_is_not_masked(view):
-    top, bottom = pictures.draw_progress(view).axes
-    x, y = marks.volumes(view)
-    assert (x[0], y[0], x[-1], y[-1]) == (0.0, 0.0, view.hours, pytest.approx(volume(view.finished)))
+def test_progress_grows_by_what_is_not_masked(snapshot):
+    top, bottom = pictures.draw_progress(snapshot).axes
+    x, y = marks.volumes(snapshot)
+    assert (x[0], y[0], x[-1], y[-1]) == (0.0, 0.0, snapshot.hours, pytest.approx(volume(snapshot.finished)))
     assert x == sorted(x)
     assert y == sorted(y)
     (curve,) = [line for line in top.lines if line.get_drawstyle() == "steps-post"]
     assert (list(curve.get_xdata()), list(curve.get_ydata())) == (x, y)
     best = lines(bottom)["best so far, unmasked"]
-    unmasked = max(one.robust_acc for one in view.finished if not one.masked)
-    assert best.get_ydata()[-1] == unmasked < max(one.robust_acc for one in view.finished)
+    unmasked = max(one.robust_acc for one in snapshot.finished if not one.masked)
+    assert best.get_ydata()[-1] == unmasked < max(one.robust_acc for one in snapshot.finished)
     assert list(best.get_ydata()) == sorted(best.get_ydata())
     assert best.get_xdata()[0] == pytest.approx(0.05)
 
 
-def test_progress_ticks_once_for_each_trial_that_ended(view):
-    top, bottom = pictures.draw_progress(view).axes
+def test_progress_ticks_once_for_each_trial_that_ended(snapshot):
+    top, bottom = pictures.draw_progress(snapshot).axes
     ticks = [x for line in top.lines if line.get_marker() == "|" for x in line.get_xdata()]
     assert sorted(ticks) == pytest.approx([0.05 * (number + 1) for number in range(40)])
     assert "stopped early or failed (8)" in lines(bottom)
     assert len(points(lines(bottom)["masked: not to be believed (3)"])) == 3
 
 
-def test_all_files_are_written_and_are_the_same_bytes_twice(view, study, files, tmp_path):
+def test_all_files_are_written_and_are_the_same_bytes_twice(snapshot, study, files, tmp_path):
     folder, names = files
     assert names == ALL
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-    again = study_of(view)
-    pictures.save_pictures(view, again, tmp_path)
+    again = study_of(snapshot)
+    pictures.save_pictures(snapshot, again, tmp_path)
     for name in names:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_no_words_are_cut_off(view, study):
-    figures = [pictures.draw_pareto(view), pictures.draw_progress(view)]
-    for figure in (*figures, learned.draw_importances(view, study), learned.draw_parallel(view, study)):
+def test_no_words_are_cut_off(snapshot, study):
+    figures = [pictures.draw_pareto(snapshot), pictures.draw_progress(snapshot)]
+    for figure in (*figures, learned.draw_importances(snapshot, study), learned.draw_parallel(snapshot, study)):
         figure.draw_without_rendering()
         width, height = figure.bbox.size
         for text in (figure._suptitle, figure._supxlabel, *(legend for legend in figure.legends)):
@@ -222,9 +230,9 @@ def test_no_words_are_cut_off(view, study):
             assert 0 <= box.y0 < box.y1 <= height
 
 
-def test_drawing_leaves_no_trace_in_matplotlib(view, study):
+def test_drawing_leaves_no_trace_in_matplotlib(snapshot, study):
     before, numbers = dict(mpl.rcParams), plt.get_fignums()
-    learned.draw_parallel(view, study)
+    learned.draw_parallel(snapshot, study)
     assert plt.get_fignums() == numbers
     after = dict(mpl.rcParams)
     assert {name for name in after if name != "backend" and after[name] != before[name]} == set()
@@ -243,9 +251,9 @@ def test_the_page_holds_one_plotly_and_asks_no_server(files):
     assert len(re.findall(r"<h2>[^<]+</h2>\s*<p>[^<]+</p>", rest)) == 4
 
 
-def test_pointing_at_a_trial_tells_all_there_is_to_know(view):
-    masked = next(one for one in view.finished if one.masked)
-    text = interactive.hover(view, masked)
+def test_pointing_at_a_trial_tells_all_there_is_to_know(snapshot):
+    masked = next(one for one in snapshot.finished if one.masked)
+    text = interactive.hover(snapshot, masked)
     low, high = masked.interval
     for expected in (
         f"<b>{masked.id}</b><br>",
@@ -257,17 +265,17 @@ def test_pointing_at_a_trial_tells_all_there_is_to_know(view):
         f"label={masked.point['label']}",
     ):
         assert expected in text
-    shown = [text for trace in interactive.pareto(view).data for text in trace.hovertext or ()]
-    for one in (*view.finished, *(member for finalist in view.finalists for member in finalist.members)):
-        assert interactive.hover(view, one) in shown
-    assert ", on the front<br>" in interactive.hover(view, view.front[0])
+    shown = [text for trace in interactive.pareto(snapshot).data for text in trace.hovertext or ()]
+    for one in (*snapshot.finished, *(member for finalist in snapshot.finalists for member in finalist.members)):
+        assert interactive.hover(snapshot, one) in shown
+    assert ", on the front<br>" in interactive.hover(snapshot, snapshot.front[0])
 
 
-def test_page_and_print_show_the_same_marks(view):
-    print_ = set(lines(pictures.draw_pareto(view).axes[0]))
-    assert {trace.name for trace in interactive.pareto(view).data} == print_
-    assert {trace.name for trace in interactive.progress(view).data} - {"hypervolume"} == set(
-        lines(pictures.draw_progress(view).axes[1])
+def test_page_and_print_show_the_same_marks(snapshot):
+    print_ = set(lines(pictures.draw_pareto(snapshot).axes[0]))
+    assert {trace.name for trace in interactive.pareto(snapshot).data} == print_
+    assert {trace.name for trace in interactive.progress(snapshot).data} - {"hypervolume"} == set(
+        lines(pictures.draw_progress(snapshot).axes[1])
     )
 
 
@@ -280,26 +288,30 @@ def test_page_and_print_show_the_same_marks(view):
     ],
 )
 def test_what_cannot_be_learned_is_left_out_and_the_page_says_why(made, why, tmp_path):
-    view = made()
-    assert too_little(view) == why
-    assert pictures.save_pictures(view, study_of(view), tmp_path) == ["pareto.png", "progress.png", "search.html"]
+    snapshot = made()
+    assert too_little(snapshot) == why
+    assert pictures.save_pictures(snapshot, study_of(snapshot), tmp_path) == [
+        "pareto.png",
+        "progress.png",
+        "search.html",
+    ]
     html = (tmp_path / "search.html").read_text().replace(get_plotlyjs(), "")
     assert html.count(f"Left out: {why}.") == 2
-    assert html.count("Plotly.newPlot(") == (2 if view.finished else 0)
-    assert html.count("Left out: no trial has finished.") == (0 if view.finished else 2)
+    assert html.count("Plotly.newPlot(") == (2 if snapshot.finished else 0)
+    assert html.count("Left out: no trial has finished.") == (0 if snapshot.finished else 2)
 
 
 def test_of_equal_points_nothing_is_learned(tmp_path):
     search = search_of("bat")
-    view = view_of(search, [score_of(search, at, 0.9, 0.4 + at / 100) for at in range(6)])
-    assert "no parameter takes more than one value" in too_little(view)
-    assert "importances.png" not in pictures.save_pictures(view, study_of(view), tmp_path)
+    snapshot = view_of(search, [score_of(search, at, 0.9, 0.4 + at / 100) for at in range(6)])
+    assert "no parameter takes more than one value" in too_little(snapshot)
+    assert "importances.png" not in pictures.save_pictures(snapshot, study_of(snapshot), tmp_path)
 
 
 @pytest.mark.parametrize("count", [4, 5, 11])
 def test_few_trials_are_enough_to_draw(count, tmp_path):
-    view = realistic("bat", trials=count, masked=0, stopped=0, failed=0, finalists=0)
-    assert pictures.save_pictures(view, study_of(view), tmp_path) == ALL
+    snapshot = realistic("bat", trials=count, masked=0, stopped=0, failed=0, finalists=0)
+    assert pictures.save_pictures(snapshot, study_of(snapshot), tmp_path) == ALL
 
 
 def test_without_a_finished_trial_the_pictures_say_so():
