@@ -50,8 +50,8 @@ def survive(read: Callable[[Any], Any], made: Callable[[Any], Any]) -> tuple[int
 
 
 TRIAL = Trial(id="a", config=TrialConfig(), point={"eps": 0.1, "target": "mc", "random_start": True})
-SWEEP = Sweep.new(
-    "s",
+SWEEP = Sweep(
+    name="s",
     command="python x",
     data_dir=None,
     pixel=5 / 255,

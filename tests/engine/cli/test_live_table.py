@@ -15,7 +15,7 @@ PIXEL = 1 / 255
 def sweep_of(count: int) -> Sweep:
     config = TrialConfig(recipe=RecipeConfig(params={"eps": 4 / 255}), train=TrainConfig(epochs=5))
     trials = [Trial(id=f"trial{i}", config=config) for i in range(count)]
-    return Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    return Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
 
 
 def printed(board: StatusBoard) -> str:

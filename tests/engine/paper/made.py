@@ -38,7 +38,7 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         for row in table.trained
         for seed in seeds
     ]
-    sweep = Sweep.new("table", command="c", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    sweep = Sweep(name="table", command="c", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
     folder = SweepFolder(path)
     named = {row.trial_id(seed): (row.name, seed) for row in table.trained for seed in seeds}
     for trial in trials:

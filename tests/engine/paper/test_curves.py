@@ -83,7 +83,7 @@ def test_the_same_verdicts_draw_the_same_bytes(some: list[EvaluatedTrial], tmp_p
 def test_only_finished_trials_are_drawn(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     trials = [trial(8, 0), trial(8, 1)]
-    sweep = Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    sweep = Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
     for one in trials:
         record = Record(folder.trial(one))
         record.append("start")

@@ -25,7 +25,7 @@ def sentence(tmp_path):
 
     def make(*verdicts, attack=ATTACK):
         folder, trials = SweepFolder(tmp_path), [trial(4, attack), trial(8, attack)]
-        sweep = Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+        sweep = Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
         for one, masking_status, seed in zip(trials, verdicts, (1, 3), strict=True):
             record = Record(folder.trial(one))
             drawn(trajectories(attack), 40, seed=seed).write(folder.trial(one) / VERDICTS)
