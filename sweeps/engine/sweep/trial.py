@@ -276,7 +276,7 @@ class _Writer:
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
             suite=suite_of(self.config.attack).label_for(findings.masking_status),
-            masking_status=findings.masking_status,
+            verdict=findings.masking_status,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),
             epoch=state.epoch,

@@ -39,9 +39,7 @@ def test_the_table_shows_budget_epoch_accuracies_and_state(tmp_path: Path) -> No
     records[0].append("failed", reason="FloatingPointError: the loss is nan")
     records[1].append("attack", done=100, of=400)
     records[2].append("attack", done=0, of=400)
-    records[2].append(
-        "finished", clean_acc=0.9, robust_acc=0.4, robust_n=50, suite="PGD-3+quick", masking_status="suspect"
-    )
+    records[2].append("finished", clean_acc=0.9, robust_acc=0.4, robust_n=50, suite="PGD-3+quick", verdict="suspect")
     text = printed(board)
     for words in (
         "4 px",

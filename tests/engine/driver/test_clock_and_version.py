@@ -28,11 +28,11 @@ HOUR = 3600.0
 def test_a_clock_that_jumps_to_and_fro_loses_no_record(make_trial, digits, tmp_path: Path, monkeypatch) -> None:
     trial = Trial(id="jumps", config=make_trial(epochs=3))
     folder = SweepFolder(tmp_path / "sweep")
-    sweep = Sweep(name="clock", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=[trial])
+    sweep = Sweep(name="clock", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=(trial,))
     folder.create(sweep)
     began, jumps = time.time(), itertools.cycle([0.0, 30 * 24 * HOUR, -HOUR, HOUR])
     with monkeypatch.context() as patch:
-        patch.setattr("sweeps.engine.records.time.time", lambda: began + next(jumps))
+        patch.setattr("sweeps.engine.sweep.records.time.time", lambda: began + next(jumps))
         run_trial(trial, digits, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
     status = read_status(folder.trial(trial))
     assert status.phase == "finished"
@@ -57,13 +57,13 @@ def test_a_clock_that_jumps_to_and_fro_loses_no_record(make_trial, digits, tmp_p
 
 def test_a_sweep_that_goes_on_with_another_version_says_so(make_trial) -> None:
     trial = Trial(id="one", config=make_trial())
-    sweep = Sweep(name="old", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=[trial])
+    sweep = Sweep(name="old", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=(trial,))
     said = io.StringIO()
     console = Console(file=said)
     warn_of_other_version(sweep, console)
     assert said.getvalue() == ""
     warn_of_other_version(replace(sweep, version="9.9"), console)
-    assert f"begun with bat-sweeps 9.9, going on with {bat_core.__version__}" in said.getvalue()
+    assert f"started with bat-sweeps 9.9, resuming with {bat_core.__version__}" in said.getvalue()
 
 
 def test_a_worker_with_another_version_of_the_package_is_named(monkeypatch) -> None:

@@ -48,5 +48,5 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         record, home = Record(folder.trial(trial)), folder.trial(trial)
         verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
         verdicts(suite_of(ATTACK), active(name, seed)).write(home / VERIFIED)
-        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), masking_status=masking_status)
+        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), verdict=masking_status)
     return Result(table, sweep, folder)

@@ -89,6 +89,6 @@ def test_only_finished_trials_are_drawn(tmp_path: Path) -> None:
         record.append("start")
         verdicts([UNBROKEN]).write(folder.trial(one) / VERDICTS)
         if one is trials[1]:
-            record.append("finished", suite="PGD-3, not verified", masking_status="clear")
+            record.append("finished", suite="PGD-3, not verified", verdict="clear")
     assert [one.trial.id for one in evaluated_trials(sweep, folder)] == ["8-1"]
     assert evaluated_trials(sweep, folder)[0].pixels == 8

@@ -31,7 +31,7 @@ def sentence(tmp_path):
             drawn(trajectories(attack), 40, seed=seed).write(folder.trial(one) / VERDICTS)
             if attack.verify:
                 drawn(suite_of(attack), 40, seed=seed).write(folder.trial(one) / VERIFIED)
-            record.append("finished", suite=suite_of(attack).label_for(masking_status), masking_status=masking_status)
+            record.append("finished", suite=suite_of(attack).label_for(masking_status), verdict=masking_status)
         return draw(sweep, folder).sentence
 
     return make

@@ -30,7 +30,13 @@ def trial(make_trial):
 @pytest.fixture
 def sweep(trial, store):
     return Sweep(
-        name="sweep", command="", data_dir=None, pixel=1 / 255, resources=Resources(), trials=[trial], storage=store.uri
+        name="sweep",
+        command="",
+        data_dir=None,
+        pixel=1 / 255,
+        resources=Resources(),
+        trials=(trial,),
+        storage=store.uri,
     )
 
 

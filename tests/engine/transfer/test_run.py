@@ -13,8 +13,8 @@ from torch import nn
 import sweeps
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
+from sweeps.engine.evaluation.job import Job
 from sweeps.engine.storage.locks import exclusive
-from sweeps.engine.transfer import run as transferring
 from sweeps.engine.transfer.craft import MatrixFolder, finished_shards
 from sweeps.engine.transfer.run import TransferOptions, run_transfer
 from tests.engine.transfer import matrices
@@ -59,7 +59,7 @@ def factory(made):
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(transferring, "_log", lambda *_: None)
+    monkeypatch.setattr(Job, "_log", lambda *_: None)
     return tmp_path
 
 
@@ -83,7 +83,7 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
     before = {path: path.read_bytes() for path in (empty / "out").rglob("*") if path.is_file()}
     folder.shard(matrix.names[1], slice(25, 50)).unlink()
     (empty / "out" / "cells.csv").unlink()
-    assert run_transfer((), TransferOptions(resume=str(empty) / "out", gpus_per_worker=0.0)) == 0
+    assert run_transfer((), TransferOptions(resume=str(empty / "out"), gpus_per_worker=0.0)) == 0
     assert {path: path.read_bytes() for path in (empty / "out").rglob("*") if path.is_file()} == before
 
 
@@ -122,13 +122,13 @@ def test_what_a_resumed_matrix_refuses(empty):
 
 
 def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch, capsys):
-    from sweeps.engine.evaluation import mlflow_log as mlflow_evaluations
+    from sweeps.engine.transfer import mlflow_log
 
     def away(*_, **__):
         raise ConnectionError("connection refused\nand more")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mlflow_evaluations, "log_transfer", away)
+    monkeypatch.setattr(mlflow_log, "log_transfer", away)
     assert run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "out")) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == (
