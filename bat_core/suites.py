@@ -8,12 +8,11 @@ from typing import Any
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import EVERY_MOST, Target
-from bat_core.config import FIGURE_1_STEPS, AttackConfig
+from bat_core.config import FIGURE_1_STEPS, STEPS_OF_EPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
-STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 
 
 @dataclass(frozen=True, kw_only=True)

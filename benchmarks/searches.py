@@ -17,9 +17,9 @@ from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.storage.locks import sole_driver
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from sweeps.engine.sweep.spec import SPEC, Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, trial_epochs
 
 T = TypeVar("T")

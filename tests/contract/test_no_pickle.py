@@ -23,8 +23,9 @@ from bat_core.fit import fit
 from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.search.study import STUDY, _storage
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
+from sweeps.engine.sweep.spec import SPEC
 from sweeps.engine.tracking.artifacts import OUR_LOADER, download_model
 
 CPU = torch.device("cpu")

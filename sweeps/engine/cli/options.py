@@ -1,22 +1,24 @@
-"""The command line that all sweeps share: typed options, one sentence for what cannot be used."""
+"""The command line that all sweeps share: typed options, one sentence for what cannot be used.
+
+Whatever imports torch is imported where it is used, so that --help answers at once.
+"""
 
 import datetime
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from cyclopts import Parameter, Token
 
-from bat_core.config import EVAL_PIXELS, DataConfig, TrainConfig
-from bat_core.data import Dataset, load_dataset
+from bat_core.config import EVAL_PIXELS, STEPS_OF_EPS, DataConfig, TrainConfig
 from bat_core.errors import InputError, check_finite
-from bat_core.suites import STEPS_OF_EPS
-from sweeps.engine.storage.files import refuse_if_used
-from sweeps.engine.storage.object_store import Storage, is_uri
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
-from sweeps.engine.sweep.spec import Resources
+from sweeps.engine.storage.files import is_uri, refuse_if_used
+from sweeps.engine.sweep.spec import SPEC, Resources
+
+if TYPE_CHECKING:
+    from bat_core.data import Dataset
+    from sweeps.engine.sweep.folder import SweepFolder
 
 WIDE_RESNET = "wrn_28_10"
 LONG = "+"  # the paper's mark of a model trained by the long schedule
@@ -144,7 +146,7 @@ class SweepOptions:
             raise InputError(f"--max-concurrent={self.max_concurrent} must be at least 1")
         gpus = self.gpus_per_worker
         if gpus is None:
-            gpus = 1.0 if torch.cuda.is_available() else 0.0
+            gpus = 1.0 if gpu_count() else 0.0
         if not gpus >= 0:
             raise InputError(f"--gpus-per-worker={gpus:g} must be at least 0")
         return Resources(num_workers=self.num_workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=gpus)
@@ -162,12 +164,15 @@ class SweepOptions:
         """--output, or a folder named after the sweep and the time."""
         return self.output or timestamped(f"{name}-{self.dataset}")
 
-    def new_folder(self, name: str) -> SweepFolder:
+    def new_folder(self, name: str) -> "SweepFolder":
         """Where a new sweep is to live.
 
         Raises:
             InputError: something lives there already, or nothing can.
         """
+        from sweeps.engine.storage.object_store import Storage  # noqa: PLC0415
+        from sweeps.engine.sweep.folder import SweepFolder  # noqa: PLC0415
+
         path = self.output_folder(name).resolve()
         refuse_if_used(path, SPEC, "a sweep")
         store = Storage.at(self.storage_path) if self.storage_path else None
@@ -210,8 +215,10 @@ def timestamped(name: str) -> Path:
 
 def load_images(
     data: DataConfig, data_dir: str | Path | None, *, download: bool, data_workers: int | None = None
-) -> Dataset:
+) -> "Dataset":
     """The images that a trial's config names, from where this machine has them."""
+    from bat_core.data import load_dataset  # noqa: PLC0415
+
     return load_dataset(
         data.name,
         data_dir,
@@ -222,6 +229,13 @@ def load_images(
         image_size=data.image_size,
         data_workers=data_workers,
     )
+
+
+def gpu_count() -> int:
+    """How many GPUs this machine has."""
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _or(value: Any, default: Any) -> Any:

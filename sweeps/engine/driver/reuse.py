@@ -11,9 +11,9 @@ import bat_core
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.verdicts import Verdicts
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, Record, read_events, read_status
-from sweeps.engine.sweep.spec import Sweep, Trial
+from sweeps.engine.sweep.spec import SPEC, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import MODEL
 
 REUSED = "reused"

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from bat_core.checkpoint import load_model
 from bat_core.errors import InputError
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import SPEC
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")

@@ -16,6 +16,11 @@ def drop_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
+def is_uri(text: str) -> bool:
+    """Whether a person named a store, and not a folder."""
+    return "://" in text
+
+
 def cache() -> Path:
     """Where this node keeps what a store has: BAT_SWEEPS_CACHE, else a folder in the user's home."""
     return Path(os.environ.get("BAT_SWEEPS_CACHE") or Path.home() / ".cache" / "bat-sweeps") / "sweeps"

@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from bat_core.checkpoint import sync
 from bat_core.errors import InputError
+from sweeps.engine.storage.files import is_uri
 from sweeps.engine.storage.retry import reason, retry_storage
 
 SCHEMES = ("s3://", "file://")
@@ -172,11 +173,6 @@ class Storage:
 
     def _path(self, root: str, key: str) -> str:
         return "/".join(filter(None, (root.rstrip("/"), self._key(key))))
-
-
-def is_uri(text: str) -> bool:
-    """Whether a person named a store, and not a folder."""
-    return "://" in text
 
 
 @functools.lru_cache

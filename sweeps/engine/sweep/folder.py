@@ -15,10 +15,9 @@ from sweeps.engine.storage.files import cache, refuse_if_used, write_atomically
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import Record, TrialStatus, read_status
-from sweeps.engine.sweep.spec import Report, Sweep, Trial
+from sweeps.engine.sweep.spec import SPEC, Report, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
 
-SPEC = "sweep.json"
 TRIAL = "trial.json"
 REPORT = "report.json"
 

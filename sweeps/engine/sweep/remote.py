@@ -15,11 +15,13 @@ from rich.console import Console
 
 from bat_core.config import from_dict, to_dict
 from bat_core.errors import InputError
-from sweeps.engine.storage.object_store import Storage, is_uri
+from sweeps.engine.storage.files import is_uri
+from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.periodic import every
 from sweeps.engine.storage.retry import TakenOverError, patience
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD
+from sweeps.engine.sweep.spec import SPEC
 from sweeps.engine.sweep.trial_sync import DRIVERS, pull_trial
 
 INTERVAL = 2.0  # seconds between two looks at the store

@@ -10,6 +10,8 @@ import bat_core
 from bat_core.config import Param, TrialConfig
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
 
+SPEC = "sweep.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:

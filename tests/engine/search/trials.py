@@ -11,9 +11,9 @@ from sweeps.engine.search.results import Score
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.search.trial_config import trial_config
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, Record
-from sweeps.engine.sweep.spec import Resources, Sweep, Trial
+from sweeps.engine.sweep.spec import SPEC, Resources, Sweep, Trial
 
 PIXEL = 5 / 255
 SPACE = compose([get_space("bat"), get_space("schedule")]).at(PIXEL)

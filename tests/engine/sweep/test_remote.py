@@ -13,10 +13,10 @@ from sweeps.engine.cli.options import SweepOptions
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep import remote as module
-from sweeps.engine.sweep.folder import SPEC, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import Record, read_status
 from sweeps.engine.sweep.remote import DriverLease, StoreFollower, hold_lease, open_sweep
-from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
+from sweeps.engine.sweep.spec import SPEC, Report, Resources, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import StoreTrialSync
 
 CONSOLE = Console(quiet=True)

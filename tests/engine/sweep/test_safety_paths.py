@@ -14,8 +14,8 @@ from sweeps.engine.evaluation.attack import EvaluationFolder
 from sweeps.engine.evaluation.model_sources import ModelSource, _with_own_names
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.search.spec import Final
-from sweeps.engine.sweep.folder import REPORT, SPEC, TRIAL, SweepFolder
-from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
+from sweeps.engine.sweep.folder import REPORT, TRIAL, SweepFolder
+from sweeps.engine.sweep.spec import SPEC, Report, Resources, Sweep, Trial
 from sweeps.engine.transfer.craft import Matrix, MatrixFolder
 from tests.engine.evaluation.evaluations import evaluation
 
