@@ -152,19 +152,20 @@ def _not_searched(search: Search) -> dict[str, object]:
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
     """Run trials until the budget is spent. Returns whether it is: an interrupted search is not over."""
+    sweep, folder = session.sweep, session.folder  # Tune pickles `go_on`, and a session's console has locks
 
     def go_on() -> bool:
         if len(study.trials()) >= search.num_trials:
             return False
         if search.max_hours is None and search.flat is None:
             return True
-        snapshot = Snapshot.of(session.sweep, search, session.folder)
+        snapshot = Snapshot.of(sweep, search, folder)
         out_of_time = search.max_hours is not None and snapshot.hours >= search.max_hours
         return not out_of_time and (search.flat is None or flat_for(snapshot) < search.flat)
 
     waiting = study.unfinished()
     over = len(study.trials()) - len(waiting)
-    session.console.print(f"{over} of {search.num_trials} trials are over, in {relative(session.folder.path)}")
+    session.console.print(f"{over} of {search.num_trials} trials are over, in {relative(folder.path)}")
     if not waiting and not go_on():
         return True
     with on_ray(session, expected=search.num_trials) as concurrent:
