@@ -34,7 +34,7 @@ class Row:
 ROWS = (
     Row(
         "kill -9 of the driver and every process it started, at 2 moments (20 random ones in the benchmark)",
-        "finished epochs are kept, no trial is duplicated; models, verdicts and figure equal an undisturbed run's byte for byte",
+        "finished epochs are kept, no trial is duplicated; models, verdicts, figure equal an undisturbed run's byte for byte",
         "the current epoch of the trials that were running",
         ("integration/test_interruption.py::test_a_killed_sweep_resumes_to_the_same_end",),
     ),
@@ -45,7 +45,7 @@ ROWS = (
         ("integration/test_faults.py::test_a_trials_process_that_is_killed_or_told_to_end_is_replaced",),
     ),
     Row(
-        "kill -9 of one of two workers that train together; then of one of three nodes",
+        "kill -9 of one of two workers that train together; then all processes of one of three nodes",
         "training resumes from the last checkpoint, on the spare node; weights equal an undisturbed run's bit for bit",
         "their current epoch",
         ("integration/test_faults_cluster.py::test_two_workers_go_on_without_a_worker_and_without_a_node",),
@@ -73,7 +73,7 @@ ROWS = (
         ("integration/test_faults.py::test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on",),
     ),
     Row(
-        "MLflow's server is down for a while, or replaced by an empty one",
+        "MLflow's server is killed and restarted, or replaced by an empty one",
         "training continues; afterwards MLflow equals the records, with no duplicate run or metric",
         "nothing",
         ("integration/test_mlflow_faults.py::test_a_server_that_is_killed_and_comes_back_as_it_was_or_empty",),
@@ -136,7 +136,7 @@ ROWS = (
     ),
     Row(
         "another sweep's Ray cluster runs on the same machine",
-        "each sweep asks its own cluster's dashboard which trials are alive: no worker is ended wrongly or left running",
+        "each sweep asks its own cluster's dashboard which trials live: no worker is ended wrongly or left running",
         "nothing",
         ("integration/test_ray_runner.py::test_a_process_asks_its_own_clusters_dashboard_where_there_are_two",),
     ),
