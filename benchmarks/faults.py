@@ -34,7 +34,7 @@ class Row:
 ROWS = (
     Row(
         "kill -9 of the driver and every process it started, at 2 moments (20 random ones in the benchmark)",
-        "finished epochs are kept, no trial is duplicated; models, verdicts, figure equal an undisturbed run's byte for byte",
+        "epochs are kept, no trial is duplicated; models, verdicts and figure equal an undisturbed run's byte for byte",
         "the current epoch of the trials that were running",
         ("integration/test_interruption.py::test_a_killed_sweep_resumes_to_the_same_end",),
     ),
