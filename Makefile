@@ -1,4 +1,4 @@
-# Two commands: `make figure-1` and `make test`. uv is fetched into .uv/ where it is missing.
+# `make figure-1` and `make test` need only Python, make and git. uv is installed into .uv/ if it is missing.
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --quiet

@@ -1,8 +1,8 @@
-"""Everything that can go wrong with a sweep, done to one: each row's tests are run, and the table says what held.
+"""Cause every fault that a sweep must survive: run the tests of each row, and print a table of what happened.
 
 python benchmarks/faults.py                     # all rows, twenty random kills
-python benchmarks/faults.py --only MLflow       # rows in whose first column that word stands
-python benchmarks/faults.py --markdown          # the table of docs/reliability.md, nothing is run
+python benchmarks/faults.py --only MLflow       # rows whose first column contains that word
+python benchmarks/faults.py --markdown          # only print the table of docs/reliability.md
 """
 
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Row:
-    """What happens, what holds then, what is lost, and the tests that do it."""
+    """A fault, what is guaranteed then, what is lost, and the tests that cause it."""
 
     happens: str
     holds: str
@@ -33,60 +33,60 @@ class Row:
 
 ROWS = (
     Row(
-        "kill -9 of the driver and all it started, at 2 moments (20 random ones in the benchmark)",
-        "every finished epoch is kept, no trial is there twice; models, verdicts, figure: byte for byte undisturbed",
-        "the running epoch of what ran",
+        "kill -9 of the driver and every process it started, at 2 moments (20 random ones in the benchmark)",
+        "epochs are kept, no trial is duplicated; models, verdicts and figure equal an undisturbed run's byte for byte",
+        "the current epoch of the trials that were running",
         ("integration/test_interruption.py::test_a_killed_sweep_resumes_to_the_same_end",),
     ),
     Row(
         "kill -9 of a trial's process",
-        "Ray starts another, which goes on from the last checkpoint; weights as undisturbed, bit for bit",
-        "its running epoch",
+        "Ray starts another, which resumes from the last checkpoint; weights equal an undisturbed run's bit for bit",
+        "its current epoch",
         ("integration/test_faults.py::test_a_trials_process_that_is_killed_or_told_to_end_is_replaced",),
     ),
     Row(
-        "kill -9 of one of two workers that train together; then of a whole node of three",
-        "the rest takes it up from the last checkpoint, on the spare node; weights as undisturbed, bit for bit",
-        "their running epoch",
+        "kill -9 of one of two workers that train together; then all processes of one of three nodes",
+        "training resumes from the last checkpoint, on the spare node; weights equal an undisturbed run's bit for bit",
+        "their current epoch",
         ("integration/test_faults_cluster.py::test_two_workers_go_on_without_a_worker_and_without_a_node",),
     ),
     Row(
         "SIGTERM to a trial's process; a node is drained (spot preemption)",
-        "what is between two batches is saved and gone on with elsewhere, bit for bit",
+        "the trial is saved between two batches and continues elsewhere, bit for bit",
         "nothing",
         (
             "integration/test_faults.py::test_a_trials_process_that_is_killed_or_told_to_end_is_replaced",
             "integration/test_faults_cluster.py::test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go",
-            "engine/test_trial.py::test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been",
+            "engine/sweep/test_trial.py::test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been",
         ),
     ),
     Row(
         "Ctrl-C (or SIGTERM to the driver) once; twice",
-        "once: all that trains is saved and the command to resume printed, exit 130; twice: it stops at once",
-        "once: nothing (attacks begin again); twice: the running epochs",
+        "once: running trials are saved, the command to resume is printed, exit code 130; twice: it stops at once",
+        "once: nothing (attacks start again); twice: the current epochs",
         ("integration/test_faults.py::test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once",),
     ),
     Row(
-        "one trial: NaN loss, out of memory, an exception, hanging for ever",
-        "it fails with its reason, the hanging one after --stall-minutes; the others go on; exit 1",
+        "one trial has a NaN loss, runs out of memory, raises an exception or hangs",
+        "it fails with its reason, a hanging one after --stall-minutes; the others continue; exit code 1",
         "that trial",
         ("integration/test_faults.py::test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on",),
     ),
     Row(
-        "MLflow's server is killed for a while, or replaced by an empty one",
-        "training goes on; afterwards MLflow equals the records, no run or metric twice",
+        "MLflow's server is killed and restarted, or replaced by an empty one",
+        "training continues; afterwards MLflow equals the records, with no duplicate run or metric",
         "nothing",
         ("integration/test_mlflow_faults.py::test_a_server_that_is_killed_and_comes_back_as_it_was_or_empty",),
     ),
     Row(
         "MLflow's server is stopped for the whole sweep",
-        "trials finish all the same, the end is not held up; sweeps/mirror.py brings it all later",
+        "trials finish, the end is not delayed; sweeps/mirror.py copies everything later",
         "nothing",
         ("integration/test_mlflow_faults.py::test_a_sweep_runs_while_the_server_is_stopped_and_shows_no_password",),
     ),
     Row(
-        "MLflow's server answers 500s, too late, or very slowly",
-        "what it did not take is told again; what it took unsaid is not there twice; the end waits a bounded time",
+        "MLflow's server responds with 500, too late, or very slowly",
+        "what it rejected is sent again; what it accepted unconfirmed is not duplicated; the end waits a bounded time",
         "nothing",
         (
             "integration/test_mlflow_faults.py::test_a_server_that_answers_500",
@@ -96,14 +96,14 @@ ROWS = (
     ),
     Row(
         "the disk is full, read-only or gone, for a while",
-        "writes are tried again with back-off, training waits, nothing has happened afterwards",
+        "writes are retried with back-off while training waits; afterwards the sweep is as if nothing had happened",
         "nothing",
         ("integration/test_storage_faults.py::test_a_disk_that_fails_for_a_while_is_waited_for",),
     ),
     Row(
         "the disk is full, read-only or gone, for longer than a minute",
-        "the trial fails with one sentence that says what and where; records stay readable; --resume completes it",
-        "its running epoch",
+        "the trial fails with one sentence that says what and where; records remain readable; --resume completes it",
+        "its current epoch",
         (
             "integration/test_storage_faults.py::test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing",
             "integration/test_storage_faults.py::test_a_line_that_the_disk_took_in_part_is_cut_off",
@@ -111,48 +111,48 @@ ROWS = (
         ),
     ),
     Row(
-        "an S3 server goes away and comes back; then the machine of the sweep is lost",
-        "writes wait; another machine with an empty disk goes on from the store",
-        "the running epochs",
+        "an S3 server goes down and comes back; then the sweep's machine is lost",
+        "writes wait; another machine with an empty disk resumes from the store",
+        "the current epochs",
         ("integration/test_storage_sweeps.py::test_a_sweep_outlives_its_server_going_away_and_then_its_machine",),
     ),
     Row(
-        "a checkpoint is cut short, a byte of it flipped, a file missing, or it is another config's",
-        "it is named with the reason, in record, output and MLflow, and the one before is used",
-        "the epochs since that one",
+        "a checkpoint is truncated, has a flipped byte, lacks a file, or belongs to another config",
+        "it is named with the reason in record, output and MLflow, and the previous one is used",
+        "the epochs since the previous one",
         ("unit/test_checkpoint.py",),
     ),
     Row(
         "lines of a record are damaged",
-        "each is passed over and counted, the others stay true; what they said is done again where it must be",
-        "what they said",
-        ("engine/test_records.py",),
+        "each is skipped and counted, the others remain valid; what the lines recorded is run again if needed",
+        "what the lines recorded",
+        ("engine/sweep/test_records.py",),
     ),
     Row(
-        "two sweeps in one output folder",
-        "the second is refused in one sentence, exit 2",
+        "two sweeps use one output folder",
+        "the second is refused in one sentence, exit code 2",
         "nothing",
         ("integration/test_bad_input.py::test_a_running_sweep_is_not_run_again",),
     ),
     Row(
-        "another Ray cluster, of another sweep, runs on the same machine",
-        "each asks its own dashboard whether a trial lives: workers are neither ended nor left over",
+        "another sweep's Ray cluster runs on the same machine",
+        "each sweep asks its own cluster's dashboard which trials live: no worker is ended wrongly or left running",
         "nothing",
         ("integration/test_ray_runner.py::test_a_process_asks_its_own_clusters_dashboard_where_there_are_two",),
     ),
     Row(
-        "the clock jumps by hours and weeks, to and fro",
-        "records, table and MLflow keep everything; times are as the clock had them",
+        "the clock jumps back and forth by hours and weeks",
+        "records, table and MLflow keep everything; times are those that the clock showed",
         "nothing",
-        ("engine/test_clock_and_version.py::test_a_clock_that_jumps_to_and_fro_loses_no_record",),
+        ("engine/driver/test_clock_and_version.py::test_a_clock_that_jumps_to_and_fro_loses_no_record",),
     ),
     Row(
-        "a worker, or who resumes, has another version of the package",
-        "the worker's trial is refused, the resumed sweep goes on; both versions are named",
+        "a worker, or the driver that resumes, has another version of the package",
+        "the worker's trial is refused, the resumed sweep continues; both versions are named",
         "nothing",
         (
-            "engine/test_clock_and_version.py::test_a_worker_with_another_version_of_the_package_is_named",
-            "engine/test_clock_and_version.py::test_a_sweep_that_goes_on_with_another_version_says_so",
+            "engine/driver/test_clock_and_version.py::test_a_worker_with_another_version_of_the_package_is_named",
+            "engine/driver/test_clock_and_version.py::test_a_sweep_that_goes_on_with_another_version_says_so",
         ),
     ),
 )
@@ -219,7 +219,7 @@ def outcome(counts: dict[str, Any]) -> str:
 
 def markdown() -> str:
     """The table as docs/reliability.md has it."""
-    lines = ["| what happens | what holds | what is lost | tests |", "| --- | --- | --- | --- |"]
+    lines = ["| what happens | what is guaranteed | what is lost | tests |", "| --- | --- | --- | --- |"]
     for row in ROWS:
         tests = ", ".join(f"`{test.rpartition('::')[2] or test}`" for test in row.tests)
         lines.append(f"| {row.happens} | {row.holds} | {row.lost} | {tests} |")
