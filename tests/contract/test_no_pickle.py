@@ -128,7 +128,7 @@ def test_a_sweep_a_record_and_verdicts_that_are_pickles(tmp_path, marker, writer
     for name in (SPEC, RECORD, "verdicts.parquet", "report.json"):
         WRITERS[writer](evil, tmp_path / name)
     folder = SweepFolder(tmp_path)
-    with pytest.raises(InputError, match=r"sweep\.json is not a sweep's description: this is no JSON"):
+    with pytest.raises(InputError, match=r"sweep\.json is not a valid sweep: this is no JSON"):
         folder.load()
     with pytest.raises(InputError, match=r"report\.json': this is no JSON"):
         folder.report()

@@ -167,7 +167,7 @@ class QueryAnswers:
         pq.write_table(pa.table(dict(columns)), content)
         self._path(query.name).parent.mkdir(exist_ok=True)
         write_atomically(self._path(query.name), content.getvalue())
-        self.folder.keep(f"{FOLDER}/{query.name}.parquet")
+        self.folder.copy_to_store(f"{FOLDER}/{query.name}.parquet")
 
     def models(self, query: ModelQuery) -> Models:
         """The models that a probe asks."""

@@ -135,7 +135,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
         return place
     if place.exists():
         run_evaluation((), EvaluateOptions(resume=str(place), address=options.address))
-        folder.keep(place.name)
+        folder.copy_to_store(place.name)
         return place
     attack, data = search.base.attack, search.base.data
     run_evaluation(
@@ -152,7 +152,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
             address=options.address,
         ),
     )
-    folder.keep(place.name)
+    folder.copy_to_store(place.name)
     return place
 
 
