@@ -17,7 +17,14 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 
 MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30
-WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 5, "robust": 6, "left": 4}  # minimum widths on a narrow terminal
+WIDTHS = {
+    "trial": 9,
+    "budget": 7,
+    "epoch": 5,
+    "clean": 5,
+    "robust": 6,
+    "left": 4,
+}  # minimum column widths
 
 
 class StatusBoard:

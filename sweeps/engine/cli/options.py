@@ -77,7 +77,7 @@ class SweepOptions:
     """Learning rate schedule: one_cycle, multi_step or cosine. Default: multi_step with a wide ResNet, else
     one_cycle."""
     precision: str = "auto"
-    """Training precision: float32, bfloat16, or auto (bfloat16 on GPUs that support it). Verdicts always use float32."""
+    """Training precision: float32, bfloat16, or auto (bfloat16 if the GPU supports it). Verdicts always use float32."""
     on_collapse: str = "stop"
     """If one-step training collapses (catastrophic overfitting): stop and keep the previous epoch, or go_on."""
     verify: int | None = None
@@ -147,7 +147,7 @@ class SweepOptions:
             InputError: fewer than one worker, core or concurrent trial, or a negative number of GPUs.
         """
         if self.num_workers < 1 or self.cpus_per_worker < 1:
-            raise InputError(f"--num-workers={self.num_workers} and --cpus-per-worker={self.cpus_per_worker} must be at least 1")
+            raise InputError("--num-workers and --cpus-per-worker must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise InputError(f"--max-concurrent={self.max_concurrent} must be at least 1")
         gpus = self.gpus_per_worker
@@ -196,7 +196,7 @@ class SweepOptions:
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
-                raise InputError(f"{flag} cannot be used with --resume: the sweep keeps its original settings, so omit it")
+                raise InputError(f"{flag} cannot be given with --resume: the sweep keeps its settings; omit {flag}")
 
 
 def short_name(recipe: str) -> tuple[str, bool]:
