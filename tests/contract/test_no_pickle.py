@@ -196,7 +196,7 @@ def test_a_model_in_mlflow_that_is_none_of_ours(tmp_path, marker, registry, kind
     (folder / "code" / "brought.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()")
     loader, more = FOREIGN[kind]
     uri = registry(folder, MLMODEL.format(loader=loader, data="data", more=more))
-    with pytest.raises(InputError, match="is none of ours: loading it could run foreign code"):
+    with pytest.raises(InputError, match="was not logged by bat-sweeps: loading it could run foreign code"):
         find_models([uri], weights=None, downloads=tmp_path / "downloads")
 
 
