@@ -1,1 +1,1 @@
-"""Sweeps, one runnable file each, and in `engine` what they run on."""
+"""Runnable sweeps, one per file, and the `engine` they run on."""

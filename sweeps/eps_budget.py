@@ -30,30 +30,30 @@ STEM = "figure_1"
 
 @dataclass(frozen=True, kw_only=True)
 class EpsBudgetOptions(SweepOptions):
-    """What varies, and the evaluation."""
+    """Options of the sweep's grid and its evaluation."""
 
     eps_x: Annotated[tuple[Amount, ...] | None, Several] = None
-    """Training budgets, as 4/255. Default: 1, 2, 4, 8 and 12 pixels of the data set (5/255 each on digits)."""
+    """Training budgets, such as 4/255. Default: 1, 2, 4, 8 and 12 pixels of the data set (5/255 each on digits)."""
     recipe: str = "R-MC-LA"
-    """Training recipe; with a + for the long schedule: R-MC-LA+."""
+    """Training recipe. A + selects the long schedule: R-MC-LA+."""
     beta: float | None = None
     """Multiplier of the adversarial label. Default: the recipe's, 9."""
     eps: Amount | None = None
     """Evaluation budget. Default: 8 pixels."""
     step_size: Amount | None = None
-    """Evaluation step. Default: a quarter of --eps, 2 pixels."""
+    """Evaluation step size. Default: a quarter of --eps, 2 pixels."""
     steps: Annotated[tuple[int, ...], Several] = FIGURE_1_STEPS
-    """Numbers of PGD steps to read accuracy at, all from one trajectory."""
+    """Numbers of PGD steps at which to measure accuracy, all on one trajectory."""
     reference: str | None = "Undefended"
-    """Recipe drawn beside for comparison, one model a seed; "none" leaves it out."""
+    """Baseline recipe for comparison, one model per seed; "none" disables it."""
 
 
 def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
-    """Figure 1: accuracy under PGD against its number of steps, for models trained with growing budgets.
+    """Figure 1: accuracy under PGD against the number of steps, for models trained with increasing budgets.
 
     Trains the recipe at every budget and seed, attacks each model once with cross-entropy and once with
-    the CW margin, verifies the worst case by APGD-CE and APGD-T, and draws all curves. Amounts of pixel
-    change are written 8/255.
+    the CW margin, verifies the worst case with APGD-CE and APGD-T, and draws all curves. Write pixel amounts
+    as 8/255.
     """
 
     def make_trials(dataset: Dataset) -> Sequence[Trial]:
@@ -63,7 +63,7 @@ def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
 
 
 def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
-    """Every budget with every seed, once; then the reference with every seed."""
+    """One trial per budget and seed, then one reference trial per seed."""
     pixel = dataset.pixel
     eps, step_size = evaluation_budget(options.eps, options.step_size, pixel)
     recipe, long = short_name(options.recipe)
@@ -99,7 +99,7 @@ def grid(options: EpsBudgetOptions, dataset: Dataset) -> list[Trial]:
 
 
 def draw(sweep: Sweep, folder: SweepFolder) -> Report:
-    """Figure 1 with its numbers."""
+    """Draw Figure 1 and write its numbers."""
     judged = evaluated_trials(sweep, folder)
     write_atomically(folder.path / f"{STEM}.csv", curves_csv(judged))
     lines = families(judged)
@@ -133,7 +133,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What the numbers stand for."""
+    """What the numbers refer to: images, suite and seeds."""
 
     n: int
     verified_n: int
@@ -148,15 +148,15 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope
     words = []
     if trained:
         best = max(trained, key=lambda family: family.robust_acc.mean)
-        held = f"{best.pgd_acc.mean:.1%} of test images hold under {pgd}"
+        robust = f"{best.pgd_acc.mean:.1%} of test images are correct under {pgd}"
         if best.verified:
-            held += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
+            robust += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
         words.append(
-            f"{best.recipe} trained at {best.pixels:g} pixels stands best: {held},"
-            f" {best.clean_acc.mean:.1%} are right when clean"
+            f"{best.recipe} trained at {best.pixels:g} pixels is most robust: {robust},"
+            f" {best.clean_acc.mean:.1%} without attack"
         )
     words += [
-        f"{family.recipe.lower()} models keep {family.robust_acc.mean:.1%}"
+        f"{family.recipe.lower()} models reach {family.robust_acc.mean:.1%}"
         for family in lines
         if family.role == "reference"
     ]

@@ -1,4 +1,4 @@
-"""How robust is a model really? Attacks any classifier and says what stands, and whether to believe it.
+"""Measures how robust any classifier is under attack, and whether the number can be trusted.
 
 python sweeps/evaluate.py outputs/eps_budget-digits-.../trials/eps8-seed0             # one model
 python sweeps/evaluate.py outputs/eps_budget-digits-... --suite standard              # a whole sweep, AutoAttack
@@ -10,14 +10,14 @@ from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
 
 
 def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
-    """Attack models and report the worst case, example by example, with its interval and a verdict on it.
+    """Attack models and report the per-example worst case with its interval, and check for gradient masking.
 
-    MODEL is a model, checkpoint or trial folder, a sweep's folder (all of its trials), an MLflow URI
-    (models:/..., runs:/.../model) or package.module:factory, a function that returns a torch module
-    which takes images in [0, 1] and returns logits.
+    MODEL is the folder of a model, checkpoint, trial or sweep (all of its trials), an MLflow URI
+    (models:/..., runs:/.../model), or package.module:factory, a function that returns a torch module. The
+    module takes images in [0, 1] and returns logits.
 
     Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), quick
-    (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); several are joined by +.
+    (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); join several with +.
     """
     return run_evaluation(models, options)
 

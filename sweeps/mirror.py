@@ -1,4 +1,4 @@
-"""Bring a sweep's records into MLflow again, for instance after its server was down."""
+"""Sync a sweep's records to MLflow again, for example after the server was down."""
 
 import sys
 import threading
@@ -17,7 +17,7 @@ from sweeps.engine.tracking.background import BackgroundSync
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
     """Make MLflow (MLFLOW_TRACKING_URI, else mlflow.db here) agree with a sweep's records.
 
-    Run twice, it changes nothing the second time.
+    Repeated runs change nothing.
     """
     folder = SweepFolder(output.resolve())
     sweep = folder.load()

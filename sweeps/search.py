@@ -1,7 +1,7 @@
-"""Search for the recipe that stands: clean against verified robust accuracy, by Ray Tune and Optuna.
+"""Search for robust recipes: clean against verified robust accuracy, with Ray Tune and Optuna.
 
 python sweeps/search.py                                                            # digits, minutes on a laptop
-python sweeps/search.py --space bat --space schedule --finalists 3                 # and a champion of the best three
+python sweeps/search.py --space bat --space schedule --finalists 3                 # picks a champion from the best three
 python sweeps/search.py --dataset cifar10 --data-dir DIR --set eps=8/255 --range beta=4:64
 """
 
@@ -11,11 +11,11 @@ from sweeps.engine.search.run import run_search
 
 
 def main(options: SearchOptions = SearchOptions()) -> int:
-    """Find recipes with the best trade of clean against verified robust accuracy.
+    """Find recipes with the best trade-off between clean and verified robust accuracy.
 
-    Every trial is judged on validation images, split from train, by PGD and then APGD-CE and APGD-T; a trial
-    whose gradients are masked is kept and shown, and steers nothing. --finalists trains the best of the front
-    anew, evaluates them on test once under AutoAttack, and registers the one that --rule chooses in MLflow.
+    Every trial is evaluated on validation images, split from train, by PGD and then APGD-CE and APGD-T. A trial
+    with masked gradients is reported but does not guide the search. --finalists retrains the best of the front,
+    evaluates them once on test with AutoAttack, and registers the one that --rule chooses in MLflow.
     """
     return run_search(options)
 

@@ -28,9 +28,9 @@ TABLE = Table(
         more(
             "FGSM training leaks labels: right more often under FGSM than when clean", (FGSM, ONE_STEP), (FGSM, CLEAN)
         ),
-        at_most("FGSM training holds next to nothing under CE7: at most 5 %", (FGSM, CE7), 0.05),
+        at_most("FGSM training has almost no robustness under CE7: at most 5 %", (FGSM, CE7), 0.05),
         more("LL training leaks labels: right more often under FGSM than when clean", (LL, ONE_STEP), (LL, CLEAN)),
-        at_most("LL training holds next to nothing under CE7: at most 5 %", (LL, CE7), 0.05),
+        at_most("LL training has almost no robustness under CE7: at most 5 %", (LL, CE7), 0.05),
         more("random start prevents it: R-FGSM above FGSM under CE7", (R_FGSM, CE7), (FGSM, CE7)),
         more("R-MC above R-FGSM under CE7", (R_MC, CE7), (R_FGSM, CE7)),
         more("R-MC above R-LL under CE7", (R_MC, CE7), (R_LL, CE7)),
@@ -47,7 +47,7 @@ TABLE = Table(
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 3: six one-step trainings (FGSM, LL, MC; R-: from a random start), and which of them leak the label.
 
-    Black box: FGSM, crafted on an undefended model. Collapsed training goes on, as in the paper.
+    Black box: FGSM crafted on an undefended model. Collapsed training continues, as in the paper.
     """
     return run_table(TABLE, options)
 

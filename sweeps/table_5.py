@@ -26,7 +26,7 @@ TABLE = Table(
         MADRY,
         row("Madry-LA"),
         row("Madry-LA+"),
-        row("R-RAND-LA"),  # from here on beyond the paper: the authors' release, ours, and what one would pick instead
+        row("R-RAND-LA"),  # beyond the paper from here on: the authors' release, ours, and common alternatives
         row("R-MOSA-LA"),
         row("R-MC-LA-5F"),
         row("TRADES"),

@@ -44,7 +44,7 @@ TABLE = Table(
 
 
 def main(options: TableOptions = TableOptions()) -> int:
-    """Table 7: images crafted on an undefended model and on another R-MC-LA, judged by R-MC-LA."""
+    """Table 7: images crafted on an undefended model and on another R-MC-LA, evaluated on R-MC-LA."""
     return run_table(TABLE, options)
 
 

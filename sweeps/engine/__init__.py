@@ -1,1 +1,1 @@
-"""What sweeps run on: options, Ray, records, MLflow, the table and the figures."""
+"""The engine behind the sweeps: one package per concern. A package imports only the ones below it."""

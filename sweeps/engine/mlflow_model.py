@@ -1,7 +1,7 @@
-"""How MLflow loads our models: from safetensors, without pickle.
+"""MLflow's loader for our models: from safetensors, without pickle.
 
-`mlflow.pyfunc.load_model(uri)` gives a model whose `predict` maps images (N, C, H, W) in [0, 1] to
-logits (N, K); its `get_raw_model()` is the torch module, in evaluation mode, to be attacked.
+`mlflow.pyfunc.load_model(uri)` returns a model whose `predict` maps images (N, C, H, W) in [0, 1] to
+logits (N, K). Its `get_raw_model()` returns the torch module, in evaluation mode, for attacks.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from bat_core.checkpoint import load_model
 
 
 class ImageClassifier:
-    """What MLflow's pyfunc wraps."""
+    """The model that MLflow's pyfunc wraps."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def predict(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(N, C, H, W) in [0, 1] -> logits (N, K)."""
+        """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
         with torch.no_grad():
             logits = self.module(torch.from_numpy(np.asarray(images, dtype=np.float32)))
         return logits.numpy()

@@ -129,7 +129,7 @@ def test_a_sweep_a_record_and_verdicts_that_are_pickles(tmp_path, marker, writer
     for name in (SPEC, RECORD, "verdicts.parquet", "report.json"):
         WRITERS[writer](evil, tmp_path / name)
     folder = SweepFolder(tmp_path)
-    with pytest.raises(InputError, match=r"sweep\.json is not a sweep's description: this is no JSON"):
+    with pytest.raises(InputError, match=r"sweep\.json is not a valid sweep: this is no JSON"):
         folder.load()
     with pytest.raises(InputError, match=r"report\.json': this is no JSON"):
         folder.report()
@@ -197,7 +197,7 @@ def test_a_model_in_mlflow_that_is_none_of_ours(tmp_path, marker, registry, kind
     (folder / "code" / "brought.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()")
     loader, more = FOREIGN[kind]
     uri = registry(folder, MLMODEL.format(loader=loader, data="data", more=more))
-    with pytest.raises(InputError, match="is none of ours: loading it could run foreign code"):
+    with pytest.raises(InputError, match="was not logged by bat-sweeps: loading it could run foreign code"):
         find_models([uri], weights=None, downloads=tmp_path / "downloads")
 
 

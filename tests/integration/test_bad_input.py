@@ -52,7 +52,7 @@ CASES = {
     "too many images asked for": (["--train-size", "9999"], "train_size=9999 must lie in 1..1260"),
     "batch larger than train": (["--train-size", "32"], "train.batch_size=64 is larger than the 32"),
     "steps not rising": (["--steps", "5", "2"], "attack.steps=(5, 2)"),
-    "the same seed twice": (["--seeds", "1", "1"], "stands in the sweep twice"),
+    "the same seed twice": (["--seeds", "1", "1"], "duplicate trial"),
     "output below a file": (["--output", "other/file/sweep"], "cannot be written"),
     "output in use": (["--output", "other"], "other' is not empty"),
     "resume of no sweep": (["--resume", "other"], "no sweep there"),
@@ -162,7 +162,7 @@ def test_a_running_sweep_is_not_run_again(empty: Path, monkeypatch: pytest.Monke
     with exclusive(folder.path / ".lock"):
         code, said = attempt(monkeypatch, "eps_budget.py", "--resume", "sweep")
     assert code == 2
-    assert "is running already" in said
+    assert "is already running" in said
 
 
 OPTIONS = {

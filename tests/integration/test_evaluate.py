@@ -250,7 +250,7 @@ def test_a_model_of_another_kind_is_refused_and_its_code_does_not_run(foreign: s
     with pytest.MonkeyPatch.context() as patch:
         code, said = attempt(patch, "evaluate.py", foreign, *SETTINGS, "--output", "out")
     assert code == 2
-    assert "is none of ours: loading it could run foreign code" in said
+    assert "was not logged by bat-sweeps: loading it could run foreign code" in said
     assert not (tmp_path / "it ran").exists()
     assert not (tmp_path / "out").exists()
     with pytest.raises(RuntimeError, match="loaded"):

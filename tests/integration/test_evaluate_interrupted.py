@@ -81,8 +81,8 @@ def test_what_was_on_disk_before_the_kill_is_not_written_again(killed: Killed) -
 def test_nobody_else_works_in_the_folder_meanwhile(killed: Killed) -> None:
     (joining, joining_says), (beginning, beginning_says) = killed.second
     assert (joining, beginning) == (2, 2)
-    assert "is running already" in joining_says
-    assert "holds an evaluation already" in beginning_says
+    assert "is already running" in joining_says
+    assert "already contains an evaluation" in beginning_says
 
 
 def test_a_server_that_is_away_costs_no_result(killed: Killed) -> None:

@@ -63,8 +63,8 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(apart: Place) -> No
     os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate()
     assert process.returncode == 130, printed
-    assert "stopping: what runs is saved first" in printed
-    assert "2 trials are not finished; go on with --resume interrupted" in printed
+    assert "stopping: saving running trials first" in printed
+    assert "2 trials are not finished; resume with --resume interrupted" in printed
     paused = {trial: status for trial, status in output.statuses().items() if status.phase == "paused"}
     assert len(paused) == 2, output.statuses()
 
@@ -77,7 +77,7 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(apart: Place) -> No
         os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate()
     assert process.returncode == 130, seen + printed
-    assert "stopped at once; go on with --resume interrupted" in printed
+    assert "stopped at once; resume with --resume interrupted" in printed
 
     code, printed = apart.run("eps_budget.py", "--resume", "interrupted")
     assert code == 0, printed
@@ -126,7 +126,7 @@ def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(apar
     assert statuses["nan"].reason.startswith("FloatingPointError: the training loss is nan in epoch 1")
     assert "allocate" in statuses["memory"].reason
     assert statuses["exception"].reason.startswith("InputError: ")
-    assert statuses["hang"].reason == "hangs: nothing got done for 0.5 minutes; killed"
+    assert statuses["hang"].reason == "hangs: no progress for 0.5 minutes; killed"
     for trial, status in statuses.items():
         assert f"failed {trial}: {status.reason[:20]}" in printed
 

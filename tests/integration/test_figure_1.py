@@ -42,7 +42,7 @@ def test_it_says_where_things_are_and_what_they_show(finished: tuple[Output, str
         assert words in printed
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
     held, undefended = sentence.split("; undefended models keep ")
-    assert "hold under PGD-5 of 8 pixels (worst of " in held
+    assert "are correct under PGD-5 of 8 pixels (worst of " in held
     assert "n = 60) and" in held
     assert undefended.endswith("(means over 2 seeds).")
     assert "not verified" not in sentence
@@ -57,7 +57,7 @@ def test_the_sentence_tells_the_best_budget_by_its_verified_number(finished: tup
 
     best = max((4, 8), key=lambda pixels: mean(pixels, "robust_acc"))
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
-    assert sentence.startswith(f"R-MC-LA trained at {best} pixels stands best: {mean(best, 'pgd_acc'):.1%} of test")
+    assert sentence.startswith(f"R-MC-LA trained at {best} pixels is most robust: {mean(best, 'pgd_acc'):.1%} of test")
     assert f"and {mean(best, 'robust_acc'):.1%} under PGD-5+quick (n = 8), {mean(best, 'clean_acc'):.1%}" in sentence
 
 

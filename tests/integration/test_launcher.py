@@ -87,7 +87,7 @@ def test_a_sweep_without_the_token_is_told_what_it_lacks(hosts: Hosts, cluster: 
     printed = hosts.on("head", f"HOME=/mnt/shared {sweep} --address {ADDRESSES['head']}:6379; echo exit $?")
     *_, said, code = printed.splitlines()
     assert said.startswith("error: ")
-    assert "it wants RAY_AUTH_MODE=token and its token in ~/.ray/auth_token" in said
+    assert "it requires RAY_AUTH_MODE=token and its token in ~/.ray/auth_token" in said
     assert code == "exit 2"
 
 

@@ -40,7 +40,7 @@ def test_what_lies_in_rays_folder_is_not_loaded(finished: tuple[Output, str], pl
     code, printed = place.run("eps_budget.py", "--resume", "planted")
     assert code == 0, printed
     assert "1 of 6 trials to run" in printed
-    assert "damaged lines of records are passed over: 1 in trial eps4-seed0" in printed
+    assert "skipped damaged record lines: 1 in trial eps4-seed0" in printed
     assert not (tmp_path / "it-ran").exists()
     assert {status.phase for status in output.statuses().values()} == {"finished"}
     assert [epoch["epoch"] for epoch in output.statuses()["eps4-seed0"].epochs] == [1, 2, 3]

@@ -43,7 +43,7 @@ def test_a_sweep_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(
     printed, _ = process.communicate()
     assert process.returncode in {1, 130}, printed
     assert "No space left on device" in printed
-    assert "go on with --resume" in printed
+    assert "use --resume" in printed
     before = output.statuses()
 
     disk.free()

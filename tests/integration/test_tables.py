@@ -48,7 +48,7 @@ def test_every_cell_is_filled_or_says_that_it_was_not_run(black_boxes):
 
 def test_a_model_that_is_there_is_not_trained_again(apart, black_boxes, white_boxes):
     (source, _), (output, printed) = black_boxes, white_boxes
-    assert "2 trials of a finished sweep used again: outputs/seven" in printed
+    assert "2 trials reused from finished sweeps: outputs/seven" in printed
     assert "0 of 2 trials to run" in printed
     for trial in ("R-MC-LA-eps8-seed0", "R-MC-LA-eps8-seed1"):
         assert output.weights()[trial] == source.weights()[trial]
@@ -84,7 +84,7 @@ def test_an_answer_that_is_lost_is_asked_again(apart, black_boxes):
     path.unlink()
     code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
     assert code == 0, printed
-    assert "1 question about" in printed
+    assert "1 measurement on" in printed
     assert (path.read_bytes(), output.file("table_7.csv")) == (before, table)
 
 
@@ -97,9 +97,9 @@ def test_a_question_without_an_answer_is_said_and_asked_again(apart, black_boxes
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
     assert code == 1, printed
-    assert "not all could be answered" in printed
+    assert "not all measurements succeeded" in printed
     assert "model.safetensors is damaged" in printed
-    assert "--resume outputs/seven asks again" in printed
+    assert "retry with --resume outputs/seven" in printed
     assert "Traceback" not in printed
     undefended = next(cell for cell in cells(output, "table_7.csv") if cell["column"] == "undefended FGSM")
     assert [part.split(":")[0] for part in undefended["by_seed"].split(";")] == ["1"]

@@ -1,4 +1,4 @@
-"""Runs a command: options in, one sentence for what cannot be used, an exit code out."""
+"""Runs a command: parses options, reports errors in one sentence and sets the exit code."""
 
 import shlex
 import sys
@@ -9,16 +9,16 @@ from cyclopts import App, CycloptsError, Parameter
 
 from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.storage.retry import FAULTS, LATER, StorageError, reason
+from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: something failed, input cannot be used, Ctrl-C
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: failure, invalid input, Ctrl-C
 
 
 def command(main: Callable[[Any], int]) -> None:
     """Run `main` with the options on the command line and exit with what it returns.
 
-    Its arguments' annotations are the options, its docstring the help.
-    Input that cannot be used becomes one sentence and exit code 2, storage that failed for good one and code 1.
+    Its parameters' annotations define the options, and its docstring is the help text.
+    Invalid input prints one sentence and exits with code 2; a lasting storage failure prints one and exits with 1.
     """
     app = App(
         help=main.__doc__,
@@ -39,7 +39,7 @@ def command(main: Callable[[Any], int]) -> None:
     except OSError as error:
         if error.errno not in FAULTS:
             raise
-        print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {LATER}", file=sys.stderr)
+        print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {RESUME_HINT}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -47,5 +47,5 @@ def command(main: Callable[[Any], int]) -> None:
 
 
 def command_line() -> str:
-    """The command as it was typed, to be kept with the results; passwords in it are not."""
+    """The command as it was typed, without passwords, to be stored with the results."""
     return redacted(shlex.join(["python", *sys.argv]))

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a table of trials, drawn from the records."""
+"""The table of trials that is shown while a sweep runs, derived from the records."""
 
 import statistics
 import time
@@ -17,18 +17,25 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 
 MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30
-WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 5, "robust": 6, "left": 4}  # what a narrow terminal keeps
+WIDTHS = {
+    "trial": 9,
+    "budget": 7,
+    "epoch": 5,
+    "clean": 5,
+    "robust": 6,
+    "left": 4,
+}  # minimum column widths
 
 
 class StatusBoard:
-    """The state of every trial, read anew only where a record has grown."""
+    """The status of every trial. Re-reads a record only if it has grown."""
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         self.sweep, self.folder = sweep, folder
         self._seen: dict[str, tuple[int, TrialStatus]] = {}
 
     def status(self, trial: Trial) -> TrialStatus:
-        """The trial's present state."""
+        """The trial's current status."""
         record = self.folder.trial(trial) / RECORD
         size = record.stat().st_size if record.exists() else 0
         known = self._seen.get(trial.id)
@@ -37,7 +44,7 @@ class StatusBoard:
         return known[1]
 
     def all(self) -> list[tuple[Trial, TrialStatus]]:
-        """Each trial with its state, in the sweep's order."""
+        """All trials with their status, in the sweep's order."""
         return [(trial, self.status(trial)) for trial in self.folder.trials(self.sweep)]
 
 
@@ -45,9 +52,9 @@ class StatusBoard:
 def live_table(
     sweep: Sweep, folder: SweepFolder, console: Console, *, concurrent: int, expected: int | None = None
 ) -> Iterator[None]:
-    """Show the table while the body runs: in place on a terminal, every few seconds elsewhere.
+    """Show the table while the body runs: in place on a terminal, else printed every few seconds.
 
-    `expected` is how many trials there will be, if they are not all known yet.
+    `expected` is the total number of trials, if not all are known yet.
     """
     board = StatusBoard(sweep, folder)
     began = time.time()
@@ -67,22 +74,22 @@ def live_table(
 
 
 def status_table(board: StatusBoard, began: float, concurrent: int, expected: int | None = None) -> Table:
-    """Trial, budget, seed, epoch, validation accuracies, what it does, time left."""
+    """The table: trial, budget, seed, epoch, accuracies, state and time left."""
     rows = board.all()
-    clock = _Clock(rows, time.time())
+    estimate = _TimeEstimate(rows, time.time())
     to_come = max((expected or 0) - len(rows), 0)
-    left = clock.all_left(concurrent, to_come)
+    left = estimate.all_left(concurrent, to_come)
     done = sum(status.phase in {"finished", "stopped"} for _, status in rows)
-    title = f"{board.sweep.name}: {done} of {len(rows) + to_come} trials done, {_clock(time.time() - began)} gone"
+    title = f"{board.sweep.name}: {done} of {len(rows) + to_come} trials done, {_duration(time.time() - began)} elapsed"
     table = Table(
-        title=title + (f", about {_clock(left)} left" if left is not None and left > 0 else ""), title_justify="left"
+        title=title + (f", about {_duration(left)} left" if left is not None and left > 0 else ""), title_justify="left"
     )
     table.caption, table.caption_justify = _caption(rows), "left"
     named = ("trial", "budget") if board.sweep.open else ("recipe", "budget", "seed")
     for column in (*named, "epoch", "clean", "robust", "state", "left"):
         justify: JustifyMethod = "left" if column in {"trial", "recipe", "state"} else "right"
         table.add_column(column, justify=justify, no_wrap=True, min_width=WIDTHS.get(column))
-    for trial, status in _shown(rows):
+    for trial, status in _visible_rows(rows):
         clean, robust = _accuracies(status)
         pixels = board.sweep.budget_in_pixels(trial)
         budget = f"{pixels:.3g} px" if pixels else "-"
@@ -92,13 +99,13 @@ def status_table(board: StatusBoard, began: float, concurrent: int, expected: in
             clean,
             robust,
             _state(status),
-            clock.left(trial, status),
+            estimate.left(trial, status),
         )
     return table
 
 
-def _shown(rows: list[tuple[Trial, TrialStatus]]) -> list[tuple[Trial, TrialStatus]]:
-    """All rows or, of very many, those that are at work and the last that ended."""
+def _visible_rows(rows: list[tuple[Trial, TrialStatus]]) -> list[tuple[Trial, TrialStatus]]:
+    """All rows; if there are many, only the running trials and the last ones that ended."""
     if len(rows) <= MOST_ROWS:
         return rows
     at_work = {trial.id for trial, status in rows if status.phase in {"training", "attacking"}}
@@ -108,14 +115,14 @@ def _shown(rows: list[tuple[Trial, TrialStatus]]) -> list[tuple[Trial, TrialStat
 
 
 def _caption(rows: list[tuple[Trial, TrialStatus]]) -> str:
-    """What the robust accuracies stand for."""
+    """What the robust accuracies mean."""
     steps = sorted({trial.config.train.val_steps for trial, _ in rows})
-    said = [f"grey: validation, PGD-{'/'.join(map(str, steps))}, not verified"]
+    parts = [f"grey: validation, PGD-{'/'.join(map(str, steps))}, not verified"]
     results = [status.result for _, status in rows if status.result]
     if results:
         suites = {f"{result['suite']} ({result.get('split', 'test')}, n = {result['robust_n']})" for result in results}
-        said.insert(0, f"robust: worst of {' / '.join(sorted(suites))}")
-    return "; ".join(said)
+        parts.insert(0, f"robust: worst of {' / '.join(sorted(suites))}")
+    return "; ".join(parts)
 
 
 def _accuracies(status: TrialStatus) -> tuple[str, str]:
@@ -129,7 +136,7 @@ def _accuracies(status: TrialStatus) -> tuple[str, str]:
 
 
 def masking_style(masking_status: str) -> str:
-    """The word in its colour."""
+    """The masking status with its colour."""
     return f"[{MASKING_STYLES[masking_status]}]{masking_status}[/]"
 
 
@@ -139,19 +146,19 @@ def _state(status: TrialStatus) -> str:
     if status.phase == "failed":
         return f"[red]failed[/]: {status.reason.partition(':')[0]}"
     notes = "" if status.collapsed is None else f", [red]collapsed at {status.collapsed}[/]"
-    notes += f", [yellow]{len(status.passed_over)} passed over[/]" if status.passed_over else ""
-    notes += ", used again" if status.reused else ""
+    notes += f", [yellow]{len(status.passed_over)} skipped[/]" if status.passed_over else ""
+    notes += ", reused" if status.reused else ""
     if status.result:
         return f"done, {masking_style(status.result['verdict'])}{notes}"
     if status.phase == "stopped":
         return f"stopped at {len(status.epochs)}{notes}"
     if status.phase == "training":
-        return f"training (val){f', try {status.attempts}' if status.attempts > 1 else ''}{notes}"
+        return f"training (val){f', attempt {status.attempts}' if status.attempts > 1 else ''}{notes}"
     return status.phase
 
 
-class _Clock:
-    """Estimates what is left from what finished trials and each trial's own epochs took."""
+class _TimeEstimate:
+    """Estimates the time left from the durations of finished trials and of each trial's own epochs."""
 
     def __init__(self, rows: list[tuple[Trial, TrialStatus]], now: float) -> None:
         self.rows, self.now = rows, now
@@ -179,7 +186,7 @@ class _Clock:
         seconds = self.seconds(trial, status)
         if status.done or status.phase == "waiting":
             return ""
-        return "?" if seconds is None else _clock(seconds)
+        return "?" if seconds is None else _duration(seconds)
 
     def all_left(self, concurrent: int, to_come: int) -> float | None:
         each = [self.seconds(trial, status) for trial, status in self.rows] + [self.whole] * to_come
@@ -187,7 +194,7 @@ class _Clock:
         return sum(known) / max(concurrent, 1) if len(known) == len(each) else None
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""The command line that all sweeps share: typed options, one sentence for what cannot be used.
+"""The command-line options that all sweeps share.
 
 Whatever imports torch is imported where it is used, so that --help answers at once.
 """
@@ -21,19 +21,23 @@ if TYPE_CHECKING:
     from sweeps.engine.sweep.folder import SweepFolder
 
 WIDE_RESNET = "wrn_28_10"
-LONG = "+"  # the paper's mark of a model trained by the long schedule
-LONG_MILESTONES = (0.5, 0.75)  # shares of training at which the rate decays then
-USUAL_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # others: a wide ResNet
+LONG = "+"  # the paper's suffix for models trained with the long schedule
+LONG_MILESTONES = (0.5, 0.75)  # fractions of training at which its learning rate decays
+DEFAULT_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # for other data sets: WIDE_RESNET
 
 
 def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
-    """8/255 or 0.03, as the field writes an amount of pixel change."""
+    """Parse a pixel amount, such as 8/255 or 0.03.
+
+    Raises:
+        ValueError: the text is not an amount.
+    """
     text = tokens[0].value
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text!r} is no amount: write 8/255 or 0.03") from None
+        raise ValueError(f"invalid pixel amount {text!r}: write 8/255 or 0.03") from None
 
 
 Amount = Annotated[float, Parameter(converter=parse_amount, n_tokens=1)]
@@ -43,64 +47,68 @@ Several = Parameter(consume_multiple=True)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What every sweep takes. None stands for what is usual for the data set and the model."""
+    """Options of every sweep. None selects the default for the data set and model."""
 
     dataset: str = "digits"
-    """Images: digits (embedded), cifar10, svhn, imagenet."""
+    """Data set: digits (embedded), cifar10, svhn or imagenet."""
     data_dir: Path | None = None
-    """Folder with the images: Parquet files of the Hugging Face hub, CIFAR-10's binary or SVHN's .mat files, or
-    {train,val}/<class>/*.JPEG."""
+    """Folder with the images: Parquet files from the Hugging Face hub, CIFAR-10's binary files, SVHN's .mat files,
+    or {train,val}/<class>/*.JPEG."""
     download: bool = False
-    """Fetch the published files into --data-dir first, if they are not there."""
+    """Download the published files to --data-dir first, if they are missing."""
     train_size: int | None = None
-    """Train on so many images. Default: all that are not held out for validation."""
+    """Number of training images. Default: all that are not held out for validation."""
     val_size: int | None = None
-    """Hold out so many training images to choose by. Default: a tenth, at most 1,000."""
+    """Number of training images held out for validation. Default: a tenth, at most 1,000."""
     test_size: int | None = None
-    """Evaluate on so many test images. Default: all."""
+    """Number of test images. Default: all."""
     image_size: int | None = None
-    """Height and width of images in files. Default: 224 on imagenet."""
+    """Height and width of images read from files. Default: 224 on imagenet."""
     data_workers: int | None = None
-    """Processes that decode images in files, beside each that trains. Default: one a CPU core it has, at most 8."""
+    """Processes that decode image files, per training process. Default: one per CPU core, at most 8."""
     model: str | None = None
-    """small_cnn, preact_resnet18 ... Default: small_cnn on digits, resnet50 on imagenet, else wrn_28_10."""
+    """Model, such as small_cnn or preact_resnet18. Default: small_cnn on digits, resnet50 on imagenet, else
+    wrn_28_10."""
     epochs: int | None = None
     """Passes over the training images. Default: 20 on digits, else 100."""
     batch_size: int | None = None
-    """Images an update, over all workers. Default: 64 on digits, else 128."""
+    """Images per update, over all workers. Default: 64 on digits, else 128."""
     lr: float | None = None
-    """Largest learning rate. Default: 0.1; on svhn with a wide ResNet 0.01."""
+    """Maximum learning rate. Default: 0.1; 0.01 on svhn with a wide ResNet."""
     schedule: str | None = None
-    """one_cycle, multi_step or cosine. Default: multi_step with a wide ResNet, else one_cycle."""
+    """Learning rate schedule: one_cycle, multi_step or cosine. Default: multi_step with a wide ResNet, else
+    one_cycle."""
     precision: str = "auto"
-    """float32, bfloat16, or auto: bfloat16 on GPUs that have it. Verdicts are float32 always."""
+    """Training precision: float32, bfloat16, or auto (bfloat16 if the GPU supports it). Verdicts always use float32."""
     on_collapse: str = "stop"
-    """When one-step training collapses (catastrophic overfitting): stop, and keep the epoch before; or go_on."""
+    """If one-step training collapses (catastrophic overfitting): stop and keep the previous epoch, or go_on."""
     verify: int | None = None
-    """Verify by APGD-CE and APGD-T on so many test images; 0: not at all. Default: 200 on digits, else 1000."""
+    """Test images to verify with APGD-CE and APGD-T; 0 disables. Default: 200 on digits, else 1000."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
-    """One model a seed."""
+    """Random seeds; one model per seed."""
     output: Path | None = None
-    """A new folder for records, models and figures. Default: outputs/<sweep>-<dataset>-<time>."""
+    """New folder for records, models and figures. Default: outputs/<sweep>-<dataset>-<time>."""
     storage_path: str | None = None
-    """Keep the sweep here too, where nodes share no folder: s3://bucket/prefix, or a folder. Fresh or empty."""
+    """Empty store for the sweep, if the nodes share no folder: s3://bucket/prefix, or a folder."""
     resume: str | None = None
-    """Go on with the sweep in this folder, or in this --storage-path, as it was set up."""
+    """Resume the sweep in this folder or --storage-path with its original settings."""
     num_workers: int = 1
-    """Processes that train one model together."""
+    """Processes that train one model together (data parallel)."""
     cpus_per_worker: int = 1
-    """CPU cores of each process."""
+    """CPU cores per process."""
     gpus_per_worker: float | None = None
-    """GPUs of each process; a fraction lets trials share one. Default: 1 where there are GPUs."""
+    """GPUs per process; a fraction lets trials share one. Default: 1 if the machine has GPUs, else 0."""
     max_concurrent: int | None = None
-    """Trials at once. Default: as many as fit what the cluster has now; say more where it can grow."""
+    """Maximum number of concurrent trials. Default: as many as fit the cluster now; set it higher if the cluster
+    can grow."""
     stall_minutes: float = 60.0
-    """Give up a trial that has got nothing done, not even a batch, for so long; 0: never."""
+    """Fail a trial after this many minutes without progress; 0 disables."""
     address: str | None = None
-    """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` left here, else "local": one of its own."""
+    """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` started on this machine, else "local",
+    which starts a new one."""
 
     def data_config(self) -> DataConfig:
-        """Which images, as a part of a trial's config."""
+        """The data set settings of a trial's config."""
         return DataConfig(
             name=self.dataset,
             train_size=self.train_size,
@@ -110,14 +118,14 @@ class SweepOptions:
         )
 
     def model_name(self) -> str:
-        """The model asked for, or the usual one."""
-        return self.model or USUAL_MODELS.get(self.dataset, WIDE_RESNET)
+        """The model given, or the data set's default."""
+        return self.model or DEFAULT_MODELS.get(self.dataset, WIDE_RESNET)
 
     def train_config(self, *, long: bool = False) -> TrainConfig:
-        """How to fit: what was asked for, else the paper's settings for a wide ResNet, else one cycle.
+        """The training settings: those given, else the paper's for a wide ResNet, else one cycle.
 
-        `long` is the schedule of the models that the paper writes with a "+": decay at 100, 150 and 200 epochs in
-        place of 60, 90 and 100.
+        `long` selects the long schedule, which the paper marks with a "+": decay at 100, 150 and 200 epochs instead
+        of 60, 90 and 100.
         """
         digits, wide = self.dataset == "digits", self.model_name().startswith("wrn_")
         return TrainConfig(
@@ -131,14 +139,14 @@ class SweepOptions:
         )
 
     def verify_size(self) -> int:
-        """How many test images the verifying suite is run on."""
+        """How many test images to verify."""
         return _or(self.verify, 200 if self.dataset == "digits" else 1000)
 
     def resources(self) -> Resources:
-        """What a trial gets.
+        """The resources of one trial.
 
         Raises:
-            InputError: less than one worker or core, or GPUs where there are none.
+            InputError: fewer than one worker, core or concurrent trial, or a negative number of GPUs.
         """
         if self.num_workers < 1 or self.cpus_per_worker < 1:
             raise InputError("--num-workers and --cpus-per-worker must be at least 1")
@@ -152,23 +160,23 @@ class SweepOptions:
         return Resources(num_workers=self.num_workers, cpus_per_worker=self.cpus_per_worker, gpus_per_worker=gpus)
 
     def stall(self) -> float | None:
-        """Seconds without progress after which a trial is given up, or None.
+        """Seconds without progress after which a trial fails; None disables the check.
 
         Raises:
-            InputError: less than none.
+            InputError: the value is negative or not finite.
         """
         check_finite("--stall-minutes", self.stall_minutes)
         return self.stall_minutes * 60 or None
 
     def output_folder(self, name: str) -> Path:
-        """--output, or a folder named after the sweep and the time."""
+        """--output, or a new folder named after the sweep and the time."""
         return self.output or timestamped(f"{name}-{self.dataset}")
 
     def new_folder(self, name: str) -> "SweepFolder":
-        """Where a new sweep is to live.
+        """The folder, and the store if any, of a new sweep.
 
         Raises:
-            InputError: something lives there already, or nothing can.
+            InputError: one of them is not empty or cannot be used.
         """
         from sweeps.engine.storage.object_store import Storage  # noqa: PLC0415
         from sweeps.engine.sweep.folder import SweepFolder  # noqa: PLC0415
@@ -178,37 +186,37 @@ class SweepOptions:
         store = Storage.at(self.storage_path) if self.storage_path else None
         if store and store.names():
             raise InputError(
-                f"--storage-path {self.storage_path!r} is not empty: go on with it by --resume, or name another"
+                f"--storage-path {self.storage_path!r} is not empty: use --resume, or another --storage-path"
             )
         return SweepFolder(path, store)
 
     def refuse_beside_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
-        """A resumed sweep is as it was set up; options that would change it are refused.
+        """Reject options that would change a resumed sweep.
 
         Raises:
-            InputError: one was given.
+            InputError: such an option was given.
         """
         allowed = {"resume", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes", "address"}
         allowed |= also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
         for option in fields(self):
             if option.name not in allowed and getattr(self, option.name) != option.default:
                 flag = "--" + option.name.replace("_", "-")
-                raise InputError(f"{flag} cannot be given with --resume: the sweep goes on as it was set up")
+                raise InputError(f"{flag} cannot be given with --resume: the sweep keeps its settings; omit {flag}")
 
 
 def short_name(recipe: str) -> tuple[str, bool]:
-    """A recipe's own name, and whether the long schedule is asked for: R-MC-LA+ is R-MC-LA, trained longer."""
+    """Split a recipe into its name and whether it uses the long schedule: R-MC-LA+ is R-MC-LA, trained longer."""
     return recipe.removesuffix(LONG), recipe.endswith(LONG)
 
 
 def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:
-    """Budget and step size in [0, 1]: what was asked for, else the paper's 8 and 2 pixels."""
+    """Budget and step size in [0, 1]. Default: the paper's 8 pixels, and a quarter of the budget."""
     eps = _or(eps, EVAL_PIXELS * pixel)
     return eps, _or(step_size, eps / STEPS_OF_EPS)
 
 
 def timestamped(name: str) -> Path:
-    """A folder for results that is named after what made them and the time."""
+    """The path of a results folder, named after its origin and the time."""
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     return Path("outputs") / f"{name}-{now}"
 
@@ -216,7 +224,7 @@ def timestamped(name: str) -> Path:
 def load_images(
     data: DataConfig, data_dir: str | Path | None, *, download: bool, data_workers: int | None = None
 ) -> "Dataset":
-    """The images that a trial's config names, from where this machine has them."""
+    """Load the data set that a trial's config names from this machine's `data_dir`."""
     from bat_core.data import load_dataset  # noqa: PLC0415
 
     return load_dataset(

@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""Save figures to files."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from sweeps.engine.storage.files import write_atomically
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg, the same bytes for the same figure."""
+    """Write `stem`.png and `stem`.svg. Equal figures give equal bytes."""
     paths = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
         content = io.BytesIO()

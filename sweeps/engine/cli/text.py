@@ -1,4 +1,4 @@
-"""How text for people is written: lines, counts, percentages, paths, Markdown tables, progress."""
+"""Formats text for users: lines, counts, percentages, paths, Markdown tables and progress."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,43 +9,43 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from sweeps.engine.storage.periodic import every
 
-PLAIN_INTERVAL = 15.0  # seconds between two reports of progress where the output is not a terminal
-BAR_INTERVAL = 0.5  # seconds between two updates of a progress bar
+PLAIN_INTERVAL = 15.0  # seconds between progress reports if the output is not a terminal
+BAR_INTERVAL = 0.5  # seconds between updates of a progress bar
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is: no wrapping, no markup, no colour except `style`."""
+    """Print a line verbatim: no wrapping, no markup, no colour except `style`."""
     console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """1 seed, 2 seeds."""
+    """A count with its noun: 1 seed, 2 seeds."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def count_of(count: int, noun: str) -> str:
-    """1 trial, 2 trials; "no trial" for none."""
+    """Like `counted`, but "no trial" for 0."""
     return counted(count, noun) if count else f"no {noun}"
 
 
 def percent(share: float) -> str:
-    """45.5%."""
+    """A fraction as a percentage: 45.5%."""
     return f"{share:.1%}"
 
 
 def percent_range(low: float, high: float) -> str:
-    """38.8%-52.4%, an interval in a cell of its own."""
+    """An interval of fractions: 38.8%-52.4%."""
     return f"{percent(low)}-{percent(high)}"
 
 
 def with_interval(share: float, interval: tuple[float, float]) -> str:
-    """45.5% (38.8-52.4)."""
+    """A fraction with its interval: 45.5% (38.8-52.4)."""
     low, high = interval
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def relative(path: Path) -> str:
-    """A path relative to the working folder, where it lies below it."""
+    """The path relative to the working folder if it lies inside it, else unchanged."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -53,7 +53,7 @@ def relative(path: Path) -> str:
 
 
 def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[str] | None = None) -> str:
-    """A Markdown table. Columns that are not in `words` are right-aligned; None means that all columns are words."""
+    """A Markdown table. Columns not in `words` are right-aligned; None left-aligns all columns."""
     left = set(head if words is None else words)
     rule = ["---" if name in left else "---:" for name in head]
     return "\n".join([_line(head), _line(rule), *map(_line, rows)])
@@ -61,7 +61,13 @@ def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Ite
 
 @contextmanager
 def progress(console: Console, *, total: float, done: Callable[[], float], doing: Callable[[], str]) -> Iterator[None]:
-    """Show a bar with the time left while the body runs, or a line now and then where there is no terminal."""
+    """Show a progress bar while the body runs, or periodic lines if the output is not a terminal.
+
+    Args:
+        total: the value of `done` at the end.
+        done: returns the progress so far.
+        doing: returns a description of the current work.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,7 +77,7 @@ def progress(console: Console, *, total: float, done: Callable[[], float], doing
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     task = bar.add_task("attacking", total=total)
-    bar.tasks[0].completed = done()  # through `update` it would count as work done just now
+    bar.tasks[0].completed = done()  # `update` would count it as new work and distort the time left
 
     def update() -> None:
         now = done()

@@ -1,4 +1,4 @@
-"""What no trial can answer alone, or the paper asks in one table only: asked of finished models, kept beside them."""
+"""Measurements on finished models that need several models, or that only one table of the paper needs."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -42,17 +42,17 @@ class GradientQuery:
 
     @property
     def name(self) -> str:
-        """Its file's name, without the ending."""
+        """The file's name without its suffix."""
         return f"gradients-{self.trial}"
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The trials whose models are asked."""
+        """The trials whose models are used."""
         return (self.trial,)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What its file has for each test image."""
+        """The file's columns, one value per test image."""
         return ("correct", "squared_norm")
 
     def measure(
@@ -63,7 +63,7 @@ class GradientQuery:
         rows: Sequence[int],  # noqa: ARG002
         config: TrialConfig,  # noqa: ARG002
     ) -> Columns:
-        """One batch of images x (B, C, H, W) in [0, 1] of classes y (B,)."""
+        """The columns for one batch of images x (B, C, H, W) in [0, 1] with classes y (B,)."""
         model = models[self.trial]
         with judging(model):
             x = x.detach().requires_grad_()
@@ -76,30 +76,30 @@ class GradientQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class TransferQuery:
-    """Whether each target is right on images crafted on another model, by FGSM and by PGD of 20 steps."""
+    """Whether each target is correct on images crafted on another model, by FGSM and by PGD with 20 steps."""
 
     source: str
     targets: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Its file's name, without the ending."""
+        """The file's name without its suffix."""
         return f"crafted-on-{self.source}"
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The trials whose models are asked."""
+        """The trials whose models are used."""
         return (self.source, *self.targets)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What its file has for each test image."""
+        """The file's columns, one value per test image."""
         return tuple(f"{attack}:{target}" for attack in ("fgsm", f"ce{BLACK_BOX_STEPS}") for target in self.targets)
 
     def measure(
         self, models: Models, x: torch.Tensor, y: torch.Tensor, rows: Sequence[int], config: TrialConfig
     ) -> Columns:
-        """One batch of images x (B, C, H, W) in [0, 1] of classes y (B,)."""
+        """The columns for one batch of images x (B, C, H, W) in [0, 1] with classes y (B,)."""
         eps, step_size = config.attack.eps, config.attack.step_size
         attacks = {
             "fgsm": FGSM(eps=eps),
@@ -127,7 +127,7 @@ class Norms:
     correct: npt.NDArray[np.bool_]
 
     def statistic(self, which: str, statistic: str) -> float | None:
-        """The "min", "mean" or "max" over "all", "correct" or "wrong" images; None where there are none."""
+        """The "min", "mean" or "max" over "all", "correct" or "wrong" images; None if there are no such images."""
         chosen = {"all": np.ones_like(self.correct), "correct": self.correct, "wrong": ~self.correct}[which]
         if not chosen.any():
             return None
@@ -137,16 +137,16 @@ class Norms:
 
 @dataclass(frozen=True)
 class QueryAnswers:
-    """The answers that lie in a sweep's folder."""
+    """The answers in a sweep's folder."""
 
     folder: SweepFolder
 
     def missing(self, queries: Sequence[ModelQuery]) -> list[ModelQuery]:
-        """Those that have not been answered."""
+        """The queries without an answer."""
         return [query for query in queries if self._read(query.name, query.columns) is None]
 
     def gradients(self, trial: str) -> Norms | None:
-        """What `GradientQuery` found."""
+        """The result of a `GradientQuery`; None if there is none."""
         query = GradientQuery(trial=trial)
         table = self._read(query.name, query.columns)
         if table is None:
@@ -154,7 +154,7 @@ class QueryAnswers:
         return Norms(table.column("squared_norm").to_numpy(), table.column("correct").to_numpy())
 
     def crafted(self, source: str, target: str) -> dict[str, float] | None:
-        """Accuracy of `target` on what `TransferQuery` crafted on `source`, by attack."""
+        """Accuracy of `target` on images crafted on `source`, by attack; None if there is no `TransferQuery` answer."""
         query = TransferQuery(source=source, targets=(target,))
         table = self._read(query.name, query.columns)
         if table is None:
@@ -162,15 +162,15 @@ class QueryAnswers:
         return {name.partition(":")[0]: float(table.column(name).to_numpy().mean()) for name in query.columns}
 
     def write(self, query: ModelQuery, columns: Columns) -> None:
-        """Keep an answer, one row a test image."""
+        """Write an answer, one row per test image, and copy it to the store."""
         content = io.BytesIO()
         pq.write_table(pa.table(dict(columns)), content)
         self._path(query.name).parent.mkdir(exist_ok=True)
         write_atomically(self._path(query.name), content.getvalue())
-        self.folder.keep(f"{FOLDER}/{query.name}.parquet")
+        self.folder.copy_to_store(f"{FOLDER}/{query.name}.parquet")
 
     def models(self, query: ModelQuery) -> Models:
-        """The models that a probe asks."""
+        """Load the models that a query uses."""
         return {trial: load_model(self._trial(trial) / MODEL)[0] for trial in query.models}
 
     def _trial(self, trial: str) -> Path:
@@ -189,7 +189,7 @@ class QueryAnswers:
 def answer_query(
     part: Split, config: TrialConfig, device: str, query: ModelQuery, models: Models
 ) -> tuple[ModelQuery, Columns]:
-    """The answer over all images of `part`, asked in batches."""
+    """Answer a query over all images of `part`, in batches."""
     models = {name: model.to(device) for name, model in models.items()}
     answers: list[Columns] = []
     positions = torch.arange(len(part)).split(BATCH)

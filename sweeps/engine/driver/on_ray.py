@@ -1,4 +1,4 @@
-"""The driver's part of Ray: the cluster, the live table and the signals around a run."""
+"""Sets up Ray for the driver: the cluster, the live table and signal handling."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run_on_ray(session: SweepSession, trials: Sequence[Trial]) -> dict[str, str]:
-    """Run known trials, each once. See `run_trials`."""
+    """Run predefined trials, each once. See `run_trials`."""
     from sweeps.engine.ray_backend import tuning  # noqa: PLC0415 (slow to import)
 
     with on_ray(session, most=len(trials)) as concurrent:
@@ -25,7 +25,7 @@ def run_on_ray(session: SweepSession, trials: Sequence[Trial]) -> dict[str, str]
 
 
 def tune_run(session: SweepSession, concurrent: int) -> "TuneRun":
-    """What Tune needs to know of a session, to run `concurrent` trials at once."""
+    """The inputs for Tune to run a session's trials, `concurrent` at a time."""
     from sweeps.engine.ray_backend.tuning import TuneRun  # noqa: PLC0415 (slow to import)
 
     return TuneRun(
@@ -38,16 +38,16 @@ def tune_run(session: SweepSession, concurrent: int) -> "TuneRun":
 
 
 def answer_on_ray(session: SweepSession, queries: Sequence[ModelQuery]) -> bool:
-    """Measure on finished models what no trial can measure alone, several at once; each answer is kept as it comes.
+    """Answer queries about finished models, several at once. Each answer is saved as it arrives.
 
-    Where one cannot be had, the report is drawn without it, and --resume asks again.
+    The report omits answers that could not be measured, and --resume retries them.
 
     Returns:
         Whether all queries were answered.
     """
     from sweeps.engine.ray_backend import cluster, tasks  # noqa: PLC0415 (slow to import)
 
-    session.say(f"{counted(len(queries), 'question')} about the trained models (gradients, black boxes)")
+    session.say(f"{counted(len(queries), 'measurement')} on the trained models (gradients, black-box attacks)")
     sweep, options = session.sweep, session.options
     config, gpus, answers = sweep.trials[0].config, sweep.resources.gpus_per_worker, QueryAnswers(session.folder)
     shared = (session.dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
@@ -59,27 +59,27 @@ def answer_on_ray(session: SweepSession, queries: Sequence[ModelQuery]) -> bool:
         except (tasks.TaskError, InputError) as error:
             reason = redacted(str(error).strip().splitlines()[-1])
             place = relative(session.folder.path)
-            session.say(f"not all could be answered ({reason}): --resume {place} asks again", "yellow")
+            session.say(f"not all measurements succeeded ({reason}); retry with --resume {place}", "yellow")
             return False
     return True
 
 
 @contextmanager
 def on_ray(session: SweepSession, *, most: int | None = None, expected: int | None = None) -> Iterator[int]:
-    """Ray, the live table and a way to stop, for the body.
+    """Run the body with Ray, the live table and signal handling.
 
     Args:
-        most: trials at once, at most.
-        expected: how many trials there will be, if they are not all known yet.
+        most: the maximum number of concurrent trials.
+        expected: the total number of trials, if not all are known yet.
     Yields:
-        How many trials run at once.
+        The number of concurrent trials.
     """
     from sweeps.engine.ray_backend import cluster, control  # noqa: PLC0415 (slow to import)
 
     options = session.options
     address = cluster.existing_cluster(options.address)
     if address:
-        here = "that runs on this machine (--address local starts another)" if address == "auto" else f"at {address}"
+        here = "on this machine (--address local starts another)" if address == "auto" else f"at {address}"
         session.say(f"joining the Ray cluster {here}")
     with cluster.cluster(address=address):
         fit = options.max_concurrent or cluster.concurrent_trials(session.sweep.resources)

@@ -1,4 +1,4 @@
-"""What is checked before anything is started or written."""
+"""Checks that run before anything is started or written."""
 
 import os
 
@@ -16,10 +16,10 @@ from sweeps.engine.sweep.spec import Resources
 
 
 def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
-    """Whether the trial's recipe, suite, model and batch exist and fit the data set, before anything starts.
+    """Check that the trial's recipe, suite, model and batch size exist and fit the data set.
 
     Raises:
-        InputError: they do not.
+        InputError: one of them is missing or does not fit.
     """
     get_recipe(config.recipe.name, **config.recipe.params)
     suite_of(config.attack)
@@ -32,10 +32,10 @@ def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None
 
 
 def check_machine(resources: Resources, address: str | None, concurrent: int | None) -> None:
-    """A cluster may grow to what trials need; a machine alone must have it.
+    """Check that this machine has enough cores and GPUs, unless a cluster is used, which may grow.
 
     Raises:
-        InputError: it has not.
+        InputError: the machine has too few.
     """
     cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
     at_once = concurrent or 1

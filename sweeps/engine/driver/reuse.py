@@ -1,4 +1,4 @@
-"""Trials that other sweeps have finished: a model that is there already is not trained again."""
+"""Reuses trials that other sweeps have finished, instead of training them again."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ REUSED = "reused"
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished trial of some sweep."""
+    """A finished trial of any sweep."""
 
     sweep: Sweep
     trial: Trial
@@ -29,13 +29,12 @@ class Finished:
 
 
 def reuse_finished(sweep: Sweep, folder: SweepFolder, dataset: Dataset, places: Sequence[Path]) -> list[Finished]:
-    """Take over every trial that a sweep in one of `places` has finished: same config hash, code and test images.
+    """Reuse trials finished by sweeps in `places` that have the same config hash, code and test images.
 
-    Model, verdicts and record are copied, and the record says where from. Sweeps that are kept in a store are
-    left alone, both ways.
+    Copies model, verdicts and record, and records their origin. Sweeps in a store are skipped, as source and target.
 
     Returns:
-        What was taken over.
+        The reused trials.
     """
     if folder.store:
         return []
@@ -54,14 +53,14 @@ def reuse_finished(sweep: Sweep, folder: SweepFolder, dataset: Dataset, places: 
 
 
 def finished_trials(places: Sequence[Path]) -> Iterator[Finished]:
-    """Those of the sweeps that lie in the folders `places`, or are such folders themselves; the newest sweep first."""
+    """The finished trials of sweeps in `places` or directly below, newest sweep first."""
     folders = {path.parent for place in places for pattern in (SPEC, f"*/{SPEC}") for path in place.glob(pattern)}
     sweeps = []
     for path in folders:
         try:
             sweeps.append((SweepFolder(path).load(), SweepFolder(path)))
         except InputError:
-            continue  # of another version, or damaged: there is nothing to be had
+            continue  # of another version, or damaged
     for sweep, folder in sorted(sweeps, key=lambda one: one[0].created, reverse=True):
         for trial in () if sweep.storage else folder.trials(sweep):
             home = folder.trial(trial)
@@ -70,7 +69,7 @@ def finished_trials(places: Sequence[Path]) -> Iterator[Finished]:
 
 
 def _fits(found: Finished, dataset: Dataset) -> bool:
-    """Whether this code trained it, and it was judged on the very images that are there now."""
+    """Whether the same version trained it, and the same images were used to evaluate it."""
     starts = [event for event in read_events(found.folder) if event["event"] == "start"]
     if not starts or starts[-1].get("versions", {}).get("bat_sweeps") != bat_core.__version__:
         return False
@@ -85,7 +84,7 @@ def _fits(found: Finished, dataset: Dataset) -> bool:
 
 
 def _copy(found: Finished, home: Path) -> None:
-    """The record comes last: without it there is no finished trial."""
+    """Copy a trial. The record comes last: without it the trial does not count as finished."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(home / MODEL, ignore_errors=True)
     shutil.copytree(found.folder / MODEL, home / MODEL)

@@ -1,4 +1,4 @@
-"""From options to results: runs, tracks and reports one sweep."""
+"""Runs, tracks and reports one sweep."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,12 +35,12 @@ def run_sweep(
 
     Args:
         name: the sweep's name, in its folder and in MLflow.
-        make_trials: what varies and what is fixed, once the data set is known.
-        draw: a pure function of the sweep's records and query answers.
-        queries: what is still to be measured on finished models.
-        reuse: whether finished trials of sweeps in the same folder are used again.
+        make_trials: returns the trials for the loaded data set.
+        draw: creates the report; a pure function of the sweep's records and query answers.
+        queries: returns the measurements on finished models that are still missing.
+        reuse: whether to reuse finished trials of sweeps in the same parent folder.
     Returns:
-        The exit code: 0, or 1 if a trial failed or a query has no answer, or 130 if it was interrupted.
+        The exit code: 0; 1 if a trial failed or a query has no answer; 130 if interrupted.
     Raises:
         InputError: the input cannot be used; nothing was started or written.
     """
@@ -64,7 +64,7 @@ def _reuse(session: SweepSession) -> None:
     folder = session.folder
     if taken := reuse_finished(session.sweep, folder, session.dataset, [folder.path.parent]):
         sources = ", ".join(dict.fromkeys(relative(one.folder.parents[1]) for one in taken))
-        session.say(f"{counted(len(taken), 'trial')} of a finished sweep used again: {sources}")
+        session.say(f"{counted(len(taken), 'trial')} reused from finished sweeps: {sources}")
 
 
 def _conclude(session: SweepSession, draw: Draw, unrecorded: Mapping[str, str]) -> int:
@@ -91,13 +91,13 @@ def _conclude(session: SweepSession, draw: Draw, unrecorded: Mapping[str, str]) 
 
 
 def print_summary(session: SweepSession, report: Report, *others: str) -> None:
-    """Bring MLflow up to date, and say where everything is and what came out; `others` follow the files."""
+    """Sync MLflow, and print the files, then `others`, then the result."""
     sweep, folder, tracker = session.sweep, session.folder, session.tracker
     trouble = tracker.once()
     statuses = {trial.id: status for trial, status in folder.statuses(sweep)}
     for trial_id, status in statuses.items():
         for checkpoint, reason in status.passed_over.items():
-            session.say(f"{trial_id} passed over {checkpoint} for the one before: {reason}", "yellow")
+            session.say(f"{trial_id} skipped checkpoint {checkpoint} and used an earlier one: {reason}", "yellow")
     if damage := unread_lines(statuses):
         session.say(damage, "yellow")
     for file in report.files:

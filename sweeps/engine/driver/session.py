@@ -1,4 +1,4 @@
-"""A sweep or search at work: how it begins, how it is resumed, who drives it."""
+"""Starts, resumes and drives a sweep or search."""
 
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -24,10 +24,10 @@ from sweeps.engine.tracking.background import BackgroundSync
 
 @dataclass(frozen=True)
 class Plan:
-    """What a new sweep is to run.
+    """What a new sweep runs.
 
-    `trials` are those known beforehand. `examples` are configs of trials that are still to be proposed; they are
-    checked as the trials are. A search is `open`: it proposes its trials as it goes.
+    `trials` are the predefined trials. `examples` are sample configs of trials to be proposed; they pass the same
+    checks. A search is `open`: it proposes trials while it runs.
     """
 
     trials: Sequence[Trial] = ()
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class SweepSession:
-    """A sweep, its folder and images, and what the person who started it asked for."""
+    """A sweep with its folder, data set, options, console and tracker."""
 
     sweep: Sweep
     folder: SweepFolder
@@ -48,7 +48,7 @@ class SweepSession:
 
     @classmethod
     def new(cls, sweep: Sweep, folder: SweepFolder, dataset: Dataset, options: SweepOptions) -> "SweepSession":
-        """A session on this terminal, tracked by the MLflow that MLFLOW_TRACKING_URI names."""
+        """A session on this terminal, tracked in the MLflow that MLFLOW_TRACKING_URI names."""
         return cls(sweep, folder, dataset, options, Console(), BackgroundSync(sweep, folder))
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -57,7 +57,7 @@ class SweepSession:
 
     @contextmanager
     def driving(self) -> Iterator["SweepSession"]:
-        """The session as the only driver of its sweep, while the body runs.
+        """Make this process the only driver of the sweep while the body runs.
 
         Raises:
             InputError: another process drives the sweep, in this folder or in the store.
@@ -68,11 +68,11 @@ class SweepSession:
 
 
 def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> SweepSession:
-    """Check everything, then write the description of a new sweep.
+    """Check everything, then write the spec of a new sweep.
 
     Args:
         name: the sweep's name, in its folder and in MLflow.
-        plan: what to run, once the data set is known.
+        plan: returns what to run on the loaded data set.
     Raises:
         InputError: the input cannot be used; nothing was started or written.
     """
@@ -105,11 +105,11 @@ def resume(
     images: Callable[[Sweep, SweepFolder], DataConfig] = lambda sweep, _: sweep.trials[0].config.data,
     also_allowed: AbstractSet[str] = frozenset(),
 ) -> SweepSession:
-    """The sweep in the folder or store that --resume names.
+    """Open the sweep in the folder or store that --resume names.
 
     Args:
-        images: which images its trials use.
-        also_allowed: options that may be given beside --resume.
+        images: returns the data set settings of its trials.
+        also_allowed: options that are allowed with --resume.
     Raises:
         InputError: there is no such sweep, or an option would change it.
     """
@@ -129,7 +129,7 @@ def resume(
 
 
 def warn_of_other_version(sweep: Sweep, console: Console) -> None:
-    """Say so where a sweep is resumed with another version of this package than it was started with."""
+    """Warn if the sweep was started with another version of this package."""
     mine = bat_core.__version__
     if sweep.version != mine:
         say(

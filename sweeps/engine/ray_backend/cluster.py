@@ -1,4 +1,4 @@
-"""The life of a Ray cluster: found, joined or started, and left."""
+"""Finds, joins, starts and leaves a Ray cluster."""
 
 import gc
 import logging
@@ -22,18 +22,18 @@ from bat_core.errors import InputError
 from sweeps.engine.sweep.spec import Resources
 
 LOOPBACK = "127.0.0.1"
-DASHBOARDS = 100  # clusters of one machine that find a port
+DASHBOARDS = 100  # ports to try, one per cluster on a machine
 API_SERVER = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
-NODE_START = 1800  # seconds that workers wait for nodes which are still being set up
+NODE_START = 1800  # seconds that workers wait for nodes that are still starting
 PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
 
 def existing_cluster(address: str | None) -> str | None:
-    """The cluster to join: `address`, else RAY_ADDRESS, else the one `ray start` left running here.
+    """The cluster to join: `address`, else RAY_ADDRESS, else the one that `ray start` started on this machine.
 
     Returns:
-        None where one is to be started on this machine; `address="local"` asks for that. "auto" is the one
-        found here, the only one that Ray shows this machine's token to unasked.
+        None to start a new cluster on this machine, as for `address="local"`. "auto" for the one found on this
+        machine: only then does Ray send the machine's token automatically.
     """
     if address == "local":
         return None
@@ -43,15 +43,15 @@ def existing_cluster(address: str | None) -> str | None:
 
 @contextmanager
 def cluster(*, address: str | None) -> Iterator[None]:
-    """A Ray cluster for the body: the one at `address`, or one of its own on this machine, ended after.
+    """Connect to a Ray cluster during the body: the one at `address`, or a new one on this machine.
 
     Raises:
-        InputError: the cluster at `address` cannot be reached, or lets nobody in without its token.
-        RuntimeError: Ray's dashboard did not start; without it a stopped trial keeps its resources.
+        InputError: the cluster at `address` cannot be reached or requires a token.
+        RuntimeError: Ray's dashboard did not start. Without it, stopped trials do not release their resources.
     """
     _let_workers_cache_byte_code()
     if address:
-        # Every node runs the driver's code, whatever is installed there.
+        # Every node runs the driver's code instead of its installed version.
         code = {
             "py_modules": PACKAGES,
             "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
@@ -61,27 +61,27 @@ def cluster(*, address: str | None) -> Iterator[None]:
         except (ConnectionError, AuthenticationError) as error:
             first = str(error).partition(". ")[0]
             raise InputError(
-                f"{first}: start it or say --address local; where it is running, it wants RAY_AUTH_MODE=token"
+                f"{first}: start it or use --address local; if it is running, it requires RAY_AUTH_MODE=token"
                 " and its token in ~/.ray/auth_token"
             ) from error
     else:
         context = _start()
     try:
         if not context.dashboard_url:
-            raise RuntimeError("Ray's dashboard is off: install ray[default], without it stopped trials leak resources")
+            raise RuntimeError("Ray's dashboard is off, so stopped trials would leak resources: install ray[default]")
         yield
     finally:
         _leave()
 
 
 def _start() -> Any:
-    """A cluster on this machine whose processes know its dashboard by its address.
+    """Start a cluster on this machine whose processes know its dashboard's address.
 
-    Ray Train asks the dashboard whether a trial's controller lives, and ends the trial's workers if not. Without an
-    address it asks whichever cluster it finds first, and that of another sweep knows nothing of this one's trials.
+    Ray Train asks the dashboard whether a trial's controller is alive, and ends the trial's workers if not. Without an
+    address it asks the first cluster it finds. If that belongs to another sweep, it does not know this one's trials.
     """
     port = _dashboard_port()
-    os.environ[API_SERVER] = f"http://{LOOPBACK}:{port}"  # inherited by all that Ray starts
+    os.environ[API_SERVER] = f"http://{LOOPBACK}:{port}"  # inherited by all processes that Ray starts
     try:
         return ray.init(
             address="local",
@@ -96,20 +96,22 @@ def _start() -> Any:
 
 
 def _dashboard_port() -> int:
-    """A port that nobody on this machine listens at; sweeps that start at the same moment begin at different ones."""
+    """A free port. The first candidate depends on the process, so that concurrent sweeps do not collide."""
     for turn in range(DASHBOARDS):
         port = ray_constants.DEFAULT_DASHBOARD_PORT + (os.getpid() + turn) % DASHBOARDS
         with socket.socket() as query, suppress(OSError):
             query.bind((LOOPBACK, port))
             return port
-    raise RuntimeError(f"{DASHBOARDS} ports from {ray_constants.DEFAULT_DASHBOARD_PORT} on are taken: no Ray dashboard")
+    raise RuntimeError(
+        f"no free port for Ray's dashboard from {ray_constants.DEFAULT_DASHBOARD_PORT} on: {DASHBOARDS} are in use"
+    )
 
 
 def _leave() -> None:
-    """Leave the cluster, with nothing of it left for other threads to collect while Ray shuts down.
+    """Leave the cluster with garbage collection off, so that no thread releases a Ray reference during shutdown.
 
-    A reference let go of between the end of Ray's core worker and the end of `ray.shutdown` ends the process at
-    once, with exit code 1; and the collector runs in whichever thread allocates, as that of the mirror does.
+    A reference that is released between the end of Ray's core worker and the end of `ray.shutdown` ends the process
+    with exit code 1. The collector runs in any thread that allocates, such as the MLflow sync.
     """
     gc.collect()
     collecting = gc.isenabled()
@@ -122,7 +124,7 @@ def _leave() -> None:
 
 
 def concurrent_trials(resources: Resources) -> int:
-    """How many trials fit the running cluster at once; at least one."""
+    """How many trials the running cluster can run at once; at least one."""
     cluster_has = ray.cluster_resources()
     fits = cluster_has.get("CPU", 1) / (resources.cpus_per_worker * resources.num_workers)
     if resources.gpus_per_worker:
@@ -131,7 +133,7 @@ def concurrent_trials(resources: Resources) -> int:
 
 
 def _let_workers_cache_byte_code() -> None:
-    """Workers that may not write byte code beside their modules would compile torch at every start."""
+    """Give workers a byte code cache. If they cannot write byte code, they compile torch at every start."""
     if sys.dont_write_bytecode:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "bat-sweeps" / "pycache"))

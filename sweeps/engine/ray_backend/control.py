@@ -1,7 +1,7 @@
-"""How a driver and its trials hear of each other while they run: by Ray's own store, which reaches every node.
+"""Communication between the driver and its running trials, through Ray's key-value store.
 
-A trial tells that it gets on and asks whether to pause; the driver asks for pauses (Ctrl-C, a node about to
-go) and gives up trials that hang.
+A trial sends heartbeats and checks whether to pause. The driver requests pauses (Ctrl-C, a node that is about to
+leave) and fails trials that hang.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep
 from sweeps.engine.sweep.trial import TrialControl
 
-LOOK_EVERY = 1.0  # seconds between two looks at the store
-TELL_EVERY = 5.0
-GRACE = 60.0  # seconds that trials have to save what they are at, as clouds give it before they take a machine
-MOST_AT_ONCE = 5.0  # seconds without a look that count against a trial: the driver itself may have been held up
+POLL_EVERY = 1.0  # seconds between polls of the store
+HEARTBEAT_EVERY = 5.0  # seconds between heartbeats
+GRACE = 60.0  # seconds for trials to save their state; clouds give as much before they reclaim a machine
+MAX_STALL_STEP = 5.0  # seconds per poll that count as a stall, since the driver itself may have been delayed
 
 stopping = threading.Event()  # the driver was asked to stop
 _terminated = threading.Event()  # this process was asked to end
 
 
 class ControlStore:
-    """What the driver and the trials of one sweep tell each other."""
+    """The key-value store shared by the driver and the trials of one sweep."""
 
     def __init__(self, sweep_id: str) -> None:
         self._namespace = f"bat-sweeps-{sweep_id}"
@@ -47,7 +47,7 @@ class ControlStore:
         return bool(_internal_kv_exists(key, namespace=self._namespace))
 
     def get(self, key: str) -> bytes | None:
-        """A key's value."""
+        """A key's value; None if it is not set."""
         value: bytes | None = _internal_kv_get(key, namespace=self._namespace)
         return value
 
@@ -56,57 +56,57 @@ STOP = "stop"
 
 
 def leaving(node: str) -> str:
-    """The key that says that a node is about to go."""
+    """The key that marks a node as about to leave."""
     return f"leaving/{node}"
 
 
 def progress(trial_id: str) -> str:
-    """The key that counts what a trial got done."""
+    """The key for a trial's heartbeat count."""
     return f"progress/{trial_id}"
 
 
 def abandoned(trial_id: str) -> str:
-    """The key that says that a trial is not to be tried again."""
+    """The key that marks a trial as not to be retried."""
     return f"given-up/{trial_id}"
 
 
 class RayTrialControl(TrialControl):
-    """Watches a trial from its own process."""
+    """Sends a trial's heartbeats, and polls for pause requests."""
 
     def __init__(self, sweep_id: str, trial_id: str) -> None:
         self._store, self._trial_id = ControlStore(sweep_id), trial_id
         self._leaving = leaving(ray.get_runtime_context().get_node_id())
-        self._done, self._reported, self._looked, self._wanted = 0, 0.0, 0.0, False
+        self._done, self._reported, self._polled, self._wanted = 0, 0.0, 0.0, False
 
     def heartbeat(self) -> None:
         self._done += 1
-        if time.monotonic() - self._reported >= TELL_EVERY:
+        if time.monotonic() - self._reported >= HEARTBEAT_EVERY:
             self._reported = time.monotonic()
             self._store.put(progress(self._trial_id), str(self._done))
 
     def should_pause(self) -> bool:
         if _terminated.is_set():
             return True
-        if time.monotonic() - self._looked >= LOOK_EVERY:
-            self._looked = time.monotonic()
+        if time.monotonic() - self._polled >= POLL_EVERY:
+            self._polled = time.monotonic()
             self._wanted = self._store.exists(STOP) or self._store.exists(self._leaving)
         return self._wanted
 
     def stop_requested(self) -> bool:
-        """Whether the whole sweep is to stop."""
+        """Whether the whole sweep should stop."""
         return self._store.exists(STOP)
 
     def abandoned(self) -> bool:
-        """Whether the trial is over, whatever Ray would try again."""
+        """Whether the trial must not be retried, even if Ray would."""
         return self._store.exists(abandoned(self._trial_id))
 
     def abandon(self) -> None:
-        """The trial is over; trying again would come to the same."""
+        """Mark the trial as not to be retried: it would fail again."""
         self._store.put(abandoned(self._trial_id))
 
 
 def save_before_exit(at_work: Callable[[], bool]) -> None:
-    """SIGTERM to this process, whose main thread calls, waits until a trial that is `at_work` has saved what it has."""
+    """On SIGTERM, let a trial that is `at_work` save its state before this process ends. Call in the main thread."""
     default = signal.getsignal(signal.SIGTERM)
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -119,14 +119,14 @@ def save_before_exit(at_work: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[None]:
-    """In the body, Ctrl-C or SIGTERM once asks the sweep to stop, with all that runs saved; twice stops it at once."""
+    """Handle Ctrl-C and SIGTERM in the body: the first saves all running trials and stops, the second stops at once."""
     stopping.clear()
 
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        say(f"stopping: what runs is saved first, in at most {GRACE:.0f} s; once more stops at once")
+        say(f"stopping: saving running trials first, for up to {GRACE:.0f} s; press Ctrl-C again to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -137,31 +137,31 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[None]:
 
 
 class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
-    """The driver's eye on its trials: stops them all, gives up those that hang, warns those whose node goes.
+    """Supervises the trials: stops them on request, fails those that hang, and pauses those whose node is leaving.
 
     Args:
-        stall: seconds without progress after which a trial is given up; None: never.
+        stall: seconds without progress after which a trial fails; None disables the check.
     """
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, *, stall: float | None) -> None:
         self._sweep, self._folder, self._stall = sweep, folder, stall
         self._store = ControlStore(sweep.id)
-        self._looked = time.monotonic()
-        self._asked: float | None = None
+        self._polled = time.monotonic()
+        self._stop_requested: float | None = None
         self._seen: dict[str, tuple[Any, float]] = {}
-        self._over = False
+        self._stopped = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
 
     def stop_all(self) -> bool:
-        return self._over
+        return self._stopped
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY:
+        if now - self._polled < POLL_EVERY:
             return
-        since, self._looked = now - self._looked, now
+        since, self._polled = now - self._polled, now
         running = [trial for trial in trials if trial.status == TuneTrial.RUNNING]
         if stopping.is_set():
             self._stop(running, now)
@@ -169,19 +169,19 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
         for node in cluster_state.get_draining_nodes():
             self._store.put(leaving(node))
         for trial in running if self._stall else ():
-            self._check_stall(trial, min(since, MOST_AT_ONCE))
+            self._check_stall(trial, min(since, MAX_STALL_STEP))
 
     def _stop(self, running: Sequence[TuneTrial], now: float) -> None:
-        """What trains has a while to save itself; what attacks has nothing to save."""
-        if self._asked is None:
-            self._asked = now
+        """Give training trials time to save their state. Trials under attack have nothing to save."""
+        if self._stop_requested is None:
+            self._stop_requested = now
             self._store.put(STOP)
         training = [trial for trial in running if self._status(trial).phase == "training"]
-        if training and now - self._asked < GRACE:
+        if training and now - self._stop_requested < GRACE:
             return
         for trial in running:
             _kill(trial)
-        self._over = True
+        self._stopped = True
 
     def _check_stall(self, trial: TuneTrial, since: float) -> None:
         name = trial.config["trial"]
@@ -195,7 +195,7 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._seen[name] = (mark, still)
         if self._stall and still > self._stall:
             self._store.put(abandoned(name))
-            reason = f"hangs: nothing got done for {self._stall / 60:g} minutes; killed"
+            reason = f"hangs: no progress for {self._stall / 60:g} minutes; killed"
             self._folder.append_event(self._folder.find(self._sweep, name), "failed", reason=reason)
             _kill(trial)
 

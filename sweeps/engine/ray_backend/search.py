@@ -1,4 +1,4 @@
-"""Tune's searcher and scheduler for a search: trials are proposed as others end, and stopped early by halving."""
+"""Tune's searcher and scheduler for a search: propose trials as others end, and stop some early by halving."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 
 SIGNAL = "val_robust_acc"  # a few PGD steps on validation images after each epoch
-DIED = "the process that ran it died: killed, or out of memory"
+DIED = "its process died: killed, or out of memory"
 
 GoOn = Callable[[], bool]
 
 
 class Study(Protocol):
-    """What proposes trials and learns from them."""
+    """Proposes trials and learns from their results."""
 
     def trials(self) -> list[Trial]:
         """All trials proposed so far."""
 
     def unfinished(self) -> list[Trial]:
-        """Those that are not over."""
+        """The proposed trials that have not ended."""
 
     def propose(self) -> Trial:
-        """The next trial, on disk before it is returned."""
+        """The next trial. It is on disk before it is returned."""
 
     def settle(self, trial: Trial) -> None:
-        """Learn from the record of a trial that is over."""
+        """Learn from the record of a trial that has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs:
-    """Successive halving: at `grace`, `grace * factor` ... epochs, up to `longest`, the best 1 / factor go on."""
+    """Successive halving: at `grace`, `grace * factor` ... epochs, up to `longest`, the best 1 / factor continue."""
 
     grace: int
     factor: int
@@ -47,7 +47,7 @@ class Rungs:
 
 
 def search_trials(run: TuneRun, study: Study, *, rungs: Rungs | None, go_on: GoOn) -> None:
-    """Finish the trials that were started, then propose and run others while `go_on()` is true."""
+    """Finish the started trials, then propose and run more while `go_on()` is true."""
     tune_trials(
         run,
         search_alg=StudySearcher(run, study, go_on),
@@ -57,18 +57,18 @@ def search_trials(run: TuneRun, study: Study, *, rungs: Rungs | None, go_on: GoO
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
-    """Answers Tune's questions from the study. How a trial ended is read from its record."""
+    """Tune's searcher, backed by the study. A trial's outcome is read from its record."""
 
     def __init__(self, run: TuneRun, study: Study, go_on: GoOn) -> None:
         super().__init__()
         self._study, self._folder, self._go_on = study, run.folder, go_on
-        self._begun = study.unfinished()
+        self._interrupted = study.unfinished()
         self._running: dict[str, Trial] = {}
 
     def suggest(self, trial_id: str) -> dict[str, str] | str | None:
-        """The next trial, by its id; those that a kill interrupted come first."""
-        if self._begun:
-            trial = self._begun.pop(0)
+        """The id of the next trial. Interrupted trials come first."""
+        if self._interrupted:
+            trial = self._interrupted.pop(0)
         elif not stopping.is_set() and self._go_on():
             trial = self._study.propose()
         else:
@@ -77,27 +77,27 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         return {"trial": trial.id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Whatever it was that ended a trial, its record says so, and the study hears it."""
+        """Record why the trial ended, and pass it to the study."""
         trial = self._running.pop(trial_id)
         self._folder.refresh(trial)
         reason = DIED if error else (result or {}).get(FAILURE)
         if reason and not read_status(self._folder.trial(trial)).done:
             self._folder.append_event(trial, "failed", reason=reason)
-        if read_status(self._folder.trial(trial)).done:  # else it is paused, or its storage failed: it goes on later
+        if read_status(self._folder.trial(trial)).done:  # else it paused or its storage failed, and it resumes later
             self._study.settle(trial)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing is kept by Ray: the records and the study have it all."""
+        """Do nothing: the records and the study keep the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing was kept."""
+        """Do nothing: Ray saved no state."""
 
 
 class EpochASHA(FIFOScheduler):  # type: ignore[misc]
     """Tune's asynchronous successive halving on a trial's own epochs.
 
-    What it decides is written into the trial's record before the trial ends, and what earlier trials did
-    is told to it when a search is gone on with. A trial that has trained to its end is judged in any case.
+    Decisions are written to the trial's record before the trial ends. A resumed search replays the epochs of earlier
+    trials. A trial that has completed training is always evaluated.
     """
 
     def __init__(self, run: TuneRun, trials: Sequence[Trial], rungs: Rungs) -> None:
@@ -118,7 +118,7 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
             self._replay(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Whether the trial goes on after this epoch."""
+        """Decide whether the trial continues after this epoch."""
         if "epoch" not in result:
             return str(TrialScheduler.CONTINUE)
         mine = self._trial(trial.config["trial"])
@@ -134,7 +134,7 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
             self._decide(trial.id, epoch, None)
 
     def _decide(self, trial_id: str, result: dict[str, Any], controller: Any) -> str:
-        """As Tune's scheduler would, for a trial that is called by our own name: Tune's changes with a restart."""
+        """Tune's decision, under our own trial id: Tune's ids change after a restart."""
         if trial_id not in self._epochs:
             self._asha.on_trial_add(controller, SimpleNamespace(trial_id=trial_id))
         if result["epoch"] <= self._epochs.get(trial_id, 0):

@@ -1,4 +1,4 @@
-"""Calls of one function, spread over Ray workers."""
+"""Runs calls of one function on Ray workers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -15,7 +15,7 @@ from sweeps.engine.sweep.spec import Resources
 T = TypeVar("T")
 
 
-TaskError = RayError  # what a call of `run_tasks` raised, or that its process died
+TaskError = RayError  # raised if a call fails or its process dies
 
 
 def run_tasks(
@@ -26,15 +26,14 @@ def run_tasks(
     gpus: float,
     most: int | None,
 ) -> Iterator[T]:
-    """`function(*shared, *call)` for every call, each in a Ray worker, `most` at a time.
+    """Run `function(*shared, *call)` for every call on Ray workers, at most `most` at a time.
 
-    Workers are kept from call to call, so that what a process has loaded it need not load again. A call is
-    taken from `calls` when a worker is free for it.
+    Workers are reused, so that each loads its data once. A call is taken from `calls` when a worker is free.
 
     Yields:
-        What each call returned, in the order in which they ended.
+        The result of each call, in order of completion.
     Raises:
-        Exception: what the first call that failed raised.
+        Exception: the error of the first call that failed.
     """
     fits = concurrent_trials(Resources(gpus_per_worker=gpus))
     common = [ray.put(one) for one in shared]
@@ -56,7 +55,7 @@ def run_tasks(
 
 
 class _Worker:
-    """A process that calls one function again and again."""
+    """A process that calls one function repeatedly."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         torch.set_num_threads(1)

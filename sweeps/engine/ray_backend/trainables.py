@@ -21,19 +21,19 @@ from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 from sweeps.engine.sweep.trial import Paused, TrialRuntime, run_trial, trial_epochs
 
-TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again
-HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures that come again
-FAILURE = "failure"  # the metric in which Tune hears why a trial failed by itself
+TRIAL_RETRIES = 5  # after a process or node died; a trial that failed by itself is not retried
+PERMANENT_ERRORS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # errors that a retry would repeat
+FAILURE = "failure"  # the metric that tells Tune why a trial failed by itself
 
 
 class TrialTrainable(tune.Trainable):  # type: ignore[misc]
-    """A trial in Tune's own process, an epoch a step; the process is kept for the next trial.
+    """A trial in Tune's own process, one epoch per step. The process is reused for the next trial.
 
-    Ray tries a trial again whose process or node died, and one that paused because it is about to. A trial that
-    failed by itself says so in its record, and to Ray it is done.
+    Ray retries a trial if its process or node died, or if it paused because its node is leaving. A trial that failed
+    by itself has the failure in its record, and Ray treats it as done.
     """
 
-    _begun: bool
+    _started: bool
 
     def setup(
         self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str
@@ -46,16 +46,16 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        if self._control.abandoned() or (not self._begun and self._control.stop_requested()):
+        if self._control.abandoned() or (not self._started and self._control.stop_requested()):
             return {"done": True}
-        self._begun = self._in_step = True
+        self._started = self._in_step = True
         try:
             return next(self._epochs, None) or {"done": True}
         except Paused:
             if not self._control.stop_requested():
                 raise
         except Exception as error:
-            return {"done": True, FAILURE: why(error)}
+            return {"done": True, FAILURE: root_cause(error)}
         finally:
             self._in_step = False
         return {"done": True}
@@ -71,7 +71,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, str]) -> None:
         trial = self._folder.find(self._sweep, config["trial"])
         self._control = RayTrialControl(self._sweep.id, trial.id)
-        self._epochs, self._begun = self._run(trial), False
+        self._epochs, self._started = self._run(trial), False
 
     def _run(self, trial: Trial) -> Generator[dict[str, float], None, None]:
         check_version(self._version)
@@ -90,10 +90,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
 
 
 def check_version(drivers: str) -> None:
-    """A trial is run by the code that its sweep's driver has.
+    """Check that this process runs the same version as the driver.
 
     Raises:
-        InputError: this process has another version of it.
+        InputError: the versions differ.
     """
     mine = bat_core.__version__
     if mine != drivers:
@@ -102,8 +102,8 @@ def check_version(drivers: str) -> None:
         )
 
 
-def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str) -> None:
-    """Run a trial in several workers, of which Ray Train starts new ones where some died."""
+def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str) -> None:
+    """Run a trial on several Ray Train workers. Ray Train replaces workers that die."""
     resources = sweep.resources
 
     def worker() -> None:
@@ -127,11 +127,11 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
         except Paused:
             if not control.stop_requested():
                 raise
-        except HOPELESS as error:
+        except PERMANENT_ERRORS as error:
             control.abandon()
             folder.refresh(trial)
-            if read_status(folder.trial(trial)).reason != why(error):
-                folder.append_event(trial, "failed", reason=why(error))
+            if read_status(folder.trial(trial)).reason != root_cause(error):
+                folder.append_event(trial, "failed", reason=root_cause(error))
             raise
 
     needs: dict[str, float] = {"CPU": resources.cpus_per_worker}
@@ -154,12 +154,12 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
     )
     try:
         trainer.fit()
-    except TrainingFailedError as error:  # Train has tried again already
-        tune.report({FAILURE: why(error)})
+    except TrainingFailedError as error:  # after Train's own retries
+        tune.report({FAILURE: root_cause(error)})
 
 
 class _SavingBackend(_TorchBackend):  # type: ignore[misc]
-    """Torch's process group, in processes that save what they are at when they are asked to end."""
+    """Torch's process group, in processes that save their state on SIGTERM."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_start(worker_group, backend_config)
@@ -167,15 +167,15 @@ class _SavingBackend(_TorchBackend):  # type: ignore[misc]
 
 
 class _SavingTorchConfig(TorchConfig):  # type: ignore[misc]
-    """Links the workers of a trial."""
+    """Connects the workers of a trial."""
 
     @property
     def backend_cls(self) -> type:
         return _SavingBackend
 
 
-def why(error: BaseException) -> str:
-    """A trial's own error, of those that Ray wraps around it."""
+def root_cause(error: BaseException) -> str:
+    """The trial's own error, without Ray's wrappers, as "type: message"."""
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}" if cause is error else why(cause)
+    return f"{type(cause).__name__}: {cause}" if cause is error else root_cause(cause)

@@ -1,7 +1,7 @@
-"""Runs trials on Ray: the one place that knows of it.
+"""Runs trials with Ray Tune.
 
-A trial with one worker runs in a Tune trial's own process; with several, the Tune trial builds a
-TorchTrainer. Trials find their state in the sweep's own folder, so nothing is ever restored from Ray.
+A trial with one worker runs in the Tune trial's own process. With several workers, the Tune trial builds a
+TorchTrainer. Trials keep their state in the sweep's folder, so nothing is restored from Ray.
 """
 
 import logging
@@ -18,20 +18,20 @@ from ray.tune.search import Searcher
 import bat_core
 from bat_core.data import Dataset
 from sweeps.engine.ray_backend.control import TuneSupervisor
-from sweeps.engine.ray_backend.trainables import FAILURE, TRIAL_RETRIES, TrialTrainable, why, with_train
+from sweeps.engine.ray_backend.trainables import FAILURE, TRIAL_RETRIES, TrialTrainable, root_cause, run_with_train
 from sweeps.engine.storage.retry import StorageError
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 
-NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
+NOMINAL_MEMORY = 2**20  # bytes for a trial that only waits for its workers; Ray requires more than zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRun:
-    """What a run of Tune needs to know: the sweep, its folder and images, and how its trials are run.
+    """The inputs of a Tune run: the sweep, its folder and data set, and how to run its trials.
 
-    `concurrent` trials run at a time. A trial without progress for `stall` seconds fails; None: never.
+    `concurrent` trials run at a time. A trial without progress for `stall` seconds fails; None disables the check.
     """
 
     sweep: Sweep
@@ -42,12 +42,12 @@ class TuneRun:
 
 
 def run_trials(run: TuneRun, trials: Sequence[Trial]) -> dict[str, str]:
-    """Run every trial once; each leaves its own record.
+    """Run every trial once. Each writes its own record.
 
-    A trial that fails does so in its record and does not stop the others.
+    A failed trial has the reason in its record, and does not stop the others.
 
     Returns:
-        Why trials failed whose storage did not even take that, by their ids.
+        The reasons of failures that could not be recorded because storage failed, by trial id.
     """
     results = tune_trials(
         run,
@@ -55,17 +55,17 @@ def run_trials(run: TuneRun, trials: Sequence[Trial]) -> dict[str, str]:
         num_samples=1,
     )
     unrecorded: dict[str, str] = {}
-    gone = ""
+    storage_error = ""
     for result in results:
         trial = run.folder.find(run.sweep, result.config["trial"])
-        reason = why(result.error) if result.error else (result.metrics or {}).get(FAILURE, "")
+        reason = root_cause(result.error) if result.error else (result.metrics or {}).get(FAILURE, "")
         try:
-            if not gone:  # what has been waited for once is not waited for again
+            if not storage_error:  # wait for failing storage only once
                 _settle(trial, reason, run.folder)
         except StorageError as error:
-            gone = str(error)
-        if gone:
-            unrecorded[trial.id] = reason or gone
+            storage_error = str(error)
+        if storage_error:
+            unrecorded[trial.id] = reason or storage_error
     return unrecorded
 
 
@@ -77,7 +77,7 @@ def tune_trials(
     search_alg: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
 ) -> tune.ResultGrid:
-    """Let Tune run trials, which it is given by their ids."""
+    """Run trials with Tune, which identifies them by their ids."""
     sweep, folder, dataset = run.sweep, run.folder, run.dataset
     resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=run.stall)
     if resources.num_workers == 1:
@@ -90,7 +90,7 @@ def tune_trials(
         shared, version = ray.put(dataset), bat_core.__version__
 
         def trainable(config: dict[str, str]) -> None:
-            with_train(folder.find(sweep, config["trial"]), shared, folder, sweep, version=version)
+            run_with_train(folder.find(sweep, config["trial"]), shared, folder, sweep, version=version)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
@@ -112,14 +112,14 @@ def tune_trials(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records, and in the table
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records and the table
     results = tuner.fit()
     shutil.rmtree(folder.ray(sweep), ignore_errors=True)
     return results
 
 
 def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
-    """A process that was killed could not say why its trial failed; its owner does."""
+    """Record why a trial failed, if its process was killed before it could."""
     folder.refresh(trial)
     if reason and not read_status(folder.trial(trial)).done:
         folder.append_event(trial, "failed", reason=reason)

@@ -16,7 +16,7 @@ from sweeps.engine.search.snapshot import Finalist, Tested, among
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.tracking.background import why
+from sweeps.engine.tracking.background import describe_error
 
 ROLE = "finalist"
 JUDGED_BY, TESTED_BY = "quick", "standard"  # suites: on validation images, to choose; on test images, to report
@@ -135,7 +135,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
         return place
     if place.exists():
         run_evaluation((), EvaluateOptions(resume=str(place), address=options.address))
-        folder.keep(place.name)
+        folder.copy_to_store(place.name)
         return place
     attack, data = search.base.attack, search.base.data
     run_evaluation(
@@ -152,7 +152,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
             address=options.address,
         ),
     )
-    folder.keep(place.name)
+    folder.copy_to_store(place.name)
     return place
 
 
@@ -187,7 +187,9 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
             session.sweep, champion.id, name=final.registered_name, description=description, uri=session.tracker.uri
         )
     except Exception as error:
-        session.console.print(f"the champion is not registered ({why(error)}); --resume tries again", style="yellow")
+        session.console.print(
+            f"the champion is not registered ({describe_error(error)}); --resume tries again", style="yellow"
+        )
         return
     session.console.print(
         f"champion: models:/{final.registered_name}@champion, version {version}, trial {champion.id}", highlight=False

@@ -67,7 +67,7 @@ class Search:
     def write(self, folder: SweepFolder) -> None:
         """Keep it beside the sweep's description."""
         write_atomically(folder.path / SEARCH, json.dumps(to_dict(self), indent=1))
-        folder.keep(SEARCH)
+        folder.copy_to_store(SEARCH)
 
     @classmethod
     def read(cls, folder: SweepFolder) -> "Search":

@@ -1,4 +1,4 @@
-"""Lock files, held by a process and let go when it ends."""
+"""Lock files. The system releases them when the process ends."""
 
 import contextlib
 import fcntl
@@ -13,10 +13,10 @@ from bat_core.errors import InputError
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file at `path`; it is let go when the process ends, however it ends.
+    """Hold the lock file at `path` during the body. The system releases it if the process dies.
 
     Raises:
-        BlockingIOError: someone else holds it and `wait` is false.
+        BlockingIOError: another process holds the lock and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -31,26 +31,26 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
 _HELD: set[IO[str]] = set()
 
 
-def _let_go() -> None:
-    """A forked process, as a data loader's, may outlive its parent for seconds; the parent's locks must not."""
+def _release_in_child() -> None:
+    """Close inherited locks. A forked process, such as a data loader, can outlive its parent by seconds."""
     for file in _HELD:
         file.close()
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
 def sole_driver(folder: Path, noun: str) -> Iterator[None]:
-    """One process at a time drives the sweep or evaluation in a folder.
+    """Make this process the only driver of the sweep or evaluation in a folder during the body.
 
     Raises:
-        InputError: another does.
+        InputError: another process already drives it.
     """
     with ExitStack() as held:
         try:
             held.enter_context(exclusive(folder / ".lock", wait=False))
         except BlockingIOError as error:
-            raise InputError(f"the {noun} in {str(folder)!r} is running already") from error
+            raise InputError(f"the {noun} in {str(folder)!r} is already running: wait for it, or stop it") from error
         yield

@@ -1,4 +1,4 @@
-"""Work that is repeated in the background."""
+"""Repeat a call in the background."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def every(seconds: float, act: Callable[[], object], *, name: str, join: bool = True) -> Iterator[None]:
-    """Call `act` every `seconds` in a thread of its own while the body runs.
+    """Call `act` every `seconds` in a separate thread while the body runs.
 
-    The thread ends early when `act` returns False. With `join`, a call in progress is waited for at the end.
+    The thread ends early if `act` returns False. With `join`, the exit waits for a call in progress.
     """
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Storage that fails is tried again for a while, ever more rarely; what fails for longer is said in one sentence."""
+"""Retry failing storage with exponential backoff, then report the failure in one sentence."""
 
 import errno
 import os
@@ -8,37 +8,38 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-PATIENCE = 60.0  # seconds that one write or read is tried for, before its trial fails
-FIRST_WAIT, LONGEST_WAIT = 0.2, 8.0  # seconds between two tries
-VARIABLE = "BAT_SWEEPS_STORAGE_PATIENCE"  # other seconds than PATIENCE
+PATIENCE = 60.0  # seconds to retry one read or write before its trial fails
+FIRST_WAIT, LONGEST_WAIT = 0.2, 8.0  # seconds between attempts
+VARIABLE = "BAT_SWEEPS_STORAGE_PATIENCE"  # overrides PATIENCE
 
-FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}  # of storage, whoever meets them
-LATER = "when the storage is well again, go on with --resume"
+FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}  # errors that always come from storage
+RESUME_HINT = "when the storage works again, use --resume"
 
 Result = TypeVar("Result")
 
 
 class StorageError(OSError):
-    """Storage failed for longer than it was waited for. Its text is one sentence that names what and where."""
+    """Storage still failed after all retries. The message is one sentence that says what failed, and where."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class TakenOverError(StorageError):
-    """Another process writes now what this one wrote, which must stop."""
+    """Another process has taken over the files that this one writes. This one must stop."""
 
 
 def retry_storage(
     action: Callable[[], Result], what: str, where: str | Path, *, seconds: float | None = None
 ) -> Result:
-    """What `action` returns, tried again while storage fails.
+    """Call `action`, retrying while storage fails, and return its result.
 
     Args:
-        what: what it does, for the error's sentence: "the checkpoint cannot be written".
-        seconds: for how long it is tried. Default: `patience()`.
+        what: what failed, for the error message, such as "the checkpoint cannot be written".
+        where: the folder or store, for the error message.
+        seconds: how long to retry. Default: `patience()`.
     Raises:
-        StorageError: it failed with an OSError for so long.
+        StorageError: the action still raised an OSError after that time.
     """
     tries = Retrying(
         stop=stop_after_delay(patience() if seconds is None else seconds),
@@ -51,16 +52,16 @@ def retry_storage(
     except StorageError:
         raise
     except OSError as error:
-        later = f", for {patience():g} seconds; {LATER}" if seconds is None else ""
-        raise StorageError(f"{what} in {str(where)!r}: {reason(error)}{later}") from error
+        hint = f", for {patience():g} seconds; {RESUME_HINT}" if seconds is None else ""
+        raise StorageError(f"{what} in {str(where)!r}: {reason(error)}{hint}") from error
 
 
 def patience() -> float:
-    """How many seconds failing storage is waited for."""
+    """How many seconds to retry failing storage."""
     return float(os.environ.get(VARIABLE, PATIENCE))
 
 
 def reason(error: OSError) -> str:
-    """Why storage failed, in one line: the system's words, or those of the library that spoke for it."""
-    said = error.strerror or str(error)
-    return said.splitlines()[0].partition(" (Request ID")[0] if said else type(error).__name__
+    """Why storage failed, in one line: the system's message or the library's."""
+    message = error.strerror or str(error)
+    return message.splitlines()[0].partition(" (Request ID")[0] if message else type(error).__name__

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A sweep on disk and in a store: its spec, folder, records and trials. Imports only `storage`."""

@@ -1,4 +1,4 @@
-"""The folder that a sweep lives in: the one place that knows what lies where."""
+"""The layout of a sweep's folder. No other module builds these paths."""
 
 import functools
 import json
@@ -26,10 +26,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep's records, models and figures lie.
+    """The folder with a sweep's records, models and figures.
 
-    With a `store` the driver's folder follows it, and every process that runs a trial has a cache of its own;
-    `driver` says on whose behalf it writes.
+    With a `store`, the driver's folder mirrors the store, and each process that runs a trial has its own cache.
+    `driver` is the lease token of the driver on whose behalf this process writes.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class SweepFolder:
     driver: str = ""
 
     def title(self, sweep: Sweep) -> str:
-        """The sweep's name in MLflow: the folder's name, after the sweep's own."""
+        """The sweep's name in MLflow: the folder's name, prefixed with the sweep's name if it lacks it."""
         name = self.path.name
         return name if name.startswith(sweep.name) else f"{sweep.name}-{name}"
 
@@ -49,71 +49,72 @@ class SweepFolder:
         """The folder in which worker number `rank` runs a trial.
 
         Raises:
-            StorageError: the sweep's folder is not there, for as long as it is waited for.
+            StorageError: the sweep's folder is still missing after all retries.
         """
         if self.store:
             return cache() / sweep.id / str(rank) / "trials" / trial.id
-        retry_storage((self.path / SPEC).stat, "there is no sweep", self.path)  # nothing is written where a disk was
+        # Fail rather than write into the mount point of a missing disk.
+        retry_storage((self.path / SPEC).stat, "there is no sweep", self.path)
         return self.trial(trial)
 
     def trial_sync(self, trial: Trial, home: Path) -> TrialSync:
-        """What becomes of a trial's files besides lying in its home."""
+        """Where the trial's files are copied besides its home folder."""
         return StoreTrialSync(self.store, trial.id, home, driver=self.driver) if self.store else TrialSync()
 
     def ray(self, sweep: Sweep) -> Path:
-        """Where Ray writes what nobody reads: on no disk of the sweep's, whose faults would be Ray's."""
+        """The folder for Ray's own output. It is on another disk than the sweep, whose faults must not hit Ray."""
         return cache() / sweep.id / "ray"
 
-    def keep(self, name: str) -> None:
-        """Copy one of the driver's files, or all in a folder of it, to the store, if there is one."""
+    def copy_to_store(self, name: str) -> None:
+        """Copy a file or folder of the driver's to the store, if there is one."""
         if self.store:
-            kept = self.path / name
-            for file in sorted(kept.rglob("*")) if kept.is_dir() else [kept]:
+            source = self.path / name
+            for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
                 if file.is_file() and not file.name.startswith("."):
                     self.store.push(file, file.relative_to(self.path).as_posix())
 
     def refresh(self, trial: Trial) -> None:
-        """Bring the trial's folder to what its workers have pushed."""
+        """Pull what the trial's workers have pushed."""
         if self.store:
             pull_trial(self.store, trial.id, self.trial(trial))
 
     def append_event(self, trial: Trial, event: str, **fields: Any) -> None:
-        """Add to the record of a trial that nobody else is writing any more."""
+        """Append to the record of a trial that no worker is writing."""
         folder = self.trial(trial)
         sync = self.trial_sync(trial, folder)
         if isinstance(sync, StoreTrialSync):
-            sync.take_record(Workers())
-        Record(folder, sync.recorded).append(event, **fields)
+            sync.start_attempt(Workers())
+        Record(folder, sync.push_record).append(event, **fields)
 
     def statuses(self, sweep: Sweep) -> list[tuple[Trial, TrialStatus]]:
-        """Every trial so far with its state, in the order of `trials`."""
+        """All trials so far with their status, in the order of `trials`."""
         return [(trial, read_status(self.trial(trial))) for trial in self.trials(sweep)]
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
-        """All trials so far: those known beforehand, then those proposed, in order, finalists last."""
+        """All trials so far: first the predefined ones, then the proposed ones in order, finalists last."""
         if not sweep.open:
             return sweep.trials
         proposed = [_read_trial(path, path.stat().st_mtime_ns) for path in self.path.glob(f"trials/*/{TRIAL}")]
-        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _counted(trial.id))))
+        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _natural_key(trial.id))))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
-        """The trial with this id, known beforehand or proposed."""
+        """The trial with this id, predefined or proposed."""
         known = {trial.id: trial for trial in sweep.trials}
         check_file_name("trial.id", trial_id)
         path = self.path / "trials" / trial_id / TRIAL
         return known.get(trial_id) or _read_trial(path, path.stat().st_mtime_ns)
 
     def propose(self, trial: Trial) -> None:
-        """Add a trial to an open sweep; from then on it is one of its trials."""
+        """Add a trial to an open sweep."""
         self.trial(trial).mkdir(parents=True, exist_ok=True)
         write_atomically(self.trial(trial) / TRIAL, json.dumps(to_dict(trial), indent=1))
-        self.keep(f"trials/{trial.id}/{TRIAL}")
+        self.copy_to_store(f"trials/{trial.id}/{TRIAL}")
 
     def create(self, sweep: Sweep) -> None:
-        """Make the folder and write the sweep's description into it.
+        """Create the folder and write the sweep's spec.
 
         Raises:
-            InputError: it cannot be written, or holds something already.
+            InputError: the folder cannot be written or is not empty.
         """
         refuse_if_used(self.path, SPEC, "a sweep")
         try:
@@ -121,49 +122,51 @@ class SweepFolder:
             write_atomically(self.path / SPEC, json.dumps(to_dict(sweep), indent=1))
         except OSError as error:
             raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
-        self.keep(SPEC)
+        self.copy_to_store(SPEC)
 
     def load(self) -> Sweep:
-        """The sweep that lives here.
+        """Read the sweep's spec.
 
         Raises:
-            InputError: none does.
+            InputError: the spec is missing or invalid.
         """
         spec = self.path / SPEC
         try:
             return from_dict(Sweep, read_json(spec.read_bytes()))
         except OSError as error:
-            raise InputError(f"--resume {str(self.path)!r}: no sweep there, {SPEC} is missing") from error
+            raise InputError(
+                f"--resume {str(self.path)!r}: no sweep there, {SPEC} is missing: use the folder of a sweep"
+            ) from error
         except ValueError as error:
-            raise InputError(f"--resume {str(self.path)!r}: {SPEC} is not a sweep's description: {error}") from error
+            raise InputError(f"--resume {str(self.path)!r}: {SPEC} is not a valid sweep: {error}") from error
 
     def write_report(self, report: Report) -> None:
-        """Keep what the sweep shows beside its records."""
+        """Write the report, and copy it with its files to the store."""
         write_atomically(self.path / REPORT, json.dumps(to_dict(report), indent=1))
         for name in (*report.files, REPORT):
-            self.keep(name)
+            self.copy_to_store(name)
 
     def report(self) -> Report | None:
-        """What the sweep shows, once it is finished.
+        """The report of a finished sweep; None if there is none yet.
 
         Raises:
-            InputError: the file is damaged, or names a file outside the folder.
+            InputError: the file is damaged or names a file outside the folder.
         """
         path = self.path / REPORT
         return _read(Report, path) if path.exists() else None
 
 
-def _counted(name: str) -> list[tuple[int, str]]:
-    """Sorts trial-999 before trial-1000."""
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts trial-999 before trial-1000."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 @functools.lru_cache(maxsize=10_000)
-def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (another file of that name is another trial)
-    """What `SweepFolder.propose` wrote; it never changes."""
+def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (part of the cache key)
+    """The trial that `SweepFolder.propose` wrote. It never changes."""
     trial = _read(Trial, path)
     if trial.id != path.parent.name:
-        raise InputError(f"{str(path)!r} describes trial {trial.id!r}: a trial lies in the folder of its own name")
+        raise InputError(f"{str(path)!r} describes trial {trial.id!r}: its folder must have that name")
     return trial
 
 

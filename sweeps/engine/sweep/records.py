@@ -1,6 +1,6 @@
-"""A trial's record: JSON lines, one event each, flushed to disk before anything goes on.
+"""A trial's record: JSON lines, one event each, flushed to disk before the trial continues.
 
-Records are the truth about a sweep; the table, the figure and MLflow are drawn from them.
+Records are the source of truth about a sweep. The table, the figure and MLflow are derived from them.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ VERIFIED = "verified.parquet"
 Phase: TypeAlias = Literal["waiting", "training", "attacking", "paused", "finished", "stopped", "failed"]
 Event: TypeAlias = dict[str, Any]
 
-NEEDS: dict[str, dict[str, type]] = {  # what an event must say, and how, for a trial's status to follow from it
+REQUIRED_FIELDS: dict[str, dict[str, type]] = {  # the fields and types that each event must have
     "start": {},
     "epoch": {"epoch": int},
     "attack": {"done": int, "of": int},
@@ -35,7 +35,7 @@ NEEDS: dict[str, dict[str, type]] = {  # what an event must say, and how, for a 
     "failed": {"reason": str},
     "reused": {"sweep": str, "trial": str},
 }
-# Numbers of an epoch and of a result: finite, wherever they stand.
+# Numeric fields of epochs and results. They must be finite.
 NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
 RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
 
@@ -43,29 +43,29 @@ RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
 class Record:
     """Appends events to `<folder>/record.jsonl`, each durable before `append` returns.
 
-    `then` is called after each line that was written.
+    `on_write` is called after each written line.
     """
 
-    def __init__(self, folder: Path, then: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, folder: Path, on_write: Callable[[], None] = lambda: None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self._then = folder / RECORD, then
+        self.path, self._on_write = folder / RECORD, on_write
         drop_torn_line(self.path)
 
     def append(self, event: str, **fields: Any) -> None:
-        """Write one event with the present time (Unix seconds).
+        """Write one event with the current time (Unix seconds).
 
         Raises:
-            StorageError: the storage did not take it, for as long as it is waited for.
+            StorageError: the write still failed after all retries.
         """
         line = _line(event, fields)
         retry_storage(lambda: self._write(line), f"{RECORD} cannot be written", self.path.parent)
-        self._then()
+        self._on_write()
 
     def fail(self, reason: str) -> None:
-        """Say why the trial failed, if the storage takes it now: it may be the storage that failed."""
+        """Record why the trial failed. Makes one attempt, since storage itself may be the cause."""
         with contextlib.suppress(OSError):
             self._write(_line("failed", {"reason": reason}))
-            self._then()
+            self._on_write()
 
     def _write(self, line: bytes) -> None:
         drop_torn_line(self.path)
@@ -76,18 +76,18 @@ class Record:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
             except OSError:
-                with contextlib.suppress(OSError):  # then the next line's writer cuts it off
+                with contextlib.suppress(OSError):  # the next write truncates the line instead
                     file.truncate(end)
                 raise
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """What a record says of its trial so far.
+    """A trial's status, derived from its record.
 
-    `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` are checkpoints that could not be
-    gone on from, and why: damaged, or of another config. `reused` is the sweep and trial that it was taken from, where
-    it was finished already. `unread` is the number of lines that are damaged.
+    `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` maps each checkpoint that could not
+    be resumed from to the reason: damaged, or of another config. `reused` names the sweep and trial that a reused
+    trial was copied from. `unread` is the number of damaged lines.
     """
 
     phase: Phase = "waiting"
@@ -106,40 +106,40 @@ class TrialStatus:
 
     @property
     def done(self) -> bool:
-        """Nothing more will come without a new attempt."""
+        """Whether the trial has ended. Only a new attempt changes its status."""
         return self.phase in {"finished", "stopped", "failed"}
 
 
 def read_status(folder: Path) -> TrialStatus:
-    """The state of the trial whose record lies in `folder`; "waiting" where there is none."""
+    """The status of the trial in `folder`; "waiting" if it has no record."""
     events, unread = _read(folder)
     status = TrialStatus(unread=unread)
     for event in events:
-        status = _after(status, event)
+        status = _apply(status, event)
     return status
 
 
 def read_events(folder: Path) -> list[Event]:
-    """All events that can be read.
+    """All readable events.
 
-    A line that a crash cut short is passed over, and so is one that a failing disk damaged: each line
-    stands for itself, so that the others stay true. What a lost line said is done again where it must be
-    (a trial whose "finished" is lost runs again), and `TrialStatus.unread` says that there is one.
+    Lines that a crash truncated or a failing disk damaged are skipped. Lines are independent, so the others stay
+    valid. Lost work runs again where necessary (a trial without its "finished" line runs again), and
+    `TrialStatus.unread` counts the damaged lines.
     """
     return _read(folder)[0]
 
 
 def unread_lines(statuses: Mapping[str, TrialStatus]) -> str | None:
-    """Where records are damaged, by their trials' ids, in a sentence; None where none is."""
+    """A sentence that names the trials with damaged records; None if there are none."""
     damaged = {name: status.unread for name, status in statuses.items() if status.unread}
     if not damaged:
         return None
     lines = ", ".join(f"{count} in trial {name}" for name, count in damaged.items())
-    return f"damaged lines of records are passed over: {lines}; what they said is lost, all else holds"
+    return f"skipped damaged record lines: {lines}; their events are lost, all others are intact"
 
 
 def _read(folder: Path) -> tuple[list[Event], int]:
-    """The sound events, and how many whole lines hold none."""
+    """The valid events, and the number of complete lines that are not valid events."""
     try:
         content = (folder / RECORD).read_bytes()
     except FileNotFoundError:
@@ -150,24 +150,24 @@ def _read(folder: Path) -> tuple[list[Event], int]:
 
 
 def _event(line: bytes) -> Event | None:
-    """What one line says; None if it is no event of ours."""
+    """The event in one line; None if it is invalid."""
     try:
         event = read_json(line)
     except ValueError:
         return None
     if not isinstance(event, dict) or not isinstance(kind := event.get("event"), str):
         return None
-    sound = all(type(event.get(name)) is needed for name, needed in NEEDS.get(kind, {}).items())
-    sound &= type(event.get("passed_over", {})) is dict
+    valid = all(type(event.get(name)) is required for name, required in REQUIRED_FIELDS.get(kind, {}).items())
+    valid &= type(event.get("passed_over", {})) is dict
     numbers = [event.get("time"), *(event[name] for name in (*NUMBERS, *RESULTS) if name in event)]
-    return event if sound and all(map(_is_finite, numbers)) else None
+    return event if valid and all(map(_is_finite, numbers)) else None
 
 
 def _is_finite(value: Any) -> bool:
     return (type(value) is int and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _after(status: TrialStatus, event: Event) -> TrialStatus:
+def _apply(status: TrialStatus, event: Event) -> TrialStatus:
     changes: dict[str, Any] = {}
     match event["event"]:
         case "start":
@@ -182,7 +182,7 @@ def _after(status: TrialStatus, event: Event) -> TrialStatus:
             }
         case "epoch":
             before = tuple(epoch for epoch in status.epochs if epoch["epoch"] < event["epoch"])
-            changes = {"epochs": (*before, event)}  # an epoch that had to be run again stands for what it was
+            changes = {"epochs": (*before, event)}  # a repeated epoch replaces the earlier one
             if event.get("collapsed") and status.collapsed is None:
                 changes["collapsed"] = event["epoch"]
         case "attack":

@@ -1,4 +1,4 @@
-"""The driver of a sweep that is kept in a store: alone there, and abreast of what the workers push."""
+"""The driver of a sweep in a store: holds the lease and pulls what the workers push."""
 
 import contextlib
 import json
@@ -24,14 +24,14 @@ from sweeps.engine.sweep.records import RECORD
 from sweeps.engine.sweep.spec import SPEC
 from sweeps.engine.sweep.trial_sync import DRIVERS, pull_trial
 
-INTERVAL = 2.0  # seconds between two looks at the store
-RENEWAL = 10.0  # seconds between two signs of life of a driver
-LEASE = 60.0  # seconds without one after which another may take the sweep over
+INTERVAL = 2.0  # seconds between polls of the store
+RENEWAL = 10.0  # seconds between renewals of the driver's lease
+LEASE = 60.0  # seconds without renewal after which another driver may take over the sweep
 
 
 @dataclass(frozen=True)
 class DriverLease:
-    """A driver's sign of life, as it lies in the store. A store has no locks; who is heard of there is obeyed."""
+    """A driver's lease: a file in the store. Object stores have no locks; a recent renewal serves as one."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     host: str = field(default_factory=socket.gethostname)
@@ -41,12 +41,12 @@ class DriverLease:
     def key(self) -> str:
         return f"{DRIVERS}/{self.token}.json"
 
-    def sign(self, store: Storage) -> None:
-        """Be heard of now."""
+    def renew(self, store: Storage) -> None:
+        """Renew the driver's lease."""
         store.write(json.dumps(to_dict(self)), self.key)
 
-    def dead(self) -> bool:
-        """Whether it is known to have ended; of another machine's nobody knows."""
+    def has_ended(self) -> bool:
+        """Whether the driver is known to have ended. Drivers on other machines are assumed to run."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -59,49 +59,49 @@ class DriverLease:
 
 
 class StoreFollower:
-    """Keeps the driver's folder abreast of the store, and the store told that the driver lives."""
+    """Keeps the driver's folder in sync with the store, and renews the driver's lease."""
 
     def __init__(self, folder: SweepFolder, store: Storage, lease: DriverLease, console: Console) -> None:
         self._folder, self._lease, self._console = folder, lease, console
-        self._store = replace(store, patience=0.0)  # there is always another look
+        self._store = replace(store, patience=0.0)  # the next poll is the retry
         self._seen: dict[str, tuple[str, int, int]] = {}
         self._renewed = 0.0
-        self._trouble = False
+        self._failing = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Follow in a thread of its own while the body runs, and once more after it."""
-        with every(INTERVAL, self._look_again, name="store-follower"):
+        """Poll in a background thread while the body runs."""
+        with every(INTERVAL, self._poll_and_report, name="store-follower"):
             yield
 
-    def _look_again(self) -> bool:
-        """As `look`, reporting trouble instead of raising. Returns whether to go on."""
+    def _poll_and_report(self) -> bool:
+        """Like `poll`, but prints errors instead of raising them. Returns whether to continue."""
         try:
-            self.look()
+            self.poll()
         except TakenOverError as error:
             self._say(str(error))
             return False
         except OSError as error:
-            if not self._trouble:
-                self._say(f"{error}; the trials wait for it, each for {patience():g} seconds at most")
-            self._trouble = True
+            if not self._failing:
+                self._say(f"{error}; trials retry for up to {patience():g} seconds")
+            self._failing = True
         else:
-            if self._trouble:
+            if self._failing:
                 self._say(f"{self._store} answers again")
-            self._trouble = False
+            self._failing = False
         return True
 
-    def look(self) -> None:
-        """Pull the records that changed, and give a sign of life when one is due.
+    def poll(self) -> None:
+        """Pull the records that changed, and renew the lease if it is due.
 
         Raises:
-            TakenOverError: another driver has taken the sweep over.
+            TakenOverError: another driver has taken over the sweep.
             StorageError: the store does not answer.
         """
         if time.monotonic() - self._renewed > RENEWAL:
             if self._renewed and not self._store.exists(self._lease.key):
                 raise TakenOverError(f"another driver has taken over the sweep in {self._store}: this one stops")
-            self._lease.sign(self._store)
+            self._lease.renew(self._store)
             self._renewed = time.monotonic()
         newest: dict[str, tuple[str, int, int]] = {}
         for stored in self._store.files("trials"):
@@ -119,20 +119,22 @@ class StoreFollower:
 
 @contextmanager
 def hold_lease(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
-    """The folder as its sole driver has it, followed while the body runs; a folder without a store as it is.
+    """Become the sweep's only driver, and keep its folder in sync with the store while the body runs.
 
+    Yields:
+        The folder with the driver's token; without a store, the folder unchanged.
     Raises:
-        InputError: another drives the sweep in the store.
+        InputError: another process drives the sweep in the store.
     """
     if folder.store is None:
         yield folder
         return
     store, lease = folder.store, DriverLease()
-    _take(store, lease)
+    _claim(store, lease)
     try:
         folder = replace(folder, driver=lease.token)
         follower = StoreFollower(folder, store, lease, console)
-        follower.look()
+        follower.poll()
         with follower.running():
             yield folder
     finally:
@@ -141,10 +143,10 @@ def hold_lease(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
 
 
 def open_sweep(place: str, output: Path | None) -> SweepFolder:
-    """The sweep that a person wants to go on with: a folder, or a store whose copy in a folder is brought up to date.
+    """Open the sweep to resume, from a folder or a store. From a store, the local copy is updated first.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no sweep, or `output` contains another one.
     """
     if not is_uri(place):
         folder = SweepFolder(Path(place).resolve())
@@ -152,28 +154,28 @@ def open_sweep(place: str, output: Path | None) -> SweepFolder:
         return replace(folder, store=Storage.at(storage)) if storage else folder
     store = Storage.at(place)
     if not store.exists(SPEC):
-        raise InputError(f"--resume {place!r}: no sweep there, {SPEC} is missing")
+        raise InputError(f"--resume {place!r}: no sweep there, {SPEC} is missing: use the folder of a sweep")
     folder = SweepFolder((output or Path("outputs") / store.name).resolve(), store)
     if (folder.path / SPEC).exists() and folder.load().id != json.loads(store.read(SPEC))["id"]:
-        raise InputError(f"{str(folder.path)!r} holds another sweep than {place}: name another --output")
+        raise InputError(f"{str(folder.path)!r} contains a different sweep than {place}: use another --output")
     for stored in store.files():
         if not stored.key.startswith((f"{DRIVERS}/", "trials/")) or stored.key.endswith("/trial.json"):
             store.pull(stored.key, folder.path / stored.key)
     return folder
 
 
-def _take(store: Storage, lease: DriverLease) -> None:
-    """Be the only driver: who was heard of lately by the store's own clock is obeyed, who was not is removed."""
-    lease.sign(store)
-    signs = {stored.key: stored for stored in store.files(DRIVERS)}
-    mine = signs.pop(lease.key)
-    for key, sign in signs.items():
+def _claim(store: Storage, lease: DriverLease) -> None:
+    """Become the only driver, and remove old leases. Fail if another was renewed recently by the store's clock."""
+    lease.renew(store)
+    leases = {stored.key: stored for stored in store.files(DRIVERS)}
+    own = leases.pop(lease.key)
+    for key, stored in leases.items():
         other = from_dict(DriverLease, json.loads(store.read(key)))
-        age = (mine.changed - sign.changed) / 1e9
-        if age < LEASE and not other.dead():
+        age = (own.changed - stored.changed) / 1e9
+        if age < LEASE and not other.has_ended():
             store.drop(lease.key)
             raise InputError(
-                f"the sweep in {store} is driven by process {other.process} on {other.host}, heard of"
-                f" {max(age, 0):.0f} s ago: wait for it, or until it has been silent for {LEASE:g} s"
+                f"the sweep in {store} is driven by process {other.process} on {other.host}, last seen"
+                f" {max(age, 0):.0f} s ago: wait for it to end, or until it has been silent for {LEASE:g} s"
             )
         store.drop(key)

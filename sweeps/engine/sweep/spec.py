@@ -1,4 +1,4 @@
-"""What a sweep is."""
+"""What a sweep consists of: trials, resources and its report."""
 
 import datetime
 import secrets
@@ -15,10 +15,10 @@ SPEC = "sweep.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One model to train and judge. `id` names its folder and its MLflow run.
+    """One model to train and evaluate. `id` names its folder and its MLflow run.
 
-    A "grid" trial is what the sweep is about; a "reference" is drawn beside it for comparison. A "search"
-    trial was proposed while the sweep ran, at `point` of its space; a "finalist" trains such a point again.
+    A "grid" trial is part of the sweep's grid; a "reference" trial is a baseline for comparison. A "search"
+    trial was proposed while the sweep ran, at `point` of its space; a "finalist" retrains such a point.
     """
 
     id: str
@@ -29,13 +29,13 @@ class Trial:
     def __post_init__(self) -> None:
         check_file_name("trial.id", self.id)
         for name, value in self.point.items():
-            if value != value:  # noqa: PLR0124 (as NaN alone is)
-                raise InputError(f"trial.point.{name}=nan is not a number")
+            if value != value:  # noqa: PLR0124 (true for NaN only)
+                raise InputError(f"trial.point.{name}=nan is not a number: give a finite value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets: `num_workers` processes, each with so many CPU cores and GPUs."""
+    """The resources of one trial: `num_workers` processes, and the CPU cores and GPUs of each."""
 
     num_workers: int = 1
     cpus_per_worker: int = 1
@@ -49,10 +49,10 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Everything that was decided before the first trial began; written once, as sweep.json.
+    """Everything that is decided before the first trial starts; written once, as sweep.json.
 
-    `pixel` is the data set's unit of budget in [0, 1]. `trials` are those known beforehand; a search is
-    `open`, and proposes its trials as it goes. `storage` is where nodes that share no folder keep the sweep.
+    `pixel` is the data set's unit of budget in [0, 1]. `trials` are the predefined trials. A search is `open`: it
+    proposes trials while it runs. `storage` is the URI of the store, for nodes that share no folder.
     """
 
     name: str
@@ -75,17 +75,17 @@ class Sweep:
         if not self.trials and not self.open:
             raise InputError("the sweep has no trials: give at least one seed and one budget")
         counted = Counter(trial.id for trial in self.trials)
-        if twice := next((trial_id for trial_id, count in counted.items() if count > 1), None):
-            raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
+        if duplicate := next((trial_id for trial_id, count in counted.items() if count > 1), None):
+            raise InputError(f"duplicate trial {duplicate!r}: give each seed and budget once")
 
     def budget_in_pixels(self, trial: Trial) -> float:
-        """A trial's training budget in the data set's pixels; 0 where it trains on clean images."""
+        """A trial's training budget in the data set's pixels; 0 if it trains on clean images."""
         return round(float(trial.config.recipe.params.get("eps", 0.0)) / self.pixel, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a finished sweep shows: files in its folder, and what they say in one sentence."""
+    """The result of a finished sweep: files in its folder, and a one-sentence summary."""
 
     files: tuple[str, ...]
     sentence: str
@@ -96,12 +96,16 @@ class Report:
 
 
 def check_time(where: str, written: str) -> None:
-    """A time is written as ISO 8601 has it.
+    """Check that a text is an ISO 8601 timestamp.
 
+    Args:
+        where: the field, for the error message.
     Raises:
-        InputError: it is not.
+        InputError: it is not one.
     """
     try:
         datetime.datetime.fromisoformat(written).timestamp()
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{where}={shown(written)} is no time: write it as 2026-01-31T12:00:00+00:00") from error
+        raise InputError(
+            f"{where}={shown(written)} is not an ISO 8601 timestamp: write it as 2026-01-31T12:00:00+00:00"
+        ) from error

@@ -1,4 +1,4 @@
-"""One trial from spec to verdicts. Knows nothing of who runs it: Ray, a test or a script."""
+"""One trial, from spec to verdicts, independent of what runs it: Ray, a test or a script."""
 
 import contextlib
 import os
@@ -28,32 +28,32 @@ from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
 
-BATCHES_BETWEEN_LOOKS = 16  # of several workers, who must pause at the same batch: looking links them
+BATCHES_BETWEEN_CHECKS = 16  # with several workers, which must pause at the same batch: each check synchronizes them
 
 
 class TrialControl:
-    """Who watches a trial: it is told of every batch, and may ask for a pause. This one watches nothing."""
+    """Receives a heartbeat for every batch, and can request a pause. This base class does nothing."""
 
     def heartbeat(self) -> None:
-        """The trial has got on."""
+        """Record a heartbeat."""
 
     def should_pause(self) -> bool:
-        """Whether the trial shall save what it has and end."""
+        """Return True if the trial should checkpoint and stop."""
         return False
 
 
 NO_CONTROL = TrialControl()
 
 
-class Paused(Exception):  # noqa: N818 (no error)
-    """A trial has saved what it had, in the middle, and ends here for now."""
+class Paused(Exception):  # noqa: N818 (not an error)
+    """The trial has saved its state and stopped before its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRuntime:
-    """Where a trial runs: its device and workers, who controls it, and where its files are copied to.
+    """Where a trial runs: its device, workers and controller, and where its files are copied to.
 
-    `sync` copies what is durable to a store, where nodes share no folder.
+    `sync` copies durable files to a store if the nodes share no folder.
     """
 
     device: torch.device
@@ -78,17 +78,17 @@ def run_trial(
 def trial_epochs(
     trial: Trial, dataset: Dataset, folder: Path, runtime: TrialRuntime
 ) -> Generator[dict[str, float], None, None]:
-    """Train, evaluate and record one trial, from its last checkpoint if it has one.
+    """Train, evaluate and record one trial, starting from its last checkpoint if it has one.
 
-    A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints.
+    A finished trial is left unchanged. Every worker of a trial calls this with the same arguments; only rank 0
+    writes records and checkpoints.
 
     Yields:
-        The metrics of each epoch, once it is on disk. A caller that stops asking leaves a trial that
-        can be resumed from the epoch's end.
+        The metrics of each epoch, once it is on disk. If the caller stops iterating, the trial can be resumed
+        from the end of that epoch.
     Raises:
-        Paused: the controller asked for it; the state between two batches is on disk.
-        Exception: whatever stopped the trial, after it was recorded as failed with its reason.
+        Paused: the controller requested it. The state between two batches is on disk.
+        Exception: the error that stopped the trial, after it was recorded as the reason of failure.
     """
     workers, sync = runtime.workers, runtime.sync
     with _sole_writer(folder, workers):
@@ -116,7 +116,7 @@ def trial_epochs(
 
 @dataclass(frozen=True)
 class _TrialRun:
-    """One attempt at a trial, in one of its workers."""
+    """One attempt at a trial, in one worker."""
 
     config: TrialConfig
     dataset: Dataset
@@ -125,9 +125,9 @@ class _TrialRun:
     writer: "_Writer | None"
 
     def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
-        """The model to judge: the last epoch's, or the one before training collapsed."""
-        keep_sound = self.config.train.on_collapse == "stop"
-        if keep_sound and state is not None and read_status(self.folder).collapsed is not None:
+        """Train, and return the state to evaluate: the last epoch, or the last one before training collapsed."""
+        stop_on_collapse = self.config.train.on_collapse == "stop"
+        if stop_on_collapse and state is not None and read_status(self.folder).collapsed is not None:
             return state
         for event in fit_by_batch(
             self.config, self.dataset, state=state, device=self.runtime.device, workers=self.runtime.workers
@@ -135,13 +135,13 @@ class _TrialRun:
             if isinstance(event, TrainState):
                 self._after_batch(event)
                 continue
-            lost = event.collapsed and keep_sound
+            lost = event.collapsed and stop_on_collapse
             if self.writer:
                 self.writer.epoch(event.state, collapsed=event.collapsed, keep=not lost)
             yield event.metrics()
             if lost:
                 sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.runtime.device)
-                assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
+                assert sound is not None, "a collapse follows a better epoch, which has a checkpoint"
                 return sound
             state = event.state
         assert state is not None
@@ -150,15 +150,15 @@ class _TrialRun:
     def _after_batch(self, state: TrainState) -> None:
         self.runtime.control.heartbeat()
         assert state.partial is not None
-        look = self.runtime.workers.size == 1 or state.partial.batches % BATCHES_BETWEEN_LOOKS == 0
-        if look and self.runtime.workers.any(self.runtime.control.should_pause(), self.runtime.device):
+        check = self.runtime.workers.size == 1 or state.partial.batches % BATCHES_BETWEEN_CHECKS == 0
+        if check and self.runtime.workers.any(self.runtime.control.should_pause(), self.runtime.device):
             state.gather(self.runtime.workers)
             if self.writer:
                 self.writer.pause(state)
             raise Paused
 
     def evaluate(self, state: TrainState) -> None:
-        """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
+        """Evaluate this worker's share of the images. `_Writer.finish` joins the shares."""
         config, writer, workers = self.config, self.writer, self.runtime.workers
         part = self.dataset.part(config.attack.split)
         mine = workers.share(torch.arange(len(part)))
@@ -184,7 +184,7 @@ class _TrialRun:
                 raise Paused
         shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
         retry_storage(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
-        self.runtime.sync.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
+        self.runtime.sync.push_shards(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
         if workers.size > 1:
             dist.barrier()
 
@@ -200,14 +200,14 @@ def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
 
 
 class _Writer:
-    """Writes what a trial leaves behind."""
+    """Writes a trial's record, checkpoints, verdicts and model."""
 
     def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, sync: TrialSync) -> None:
         self.config, self.dataset, self.folder, self.workers, self.sync = config, dataset, folder, workers, sync
-        self.record = Record(folder, sync.recorded)
+        self.record = Record(folder, sync.push_record)
 
     def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
-        """A new attempt begins. An epoch whose checkpoint outlived its record line is recorded now."""
+        """Record the start of an attempt, and an epoch that has a checkpoint but no record line."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(
             "start",
@@ -227,30 +227,30 @@ class _Writer:
             self.record.append("epoch", **{**state.metrics, "epoch": state.epoch})
 
     def epoch(self, state: TrainState, *, collapsed: bool, keep: bool) -> None:
-        """The checkpoint comes first: a recorded epoch is one that will not be run again."""
+        """Save the checkpoint, then record the epoch: a recorded epoch never runs again."""
         if keep:
             self.save(state)
         self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
 
     def pause(self, state: TrainState) -> None:
-        """Keep what is between two batches."""
+        """Save the state between two batches."""
         assert state.partial is not None
         self.save(state)
         self.record.append("paused", epoch=state.epoch, batch=state.partial.batches)
 
     def save(self, state: TrainState) -> None:
-        """A checkpoint, waiting for storage that fails."""
+        """Save a checkpoint, retrying failing storage."""
         folder = self.folder / CHECKPOINTS
         retry_storage(
             lambda: save_checkpoint(folder, state, self.config, self.dataset),
             "the checkpoint cannot be written",
             folder,
         )
-        self.sync.saved()
+        self.sync.push_checkpoints()
 
     def finish(self, state: TrainState) -> None:
-        """Join the shards, look for red flags, keep the model, drop the checkpoints; the last line makes it true."""
-        self.sync.gather()
+        """Join the shards, check for gradient masking, save the model, record the end, then delete the checkpoints."""
+        self.sync.pull_shards()
         curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
         assert curves is not None
         headline = curves if verified is None else verified
@@ -266,7 +266,7 @@ class _Writer:
         retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
         )
-        self.sync.finish()
+        self.sync.push_results()
         self.record.append(
             "finished",
             n=len(curves),
@@ -281,10 +281,10 @@ class _Writer:
             findings=to_dict(findings),
             epoch=state.epoch,
         )
-        with contextlib.suppress(OSError):  # it is finished, whatever stays behind
+        with contextlib.suppress(OSError):  # leftover files do not matter: the trial is recorded as finished
             shutil.rmtree(self.folder / SHARDS)
             shutil.rmtree(self.folder / CHECKPOINTS)
-            self.sync.over()
+            self.sync.clean_up()
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]
@@ -298,7 +298,7 @@ class _Writer:
 
 @contextlib.contextmanager
 def _sole_writer(folder: Path, workers: Workers) -> Iterator[None]:
-    """One process at a time writes into a trial's folder, also when a killed sweep's worker lingers."""
+    """Lock the trial's folder: a worker of a killed sweep may still be running."""
     if workers.rank > 0:
         yield
         return

@@ -1,8 +1,8 @@
-"""What a trial leaves is kept in a store too, where its nodes share no folder; a node's own folder is a cache of it.
+"""Copies a trial's files to a store if the nodes share no folder. A node's own folder is then a cache.
 
-Each attempt at a trial writes below a key of its own, `trials/<id>/attempt-<number>-<token>/`, and the newest
-is the trial. So no process ever writes over what another wrote: one that outlived its sweep finds a newer
-attempt before it writes, and stops; what it pushed in between is read by nobody.
+Each attempt at a trial writes under its own key, `trials/<id>/attempt-<number>-<token>/`, and the newest attempt
+counts. So no process overwrites another's files: a process that outlives its sweep finds a newer attempt before
+it writes, and stops. Nothing reads what it pushed in between.
 """
 
 import secrets
@@ -29,33 +29,33 @@ DRIVERS = "drivers"
 
 
 class TrialSync:
-    """What becomes of a trial's files beside lying in its folder: nothing, where all nodes share that."""
+    """Copies a trial's files elsewhere. This base class copies nothing: all nodes share the trial's folder."""
 
     def begin(self, workers: Workers) -> None:
-        """A process begins with the trial; to be called before its folder is looked at."""
+        """Start an attempt. Call this before reading the trial's folder."""
 
-    def recorded(self) -> None:
-        """The record has grown."""
+    def push_record(self) -> None:
+        """Copy the record. Called after every new line."""
 
-    def saved(self) -> None:
-        """There is another checkpoint."""
+    def push_checkpoints(self) -> None:
+        """Copy the checkpoints. Called after every new one."""
 
-    def judged(self, shards: Iterable[Path]) -> None:
-        """A worker has judged its share."""
+    def push_shards(self, shards: Iterable[Path]) -> None:
+        """Copy this worker's share of the verdicts."""
 
-    def gather(self) -> None:
-        """Rank 0 wants the shares of all."""
+    def pull_shards(self) -> None:
+        """Fetch all workers' shares of the verdicts to rank 0."""
 
-    def finish(self) -> None:
-        """Model and verdicts are there, and will be recorded as finished."""
+    def push_results(self) -> None:
+        """Copy the model and verdicts. Called before the trial is recorded as finished."""
 
-    def over(self) -> None:
-        """The trial is recorded as finished."""
+    def clean_up(self) -> None:
+        """Delete leftover files. Called after the trial is recorded as finished."""
 
 
 @dataclass(frozen=True)
 class AttemptHistory:
-    """What earlier attempts at a trial left in the store: their names, oldest first."""
+    """The earlier attempts at a trial in the store; `attempts` are their names, oldest first."""
 
     store: Storage
     attempts: tuple[str, ...]
@@ -67,23 +67,23 @@ class AttemptHistory:
 
     @property
     def newest(self) -> str | None:
-        """The attempt that is the trial now."""
+        """The attempt that counts."""
         return self.attempts[-1] if self.attempts else None
 
     def next_name(self) -> str:
-        """A name for an attempt after these; of two that begin at once the tokens decide which is newer."""
+        """A name for the next attempt. If two start at once, their tokens decide which is newer."""
         number = int(self.newest.split("-")[1]) + 1 if self.newest else 1
         return f"{ATTEMPT}{number:04d}-{secrets.token_hex(4)}"
 
     def pull_record(self, folder: Path) -> None:
-        """The record so far takes the place of what the folder has."""
+        """Replace the folder's record with the newest attempt's."""
         if self.newest:
             self.store.pull(f"{self.newest}/{RECORD}", folder / RECORD)
         else:
             (folder / RECORD).unlink(missing_ok=True)
 
     def pull_checkpoints(self, folder: Path) -> None:
-        """The newest sound checkpoint, and those newer ones that are damaged, to be named; nothing else stays."""
+        """Pull the newest valid checkpoint and any newer damaged ones, to report them. Delete all others."""
         wanted = []
         for key in self._checkpoints():
             wanted.append(target := folder / key.rpartition("/")[2])
@@ -94,39 +94,42 @@ class AttemptHistory:
                 shutil.rmtree(known)
 
     def pull_results(self, folder: Path) -> None:
-        """Verdicts and model of the finished trial."""
+        """Pull the verdicts and model of a finished trial."""
         for stored in self.store.files(self.newest or ""):
             name = stored.key.partition("/")[2]
             if name in {VERDICTS, VERIFIED} or name.startswith(f"{MODEL}/"):
                 self.store.pull(stored.key, folder / name)
 
     def _checkpoints(self) -> list[str]:
-        """Those that were pushed to their end, newest first; of equal epochs that of the newer attempt."""
-        whole = [
+        """Keys of the completely pushed checkpoints, newest first; for equal epochs, the newer attempt first."""
+        complete = [
             key
             for key, _, name in (stored.key.rpartition("/") for stored in self.store.files())
             if name == CHECKSUMS and key.split("/")[1] == CHECKPOINTS
         ]
-        return sorted(whole, key=lambda key: (key.rpartition("/")[2], key), reverse=True)
+        return sorted(complete, key=lambda key: (key.rpartition("/")[2], key), reverse=True)
 
     def _has(self, key: str, target: Path) -> bool:
-        there = target / CHECKSUMS
-        return there.exists() and there.read_bytes() == self.store.read(f"{key}/{CHECKSUMS}") and _sound(target)
+        checksums = target / CHECKSUMS
+        if not checksums.exists() or checksums.read_bytes() != self.store.read(f"{key}/{CHECKSUMS}"):
+            return False
+        return _is_valid(target)
 
     def _pull_folder(self, key: str, target: Path) -> bool:
-        """Whether what came is sound."""
+        """Pull a checkpoint, and return whether it is valid."""
         shutil.rmtree(target, ignore_errors=True)
         for stored in self.store.files(key):
             self.store.pull(stored.key, target / stored.key.rpartition("/")[2])
-        return _sound(target)
+        return _is_valid(target)
 
 
 class StoreTrialSync(TrialSync):
-    """One attempt at a trial, kept in a store.
+    """One attempt at a trial, copied to a store.
 
     Args:
+        store: the sweep's store.
         folder: the trial's folder on this node.
-        driver: who drives the sweep; an attempt that another driver's sweep asked for does not begin.
+        driver: the lease token of the sweep's driver. An attempt does not start once that lease is gone.
     """
 
     def __init__(self, store: Storage, trial_id: str, folder: Path, *, driver: str) -> None:
@@ -134,34 +137,34 @@ class StoreTrialSync(TrialSync):
         self._pushed: dict[str, bytes] = {}
 
     def begin(self, workers: Workers) -> None:
-        """Bring the folder to what the store says.
+        """Start an attempt, and pull the record and checkpoints.
 
         Raises:
-            TakenOverError: another driver has taken the sweep over.
+            TakenOverError: another driver has taken over the sweep.
         """
-        history = self.take_record(workers)
+        history = self.start_attempt(workers)
         history.pull_checkpoints(self.folder / CHECKPOINTS)
 
-    def take_record(self, workers: Workers) -> AttemptHistory:
-        """`begin` without checkpoints, for who has but a word to add to the record."""
+    def start_attempt(self, workers: Workers) -> AttemptHistory:
+        """Start an attempt without checkpoints, for callers that only append to the record."""
         if not self.sweep.exists(f"{DRIVERS}/{self.driver}.json"):
             raise TakenOverError(f"another driver has taken over the sweep in {self.sweep}: this one stops")
         history = AttemptHistory.of(self.sweep, self.trial_id)
-        self.name = _agreed(history.next_name(), workers)
+        self.name = _broadcast(history.next_name(), workers)
         self._place = history.store
-        self.folder.mkdir(parents=True, exist_ok=True)  # of all workers: each writes its share of the verdicts
+        self.folder.mkdir(parents=True, exist_ok=True)  # on every worker, since each writes its share of the verdicts
         history.pull_record(self.folder)
         shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
         return history
 
-    def recorded(self) -> None:
-        """Push the whole record; the first time, this claims the trial."""
-        self._check_mine()
+    def push_record(self) -> None:
+        """Push the whole record. The first push claims the trial."""
+        self._check_newest()
         self._place.push(self.folder / RECORD, f"{self.name}/{RECORD}")
 
-    def saved(self) -> None:
-        """Make the store's checkpoints those of the folder: what is new is pushed, the rest dropped."""
-        self._check_mine()
+    def push_checkpoints(self) -> None:
+        """Push new checkpoints, and drop those that are no longer in the folder."""
+        self._check_newest()
         here = checkpoints(self.folder / CHECKPOINTS)
         for folder in here:
             content = (folder / CHECKSUMS).read_bytes()
@@ -173,38 +176,38 @@ class StoreTrialSync(TrialSync):
             del self._pushed[stale]
         self._drop_checkpoints(but=self.name)
 
-    def judged(self, shards: Iterable[Path]) -> None:
+    def push_shards(self, shards: Iterable[Path]) -> None:
         for shard in shards:
             self._place.push(shard, f"{self.name}/{SHARDS}/{shard.name}")
 
-    def gather(self) -> None:
+    def pull_shards(self) -> None:
         for stored in self._place.files(f"{self.name}/{SHARDS}"):
             target = self.folder / SHARDS / stored.key.rpartition("/")[2]
             if not target.exists():
                 self._place.pull(stored.key, target)
 
-    def finish(self) -> None:
-        self._check_mine()
+    def push_results(self) -> None:
+        self._check_newest()
         for name in (VERDICTS, VERIFIED):
             if (self.folder / name).exists():
                 self._place.push(self.folder / name, f"{self.name}/{name}")
         self._push_folder(self.folder / MODEL, f"{self.name}/{MODEL}")
 
-    def over(self) -> None:
-        """The store has it all: nothing but the record stays on this node."""
+    def clean_up(self) -> None:
+        """Delete checkpoints and shards from the store, and everything but the record from this node."""
         self._drop_checkpoints()
         self._place.drop(f"{self.name}/{SHARDS}")
         shutil.rmtree(self.folder / MODEL)
         for name in (VERDICTS, VERIFIED):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _check_mine(self) -> None:
+    def _check_newest(self) -> None:
         newest = AttemptHistory.of(self.sweep, self.trial_id).newest
         if newest and newest > self.name:
             raise TakenOverError(f"{newest} has taken over trial {self.trial_id} in {self.sweep}: {self.name} stops")
 
     def _push_folder(self, folder: Path, key: str) -> None:
-        """The checksums come last: without them the folder does not count."""
+        """Push a folder, its checksums last: a folder without them is incomplete."""
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CHECKSUMS):
             self._place.push(path, f"{key}/{path.name}")
 
@@ -218,7 +221,7 @@ _pulling = threading.Lock()
 
 
 def pull_trial(store: Storage, trial_id: str, folder: Path) -> None:
-    """Bring the driver's folder of a trial to what the store has: the record last, for readers believe it."""
+    """Update the driver's copy of a trial from the store. The record comes last, since readers trust it."""
     with _pulling:
         history = AttemptHistory.of(store, trial_id)
         if history.newest and f"{history.newest}/{RECORD}" in {
@@ -230,15 +233,15 @@ def pull_trial(store: Storage, trial_id: str, folder: Path) -> None:
             history.pull_record(folder)
 
 
-def _agreed(name: str, workers: Workers) -> str:
-    """Rank 0's word, on all workers of a trial."""
-    said = [name]
+def _broadcast(name: str, workers: Workers) -> str:
+    """Rank 0's name, on all workers of a trial."""
+    names = [name]
     if workers.size > 1:
-        dist.broadcast_object_list(said, src=0)
-    return said[0]
+        dist.broadcast_object_list(names, src=0)
+    return names[0]
 
 
-def _sound(folder: Path) -> bool:
+def _is_valid(folder: Path) -> bool:
     try:
         read_description(folder)
     except InputError:

@@ -1,4 +1,4 @@
-"""Models that are read from MLflow."""
+"""Downloads models from MLflow."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,12 +16,14 @@ from sweeps.engine.tracking.sync import LOADER
 
 
 def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
-    """The folder of one of our models in MLflow, and the id and name of the run that made it.
+    """Download a model that a sweep logged to MLflow.
 
-    Only models that a sweep of ours logged are taken, from safetensors: others could run code when loaded.
+    Only models logged by this project are accepted, from safetensors: others could run code when loaded.
 
+    Returns:
+        The model's folder, and the id and name of the run that logged it.
     Raises:
-        InputError: MLflow has no such model, or it is of another kind.
+        InputError: MLflow has no such model, or this project did not log it.
     """
     with _place_for(uri, folder) as own:
         try:
@@ -30,13 +32,13 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
             run = MlflowClient().get_run(described.run_id) if described.run_id else None
         except (MlflowException, OSError) as error:
             raise InputError(f"MLflow has no model {uri!r}: {redacted(str(error).splitlines()[0])[:200]}") from error
-        except Exception as error:  # whatever a YAML that is no MLmodel of MLflow's leads to
+        except Exception as error:  # an invalid MLmodel file can raise anything
             raise InputError(f"model {uri!r}: its MLmodel cannot be read: {type(error).__name__}") from error
         pyfunc = (described.flavors or {}).get("python_function") or {}
         if pyfunc.get("loader_module") != LOADER or run is None:
             raise InputError(
-                f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
-                " --weights instead"
+                f"model {uri!r} was not logged by bat-sweeps: loading it could run foreign code; use a"
+                " package.module:factory with --weights instead"
             )
         data = str(pyfunc.get("data"))
         for part in data.split("/"):
@@ -46,7 +48,7 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
 
 @contextmanager
 def _place_for(uri: str, folder: Path) -> Iterator[Path]:
-    """A folder of the model's own in `folder`; gone again, with nothing else, if the model is not taken."""
+    """A subfolder of `folder` for the model. It is removed if the model is rejected."""
     was_there = folder.exists()
     place = folder / "".join(character if character.isalnum() else "-" for character in uri)
     place.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Keeps MLflow abreast of a sweep in the background; trouble with it never reaches the trials."""
+"""Mirrors a sweep to MLflow in the background. MLflow errors never affect the trials."""
 
 import contextlib
 import logging
@@ -20,44 +20,44 @@ from sweeps.engine.sweep.spec import Sweep
 if TYPE_CHECKING:
     from sweeps.engine.tracking.sync import SweepSync
 
-INTERVAL = 3.0  # seconds between two looks at the records
-PATIENCE, PATIENCE_A_RUN = 60.0, 2.0  # seconds that the end of a sweep or evaluation waits for MLflow at most
-LONGEST = 240  # characters of an error that are shown
+INTERVAL = 3.0  # seconds between syncs
+PATIENCE, PATIENCE_A_RUN = 60.0, 2.0  # maximum wait for MLflow at the end, in seconds: base, and per run
+MAX_ERROR_LENGTH = 240  # characters of an error that are shown
 NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment", "urllib3")
 
 
 def tracking_uri() -> str:
-    """The tracking server or database that MLFLOW_TRACKING_URI names, else MLflow's own default here."""
+    """The tracking server or database: MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
-def why(error: Exception) -> str:
-    """An error of MLflow's in one line that shows no password."""
-    said = redacted(" ".join(str(error).split())) or "no reason given"
-    if len(said) > LONGEST:  # what was asked stands first, and why it came to nothing last
-        said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
-    return f"{type(error).__name__}: {said}"
+def describe_error(error: Exception) -> str:
+    """An MLflow error in one line, without passwords."""
+    message = redacted(" ".join(str(error).split())) or "no reason given"
+    if len(message) > MAX_ERROR_LENGTH:  # the request comes first and the cause last
+        message = f"{message[: MAX_ERROR_LENGTH // 2]} ... {message[-MAX_ERROR_LENGTH // 2 :]}"
+    return f"{type(error).__name__}: {message}"
 
 
 def quiet_mlflow() -> None:
-    """Silence MLflow's loggers; to be called after it is imported, which sets their levels."""
+    """Silence MLflow's loggers. Call this after importing MLflow, since the import sets their levels."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def time_limit(runs: int) -> float:
-    """How many seconds to wait until so many runs are in MLflow; one takes a tenth of a second or two."""
+    """How many seconds to wait for this many runs to reach MLflow. One usually takes 0.1 to 0.2 seconds."""
     return PATIENCE + PATIENCE_A_RUN * runs
 
 
 def failure_of(act: Callable[[], None], *, patience: float) -> str | None:
-    """Do what needs MLflow, for at most `patience` seconds.
+    """Call `act`, which uses MLflow, and wait for at most `patience` seconds.
 
-    A server that answers every request, but late, would otherwise hold up the end for hours. What is
-    left undone then ends with this process, and the records still say it all.
+    Otherwise a slow server could delay the end for hours. Unfinished work stops with this process; the records
+    remain complete.
 
     Returns:
-        None, or in a few words why it was not done.
+        None on success, else a short reason.
     """
     ended: queue.Queue[Exception | None] = queue.Queue()
 
@@ -74,13 +74,13 @@ def failure_of(act: Callable[[], None], *, patience: float) -> str | None:
         trouble = ended.get(timeout=patience)
     except queue.Empty:
         return f"it was not done within {patience:g} s"
-    return None if trouble is None else why(trouble)
+    return None if trouble is None else describe_error(trouble)
 
 
 class BackgroundSync:
     """Mirrors one sweep to the tracking server that MLFLOW_TRACKING_URI names.
 
-    Without that variable it is MLflow's own default, an SQLite file in the working folder.
+    Without that variable it uses an SQLite file in the working folder.
     """
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
@@ -91,20 +91,20 @@ class BackgroundSync:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """SweepSync every few seconds, in a thread of its own, while the body runs."""
+        """Sync every few seconds in a background thread while the body runs."""
 
-        def look() -> None:
-            with contextlib.suppress(Exception):  # it is tried again, and `once` reports what remains
+        def sync() -> None:
+            with contextlib.suppress(Exception):  # the next sync retries, and `once` reports lasting errors
                 self._sync()
 
-        with every(INTERVAL, look, name="mlflow-sync", join=False):
+        with every(INTERVAL, sync, name="mlflow-sync", join=False):
             yield
 
     def once(self, *, patience: float | None = None) -> str | None:
-        """SweepSync what there is now, for at most `patience` seconds (default: by the number of trials).
+        """Sync now, for at most `patience` seconds (default: depends on the number of trials).
 
         Returns:
-            None, or why MLflow did not take everything.
+            None on success, else why the sync is incomplete.
         """
         if patience is None:
             patience = time_limit(len(self._folder.trials(self._sweep)))
@@ -117,14 +117,14 @@ class BackgroundSync:
             self._mirror.sync()
 
     def _connect(self) -> "SweepSync":
-        from sweeps.engine.tracking.sync import SweepSync  # noqa: PLC0415 (seconds to import)
+        from sweeps.engine.tracking.sync import SweepSync  # noqa: PLC0415 (slow to import)
 
         quiet_mlflow()
         return SweepSync(self._sweep, self._folder, uri=self.uri)
 
 
 def how_to_open(uri: str) -> str:
-    """What to type, or where to look, to see what MLflow has; without a password that is in the URI."""
+    """The command or URL that opens MLflow. Passwords in the URI are hidden."""
     if uri.startswith("http"):
         return redacted(uri)
     if redacted(uri) != uri:

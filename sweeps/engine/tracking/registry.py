@@ -1,7 +1,7 @@
-"""MLflow's model registry: the model that a search chose, under a name and the alias "champion".
+"""MLflow's model registry: registers the model that a search chose, with the alias "champion".
 
-`mlflow.pyfunc.load_model("models:/<name>@champion").get_raw_model()` is the torch module: it classifies
-images in [0, 1], and can be attacked. Its files are safetensors and config.json.
+`mlflow.pyfunc.load_model("models:/<name>@champion").get_raw_model()` returns the torch module. It classifies images
+in [0, 1] and can be attacked. Its files are safetensors and config.json.
 """
 
 from mlflow.entities import Run
@@ -17,14 +17,14 @@ CHAMPION = "champion"
 
 
 def register_champion(sweep: Sweep, trial_id: str, *, name: str, description: str, uri: str) -> str:
-    """Register the model of a trial as `name` with the alias "champion"; done twice, there is one version.
+    """Register a trial's model as `name` with the alias "champion". Repeated calls create one version.
 
     Args:
-        says: how it was chosen; stands in the description of the version and of the run.
+        description: how the model was chosen, for the version and the run.
     Returns:
         The version.
     Raises:
-        MlflowException: the server did not take it, or does not have the trial's model yet.
+        MlflowException: the server rejected the request or does not have the trial's model yet.
     """
     quiet_mlflow()
     runs = Runs(uri)

@@ -1,4 +1,4 @@
-"""Runs on a tracking server, found by their tags; and the tags by which people and programs find them."""
+"""Finds and updates runs on a tracking server, and defines their tags."""
 
 import datetime
 from collections.abc import Iterable, Mapping
@@ -20,14 +20,14 @@ ROLE_TAG = "bat.role"
 COMMAND_TAG = "bat.command"  # as it was typed
 REASON_TAG = "bat.reason"  # why a trial failed or was stopped
 MODEL_TAG = "bat.model"
-SUITE_TAG = "bat.suite"  # what robust_acc is the robustness against
+SUITE_TAG = "bat.suite"  # the attacks that robust_acc is measured against
 VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
 FLAGS_TAG = "bat.flags"
-EVALUATED_TAG = "bat.evaluated"  # the evaluation whose verdict and flags stand in place of the trial's own
+EVALUATED_TAG = "bat.evaluated"  # the evaluation whose verdict and flags replace the trial's own
 COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitting
 REUSED_TAG = "bat.reused"  # the sweep and trial that it was taken from
-PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were damaged, and why
-KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # which of its faces MLflow shows
+PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were skipped, and why
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # selects MLflow's view of the experiment
 NOTE_TAG = "mlflow.note.content"
 PARENT = "(parent)"
 GONE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
@@ -36,7 +36,7 @@ GONE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 class Runs:
     """The runs of one tracking server.
 
-    Each method raises MlflowException where the server does not answer or refuses; call it again later.
+    Every method raises MlflowException if the server does not answer or rejects the request. Retry it later.
 
     Args:
         uri: the tracking server or database.
@@ -50,7 +50,7 @@ class Runs:
         return self.client.get_run(run_id)
 
     def find(self, tags: Mapping[str, str], experiments: Iterable[str] | None = None) -> Run | None:
-        """The first run that bears all `tags`, in the experiments with these ids, or anywhere."""
+        """The first run that has all `tags`, in the experiments with these ids or, without ids, in any."""
         if experiments is None:
             experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in tags.items())
@@ -58,11 +58,11 @@ class Runs:
         return found[0] if found else None
 
     def find_trial(self, sweep_id: str, trial_id: str) -> Run | None:
-        """The run of a sweep's trial, in whatever experiment it is."""
+        """The run of a sweep's trial, in any experiment."""
         return self.find({SWEEP_TAG: sweep_id, TRIAL_TAG: trial_id})
 
     def find_or_make(self, experiment: str, name: str, tags: Mapping[str, str], command: str) -> Run:
-        """The run in `experiment` that bears `tags`; where there is none, a new one that is over already."""
+        """The run in `experiment` that has `tags`; if there is none, create a finished one."""
         known = self.client.get_experiment_by_name(experiment)
         experiment_id = (
             known.experiment_id if known else self.client.create_experiment(experiment, tags={KIND_TAG: KIND})
@@ -74,15 +74,15 @@ class Runs:
         return run
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Set parameters, as text."""
+        """Set parameters as text."""
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], *, at: int) -> None:
-        """Log one value a metric, as measured at `at`, in milliseconds since 1970."""
+        """Log one value per metric, measured at `at` in milliseconds since 1970."""
         self.client.log_batch(run_id, metrics=[Metric(name, value, at, 0) for name, value in values.items()])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags, each over what it was."""
+        """Set tags, replacing earlier values."""
         for tag, value in tags.items():
             self.client.set_tag(run_id, tag, value)
 
@@ -93,7 +93,7 @@ class Runs:
 
 
 class SweepRuns(Runs):
-    """The experiment of one sweep: a parent run, and a run for each trial."""
+    """The experiment of one sweep: a parent run, and one run per trial."""
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, uri: str) -> None:
         super().__init__(uri)
@@ -102,7 +102,7 @@ class SweepRuns(Runs):
         self._runs: dict[str, Run] = {}
 
     def known_to_server(self) -> bool:
-        """Whether the server is still the one where the parent run was: an empty one may be at its address."""
+        """Whether the server still has the parent run. A new, empty server may have the same address."""
         if PARENT not in self._runs:
             return False
         try:
@@ -114,7 +114,7 @@ class SweepRuns(Runs):
         return True
 
     def forget(self) -> None:
-        """Look everything up anew."""
+        """Clear the cached experiment and runs."""
         self._experiment = None
         self._runs.clear()
 
@@ -124,7 +124,7 @@ class SweepRuns(Runs):
         return self.run(PARENT, self.folder.path.name, milliseconds(created), {})
 
     def run(self, trial_id: str, name: str, started: int, tags: Mapping[str, str]) -> Run:
-        """The run of a trial (or the parent), found by its tags or made."""
+        """The run of a trial or of the parent, found by its tags or created."""
         if trial_id not in self._runs:
             experiment, identity = self._experiment_id(), {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id}
             found = self.find(identity, [experiment])
@@ -137,11 +137,11 @@ class SweepRuns(Runs):
         return self._runs[trial_id]
 
     def refresh(self, trial_id: str) -> None:
-        """Read a known run anew."""
+        """Reload a cached run."""
         self._runs[trial_id] = self.get(self._runs[trial_id].info.run_id)
 
-    def drop_twins(self) -> None:
-        """Delete runs that exist twice, because a request that this client took for lost was answered late."""
+    def delete_duplicates(self) -> None:
+        """Delete duplicate runs, which arise if the server handles a request after it timed out here."""
         runs: list[Run] = []
         page = None
         while page is None or page.token:
@@ -157,7 +157,7 @@ class SweepRuns(Runs):
                 self.client.delete_run(run.info.run_id)
 
     def close(self, run: Run, status: str, ended: float) -> None:
-        """End a run with a status and a time in Unix seconds, unless it has them."""
+        """End a run with a status and an end time (Unix seconds), unless it has them already."""
         now = self.get(run.info.run_id)
         if now.info.status != status or now.info.end_time != milliseconds(ended):
             self.client.set_terminated(run.info.run_id, status, milliseconds(ended))
@@ -180,11 +180,11 @@ class SweepRuns(Runs):
 
 
 def source_tags(command: str) -> dict[str, str]:
-    """Where a run came from. MLflow's pages show the last part of a source's path, so that is the script alone."""
+    """Tags for the origin of a run. The source is only the script, since MLflow shows the last part of its path."""
     script = next((word for word in command.split() if word.endswith(".py")), command)
     return {MLFLOW_SOURCE_NAME: script, COMMAND_TAG: command}
 
 
 def milliseconds(seconds: float) -> int:
-    """MLflow's unit of time, from Unix seconds."""
+    """Unix seconds as milliseconds, MLflow's unit of time."""
     return int(seconds * 1000)

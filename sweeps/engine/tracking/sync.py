@@ -1,7 +1,7 @@
-"""Makes MLflow agree with the records. Run twice, it changes nothing the second time.
+"""Syncs MLflow with the records. The sync is idempotent.
 
-One experiment a sweep, one parent run with the figure, one child run a trial. Runs are found by their
-tags, values carry the time at which they were recorded, and MLflow keeps equal values once.
+Each sweep has one experiment, with a parent run for the figure and a child run per trial. Runs are found by their
+tags. Values carry the time at which they were recorded, and MLflow stores equal values once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ LOADER = "sweeps.engine.mlflow_model"
 
 
 class SweepSync:
-    """Brings one sweep into MLflow, as often as one likes.
+    """Syncs one sweep to MLflow. `sync` can be called any number of times.
 
     Args:
         uri: the tracking server or database.
@@ -52,15 +52,13 @@ class SweepSync:
         self.runs = SweepRuns(sweep, folder, uri)
         self._synced: dict[str, TrialStatus] = {}
         self._reported: Report | None = None
-        self._doubtful = True  # a request without an answer may have come through
+        self._check_duplicates = True  # a request that failed here may have succeeded on the server
 
     def sync(self) -> None:
-        """Log what the records have and MLflow lacks.
-
-        A trial whose own files are damaged is left out; the others are not.
+        """Log what the records have and MLflow lacks. Trials with damaged files are skipped.
 
         Raises:
-            MlflowException: the server did not take it; call again later.
+            MlflowException: the server rejected a request or did not answer. Retry later.
             InputError: a trial's files are damaged.
         """
         if not self.runs.known_to_server():
@@ -69,18 +67,18 @@ class SweepSync:
             self._reported = None
         try:
             damaged = self._sync_trials(self.runs.parent().info.run_id)
-            if self._doubtful:
-                self.runs.drop_twins()
-                self._doubtful = False
+            if self._check_duplicates:
+                self.runs.delete_duplicates()
+                self._check_duplicates = False
             self._sync_report()
         except Exception:
-            self._doubtful = True
+            self._check_duplicates = True
             raise
         if damaged:
             raise damaged
 
     def _sync_trials(self, parent: str) -> InputError | None:
-        """Sync every trial with news. Returns what was wrong with the last one whose files are damaged."""
+        """Sync every trial that changed. Returns the error of the last one with damaged files."""
         damaged: InputError | None = None
         for trial, status in self.folder.statuses(self.sweep):
             if status.started is None or self._synced.get(trial.id) == status:
@@ -94,7 +92,7 @@ class SweepSync:
         return damaged
 
     def _sync_report(self) -> None:
-        """Log the figure and its numbers on the parent run, which is over once all trials are."""
+        """Log the figure and its numbers to the parent run, and end that run once all trials have ended."""
         trials, report = self.folder.trials(self.sweep), self.folder.report()
         over = all(trial.id in self._synced and self._synced[trial.id].done for trial in trials)
         if not over or report is None or report == self._reported:
@@ -110,14 +108,14 @@ class SweepSync:
 
 
 class _TrialSync:
-    """Brings one trial, in its present state, into its run."""
+    """Syncs one trial's current status to its run."""
 
     def __init__(self, runs: SweepRuns, trial: Trial, status: TrialStatus) -> None:
         self.runs, self.client, self.trial, self.status = runs, runs.client, trial, status
         self.folder = runs.folder.trial(trial)
 
     def sync(self, parent: str) -> None:
-        """Log params, metrics, tags, files and the run's end."""
+        """Log parameters, metrics, tags and files, and update the run's status."""
         trial, status = self.trial, self.status
         tags = {MLFLOW_PARENT_RUN_ID: parent, ROLE_TAG: trial.role}
         run = self.runs.run(trial.id, trial.id, milliseconds(status.started or 0), tags)
@@ -142,7 +140,7 @@ class _TrialSync:
     def _set_tags(self, run: Run) -> None:
         run_id, evaluated = run.info.run_id, EVALUATED_TAG in run.data.tags
         tags = _tags(self.status)
-        if evaluated:  # the evaluation's status and flags stay
+        if evaluated:  # keep the evaluation's verdict and flags
             tags = {tag: value for tag, value in tags.items() if tag not in {VERDICT_TAG, FLAGS_TAG}}
         self.runs.set_tags(run_id, tags)
         if self.status.reason:
@@ -165,7 +163,7 @@ class _TrialSync:
         self.client.set_tag(run_id, MODEL_TAG, self._known_model(run) or self._log_model(run_id))
 
     def _known_model(self, run: Run) -> str | None:
-        """The model that an earlier sync logged whole but could not name any more."""
+        """A model that an earlier sync logged completely but did not tag."""
         for output in run.outputs.model_outputs if run.outputs else []:
             if self.client.get_logged_model(output.model_id).status == LoggedModelStatus.READY:
                 return f"models:/{output.model_id}"
@@ -183,7 +181,7 @@ class _TrialSync:
 
 
 def _plain(value: Any) -> str:
-    """A setting as text: the same for 10 and 10.0, which are equal, for MLflow takes no second text for one."""
+    """A setting as text, equal for 10 and 10.0: MLflow rejects a different text for the same parameter."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -197,7 +195,7 @@ def _epoch_metrics(status: TrialStatus) -> list[Metric]:
 
 
 def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any]) -> list[Metric]:
-    """The headline, and the curves with the number of attack steps as their step axis."""
+    """The headline accuracies, and the curves with the number of attack steps as step axis."""
     at = milliseconds(result["time"])
     metrics = [Metric(name, result[name], at, 0) for name in ("clean_acc", "pgd_acc", "robust_acc")]
     for loss, outcome in verdicts.outcomes.items():
@@ -208,7 +206,7 @@ def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any]) -> list[Metric]
 
 
 def _tags(status: TrialStatus) -> dict[str, str]:
-    """What no robust accuracy is shown without: the suite it stands for, its n, the verdict of the checks."""
+    """Tags that qualify the robust accuracy: its suite, n, and the result of the masking checks."""
     tags = {} if status.collapsed is None else {COLLAPSED_TAG: str(status.collapsed)}
     if status.reused:
         tags[REUSED_TAG] = status.reused

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.tracking.background import failure_of, how_to_open, why
+from sweeps.engine.tracking.background import describe_error, failure_of, how_to_open
 
 SECRET = "s3cr3t"
 
@@ -69,7 +69,7 @@ def test_what_is_printed_and_kept(monkeypatch):
         command_line(),
         how_to_open(uri),
         how_to_open("http://u:s3cr3t@h"),
-        why(trouble),
+        describe_error(trouble),
         failure_of(fail, patience=60),
     )
     assert SECRET not in "".join(map(str, told))

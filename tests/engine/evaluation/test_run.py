@@ -321,12 +321,12 @@ def test_a_resumed_evaluation_takes_no_other_models(copied):
 
 def test_a_folder_that_is_used_is_refused(copied):
     before = contents(copied)
-    with pytest.raises(InputError, match="holds an evaluation already: go on with --resume, or name another"):
+    with pytest.raises(InputError, match="already contains an evaluation: use --resume, or another"):
         evaluated(output=copied)
     assert contents(copied) == before
     Path("other").mkdir()
     Path("other", "file").touch()
-    with pytest.raises(InputError, match="other' is not empty: name another --output"):
+    with pytest.raises(InputError, match="other' is not empty: use another --output"):
         evaluated(output=Path("other"))
     with pytest.raises(InputError, match="no evaluation there"):
         resume(Path("other"))
@@ -334,6 +334,6 @@ def test_a_folder_that_is_used_is_refused(copied):
 
 def test_a_folder_in_which_another_process_works_is_refused(copied):
     before = contents(copied)
-    with exclusive(copied / ".lock"), pytest.raises(InputError, match=r"the evaluation in .* is running already"):
+    with exclusive(copied / ".lock"), pytest.raises(InputError, match=r"the evaluation in .* is already running"):
         resume(copied)
     assert contents(copied) == before

@@ -21,7 +21,7 @@ def trial(pixels: int, attack: AttackConfig = ATTACK) -> Trial:
 
 @pytest.fixture
 def sentence(tmp_path):
-    """Makes a sweep of two finished trials, of which the second stands better, and returns what it shows."""
+    """Makes a sweep of two finished trials, of which the second is more robust, and returns what it shows."""
 
     def make(*verdicts, attack=ATTACK):
         folder, trials = SweepFolder(tmp_path), [trial(4, attack), trial(8, attack)]
@@ -39,7 +39,9 @@ def sentence(tmp_path):
 
 def test_the_best_budget_is_told_with_its_suite_and_n(sentence):
     said = sentence("clear", "suspect")
-    assert said.startswith("R-MC-LA trained at 8 pixels stands best: 45.0% of test images hold under PGD-3 of 8 pixels")
+    assert said.startswith(
+        "R-MC-LA trained at 8 pixels is most robust: 45.0% of test images are correct under PGD-3 of 8 pixels"
+    )
     assert "and 12.5% under PGD-3+quick (n = 40)" in said
     assert "not verified" not in said
 
@@ -56,7 +58,7 @@ def test_a_masked_models_number_is_not_told_as_if_it_were_verified(sentence):
 
 def test_what_another_trial_was_masked_by_is_not_held_against_the_best(sentence):
     said = sentence("masked", "clear")
-    assert "8 pixels stands best" in said
+    assert "8 pixels is most robust" in said
     assert "not verified" not in said
 
 

@@ -22,7 +22,7 @@ PIXEL = 5 / 255
 MINUTES = 3  # between the ends of two trials
 N, ROBUST_N = 300, 200
 HALVED = "successive halving at epoch {at}: val_robust_acc 0.113 is not among the best"
-KILLED = "the process that ran it died: killed, or out of memory"
+KILLED = "its process died: killed, or out of memory"
 
 
 def search_of(*spaces, final=True, space=None, **changes):

@@ -51,9 +51,9 @@ def test_an_endpoint_may_come_from_the_environment(s3, monkeypatch):
     ("uri", "said"),
     [
         ("s3://nowhere/x?{}", "bucket does not exist"),
-        ("s3://me:secret@bucket/x", "holds a password"),
+        ("s3://me:secret@bucket/x", "contains a password"),
         ("s3://bucket/x?scheme=http&wrong=1", "wrong"),
-        ("gopher://bucket/x", "write s3:// or file://, or a folder"),
+        ("gopher://bucket/x", "use s3:// or file://, or a folder"),
         ("/dev/null/x", "Not a directory"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_server_that_stays_away_is_named_with_what_failed(s3, impatient):
     said = str(failed.value)
     assert said.startswith("a cannot be written in 's3://bucket/gone/trials': ")
     assert "Could not connect to server" in said
-    assert said.endswith("when the storage is well again, go on with --resume")
+    assert said.endswith("when the storage works again, use --resume")
     assert "\n" not in said
 
 

@@ -1,4 +1,4 @@
-"""The driver of a sweep in a store: alone there, abreast of its workers, found again from an empty disk."""
+"""The driver of a sweep in a store: alone there, in sync with its workers, found again from an empty disk."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def record(folder, trial, home):
     """A worker's record."""
     attempt = folder.trial_sync(trial, home)
     attempt.begin(Workers())
-    return Record(home, attempt.recorded)
+    return Record(home, attempt.push_record)
 
 
 def test_what_workers_record_reaches_the_driver(folder, trial, tmp_path):
@@ -59,10 +59,10 @@ def test_what_workers_record_reaches_the_driver(folder, trial, tmp_path):
         worker = record(driven, trial, tmp_path / "node")
         follower = StoreFollower(driven, driven.store, DriverLease(driven.driver), CONSOLE)
         worker.append("start")
-        follower.look()
+        follower.poll()
         assert read_status(folder.trial(trial)).phase == "training"
         worker.append("epoch", epoch=1)
-        follower.look()
+        follower.poll()
         assert len(read_status(folder.trial(trial)).epochs) == 1
         worker.append("failed", reason="why")
         driven.refresh(trial)
@@ -80,7 +80,7 @@ def test_a_driver_that_begins_sees_what_is_recorded(folder, trial, tmp_path):
 def test_a_second_driver_is_refused_until_the_first_has_ended(folder, tmp_path):
     other = replace(folder, path=tmp_path / "other")
     with hold_lease(folder, CONSOLE):
-        with pytest.raises(InputError, match=r"is driven by process \d+ on .*, heard of \d+ s ago: wait for it"):
+        with pytest.raises(InputError, match=r"is driven by process \d+ on .*, last seen \d+ s ago: wait for it"):
             hold_lease(other, CONSOLE).__enter__()
         assert len(folder.store.names("drivers")) == 1
     with hold_lease(other, CONSOLE):
@@ -93,13 +93,13 @@ ELSEWHERE = DriverLease(host="elsewhere")
 
 def test_a_driver_that_is_known_to_be_dead_is_not_waited_for(folder, monkeypatch):
     dead = DriverLease(process=2**22 + 1)  # above Linux's largest
-    dead.sign(folder.store)
+    dead.renew(folder.store)
     with hold_lease(folder, CONSOLE):
         assert not folder.store.exists(dead.key)
 
 
 def test_a_driver_of_another_machine_is_obeyed_while_it_is_heard_of(folder, monkeypatch):
-    ELSEWHERE.sign(folder.store)
+    ELSEWHERE.renew(folder.store)
     with pytest.raises(InputError, match="on elsewhere"):
         hold_lease(folder, CONSOLE).__enter__()
     monkeypatch.setattr(module, "LEASE", 0.0)
@@ -110,13 +110,13 @@ def test_a_driver_of_another_machine_is_obeyed_while_it_is_heard_of(folder, monk
 def test_a_driver_that_was_silent_for_too_long_and_was_replaced_stops(folder, monkeypatch, trial, tmp_path):
     with hold_lease(folder, CONSOLE) as replaced:
         follower = StoreFollower(replaced, replaced.store, DriverLease(replaced.driver), CONSOLE)
-        follower.look()
+        follower.poll()
         monkeypatch.setattr(module, "LEASE", 0.0)
         monkeypatch.setattr(module, "RENEWAL", 0.0)
-        monkeypatch.setattr(DriverLease, "dead", lambda self: False)
+        monkeypatch.setattr(DriverLease, "has_ended", lambda self: False)
         with hold_lease(replace(folder, path=tmp_path / "other"), CONSOLE):
             with pytest.raises(TakenOverError, match="another driver has taken over"):
-                follower.look()
+                follower.poll()
             with pytest.raises(TakenOverError, match="another driver has taken over"):
                 record(replaced, trial, tmp_path / "node")
 
@@ -126,7 +126,7 @@ def test_a_sweep_is_found_from_an_empty_disk(folder, sweep, trial, tmp_path):
     folder.write_report(Report(files=("figure.csv",), sentence="so it is"))
     (folder.path / "val-1" / "one").mkdir(parents=True)
     (folder.path / "val-1" / "one" / "summary.json").write_text("{}")
-    folder.keep("val-1")
+    folder.copy_to_store("val-1")
     proposed = replace(trial, id="two")
     folder.propose(proposed)
     shutil.rmtree(folder.path)
@@ -158,12 +158,12 @@ def test_what_cannot_be_gone_on_with_is_refused(folder, sweep, tmp_path, store):
         open_sweep(nowhere, tmp_path / "new")
     other = SweepFolder(tmp_path / "other")
     other.create(replace(sweep, id="another", storage=None))
-    with pytest.raises(InputError, match="holds another sweep than"):
+    with pytest.raises(InputError, match="contains a different sweep than"):
         open_sweep(store.uri, other.path)
 
 
 def test_a_new_sweep_needs_an_empty_store(folder, store, tmp_path):
-    with pytest.raises(InputError, match="is not empty: go on with it by --resume"):
+    with pytest.raises(InputError, match="is not empty: use --resume"):
         SweepOptions(output=tmp_path / "new", storage_path=store.uri).new_folder("sweep")
 
 
@@ -190,7 +190,7 @@ def test_results_arrive_before_the_record_that_speaks_of_them(folder, trial, tmp
         for name in ("model/checksums.json", "verdicts.parquet"):
             (home / name).write_text(json.dumps(name))
         attempt.finish()
-        Record(home, attempt.recorded).append("finished")
+        Record(home, attempt.push_record).append("finished")
         seen = []
         pull = Storage.pull
         monkeypatch.setattr(Storage, "pull", lambda self, key, to: (seen.append(to.name), pull(self, key, to)))

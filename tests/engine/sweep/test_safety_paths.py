@@ -102,9 +102,9 @@ def test_a_trial_that_bears_anothers_name(folder):
     sweep = sweep_of(open=True)
     folder.propose(Trial(id="b", config=TrialConfig()))
     change(folder.path / "trials" / "b" / TRIAL, ("id",), "c")
-    with pytest.raises(InputError, match="a trial lies in the folder of its own name"):
+    with pytest.raises(InputError, match="its folder must have that name"):
         folder.trials(sweep)
-    with pytest.raises(InputError, match="a trial lies in the folder of its own name"):
+    with pytest.raises(InputError, match="its folder must have that name"):
         folder.find(sweep, "b")
 
 

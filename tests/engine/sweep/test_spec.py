@@ -34,7 +34,7 @@ def test_an_open_sweep_may_begin_with_no_trials_and_is_read_as_it_was_written(fo
 def test_any_other_sweep_needs_trials():
     with pytest.raises(InputError, match="the sweep has no trials"):
         sweep_of()
-    with pytest.raises(InputError, match="trial 'a' stands in the sweep twice"):
+    with pytest.raises(InputError, match="duplicate trial 'a'"):
         sweep_of(trial("a"), trial("a"), open=True)
 
 

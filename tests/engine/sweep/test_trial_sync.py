@@ -1,4 +1,4 @@
-"""A trial that is kept in a store: gone on with on another node, by one writer at a time."""
+"""A trial that is kept in a store: resumed on another node, by one writer at a time."""
 
 import shutil
 from pathlib import Path
@@ -36,7 +36,7 @@ def trial(make_trial):
 @pytest.fixture
 def driver(store):
     driver = DriverLease()
-    driver.sign(store)
+    driver.renew(store)
     return driver
 
 

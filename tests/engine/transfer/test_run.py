@@ -111,13 +111,13 @@ def test_input_that_cannot_be_used_leaves_nothing_behind(empty, models, changes,
 def test_what_a_resumed_matrix_refuses(empty):
     out = empty / "out"
     run_transfer(RIDGES, TransferOptions(**OPTIONS, output=out))
-    with pytest.raises(InputError, match="holds a transfer matrix already: go on with --resume"):
+    with pytest.raises(InputError, match="already contains a transfer matrix: use --resume"):
         run_transfer(RIDGES, TransferOptions(**OPTIONS, output=out))
     with pytest.raises(InputError, match="--n cannot be given with --resume: the transfer matrix goes on as it was"):
         run_transfer((), TransferOptions(n=5, resume=str(out)))
     with pytest.raises(InputError, match="no transfer matrix there"):
         run_transfer((), TransferOptions(resume=str(empty)))
-    with exclusive(out / ".lock"), pytest.raises(InputError, match=r"the transfer matrix in .* is running already"):
+    with exclusive(out / ".lock"), pytest.raises(InputError, match=r"the transfer matrix in .* is already running"):
         run_transfer((), TransferOptions(resume=str(out), gpus_per_worker=0.0))
 
 
