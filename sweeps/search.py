@@ -1,7 +1,7 @@
 """Search for robust recipes: clean against verified robust accuracy, with Ray Tune and Optuna.
 
 python sweeps/search.py                                                            # digits, minutes on a laptop
-python sweeps/search.py --space bat --space schedule --finalists 3                 # picks a champion from the best three
+python sweeps/search.py --space bat --space schedule --finalists 3                 # a champion of the best three
 python sweeps/search.py --dataset cifar10 --data-dir DIR --set eps=8/255 --range beta=4:64
 """
 

@@ -17,7 +17,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 def is_uri(text: str) -> bool:
-    """Whether a person named a store, and not a folder."""
+    """Whether the text is a URI rather than a local path."""
     return "://" in text
 
 
