@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from common import met, say, table
 from searches import Setting, new_sweep, run_one, timed
+from sweeps.engine.search.tune import run_search
 
 from bat_core.data import Dataset
 from sweeps.engine.ray_backend import cluster
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.tune import run_search
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep, Trial
 

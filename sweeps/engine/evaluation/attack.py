@@ -105,7 +105,7 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
     decoded = functools.cache(lambda: images.images[:])  # once, and not at all where everything is on disk
     place = folder / SHARDS / f"{shard.start:06d}"
     place.mkdir(parents=True, exist_ok=True)
-    verdicts = read_whole(place / f"{CLEAN}.parquet", images.rows)
+    verdicts = read_complete(place / f"{CLEAN}.parquet", images.rows)
     if verdicts is None:
         verdicts = evaluator.clean(decoded(), images.labels, images.rows)
         write_verdicts(verdicts, place / f"{CLEAN}.parquet")
@@ -113,7 +113,7 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
         path = place / f"{number:02d}-{entry.name}.parquet"
         adversarial = place / f"{ADVERSARIAL}-{entry.name}.parquet" if evaluation.save_adversarial else None
         outcome = read_outcome(path, entry, images.rows)
-        if outcome is None or (adversarial is not None and not is_whole(adversarial)):
+        if outcome is None or (adversarial is not None and not is_complete(adversarial)):
             saver = AdversarialImages(adversarial) if adversarial is not None else None
             outcome = evaluator.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
             if saver:
@@ -229,7 +229,7 @@ def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, An
     return lines
 
 
-def read_whole(path: Path, rows: Tensor) -> Verdicts | None:
+def read_complete(path: Path, rows: Tensor) -> Verdicts | None:
     """The verdicts at `path`; None where there are none, or a kill cut them short, or of other images."""
     if not path.exists():
         return None
@@ -242,7 +242,7 @@ def read_whole(path: Path, rows: Tensor) -> Verdicts | None:
 
 def read_outcome(path: Path, entry: Entry, rows: Tensor) -> Outcome | None:
     """What `entry` did to the images at `rows`, if it is on disk, whole and of these steps."""
-    verdicts = read_whole(path, rows)
+    verdicts = read_complete(path, rows)
     outcome = verdicts.outcomes.get(entry.name) if verdicts else None
     return outcome if outcome is not None and outcome.steps == entry.steps else None
 
@@ -254,7 +254,7 @@ def write_verdicts(verdicts: Verdicts, path: Path) -> None:
     partial.replace(path)
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Whether a Parquet file can be read to its end."""
     try:
         pq.ParquetFile(path).metadata  # noqa: B018 (reading it is the test)

@@ -13,7 +13,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.text import progress, relative, say
 from sweeps.engine.evaluation.options import JobOptions
-from sweeps.engine.evaluation.setup import found_again
+from sweeps.engine.evaluation.setup import reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from sweeps.engine.storage.files import refuse_if_used
 from sweeps.engine.storage.locks import sole_driver
@@ -82,7 +82,7 @@ class Job(ABC, Generic[S]):
 
     @property
     @abstractmethod
-    def wanted(self) -> str:
+    def required_models(self) -> str:
         """What must be named to begin one."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Job(ABC, Generic[S]):
     def _begin(self) -> None:
         self.options.check()
         if not self.models:
-            raise InputError(f"name at least {self.wanted}, or {self.article} {self.noun} to --resume")
+            raise InputError(f"name at least {self.required_models}, or {self.article} {self.noun} to --resume")
         refuse_if_used(self.folder.path, self.spec_file, f"{self.article} {self.noun}")
         self.spec, self.part = self.make()
         self.folder.create(self.spec)
@@ -137,7 +137,7 @@ class Job(ABC, Generic[S]):
     def _resume(self) -> None:
         self.options.refuse_beside_resume(self.models, self.noun)
         self.spec = self.folder.load()
-        self.part = found_again(self.spec, self.options, self.noun)
+        self.part = reload_images(self.spec, self.options, self.noun)
 
     def _log(self) -> None:
         uri = tracking_uri()

@@ -76,7 +76,7 @@ def find_models(names: Sequence[str], *, weights: Path | None, downloads: Path) 
     found: list[ModelSource] = []
     for name in names:
         found += _find(name, weights, downloads)
-    return _with_own_names(found)
+    return _with_unique_names(found)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -93,12 +93,12 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
         from sweeps.engine.tracking.artifacts import download_model  # noqa: PLC0415 (seconds to import)
 
         folder, run_id, run_name = download_model(name, downloads)
-        return [_ours(folder, name=run_name, run_id=run_id)]
+        return [_saved_model(folder, name=run_name, run_id=run_id)]
     path = Path(name)
     if (path / SPEC).exists():
-        return _of_sweep(SweepFolder(path.resolve()))
+        return _sweep_models(SweepFolder(path.resolve()))
     if path.exists():
-        return [_ours(path.resolve())]
+        return [_saved_model(path.resolve())]
     if match := FACTORY.fullmatch(name):
         _make(name)
         return [
@@ -113,15 +113,15 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
     )
 
 
-def _of_sweep(folder: SweepFolder) -> list[ModelSource]:
+def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
     sweep = folder.load()
     finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
     if not finished:
         raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet")
-    return [_ours(folder.trial(trial)) for trial in finished]
+    return [_saved_model(folder.trial(trial)) for trial in finished]
 
 
-def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
+def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
     _, config = load_model(folder)
     trial_folder = folder.parent if folder.name == "model" or folder.parent.name == "checkpoints" else folder
     trial_folder = trial_folder.parent if trial_folder.name == "checkpoints" else trial_folder
@@ -140,7 +140,7 @@ def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSo
     )
 
 
-def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
+def _with_unique_names(sources: list[ModelSource]) -> list[ModelSource]:
     """Names that are safe as folders, and differ: a second `x` becomes `x-2`."""
     named: list[ModelSource] = []
     taken: set[str] = set()

@@ -29,7 +29,7 @@ from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models, fingerprint
 from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.report import as_csv, markdown, show
-from sweeps.engine.evaluation.setup import decide
+from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.records import VERDICTS
@@ -79,7 +79,7 @@ class EvaluationJob(Job[Evaluation]):
     """Models under a suite of attacks and the checks for masked gradients."""
 
     noun, spec_file, article = NOUN, SPEC, "an"
-    wanted = "one MODEL"
+    required_models = "one MODEL"
 
     options: EvaluateOptions
     folder: EvaluationFolder
@@ -94,7 +94,7 @@ class EvaluationJob(Job[Evaluation]):
     def make(self) -> tuple[Evaluation, Split]:
         options = self.options
         subset = get_suite(options.suite, eps=0.5).subset
-        decided, part = decide(self.models, options, self.folder.path, self.console, subset=subset)
+        decided, part = make_spec_fields(self.models, options, self.folder.path, self.console, subset=subset)
         evaluation = Evaluation.new(
             **decided,
             suite=options.suite,

@@ -19,10 +19,10 @@ from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 GPU_BATCH, CPU_BATCH = 1000, 250
-HOPELESS = {"forward", "output", "classes", "no_gradient"}  # findings on models that cannot be attacked at all
+FATAL_FINDINGS = {"forward", "output", "classes", "no_gradient"}  # findings on models that cannot be attacked at all
 
 
-def decide(
+def make_spec_fields(
     models: Sequence[str], options: JobOptions, folder: Path, console: Console, *, subset: int | None = None
 ) -> tuple[dict[str, Any], Split]:
     """The fields of an `EvaluationSpec` in `folder`, and its images; every model has been looked at.
@@ -38,7 +38,7 @@ def decide(
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
-    examined, fits = _examined(sources, images, dataset, options, console)
+    examined, fits = _inspect_models(sources, images, dataset, options, console)
     decided = {
         "command": command_line(),
         "models": examined,
@@ -58,22 +58,22 @@ def decide(
     return decided, part
 
 
-def found_again(assessment: EvaluationSpec, options: JobOptions, noun: str) -> Split:
-    """The images of an assessment that is resumed.
+def reload_images(spec: EvaluationSpec, options: JobOptions, noun: str) -> Split:
+    """The images of an spec that is resumed.
 
     Raises:
         InputError: they are gone, or a model is another one by now.
     """
     dataset = load_dataset(
-        assessment.dataset,
-        options.data_dir or assessment.data_dir,
-        val_size=assessment.val_size,
-        image_size=assessment.image_size,
+        spec.dataset,
+        options.data_dir or spec.data_dir,
+        val_size=spec.val_size,
+        image_size=spec.image_size,
         data_workers=options.data_workers,
     )
-    for model in assessment.models:
+    for model in spec.models:
         model.load("cpu", noun)
-    return assessment.part(dataset)
+    return spec.part(dataset)
 
 
 def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Dataset, str | None, int | None]:
@@ -110,7 +110,7 @@ def _count(asked: int | None, subset: int | None, there: int) -> int:
     return asked or min(subset or there, there)
 
 
-def _examined(
+def _inspect_models(
     sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: JobOptions, console: Console
 ) -> tuple[tuple[ModelRecord, ...], int]:
     """Look at every model before any is attacked; and how many images fit into memory at once with each of them.
@@ -124,8 +124,8 @@ def _examined(
         model = source.load(options.device())
         findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
         for finding in findings:
-            if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
-                remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"
+            if finding.severity == "error" and (finding.name in FATAL_FINDINGS or not options.despite_findings):
+                remedy = "" if finding.name in FATAL_FINDINGS else " (or add --despite-findings)"
                 raise InputError(f"model {source.name!r}: {finding.description}{remedy}")
             console.print(f"{source.name}: {finding.description}", style="yellow", markup=False, highlight=False)
         weights = fingerprint(model)

@@ -99,7 +99,7 @@ class EvaluationSpec:
 A = TypeVar("A", bound=EvaluationSpec)
 
 
-def write_spec(folder: Path, name: str, noun: str, assessment: EvaluationSpec) -> None:
+def write_spec(folder: Path, name: str, noun: str, spec: EvaluationSpec) -> None:
     """Write what was decided into a new folder, which from then on holds `noun`.
 
     Raises:
@@ -108,7 +108,7 @@ def write_spec(folder: Path, name: str, noun: str, assessment: EvaluationSpec) -
     refuse_if_used(folder, name, noun)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name, json.dumps(to_dict(assessment), indent=1))
+        write_atomically(folder / name, json.dumps(to_dict(spec), indent=1))
     except OSError as error:
         raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
 

@@ -38,7 +38,7 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
             if family.verified:
                 _mark(axes, attack.steps[-1] * VERIFIED_BEYOND * shift, family.robust_acc, color, "s")
         verified = any(family.verified for family in lines)
-        _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
+        _style_axes(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
     panels[0].set_ylabel("accuracy on test images")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -61,7 +61,7 @@ def _mark(axes: Axes, at: float, accuracy: Spread, color: object, marker: str) -
     axes.plot([at, at], [accuracy.low, accuracy.high], color=color, lw=2, alpha=0.5)
 
 
-def _dress(axes: Axes, steps: Sequence[int], title: str, *, verified: bool) -> None:
+def _style_axes(axes: Axes, steps: Sequence[int], title: str, *, verified: bool) -> None:
     end = steps[-1] * VERIFIED_BEYOND
     ticks = {CLEAN_AT: "clean", **{float(step): str(step) for step in steps}}
     axes.axvline((CLEAN_AT * steps[0]) ** 0.5, color="0.8", lw=0.8)

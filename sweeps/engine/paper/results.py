@@ -57,7 +57,7 @@ def student(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class Robustness:
     """What a row's models hold beyond the paper: their verified worst case, and whether to believe it.
 
     `collapsed` counts those that fell to catastrophic overfitting, `one_class` those that are right on one class alone.
@@ -89,12 +89,12 @@ class Line:
     name: str
     paper: Mapping[str, float | None]
     ours: Mapping[str, Number | None]
-    held: Held | None
+    robustness: Robustness | None
     cited: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class ClaimResult:
     """A claim of the paper's, and what our numbers say of it."""
 
     claim: Claim
@@ -125,7 +125,7 @@ class Result:
     @cached_property
     def n(self) -> int:
         """Test images behind each number."""
-        return max((len(one.verdicts) for one in self.found.judged.values()), default=0)
+        return max((len(one.verdicts) for one in self.found.evaluated.values()), default=0)
 
     @cached_property
     def lines(self) -> list[Line]:
@@ -144,7 +144,7 @@ class Result:
                 one: paper.cell(name, one) if name in paper.rows and one in paper.columns else None for one in columns
             },
             ours={column: self._number(cells[name, column]) for column in columns if (name, column) in cells},
-            held=self.held.get(row.key) if row else None,
+            robustness=self.robustness.get(row.key) if row else None,
             cited=row is not None and row.recipe == CITED,
         )
 
@@ -156,17 +156,17 @@ class Result:
         return {} if cell is None else cell[1].read(cell[0], self.found)
 
     @cached_property
-    def held(self) -> dict[str, Held]:
+    def robustness(self) -> dict[str, Robustness]:
         """What the models of each trained row hold, by the row's key."""
         rows = {row.key: (row, self.found.of(row)) for row in self.table.trained}
-        return {key: _held(row, models) for key, (row, models) in rows.items() if models}
+        return {key: _robustness(row, models) for key, (row, models) in rows.items() if models}
 
     @cached_property
-    def judgements(self) -> list[Judgement]:
+    def claim_results(self) -> list[ClaimResult]:
         """What our numbers say of each of the paper's claims."""
-        return [self._judge(claim) for claim in self.table.claims]
+        return [self._claim_result(claim) for claim in self.table.claims]
 
-    def _judge(self, claim: Claim) -> Judgement:
+    def _claim_result(self, claim: Claim) -> ClaimResult:
         first, second = self._values(claim.first), self._values(claim.second)
         if claim.second is None:
             values = list(first.values())
@@ -174,31 +174,31 @@ class Result:
             pairs = [(first[seed], second[seed]) for seed in first if seed in second]
             values = [math.log10(a / b) if claim.ratio else a - b for a, b in pairs]
         if not values:
-            return Judgement(claim=claim, word=NOT_RUN)
+            return ClaimResult(claim=claim, word=NOT_RUN)
         mean = statistics.fmean(values)
         if len(values) == 1:
-            return Judgement(claim=claim, word="undecided", mean=mean, seeds=1)
+            return ClaimResult(claim=claim, word="undecided", mean=mean, seeds=1)
         interval = student(values)
-        word = SAYS_NOTHING if self._constant(claim) else _word(claim, interval)
-        return Judgement(claim=claim, word=word, mean=mean, interval=interval, seeds=len(values))
+        word = SAYS_NOTHING if self._answers_one_class(claim) else _word(claim, interval)
+        return ClaimResult(claim=claim, word=word, mean=mean, interval=interval, seeds=len(values))
 
-    def _constant(self, claim: Claim) -> bool:
+    def _answers_one_class(self, claim: Claim) -> bool:
         """Whether some model that the claim is about answers one class for every image."""
         rows = [cell[0] for cell in (claim.first, claim.second) if cell is not None]
-        return any(row.key in self.held and self.held[row.key].one_class for row in rows)
+        return any(row.key in self.robustness and self.robustness[row.key].one_class for row in rows)
 
 
 def found_in(sweep: Sweep, folder: SweepFolder) -> Found:
     """The finished trials of a sweep, and the answers that lie beside them."""
-    judged = {one.trial.id: one for one in evaluated_trials(sweep, folder)}
+    evaluated = {one.trial.id: one for one in evaluated_trials(sweep, folder)}
     seeds = tuple(dict.fromkeys(trial.config.seed for trial in sweep.trials))
-    return Found(judged=judged, probed=QueryAnswers(folder), seeds=seeds)
+    return Found(evaluated=evaluated, answers=QueryAnswers(folder), seeds=seeds)
 
 
-def _held(row: Row, models: Mapping[int, EvaluatedTrial]) -> Held:
+def _robustness(row: Row, models: Mapping[int, EvaluatedTrial]) -> Robustness:
     some = next(iter(models.values()))
     masked = (one.suite for one in models.values() if one.masking_status == "masked")
-    return Held(
+    return Robustness(
         row=row,
         clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(some.verdicts)),
         robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(some.headline)),

@@ -178,13 +178,13 @@ def report(result: Result) -> Report:
 
 def _sentence(result: Result) -> str:
     """What stands best, by what it holds; a row with a model that answers one class alone does not stand."""
-    rows = list(result.held.values())
-    held = [one for one in rows if one.row.recipe != "Undefended" and not one.one_class] or rows
-    if not held:
+    rows = list(result.robustness.values())
+    robustness = [one for one in rows if one.row.recipe != "Undefended" and not one.one_class] or rows
+    if not robustness:
         return "No row is finished."
-    best = max(held, key=lambda one: one.robust.mean)
+    best = max(robustness, key=lambda one: one.robust.mean)
     seeds = len(best.robust.values)
-    words = Counter(one.word for one in result.judgements)
+    words = Counter(one.word for one in result.claim_results)
     empty = f", {words[SAYS_NOTHING]} say nothing" if words[SAYS_NOTHING] else ""
     left = f", {words[NOT_RUN]} were not run" if words[NOT_RUN] else ""
     claims = (
@@ -194,5 +194,5 @@ def _sentence(result: Result) -> str:
     return (
         f"Table {result.table.number}: {best.row.name} holds most, {best.robust.mean:.1%} of {best.robust.n} test"
         f" images under {best.suite} ({counted(seeds, 'seed')}, {best.masking_status})."
-        f"{claims if result.judgements else ''}"
+        f"{claims if result.claim_results else ''}"
     )

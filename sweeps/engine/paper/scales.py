@@ -83,7 +83,7 @@ def _one_gpu(dataset: str, lr: float) -> Setting:
     )
 
 
-def _papers(dataset: str, lr: float) -> Setting:
+def _paper_setting(dataset: str, lr: float) -> Setting:
     return Setting(
         dataset=dataset,
         models=(WIDE_RESNET,),
@@ -139,8 +139,8 @@ SCALES: dict[str, Mapping[str, Setting]] = {
     },
     # the paper's networks and schedules
     "paper": {
-        "cifar10": _papers("cifar10", lr=0.1),
-        "svhn": _papers("svhn", lr=0.01),
+        "cifar10": _paper_setting("cifar10", lr=0.1),
+        "svhn": _paper_setting("svhn", lr=0.01),
         "imagenet": _imagenet(
             epochs=100, schedule="multi_step", milestones=(0.3, 0.6, 0.9), lr=0.1, precision="float32"
         ),

@@ -52,14 +52,14 @@ def cited(name: str) -> Row:
 class Found:
     """The finished trials of a table's sweep by their ids, and what was asked of their models since."""
 
-    judged: Mapping[str, EvaluatedTrial]
-    probed: QueryAnswers
+    evaluated: Mapping[str, EvaluatedTrial]
+    answers: QueryAnswers
     seeds: tuple[int, ...]
 
     def of(self, row: Row) -> dict[int, EvaluatedTrial]:
         """The row's trials, by seed."""
         ids = {seed: row.trial_id(seed) for seed in self.seeds}
-        return {seed: self.judged[trial] for seed, trial in ids.items() if trial in self.judged}
+        return {seed: self.evaluated[trial] for seed, trial in ids.items() if trial in self.evaluated}
 
 
 Values: TypeAlias = Mapping[int, float]  # by seed
@@ -112,7 +112,7 @@ class Black(Column):
     another: bool = False
 
     def read(self, row: Row, found: Found) -> Values:
-        read = {seed: found.probed.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
+        read = {seed: found.answers.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
         return {seed: accuracies[self.attack] for seed, accuracies in read.items() if accuracies is not None}
 
     def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:
@@ -145,7 +145,7 @@ class Gradient(Column):
     statistic: str
 
     def read(self, row: Row, found: Found) -> Values:
-        read = {seed: found.probed.gradients(row.trial_id(seed)) for seed in found.of(row)}
+        read = {seed: found.answers.gradients(row.trial_id(seed)) for seed in found.of(row)}
         values = {seed: norms.statistic(self.which, self.statistic) for seed, norms in read.items() if norms}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -248,10 +248,10 @@ class Table:
         cells = [*self.cells().values()]
         cells += [cell for claim in self.claims for cell in (claim.first, claim.second) if cell]
         asked = [query for one, column in cells for query in column.queries(one, found)]
-        return _joined(asked)
+        return _merge_queries(asked)
 
 
-def _joined(queries: Sequence[ModelQuery]) -> list[ModelQuery]:
+def _merge_queries(queries: Sequence[ModelQuery]) -> list[ModelQuery]:
     crafted: dict[str, list[str]] = {}
     others: dict[str, ModelQuery] = {}
     for query in queries:

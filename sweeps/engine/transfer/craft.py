@@ -95,13 +95,13 @@ class ModelCache:
             self._held[number] = self.matrix.models[number].load(self.device, NOUN)
         return self._held[number]
 
-    def judges(self) -> list[int]:
+    def targets(self) -> list[int]:
         """All models, those in memory first."""
         return sorted(range(len(self.matrix.models)), key=lambda number: number not in self._held)
 
 
 def craft_shard(
-    matrix: Matrix, folder: MatrixFolder, bench: ModelCache, part: Split, source: int, shard: slice
+    matrix: Matrix, folder: MatrixFolder, cache: ModelCache, part: Split, source: int, shard: slice
 ) -> None:
     """Craft one shard of images on one model by every attack, let all models judge, and keep what they say.
 
@@ -113,18 +113,18 @@ def craft_shard(
     images, path = part.take(shard), folder.shard(matrix.names[source], shard)
     if read_shard(matrix, path, source, images.rows) is not None:
         return
-    x, y = to_unit(images.images[:].to(bench.device)), images.labels.to(bench.device)
+    x, y = to_unit(images.images[:].to(cache.device)), images.labels.to(cache.device)
 
-    def correct(target: int, judged: Tensor) -> npt.NDArray[np.bool_]:
-        evaluator = Evaluator(bench.take(target, beside=source))
-        return evaluator.clean(judged, images.labels, images.rows).clean_correct
+    def correct(target: int, verdicts_: Tensor) -> npt.NDArray[np.bool_]:
+        evaluator = Evaluator(cache.take(target, beside=source))
+        return evaluator.clean(verdicts_, images.labels, images.rows).clean_correct
 
-    def withstood(entry: Entry) -> npt.NDArray[np.bool_]:
-        x_adv = craft(matrix, entry, bench.take(source), x, y, images.rows)
-        verdicts = {target: correct(target, x_adv) for target in bench.judges()}
+    def correct_by_target(entry: Entry) -> npt.NDArray[np.bool_]:
+        x_adv = craft(matrix, entry, cache.take(source), x, y, images.rows)
+        verdicts = {target: correct(target, x_adv) for target in cache.targets()}
         return np.stack([verdicts[target] for target in sorted(verdicts)])
 
-    adversarial = {label(entry): withstood(entry) for entry in matrix.attacks()}
+    adversarial = {label(entry): correct_by_target(entry) for entry in matrix.attacks()}
     write_shard(matrix, path, source, images.rows, TransferVerdicts(clean=correct(source, x), adversarial=adversarial))
 
 
@@ -166,7 +166,7 @@ class TransferVerdicts:
     adversarial: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: TransferVerdicts) -> None:
+def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, verdicts_: TransferVerdicts) -> None:
     """One row an attack and image. A reader finds the whole file or none.
 
     Columns: index (row in the data set), source, attack, clean_correct (of the source) and, for each
@@ -177,10 +177,10 @@ def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: T
         "index": np.tile(rows.numpy(), len(labels)),
         "source": [matrix.names[source]] * (len(rows) * len(labels)),
         "attack": np.repeat(labels, len(rows)),
-        "clean_correct": np.tile(judged.clean, len(labels)),
+        "clean_correct": np.tile(verdicts_.clean, len(labels)),
     }
     for number, name in enumerate(matrix.names):
-        columns[f"correct_{name}"] = np.concatenate([judged.adversarial[one][number] for one in labels])
+        columns[f"correct_{name}"] = np.concatenate([verdicts_.adversarial[one][number] for one in labels])
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,10 +216,10 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
     shards = []
     for shard in matrix.shards():
         path = folder.shard(matrix.names[source], shard)
-        judged = read_shard(matrix, path, source, part.rows[shard])
-        if judged is None:
+        verdicts_ = read_shard(matrix, path, source, part.rows[shard])
+        if verdicts_ is None:
             raise InputError(f"{str(path)!r} holds no whole verdicts: --resume {str(folder.path)!r}")
-        shards.append(judged)
+        shards.append(verdicts_)
     names = shards[0].adversarial
     return TransferVerdicts(
         clean=np.concatenate([shard.clean for shard in shards]),

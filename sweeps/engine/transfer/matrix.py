@@ -53,26 +53,26 @@ class TransferCell:
         return self.correct < self.own
 
 
-def cells_of(names: Sequence[str], judged: Sequence[TransferVerdicts]) -> list[TransferCell]:
+def cells_of(names: Sequence[str], verdicts_: Sequence[TransferVerdicts]) -> list[TransferCell]:
     """Every attack's matrix, source by source.
 
     Args:
-        names: the models'.  judged: what became of the images crafted on each of them.
+        names: the models'.  verdicts_: what became of the images crafted on each of them.
     """
     return [
         TransferCell(
             source=names[source],
             target=names[target],
             attack=attack,
-            n=len(judged[target].clean),
+            n=len(verdicts_[target].clean),
             correct=int(stands.sum()),
-            clean=int(judged[target].clean.sum()),
-            own=int((own := judged[target].adversarial[attack][target]).sum()),
+            clean=int(verdicts_[target].clean.sum()),
+            own=int((own := verdicts_[target].adversarial[attack][target]).sum()),
             p=sign_test(int((own & ~stands).sum()), int((stands & ~own).sum())),
         )
-        for attack in judged[0].adversarial
+        for attack in verdicts_[0].adversarial
         for source in range(len(names))
-        for target, stands in enumerate(judged[source].adversarial[attack])
+        for target, stands in enumerate(verdicts_[source].adversarial[attack])
     ]
 
 

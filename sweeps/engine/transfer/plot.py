@@ -36,7 +36,7 @@ def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
         for y, row in enumerate(rows):
             for x, cell in enumerate(row):
                 _write(axes, x, y, cell, few=few)
-        _dress(axes, names, attack, slanted=longest > 0.9 * side / len(names))
+        _style_axes(axes, names, attack, slanted=longest > 0.9 * side / len(names))
     clean = {cell.target: f"{cell.clean / cell.n:.1%}" for cell in cells}
     panels[0].set_yticks(range(len(names)), [f"{name}\nclean {clean[name]}" for name in names])
     panels[0].set_ylabel("judged on")
@@ -87,7 +87,7 @@ def _ink(accuracy: float) -> str:
     return DARK if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else LIGHT
 
 
-def _dress(axes: Axes, names: Sequence[str], title: str, *, slanted: bool) -> None:
+def _style_axes(axes: Axes, names: Sequence[str], title: str, *, slanted: bool) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(len(names)), names)
     if slanted:

@@ -17,7 +17,7 @@ LONGEST_NAME = 28  # a longer one is folded on the terminal
 def show(console: Console, matrix: Matrix, cells: Sequence[TransferCell]) -> None:
     """A table an attack, or of many models their white-box and strongest black-box alone; and what they mean."""
     for numbered in (False, True):
-        tables = [_whole(matrix.names, cells, attack, numbered=numbered) for attack in attacks_of(cells)]
+        tables = [_full_table(matrix.names, cells, attack, numbered=numbered) for attack in attacks_of(cells)]
         if all(_width(console, table) <= console.width for table in tables):
             break
     else:
@@ -67,7 +67,7 @@ def _with_interval(cell: TransferCell) -> str:
     return f"**{accuracy}** {reach}" if cell.white_box else text
 
 
-def _whole(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:
+def _full_table(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:
     """All cells of an attack; columns go by the models' names or, to save room, by their numbers."""
     of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}
     table = _table(f"{attack}: accuracy in %, {NOT_VERIFIED}", "crafted on →")

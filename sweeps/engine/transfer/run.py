@@ -11,7 +11,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.options import JobOptions
-from sweeps.engine.evaluation.setup import decide
+from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.transfer.craft import (
     NOUN,
@@ -59,7 +59,7 @@ class TransferJob(Job[Matrix]):
     """Every model as a source and as a target."""
 
     noun, spec_file, stem = NOUN, SPEC, STEM
-    wanted = "two MODELs or a sweep's folder"
+    required_models = "two MODELs or a sweep's folder"
     experiment = f", experiment {STEM}"
 
     folder: MatrixFolder
@@ -68,7 +68,7 @@ class TransferJob(Job[Matrix]):
         return MatrixFolder(path)
 
     def make(self) -> tuple[Matrix, Split]:
-        decided, part = decide(self.models, self.options, self.folder.path, self.console)
+        decided, part = make_spec_fields(self.models, self.options, self.folder.path, self.console)
         matrix = Matrix.new(**decided)
         _check_models(matrix)
         return matrix, part
@@ -118,12 +118,12 @@ def _check_models(matrix: Matrix) -> None:
         first[model.fingerprint] = name
 
 
-_BENCHES: dict[str, ModelCache] = {}
+_CACHES: dict[str, ModelCache] = {}
 
 
 def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: slice, gpus: float) -> None:
     """One shard of images crafted on one model and judged by all, unless that is on disk."""
-    if matrix.id not in _BENCHES:
-        _BENCHES.clear()
-        _BENCHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
-    craft_shard(matrix, folder, _BENCHES[matrix.id], part, source, shard)
+    if matrix.id not in _CACHES:
+        _CACHES.clear()
+        _CACHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
+    craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)

@@ -155,7 +155,7 @@ def test_a_model_whose_name_comes_from_mlflow_gets_a_safe_one(name):
 
 @pytest.mark.parametrize("name", ["a/b", "a'b", 'a"b', "a:b", "", "a\0"])
 def test_a_name_that_the_registry_would_take_for_something_else(name):
-    with pytest.raises(InputError, match="is no name for a model"):
+    with pytest.raises(InputError, match="is not a valid model name"):
         Final(count=1, epochs=None, seeds=(0,), rule="r", registered_name=name)
 
 
