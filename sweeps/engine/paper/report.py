@@ -1,4 +1,4 @@
-"""A table beside the paper's: on the terminal, as Markdown and as CSV."""
+"""Our numbers next to the paper's: on the terminal, as Markdown and as CSV."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says 
 
 
 def title(result: Result) -> str:
-    """What the table is about."""
+    """The title of the table."""
     return f"Table {result.table.number}: {result.table.paper.description}"
 
 
 def settings(result: Result) -> str:
-    """What all our numbers share."""
+    """The settings that all our numbers share."""
     config, table, pixel = result.config, result.table, result.sweep.pixel
     networks = list(dict.fromkeys(trial.config.model for trial in result.sweep.trials))
     seeds = len(result.found.seeds)
@@ -36,7 +36,7 @@ def settings(result: Result) -> str:
     if table.unit == "%":
         of = f"{counted(seeds, 'seed')}, ±: 95 % ({accuracies})"
     else:
-        of = f"{counted(seeds, 'seed')}: mean, and from the lowest to the highest"
+        of = f"{counted(seeds, 'seed')}: mean, lowest and highest"
     return (
         f"Ours: {config.data.name}, {', '.join(networks)}, {'/'.join(map(str, epochs))} epochs of"
         f" {config.train.schedule}{images}, n = {result.n} test images, {of};"
@@ -45,7 +45,7 @@ def settings(result: Result) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """What must be known to read the table."""
+    """Notes on how to read the table."""
     said = [*result.table.notes]
     robustness = list(result.robustness.values())
     if robustness:
@@ -53,29 +53,29 @@ def notes(result: Result) -> list[str]:
         n = f" (n = {counts.pop()})" if len(counts) == 1 else ""
         said.append(
             f"Verified: the per-example worst case over all attacks of this table and {_verifying(robustness[0])}{n};"
-            " checks: red flags of gradient masking. The paper has neither."
+            " checks: red flags of gradient masking. The paper reports neither."
         )
     if lost := _named({one.row.name: one.collapsed for one in robustness}):
-        said.append(f"Models that fell to catastrophic overfitting while they were trained: {lost}.")
+        said.append(f"Models with catastrophic overfitting during training: {lost}.")
     if constant := _named({one.row.name: one.one_class for one in robustness}):
         said.append(
-            f"Models that are right on images of one class alone: {constant}. They answer that class whatever they see:"
-            " what they hold is no robustness, and a claim about them says nothing."
+            f"Models that are correct on one class only: {constant}. They predict this class for every image. Their"
+            " accuracy is not robustness, and a claim about them says nothing."
         )
     return said
 
 
 def _named(counts: Mapping[str, int]) -> str:
-    """Each row of which there are some, with how many."""
+    """The rows with a count above zero, with their counts."""
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 def _verifying(robustness: Robustness) -> str:
-    return "APGD-CE and APGD-T" if "quick" in robustness.suite else "nothing more: not verified"
+    return "APGD-CE and APGD-T" if "quick" in robustness.suite else "no further attack (not verified)"
 
 
 def show(console: Console, result: Result) -> None:
-    """The table, what the models hold, and the paper's claims one by one."""
+    """Print the table, the robustness of its models, and each claim of the paper."""
     console.print(title(result), highlight=False, markup=False)
     console.print(*_tables(console, result, [*result.table.columns]), sep="\n")
     if not any(line.robustness for line in result.lines):
@@ -88,7 +88,7 @@ def show(console: Console, result: Result) -> None:
 
 
 def _tables(console: Console, result: Result, columns: Sequence[str]) -> list[RichTable]:
-    """One table, its cells folded where the terminal is narrow; or, where even so it does not fit, several."""
+    """One table, with narrow cells if the terminal is narrow; several if it still does not fit."""
     for narrow in (False, True):
         table = _table(result, columns, narrow=narrow)
         if console.measure(table, options=console.options.update(width=1000, max_width=1000)).maximum <= console.width:
@@ -115,7 +115,7 @@ def _table(result: Result, columns: Sequence[str], *, narrow: bool) -> RichTable
 
 
 def said(claim_result: ClaimResult) -> str:
-    """The claim, and our number."""
+    """The claim and our number for it."""
     claim, mean = claim_result.claim, claim_result.mean
     if mean is None:
         return claim.description
@@ -132,7 +132,7 @@ def said(claim_result: ClaimResult) -> str:
 
 
 def markdown(result: Result) -> str:
-    """The table for a report: each cell ours, and below it the paper's with the difference."""
+    """The table as Markdown: each cell has our number and, below it, the paper's with the difference."""
     columns = [*result.table.columns]
     with_robustness = any(line.robustness for line in result.lines)
     head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if with_robustness else [])]
@@ -160,18 +160,18 @@ def markdown(result: Result) -> str:
 
 
 def as_csv(result: Result) -> str:
-    """A line a cell, in the paper's unit: percent, or the plain number."""
+    """One line per cell, in the paper's unit: percent, or the plain number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     scale = 100 if result.table.unit == "%" else 1
     for line in result.lines:
-        with_robustness = _csv_robustness(line.robustness)
+        robustness = _csv_robustness(line.robustness)
         for column, paper in line.paper.items():
             number = line.ours.get(column)
             ours = _csv_number(number, paper, scale)
             writer.writerow(
-                [result.table.number, line.name, column, "" if paper is None else paper, *ours, *with_robustness]
+                [result.table.number, line.name, column, "" if paper is None else paper, *ours, *robustness]
             )
     return text.getvalue()
 
@@ -218,7 +218,7 @@ def _marked_down(line: Line, column: str, result: Result) -> str:
 
 
 def _parts(line: Line, column: str, result: Result) -> tuple[str, str, str, str]:
-    """Ours, half its interval, the paper's, the difference; of gradients the quotient."""
+    """Our number, half its interval, the paper's number, and the difference (for gradients, the quotient)."""
     number, paper = line.ours.get(column), line.paper[column]
     percent = result.table.unit == "%"
     printed = "-" if paper is None else f"{paper:.1f}" if percent else f"{paper:.3g}"
@@ -268,7 +268,7 @@ def _words(masking_status: str) -> list[tuple[str, str, str]]:
 
 
 def _robustness_table(result: Result) -> RichTable:
-    table = RichTable(title="What these models hold", title_justify="left", highlight=False)
+    table = RichTable(title="Robustness of these models", title_justify="left", highlight=False)
     for name in ROBUSTNESS_COLUMNS:
         table.add_column(name, justify="left" if name in ROBUSTNESS_WORDS else "right")
     for one in result.robustness.values():

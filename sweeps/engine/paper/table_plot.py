@@ -1,4 +1,4 @@
-"""A table as a picture: a panel a column, the paper's numbers and ours side by side."""
+"""Plot of a table: one panel per column, with the paper's numbers and ours."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ ROW, PANEL = 0.34, 1.45  # inches
 
 
 def draw_table(result: Result) -> Figure:
-    """Rows from top to bottom; filled: ours with its interval, hollow: the paper's; last, what is verified."""
+    """Draw rows from top to bottom: filled marks are ours with intervals, hollow ones the paper's; verified last."""
     lines = result.lines
     with_robustness = any(line.robustness for line in lines)
     names = [*result.table.columns, *(["verified"] if with_robustness else [])]
@@ -81,5 +81,5 @@ def _style_axes(axes: Axes, *, logarithmic: bool) -> None:
 
 
 def _folded(text: str, inches: float) -> str:
-    """Lines that fit the width at this size of letters."""
+    """Wrap text to a width in inches at this font size."""
     return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, int(inches * 17)))

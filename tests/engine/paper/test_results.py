@@ -58,8 +58,8 @@ def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_
     assert [one.word for one in made.claim_results] == ["says nothing", "shows"]
     assert "* says nothing: MC above LA" in markdown(made)
     assert "1 show, 0 do not, 0 are undecided, 1 say nothing." in report(made).sentence
-    assert "right on images of one class alone: R-MC 1. They answer" in markdown(made)
-    assert "R-MC-LA holds most" in report(made).sentence
+    assert "correct on one class only: R-MC 1. They predict" in markdown(made)
+    assert "R-MC-LA is the most robust" in report(made).sentence
 
 
 def test_a_row_that_was_not_run_says_so(tmp_path):

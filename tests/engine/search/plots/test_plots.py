@@ -282,9 +282,9 @@ def test_page_and_print_show_the_same_marks(snapshot):
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (empty, "they need 4 trials that finished unmasked, and there are none"),
-        (single, "they need 4 trials that finished unmasked, and there are 1"),
-        (all_masked, "they need 4 trials that finished unmasked, and there are none"),
+        (empty, "they need 4 trials that finished unmasked, and the search has none"),
+        (single, "they need 4 trials that finished unmasked, and the search has 1"),
+        (all_masked, "they need 4 trials that finished unmasked, and the search has none"),
     ],
 )
 def test_what_cannot_be_learned_is_left_out_and_the_page_says_why(made, why, tmp_path):
