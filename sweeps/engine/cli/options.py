@@ -177,7 +177,7 @@ class SweepOptions:
             )
         return SweepFolder(path, store)
 
-    def refuse_beside_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
+    def refuse_with_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
         """A resumed sweep is as it was set up; options that would change it are refused.
 
         Raises:

@@ -137,7 +137,7 @@ class Job(ABC, Generic[S]):
         self.folder.create(self.spec)
 
     def _resume(self) -> None:
-        self.options.refuse_beside_resume(self.models, self.noun)
+        self.options.refuse_with_resume(self.models, self.noun)
         self.spec = self.folder.load()
         self.part = reload_images(self.spec, self.options, self.noun)
 

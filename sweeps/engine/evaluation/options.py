@@ -66,7 +66,7 @@ class JobOptions:
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
 
-    def refuse_beside_resume(self, models: Sequence[str], noun: str) -> None:
+    def refuse_with_resume(self, models: Sequence[str], noun: str) -> None:
         """Raises InputError for models or options that cannot change when a `noun` is resumed."""
         allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]

@@ -135,21 +135,21 @@ def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFol
     )
 
 
-def families(judged: Sequence[EvaluatedTrial]) -> list[Family]:
+def families(trials: Sequence[EvaluatedTrial]) -> list[Family]:
     """Group trials by recipe and budget: references first, then by increasing budget."""
     groups: dict[tuple[str, str, float], list[EvaluatedTrial]] = {}
-    for one in judged:
+    for one in trials:
         groups.setdefault((one.trial.role, one.recipe, one.pixels), []).append(one)
     found = [Family(recipe, role, pixels, tuple(members)) for (role, recipe, pixels), members in groups.items()]
     return sorted(found, key=lambda family: (family.role != "reference", family.pixels))
 
 
-def curves_csv(judged: Sequence[EvaluatedTrial]) -> str:
+def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
     """All curves, one line per trial, loss, reading and number of steps. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in judged:
+    for one in trials:
         verdicts, config = one.verdicts, one.trial.config
         for loss, outcome in verdicts.outcomes.items():
             for reading in READINGS:

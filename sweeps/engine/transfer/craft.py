@@ -88,10 +88,10 @@ class ModelCache:
         self.matrix, self.device = matrix, device
         self._held: dict[int, nn.Module] = {}
 
-    def take(self, number: int, *, beside: int | None = None) -> nn.Module:
-        """The model with this number. Before it is loaded, all models except `beside` are released."""
+    def take(self, number: int, *, keep: int | None = None) -> nn.Module:
+        """The model with this number. Before it is loaded, all models except `keep` are released."""
         if number not in self._held:
-            self._held = {other: model for other, model in self._held.items() if other == beside}
+            self._held = {other: model for other, model in self._held.items() if other == keep}
             self._held[number] = self.matrix.models[number].load(self.device, NOUN)
         return self._held[number]
 
@@ -116,7 +116,7 @@ def craft_shard(
     x, y = to_unit(images.images[:].to(cache.device)), images.labels.to(cache.device)
 
     def correct(target: int, x_eval: Tensor) -> npt.NDArray[np.bool_]:
-        evaluator = Evaluator(cache.take(target, beside=source))
+        evaluator = Evaluator(cache.take(target, keep=source))
         return evaluator.clean(x_eval, images.labels, images.rows).clean_correct
 
     def correct_by_target(entry: Entry) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from torch import nn
 from bat_core.checkpoint import load_model
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.errors import InputError
-from sweeps.engine.evaluation.model_sources import ModelSource, _with_own_names, find_models, fingerprint
+from sweeps.engine.evaluation.model_sources import ModelSource, _with_unique_names, find_models, fingerprint
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial
@@ -287,12 +287,12 @@ def test_weights_belong_to_one_factory(here, sweep, weights, names):
     ],
 )
 def test_models_of_one_name_get_folders_of_their_own(given, expected):
-    assert [source.name for source in _with_own_names([ModelSource(name=name) for name in given])] == expected
+    assert [source.name for source in _with_unique_names([ModelSource(name=name) for name in given])] == expected
 
 
 @pytest.mark.parametrize("given", [["x", "x", "x-2"], ["x-2", "x", "x"], ["x", "x-2", "x", "x-3", "x"]])
 def test_a_name_that_looks_numbered_is_not_given_twice(given):
-    named = [source.name for source in _with_own_names([ModelSource(name=name) for name in given])]
+    named = [source.name for source in _with_unique_names([ModelSource(name=name) for name in given])]
     assert len(set(named)) == len(given)
 
 

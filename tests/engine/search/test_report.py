@@ -79,7 +79,7 @@ def test_aim_images_and_attack_are_named(report):
         "Evaluated on validation images: clean n = 300; robust n = 200, the per-example worst case over PGD-20+quick"
         in said
     )
-    assert "PGD takes 20 steps of 2 px on cross-entropy from one random start; then come APGD-CE, APGD-T" in said
+    assert "PGD runs 20 steps of 2 px on cross-entropy from one random start; APGD-CE, APGD-T" in said
     assert "Trials are drawn by TPE (seed 0). The search ends after 40 trials. No trial is stopped early." in said
     assert "One pixel is 5/255." in said
 
@@ -153,7 +153,7 @@ def test_the_papers_point_may_be_masked_or_missing():
 def test_masked_trials_are_shown_with_what_pgd_made_of_them(snapshot, report):
     said = section(report, "Masked gradients")
     masked = sorted((one for one in snapshot.finished if one.masked), key=lambda one: -one.pgd_acc)
-    assert "The number we show is the robustness that is there." in said
+    assert "the accuracy of a masked model under attack is not reliable." in said
     assert "3 trials of 32 finished are masked." in said
     assert rows(said, "masked") == [
         [one.id, f"{one.clean_acc:.1%}", f"{one.pgd_acc:.1%}", shown(one), one.suite, ", ".join(one.flags)]
@@ -176,14 +176,14 @@ def test_trials_that_give_every_image_one_class_are_named():
     assert "1 trial (trial-000) predicts the same class for every image. The robust accuracy" in said
     assert "The paper's point, trial-000: clean 90.0%" in said
     assert "suspect. It predicts the same class for every image." in said
-    assert "The front has 1: clean 50.0%, robust 40.0% (trial-001)" in said
+    assert "The front has 1 trial: clean 50.0%, robust 40.0% (trial-001)" in said
 
 
 def test_what_pgd_alone_would_have_chosen_is_named_even_if_it_breaks():
     search = search_of("bat")
     lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, masking_status=MASKED)
     said = report_md(view_of(search, [score_of(search, 0, 0.9, 0.5), lying]))
-    assert "By PGD alone trial-001 would have been the most robust, with 80.0%: it is masked" in said
+    assert "By PGD alone trial-001 would be the most robust trial, with 80.0%. It is masked" in said
     assert "it has 30.0% (24.1-36.7), which is not reliable either." in said
 
 
@@ -191,7 +191,7 @@ def test_no_mask_is_said_too():
     search = search_of("bat")
     said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4)])), "Masked gradients")
     assert "No trial of 1 finished is masked." in said
-    assert "By PGD alone trial-000 would have been the most robust, with 42.0%: it is clear" in said
+    assert "By PGD alone trial-000 would be the most robust trial, with 42.0%. It is clear" in said
     assert "reliable either" not in said
 
 
@@ -230,7 +230,10 @@ def test_cost_counts_every_trial_and_every_process():
     assert "2 trials drawn by TPE: 1 finished, 1 stopped early." in said
     assert "ran for 30.0 min of wall time; training took 7.5 h summed over all processes." in said
     final = replace(snapshot, finalists=(finalist_of(search, one),), champion=None)
-    assert "training took 8.5 h over all processes (2.5 h of the search, 6.0 h of the finalists)." in report_md(final)
+    assert (
+        "training took 8.5 h summed over all processes (2.5 h for the search, 6.0 h for the finalists)."
+        in report_md(final)
+    )
 
 
 def test_finalists_are_means_on_validation_and_test_is_told_apart(snapshot, report):
@@ -250,7 +253,7 @@ def test_finalists_are_means_on_validation_and_test_is_told_apart(snapshot, repo
             expected = f"{tested.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
             row = [finalist.origin.id, tested.trial, f"{tested.clean_acc:.1%}", expected, "360", "standard", "clear"]
             assert row in table
-    assert f"The champion is {snapshot.champion}: {chosen.origin.id}, of its seeds the most robust" in said
+    assert f"The champion is {snapshot.champion}: {chosen.origin.id}, the most robust of its seeds" in said
     assert f"`knee`: {describe_rule('knee')}." in said
     assert "All choices were made on validation images, which were split from train. Test images were used once" in said
 
@@ -259,7 +262,7 @@ def test_without_finalists_it_says_how_to_get_them(snapshot):
     none = replace(snapshot, finalists=(), champion=None)
     waiting = section(report_md(none), "Finalists and champion")
     assert waiting.strip().startswith(
-        "The finalists have not been trained yet. `--resume` this search with `--finalists K`"
+        "The finalists have not been trained yet. To get them, resume this search with `--finalists K`"
     )
     assert "Test images were not used" in waiting
     asked = section(report_md(replace(none, search=search_of("bat", final=False))), "Finalists and champion")
@@ -275,9 +278,12 @@ def test_no_champion_is_no_champion(snapshot):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("robust-at-clean>=90%", "the most robust of those with clean accuracy of at least 90%"),
-        ("robust-per-hour", "the most verified robust accuracy for an hour of training"),
-        ("knee", "farthest above the straight line from the most robust finalist to the cleanest"),
+        ("robust-at-clean>=90%", "the most robust finalist with clean accuracy of at least 90%"),
+        ("robust-per-hour", "the highest verified robust accuracy per hour of training"),
+        (
+            "knee",
+            "the finalist farthest above the straight line from the most robust finalist to the most accurate one",
+        ),
     ],
 )
 def test_each_rule_has_its_words(name, words):
@@ -328,7 +334,7 @@ def test_sentences_where_there_is_little_to_say():
     failed = view_of(search, others=[(trial_of(search, 0), status_of("failed", reason=KILLED))])
     assert sentence(failed) == "No trial has finished: 1 trial drawn by TPE: 0 finished, 1 failed."
     one = score_of(search, 0, 0.9, 0.4)
-    expected = "1 trial finished. The front has 1: clean 90.0%, robust 40.0% (trial-000), on validation images."
+    expected = "1 trial finished. The front has 1 trial: clean 90.0%, robust 40.0% (trial-000), on validation images."
     assert sentence(view_of(search, [one])) == expected
     masked = [replace(one, masking_status=MASKED)]
     assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robust accuracy here is")

@@ -36,7 +36,7 @@ def test_a_folder_without_a_search_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not a search's description"),
+        ("{", "is not a valid search description"),
         ("[]", "must be a mapping"),
         ("{}", "missing"),
         ('{"objective": 3}', "objective=3 must be of type str"),

@@ -100,7 +100,7 @@ def test_parallel_coordinates_show_measures_and_foremost_parameters():
     for shares in learned.importances(snapshot, study).values():
         most |= {name: max(share, most.get(name, 0)) for name, share in shares.items()}
     assert set(names[2:]) == set(sorted(most, key=most.get)[-learned.MOST :])
-    assert "the 8 of 18 parameters" in said(figure)
+    assert "the 8 most important of 18 parameters" in said(figure)
     assert len(lines_of(figure)) == 29
     assert len(learned.parallel_page(snapshot, study).layout.xaxis.ticktext) == 20
 

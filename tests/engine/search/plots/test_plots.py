@@ -258,7 +258,7 @@ def test_pointing_at_a_trial_tells_all_there_is_to_know(snapshot):
     for expected in (
         f"<b>{masked.id}</b><br>",
         f"clean {masked.clean_acc:.1%}, robust {masked.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f}), n = 200",
-        f"under PGD alone {masked.pgd_acc:.1%}",
+        f"PGD alone {masked.pgd_acc:.1%}",
         "masked: zero_gradient, label_leaking",
         f"training {60 * masked.hours:.1f} min",
         f"eps={255 * masked.point['eps']:.4g}/255 ({masked.point['eps'] / PIXEL:.3g} px)",
