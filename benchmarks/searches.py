@@ -12,7 +12,7 @@ from sweeps.engine.search.tune import EpochASHA
 
 from bat_core.data import Dataset
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
+from sweeps.engine.search.options import FACTOR, SearchOptions, default_grace
 from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
@@ -99,7 +99,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     dataset = setting.images()
     search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
     if kind.halving:
-        search = replace(search, halving=Halving(grace=kind.grace or usual_grace(setting.epochs), factor=FACTOR))
+        search = replace(search, halving=Halving(grace=kind.grace or default_grace(setting.epochs), factor=FACTOR))
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)

@@ -74,7 +74,7 @@ def test_the_champion_is_registered_with_its_rule(crowned: Crowned) -> None:
     run = crowned.client.get_run(version.run_id)
     for said in (version.description, run.data.tags["mlflow.note.content"]):
         assert said.startswith("Chosen by the rule knee among 1 finalists with 2 seeds each, on validation images")
-        assert "On test, read once" in said
+        assert "On test images, evaluated once" in said
     assert run.info.run_name in {trial.id for trial in finalists(crowned)}
     assert f"champion: models:/nets@champion, version {version.version}" in crowned.printed
 
@@ -113,7 +113,7 @@ def test_a_second_search_learns_from_it(crowned: Crowned) -> None:
     assert len(crowned.place.sweep("taught").statuses()) == 1
     for change, words in (
         ({"--eps": "20/255"}, "attack.eps is"),
-        ({"--train-size": "300"}, "data.train_size is 400 there and 300 here"),
+        ({"--train-size": "300"}, "its data.train_size is 400, and this search's is 300"),
     ):
         settings = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | change
         code, printed = crowned.place.run(
@@ -129,5 +129,5 @@ def test_a_search_of_another_space_teaches_nothing(crowned: Crowned) -> None:
         "search.py", *SMALL[2:], "--space", "bat", "schedule", "--warm-start", "out", "--output", "refused"
     )
     assert code == 2
-    assert "is of another data set or space: it lacks parameter" in printed
+    assert "searched another data set or space: it lacks parameter" in printed
     assert not (crowned.place.path / "refused").exists()

@@ -190,7 +190,7 @@ class SweepOptions:
             )
         return SweepFolder(path, store)
 
-    def refuse_beside_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
+    def refuse_with_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
         """Reject options that would change a resumed sweep.
 
         Raises:

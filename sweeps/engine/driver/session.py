@@ -114,7 +114,7 @@ def resume(
         InputError: there is no such sweep, or an option would change it.
     """
     assert options.resume is not None
-    options.refuse_beside_resume(also_allowed=also_allowed)
+    options.refuse_with_resume(also_allowed=also_allowed)
     folder = open_sweep(options.resume, options.output)
     sweep = folder.load()
     dataset = load_images(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command `evaluate`: attack models, check them for gradient masking, and report their robustness."""

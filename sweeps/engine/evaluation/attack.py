@@ -1,4 +1,4 @@
-"""What an evaluation of models is, the folder it lives in, and how it goes on where it stopped."""
+"""An evaluation of models: its description, its folder, and its resumable steps."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ TRANSFERRED_STEPS = 20  # CE20, as in Table 7
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(EvaluationSpec):
-    """All that was decided before the first attack; written once, as evaluation.json."""
+    """The description of an evaluation: fixed before the first attack, and stored as evaluation.json."""
 
     suite: str
     checks: str
@@ -46,11 +46,11 @@ class Evaluation(EvaluationSpec):
 
     @property
     def name(self) -> str:
-        """What its numbers are called after: the suite, and whether black boxes were added."""
+        """The name of its metrics: the suite, with "+transfer" if transfer attacks were added."""
         return f"{self.suite}+transfer" if self.transfer_from else self.suite
 
     def attacks(self, device: str = "cpu") -> Suite:
-        """The suite, at this budget and step size, and then what other models know."""
+        """The suite at this budget and step size, followed by the transfer attack, if any."""
         return _attacks(self, device)
 
 
@@ -70,42 +70,42 @@ def _attacks(evaluation: Evaluation, device: str) -> Suite:
 
 @dataclass(frozen=True)
 class EvaluationFolder:
-    """Where an evaluation's verdicts and summaries lie."""
+    """The folder of an evaluation's verdicts and summaries."""
 
     path: Path
 
     def model(self, model: ModelRecord) -> Path:
-        """The folder of one model."""
+        """The folder of one model's results."""
         return self.path / model.source.name
 
     def create(self, evaluation: Evaluation) -> None:
         """Write the evaluation's description into a new folder.
 
         Raises:
-            InputError: it cannot be written, or holds something already.
+            InputError: the folder cannot be written, or is not empty.
         """
         write_spec(self.path, SPEC, f"an {NOUN}", evaluation)
 
     def load(self) -> Evaluation:
-        """The evaluation that lives here.
+        """Read the evaluation in this folder.
 
         Raises:
-            InputError: none does.
+            InputError: there is none, or its description is invalid.
         """
         return read_spec(Evaluation, self.path, SPEC, NOUN)
 
 
 def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split, shard: slice) -> None:
-    """Every attack of the suite on one shard of one model, each kept on disk as soon as it is through.
+    """Run every attack of the suite on one shard of one model. Each result is written as soon as it is complete.
 
     Args:
-        folder: the model's.  part: all images of the evaluation.
+        folder: the folder of the model's results.  part: all images of the evaluation.
     """
     suite, images = evaluation.attacks(evaluator.device.type), part.take(shard)
-    decoded = functools.cache(lambda: images.images[:])  # once, and not at all where everything is on disk
+    decoded = functools.cache(lambda: images.images[:])  # at most once, and not if all results are on disk
     place = folder / SHARDS / f"{shard.start:06d}"
     place.mkdir(parents=True, exist_ok=True)
-    verdicts = read_whole(place / f"{CLEAN}.parquet", images.rows)
+    verdicts = read_complete(place / f"{CLEAN}.parquet", images.rows)
     if verdicts is None:
         verdicts = evaluator.clean(decoded(), images.labels, images.rows)
         write_verdicts(verdicts, place / f"{CLEAN}.parquet")
@@ -113,7 +113,7 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
         path = place / f"{number:02d}-{entry.name}.parquet"
         adversarial = place / f"{ADVERSARIAL}-{entry.name}.parquet" if evaluation.save_adversarial else None
         outcome = read_outcome(path, entry, images.rows)
-        if outcome is None or (adversarial is not None and not is_whole(adversarial)):
+        if outcome is None or (adversarial is not None and not is_complete(adversarial)):
             saver = AdversarialImages(adversarial) if adversarial is not None else None
             outcome = evaluator.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
             if saver:
@@ -123,15 +123,15 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
 
 
 def check_model(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split) -> None:
-    """Look for the red flags of one model whose attacks are through, unless they are known."""
+    """Check one model for red flags of gradient masking after its attacks, unless the result is on disk."""
     path = folder / CHECKS
     if path.exists():
         return
     verified = None
     if evaluation.attacks().verified_by:
         verdicts = joined(evaluation, folder)
-        stands = dict(zip(verdicts.rows.tolist(), verdicts.robust_correct.tolist(), strict=True))
-        verified = torch.tensor([stands[row] for row in part.rows.tolist()])
+        robust = dict(zip(verdicts.rows.tolist(), verdicts.robust_correct.tolist(), strict=True))
+        verified = torch.tensor([robust[row] for row in part.rows.tolist()])
     depth: Depth = "cheap" if evaluation.checks == "cheap" else "full"
     findings = examine(
         evaluator.model,
@@ -149,7 +149,7 @@ def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
     """The verdicts of all shards.
 
     Raises:
-        InputError: one is missing or damaged.
+        InputError: a file is missing or damaged.
     """
     parts = []
     for shard in evaluation.shards():
@@ -197,25 +197,25 @@ def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, fo
 
 
 def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, Any]]:
-    """A line for each number a table shows: the attack, its settings, the accuracy and its interval.
+    """One entry per reported number: the attack, its settings, the accuracy and its interval.
 
-    `alone` tells an attack on all images from one on what the attacks before it left standing; the
-    accuracy of the latter is what stands after it.
+    `alone` is True for an attack on all images, and False for an attack on the images that are still correct after
+    the attacks before it. In the second case, the accuracy counts the images that are correct after this attack.
     """
     lines = []
     for number, entry in enumerate(suite.entries):
         outcome, settings = verdicts.outcomes[entry.name], entry.describe()
         for position, (name, step) in enumerate(entry.readings()):
             if entry.drop:
-                stands = verdicts.robust_after(number + 1)
+                correct = verdicts.robust_after(number + 1)
             else:
-                stands = outcome.holds if step is None else outcome.final[:, position]
+                correct = outcome.holds if step is None else outcome.final[:, position]
             lines.append(
                 {
                     "name": name,
-                    "acc": float(stands.mean()),
-                    "interval": list(wilson(int(stands.sum()), len(stands))),
-                    "n": len(stands),
+                    "acc": float(correct.mean()),
+                    "interval": list(wilson(int(correct.sum()), len(correct))),
+                    "n": len(correct),
                     "alone": not entry.drop,
                     "steps": step or settings.get("num_steps"),
                     "searches": entry.searches,
@@ -229,8 +229,8 @@ def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, An
     return lines
 
 
-def read_whole(path: Path, rows: Tensor) -> Verdicts | None:
-    """The verdicts at `path`; None where there are none, or a kill cut them short, or of other images."""
+def read_complete(path: Path, rows: Tensor) -> Verdicts | None:
+    """The verdicts at `path`; None if the file is missing, incomplete or about other images."""
     if not path.exists():
         return None
     try:
@@ -241,21 +241,21 @@ def read_whole(path: Path, rows: Tensor) -> Verdicts | None:
 
 
 def read_outcome(path: Path, entry: Entry, rows: Tensor) -> Outcome | None:
-    """What `entry` did to the images at `rows`, if it is on disk, whole and of these steps."""
-    verdicts = read_whole(path, rows)
+    """The outcome of `entry` on the images at `rows`; None unless a complete file with the same steps is on disk."""
+    verdicts = read_complete(path, rows)
     outcome = verdicts.outcomes.get(entry.name) if verdicts else None
     return outcome if outcome is not None and outcome.steps == entry.steps else None
 
 
 def write_verdicts(verdicts: Verdicts, path: Path) -> None:
-    """Write verdicts so that a reader finds the whole file or none."""
+    """Write verdicts atomically: a reader sees the complete file or none."""
     partial = path.with_name(f".{path.name}.partial")
     verdicts.write(partial)
     partial.replace(path)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a Parquet file can be read to its end."""
+def is_complete(path: Path) -> bool:
+    """Whether a Parquet file is complete."""
     try:
         pq.ParquetFile(path).metadata  # noqa: B018 (reading it is the test)
     except (OSError, pa.ArrowException):
@@ -264,7 +264,7 @@ def is_whole(path: Path) -> bool:
 
 
 class AdversarialImages:
-    """Writes adversarial images as they come: index and image (C * H * W float32, [0, 1])."""
+    """Writes adversarial images as a Parquet file, batch by batch: index and image (C * H * W float32, [0, 1])."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.partial = path, path.with_name(f".{path.name}.partial")
@@ -282,14 +282,14 @@ class AdversarialImages:
         self.writer.write_table(table)
 
     def close(self) -> None:
-        """The file is whole from here on. Without images there is none."""
+        """Complete the file. Without images, no file is written."""
         if self.writer is not None:
             self.writer.close()
             self.partial.replace(self.path)
 
 
 def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterator[tuple[str, int, str]]:
-    """(model, first image of the shard, attack) of what is on disk."""
+    """(model, first image of the shard, attack) for each result on disk."""
     for model in evaluation.models:
         for path in (folder.model(model) / SHARDS).glob("*/[0-9]*-*.parquet"):
             yield model.source.name, int(path.parent.name), path.stem.partition("-")[2]

@@ -1,4 +1,4 @@
-"""The life of an evaluation or a transfer matrix: begun or resumed, run shard by shard, concluded, logged."""
+"""The life cycle of an evaluation or a transfer matrix: begin or resume, attack by shard, conclude, log."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.text import progress, relative, say
 from sweeps.engine.evaluation.options import JobOptions
-from sweeps.engine.evaluation.setup import found_again
+from sweeps.engine.evaluation.setup import reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from sweeps.engine.storage.files import refuse_if_used
 from sweeps.engine.storage.locks import sole_driver
@@ -24,11 +24,11 @@ S = TypeVar("S", bound=EvaluationSpec)
 
 
 class JobFolder(Protocol[S]):
-    """Where a job's description and results are."""
+    """The folder of a job's description and results."""
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """Its path."""
 
     def create(self, spec: S, /) -> None:
         """Write the description into a new folder."""
@@ -40,7 +40,7 @@ class JobFolder(Protocol[S]):
 class Job(ABC, Generic[S]):
     """An evaluation or a transfer matrix, from its options to its results.
 
-    `run` is the life of every job. Subclasses say what it consists of.
+    `run` is the same for every job. Subclasses implement its steps.
     """
 
     noun: ClassVar[str]
@@ -60,7 +60,7 @@ class Job(ABC, Generic[S]):
         Returns:
             The exit code, 0.
         Raises:
-            InputError: the input cannot be used; nothing was attacked.
+            InputError: the input is invalid; nothing was attacked.
         """
         self._resume() if self.options.resume else self._begin()
         with sole_driver(self.folder.path, self.noun):
@@ -78,12 +78,12 @@ class Job(ABC, Generic[S]):
     @property
     @abstractmethod
     def stem(self) -> str:
-        """What a folder for its results is named after."""
+        """Prefix of the default output folder's name."""
 
     @property
     @abstractmethod
-    def wanted(self) -> str:
-        """What must be named to begin one."""
+    def required_models(self) -> str:
+        """The models that a new job requires, in words."""
 
     @abstractmethod
     def folder_at(self, path: Path) -> JobFolder[S]:
@@ -91,53 +91,55 @@ class Job(ABC, Generic[S]):
 
     @abstractmethod
     def make(self) -> tuple[S, Split]:
-        """Decide everything, with every model and image looked at.
+        """Load and inspect every model and the images, and fix the job's description.
 
         Raises:
-            InputError: one cannot be used.
+            InputError: a model or the images cannot be used.
         """
 
     @abstractmethod
     def total(self) -> float:
-        """How much there is to do."""
+        """The total work, in any unit."""
 
     @abstractmethod
     def done(self) -> float:
-        """How much of `total` is on disk."""
+        """The part of `total` whose results are on disk."""
 
     @abstractmethod
     def doing(self) -> str:
-        """What is being done now, for people."""
+        """The current step, for the progress bar."""
 
     @abstractmethod
     def attack(self) -> None:
-        """Do all that is not on disk yet."""
+        """Compute all results that are not on disk."""
 
     @abstractmethod
     def conclude(self) -> str:
-        """Write and print what came out. Returns which files hold it."""
+        """Write and print the results. Returns the names of their files."""
 
     @abstractmethod
     def log(self, uri: str) -> None:
-        """Bring the results into MLflow."""
+        """Log the results to MLflow."""
 
     @property
     def experiment(self) -> str:
-        """Where MLflow shows them, for the line that says how to open it."""
+        """Suffix that names the MLflow experiment, for the line on how to open MLflow."""
         return ""
 
     def _begin(self) -> None:
         self.options.check()
         if not self.models:
-            raise InputError(f"name at least {self.wanted}, or {self.article} {self.noun} to --resume")
+            raise InputError(
+                f"no model is given: name at least {self.required_models}, or --resume {self.article} {self.noun}"
+            )
         refuse_if_used(self.folder.path, self.spec_file, f"{self.article} {self.noun}")
         self.spec, self.part = self.make()
         self.folder.create(self.spec)
 
     def _resume(self) -> None:
-        self.options.refuse_beside_resume(self.models, self.noun)
+        self.options.refuse_with_resume(self.models, self.noun)
         self.spec = self.folder.load()
-        self.part = found_again(self.spec, self.options, self.noun)
+        self.part = reload_images(self.spec, self.options, self.noun)
 
     def _log(self) -> None:
         uri = tracking_uri()
@@ -147,15 +149,15 @@ class Job(ABC, Generic[S]):
             self.log(uri)
 
         if trouble := failure_of(log, patience=time_limit(len(self.spec.models))):
-            later = f"later: --resume {relative(self.folder.path)}"
-            self.say(f"MLflow did not take everything ({trouble}); {later}", "yellow")
+            later = f"try again with --resume {relative(self.folder.path)}"
+            self.say(f"could not log everything to MLflow ({trouble}); {later}", "yellow")
         else:
             self.say(f"MLflow: {how_to_open(uri)}{self.experiment}")
 
 
 @contextmanager
 def spread(options: JobOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
-    """Gives run(function, calls), which makes every `function(*shared, *call)`: here, or on several processes."""
+    """Yields run(function, calls), which runs `function(*shared, *call)` for each call, here or on workers."""
     if options.alone():
 
         def run(function: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:

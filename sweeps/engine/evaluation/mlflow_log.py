@@ -1,7 +1,6 @@
-"""Evaluations in MLflow: their numbers are written to the run that each model belongs to.
+"""Log evaluations to MLflow: each model's numbers go to the run that the model belongs to.
 
-Run twice, it changes nothing the second time: runs are found by their tags, and values carry the time
-at which the evaluation was started.
+Logging is idempotent: runs are found by their tags, and metrics carry the start time of the evaluation.
 """
 
 import datetime
@@ -15,7 +14,7 @@ from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.sweep.records import VERDICTS
 from sweeps.engine.tracking.runs import EVALUATED_TAG, FLAGS_TAG, VERDICT_TAG, Runs, milliseconds
 
-EXPERIMENT = "evaluations"  # for models that no sweep made
+EXPERIMENT = "evaluations"  # for models without a sweep
 MODEL_NAME_TAG = "bat.model_name"
 EVALUATION_TAG = "bat.evaluation"
 
@@ -23,10 +22,10 @@ EVALUATION_TAG = "bat.evaluation"
 def log_evaluation(
     evaluation: Evaluation, folder: Path, model: ModelRecord, summary: Mapping[str, Any], *, uri: str
 ) -> None:
-    """Bring one model's summary onto its run: the headline, every attack, masking status, flags, files.
+    """Log one model's summary to its run: the headline, every attack, masking status, flags and files.
 
     Raises:
-        MlflowException: the server did not take it; resume the evaluation to try again.
+        MlflowException: the server rejected the data; resume the evaluation to try again.
     """
     runs = Runs(uri)
     run_id = _run_id(runs, evaluation, model)
@@ -44,7 +43,7 @@ def log_evaluation(
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """A model's robust accuracy in one line, with the suite that it was measured by."""
+    """A model's robust accuracy in one line, with its suite."""
     low, high = summary["robust_acc_interval"]
     return (
         f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at eps"
@@ -53,7 +52,7 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def _run_id(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> str:
-    """The run that made the model, where MLflow knows it; else one of the evaluation's own."""
+    """The run that trained the model, if MLflow has it; otherwise a run of this evaluation."""
     source = model.source
     if source.run_id:
         return source.run_id

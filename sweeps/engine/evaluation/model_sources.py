@@ -1,4 +1,4 @@
-"""The models that a person names on the command line: ours, a sweep's, MLflow's, or their own."""
+"""Find the models named on the command line: folders, sweeps, MLflow URIs or the user's own factories."""
 
 import hashlib
 import importlib
@@ -29,9 +29,8 @@ FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
 class ModelSource:
     """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
 
-    `name` is what tables call it. `sweep_id` and `trial_id` say whose MLflow run it belongs to, `run_id`
-    which; all are empty for a model from elsewhere. `val_size` images were held out while it was trained,
-    on images of `image_size`; None stands for what is usual.
+    `name` is its name in tables. `sweep_id` and `trial_id`, or `run_id`, identify its MLflow run; all are empty for a
+    model from elsewhere. Training held out `val_size` images and used images of `image_size`; None is the default.
     """
 
     name: str
@@ -47,10 +46,10 @@ class ModelSource:
     image_size: int | None = None
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The module, in the mode its owner left it in.
+        """Load the module. Its training or evaluation mode is left as it is.
 
         Raises:
-            InputError: it cannot be read or made.
+            InputError: the model cannot be loaded or built.
         """
         if self.folder is not None:
             model = load_model(self.folder)[0]
@@ -63,21 +62,21 @@ class ModelSource:
 
 
 def find_models(names: Sequence[str], *, weights: Path | None, downloads: Path) -> list[ModelSource]:
-    """Every model that `names` stand for, each with a name of its own.
+    """All models that `names` refer to, each with a unique name.
 
     Args:
         names: model, checkpoint, trial or sweep folders, MLflow URIs, or package.module:factory.
         weights: a state_dict for the one factory among them.
-        downloads: folder for what MLflow has elsewhere.
+        downloads: folder for models that MLflow stores remotely.
     Raises:
-        InputError: one stands for nothing, or weights without a factory.
+        InputError: a name refers to no model, or weights are given without a single factory.
     """
     if weights is not None and [bool(FACTORY.fullmatch(name)) for name in names] != [True]:
-        raise InputError("--weights belongs to one package.module:factory: name that model alone")
+        raise InputError("--weights applies to one package.module:factory: name that model only")
     found: list[ModelSource] = []
     for name in names:
         found += _find(name, weights, downloads)
-    return _with_own_names(found)
+    return _with_unique_names(found)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -94,12 +93,12 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
         from sweeps.engine.tracking.artifacts import download_model  # noqa: PLC0415 (seconds to import)
 
         folder, run_id, run_name = download_model(name, downloads)
-        return [_ours(folder, name=run_name, run_id=run_id)]
+        return [_saved_model(folder, name=run_name, run_id=run_id)]
     path = Path(name)
     if (path / SPEC).exists():
-        return _of_sweep(SweepFolder(path.resolve()))
+        return _sweep_models(SweepFolder(path.resolve()))
     if path.exists():
-        return [_ours(path.resolve())]
+        return [_saved_model(path.resolve())]
     if match := FACTORY.fullmatch(name):
         _make(name)
         return [
@@ -110,19 +109,19 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
             )
         ]
     raise InputError(
-        f"model {name!r} is no folder, no MLflow URI (models:/..., runs:/...) and no package.module:factory"
+        f"model {name!r} is not a folder, an MLflow URI (models:/..., runs:/...) or package.module:factory"
     )
 
 
-def _of_sweep(folder: SweepFolder) -> list[ModelSource]:
+def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
     sweep = folder.load()
     finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
     if not finished:
-        raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet")
-    return [_ours(folder.trial(trial)) for trial in finished]
+        raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet: finish it with --resume")
+    return [_saved_model(folder.trial(trial)) for trial in finished]
 
 
-def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
+def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
     _, config = load_model(folder)
     trial_folder = folder.parent if folder.name == "model" or folder.parent.name == "checkpoints" else folder
     trial_folder = trial_folder.parent if trial_folder.name == "checkpoints" else trial_folder
@@ -141,8 +140,8 @@ def _ours(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSo
     )
 
 
-def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
-    """Names that are safe as folders, and differ: a second `x` becomes `x-2`."""
+def _with_unique_names(sources: list[ModelSource]) -> list[ModelSource]:
+    """Give each source a unique name that is safe as a folder name: a second `x` becomes `x-2`."""
     named: list[ModelSource] = []
     taken: set[str] = set()
     for source in sources:
@@ -156,7 +155,7 @@ def _with_own_names(sources: list[ModelSource]) -> list[ModelSource]:
 
 
 def _make(factory: str) -> nn.Module:
-    """What `package.module:factory` returns; the working folder comes first on the path."""
+    """Call `package.module:factory`. The working folder is added to the import path first."""
     module_name, _, name = factory.partition(":")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
         sys.path.insert(0, here)
@@ -167,7 +166,7 @@ def _make(factory: str) -> nn.Module:
     except AttributeError as error:
         raise InputError(f"model {factory!r}: {error}") from error
     except TypeError as error:
-        raise InputError(f"model {factory!r} is called without arguments: {error}") from error
+        raise InputError(f"model {factory!r}: the factory must be callable without arguments: {error}") from error
     if not isinstance(made, nn.Module):
         raise InputError(f"model {factory!r} returns {type(made).__name__}: it must return a torch.nn.Module")
     return made
@@ -188,18 +187,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"--weights {str(path)!r} is no safetensors file: {error}") from error
+        raise InputError(f"--weights {str(path)!r} is not a safetensors file: {error}") from error
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A state_dict that torch.save wrote; `weights_only` builds tensors and runs nothing."""
+    """Read a state_dict that torch.save wrote. `weights_only` loads tensors and runs no code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"--weights {str(path)!r} is no plain state_dict: save one as safetensors or by torch.save(state_dict)"
+            f"--weights {str(path)!r} is not a plain state_dict: save one as safetensors or with torch.save(state_dict)"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"--weights {str(path)!r} holds no state_dict (names and tensors)")
+        raise InputError(
+            f"--weights {str(path)!r} is not a state_dict (names and tensors): save one with torch.save(state_dict)"
+        )
     return content

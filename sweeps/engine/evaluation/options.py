@@ -16,47 +16,47 @@ from sweeps.engine.cli.options import Amount
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Which images, which budget, on which machine. None stands for what is usual."""
+    """Images, budget and machine. None means the default."""
 
     dataset: str | None = None
     """Images: digits, cifar10, svhn, imagenet. Default: what the model was trained on."""
     data_dir: Path | None = None
-    """Folder with the images. Default: the one the model's sweep read."""
+    """Folder with the images. Default: the one that the model's sweep used."""
     image_size: int | None = None
-    """Height and width of images in files. Default: what the model was trained on."""
+    """Height and width of images read from files. Default: what the model was trained on."""
     data_workers: int | None = None
-    """Processes that decode images in files, beside each that attacks. Default: one a CPU core it has, at most 8."""
+    """Processes per worker that decode image files. Default: one per CPU core of the worker, at most 8."""
     split: str = "test"
-    """test, or val: images held out of train, to choose by."""
+    """test or val (images held out of train, for choosing between models)."""
     n: int | None = None
-    """Attack so many images. Default: all."""
+    """Number of images to attack. Default: all."""
     eps: Amount | None = None
-    """Budget, as 8/255. Default: 8 pixels of the data set."""
+    """Evaluation budget, such as 8/255. Default: 8 pixels of the data set."""
     step_size: Amount | None = None
-    """Step of attacks with fixed steps. Default: a quarter of --eps."""
+    """Step size of attacks with fixed steps. Default: a quarter of --eps."""
     seed: int = 0
-    """Names the random starts."""
+    """Seed of the random starts."""
     weights: Path | None = None
-    """state_dict for a package.module:factory: safetensors, or what torch.save wrote."""
+    """state_dict for a package.module:factory, saved as safetensors or with torch.save."""
     precision: str = "float32"
-    """Of the search: float32, bfloat16 or auto. Verdicts are float32 always."""
+    """Precision of the attack's search: float32, bfloat16 or auto. Verdicts always use float32."""
     batch_size: int | None = None
-    """Images at once, and in one shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
+    """Images per batch and per shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
     despite_findings: bool = False
-    """Attack a model even if it fails the inspection (probabilities, another range ...)."""
+    """Attack a model even if it fails the inspection (outputs probabilities, expects another range ...)."""
     workers: int | None = None
-    """Processes that share the work. Default: one a GPU, on a cluster as many as fit, else this one alone."""
+    """Number of worker processes. Default: one per GPU, on a cluster as many as fit, otherwise this process only."""
     gpus_per_worker: float | None = None
-    """GPUs of each process. Default: 1 where there are GPUs."""
+    """GPUs per worker process. Default: 1 if there are GPUs."""
     address: str | None = None
-    """Ray cluster to join. Default: RAY_ADDRESS, else none."""
+    """Address of the Ray cluster to use. Default: RAY_ADDRESS, otherwise none."""
     output: Path | None = None
-    """A new folder for results."""
+    """New folder for the results."""
     resume: str | None = None
-    """Resume in this folder, at the shard where it stopped."""
+    """Resume the job in this folder, at the shard where it stopped."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be used, before anything is loaded."""
+        """Raises InputError for invalid options, before anything is loaded."""
         check_choice("--split", self.split, SPLITS)
         check_choice("--precision", self.precision, PRECISIONS)
         for name in ("eps", "step_size"):
@@ -66,25 +66,25 @@ class JobOptions:
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
 
-    def refuse_beside_resume(self, models: Sequence[str], noun: str) -> None:
-        """A resumed `noun` is as it was set up."""
+    def refuse_with_resume(self, models: Sequence[str], noun: str) -> None:
+        """Raises InputError for models or options that cannot change when a `noun` is resumed."""
         allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
         given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
         if given:
-            raise InputError(f"{given[0]} cannot be given with --resume: the {noun} goes on as it was set up")
+            raise InputError(f"{given[0]} cannot be given with --resume: the {noun} keeps its original settings")
 
     def gpus(self) -> float:
-        """GPUs of each process."""
+        """GPUs per worker process."""
         default = 1.0 if torch.cuda.is_available() else 0.0
         return default if self.gpus_per_worker is None else self.gpus_per_worker
 
     def device(self) -> str:
-        """What models are put on."""
+        """The device of the models."""
         return "cuda" if self.gpus() else "cpu"
 
     def processes(self) -> int:
-        """How many at most share a device's memory."""
+        """The maximum number of processes that share a device's memory."""
         if self.gpus():
             return max(round(1 / self.gpus()), 1)
         return 1 if self.alone() else self.workers or os.cpu_count() or 1

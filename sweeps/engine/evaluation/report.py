@@ -1,4 +1,4 @@
-"""An evaluation's results as tables: on the terminal, and as Markdown and CSV."""
+"""Tables of an evaluation's results: on the terminal, as Markdown and as CSV."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ from sweeps.engine.evaluation.attack import Evaluation
 
 Summary = Mapping[str, Any]
 HEADLINE = ("model", "clean", "robust", "95 %", "checks")
-MOST_IN_FULL = 4  # models whose attacks are shown on the terminal with all settings
+MOST_IN_FULL = 4  # with more models, the terminal shows accuracies without the settings of the attacks
 DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts", "on")
 
 
 def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary]) -> None:
-    """Every attack's line, then the headline, then what raised a flag."""
+    """Print every attack, then the headlines, then the findings and red flags."""
     console.print(*_attack_tables(evaluation, summaries), settings(evaluation), "", sep="\n", highlight=False)
     worst = _rich(HEADLINE, title=f"Worst case over {evaluation.attacks().label}, n = {evaluation.n}")
     for row in headlines(summaries):
@@ -36,7 +36,7 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
 
 
 def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
-    """A table a model; of many models one table, with accuracies alone (table.md and table.csv have the rest)."""
+    """One table per model; for many models one table with accuracies only (table.md and table.csv have the rest)."""
     scope = f"{evaluation.attacks().label}, n = {evaluation.n}"
     if len(summaries) <= MOST_IN_FULL:
         tables = []
@@ -53,16 +53,17 @@ def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list
 
 
 def settings(evaluation: Evaluation) -> str:
-    """What all numbers of an evaluation share."""
+    """The settings that all numbers of an evaluation share."""
     pixels = f"{evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255"
     return (
         f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, L-inf eps = {evaluation.eps:.5g} ({pixels}),"
-        f" seed {evaluation.seed}, 95 % Wilson intervals; on: all images, or those that the attacks above left standing"
+        f" seed {evaluation.seed}, 95 % Wilson intervals; on: all images, or the"
+        " remaining ones, which are still correct after the attacks above"
     )
 
 
 def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
-    """A row a model: clean accuracy, the worst case over the suite, its interval, the verdict."""
+    """One row per model: clean accuracy, worst case over the suite, its interval, masking status."""
     return [
         [
             str(one["model"]),
@@ -76,7 +77,7 @@ def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
 
 
 def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[str]]:
-    """A row a model and attack."""
+    """One row per model and attack."""
     return [
         [
             str(one["model"]),
@@ -86,7 +87,7 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
             _steps(line),
             "" if line["step_size"] is None else f"{line['step_size'] / evaluation.pixel:g} px",
             str(line["restarts"]),
-            "all" if line["alone"] else "standing",
+            "all" if line["alone"] else "remaining",
         ]
         for one in summaries
         for line in one["attacks"]
@@ -94,7 +95,7 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
 
 
 def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
-    """Both tables for a report."""
+    """Both tables as Markdown, for table.md."""
     parts = [
         f"Worst case over {evaluation.attacks().label}; {settings(evaluation)}.",
         pipe_table(HEADLINE, headlines(summaries)),
@@ -105,7 +106,7 @@ def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
 
 
 def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
-    """A line a model and attack, and one for the worst case. Accuracies in [0, 1]."""
+    """One line per model and attack, and one for the worst case. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"])
@@ -129,7 +130,7 @@ def _rich(columns: Sequence[str], *, title: str) -> Table:
 
 
 def _verdict(one: Summary) -> str:
-    """The verdict; of a masked model also that gradient attacks verified nothing."""
+    """The masking status; for a masked model also that its robustness is not verified."""
     return f"{one['verdict']}, not verified" if str(one["suite"]).endswith(": masked") else str(one["verdict"])
 
 

@@ -1,4 +1,4 @@
-"""The command `evaluate`: attacks models and reports what remains robust."""
+"""The command `evaluate`: attack models and report their robust accuracy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models, fingerprint
 from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.report import as_csv, markdown, show
-from sweeps.engine.evaluation.setup import decide
+from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.records import VERDICTS
@@ -40,46 +40,46 @@ TABLES = ("table.md", "table.csv")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(JobOptions):
-    """What to attack with, on which images. None stands for what is usual."""
+    """Attacks, checks and images. None means the default."""
 
     suite: str = "paper+quick"
-    """Attacks: paper, curve, quick, standard, or several joined as paper+standard."""
+    """Attack suite: paper, curve, quick or standard, or several joined by +, such as paper+standard."""
     n: int | None = None
-    """Evaluate on so many images. Default: all, or as many as the suite is meant for."""
+    """Number of images to evaluate on. Default: all, or the size that the suite is defined for."""
     transfer_from: Annotated[tuple[str, ...], Several] = ()
-    """Attack also with what CE20 finds on these models (as MODEL): a black box."""
+    """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
     checks: str = "full"
-    """Red flags of gradient masking: full, cheap or none."""
+    """Checks for gradient masking: full, cheap or none."""
     save_adversarial: bool = False
-    """Keep every adversarial image, as Parquet."""
+    """Save every adversarial image, as Parquet."""
     output: Path | None = None
-    """A new folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
+    """New folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
     resume: str | None = None
     """Resume the evaluation in this folder, at the attack and shard where it stopped."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be used, before anything is loaded."""
+        """Raises InputError for invalid options, before anything is loaded."""
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
         get_suite(self.suite, eps=0.5)
 
 
 def run_evaluation(models: Sequence[str], options: EvaluateOptions) -> int:
-    """Evaluate models, or resume an evaluation, and report it.
+    """Run or resume an evaluation, and report it.
 
     Returns:
         The exit code, 0.
     Raises:
-        InputError: the input cannot be used; nothing was attacked.
+        InputError: the input is invalid; nothing was attacked.
     """
     return EvaluationJob(models, options).run()
 
 
 class EvaluationJob(Job[Evaluation]):
-    """Models under a suite of attacks and the checks for masked gradients."""
+    """Attacks models with a suite and checks them for gradient masking."""
 
     noun, spec_file, article = NOUN, SPEC, "an"
-    wanted = "one MODEL"
+    required_models = "one MODEL"
 
     options: EvaluateOptions
     folder: EvaluationFolder
@@ -94,7 +94,7 @@ class EvaluationJob(Job[Evaluation]):
     def make(self) -> tuple[Evaluation, Split]:
         options = self.options
         subset = get_suite(options.suite, eps=0.5).subset
-        decided, part = decide(self.models, options, self.folder.path, self.console, subset=subset)
+        decided, part = make_spec_fields(self.models, options, self.folder.path, self.console, subset=subset)
         evaluation = Evaluation.new(
             **decided,
             suite=options.suite,
@@ -118,11 +118,11 @@ class EvaluationJob(Job[Evaluation]):
             done[name] += 1
         waiting = [name for name, count in done.items() if count < shards * attacks]
         if not waiting:
-            return "looking for red flags"
+            return "checking for gradient masking"
         return f"attacking {waiting[0]} ({len(done) - len(waiting) + 1} of {len(done)})"
 
     def attack(self) -> None:
-        """Every model on every shard, then the checks: here, or spread over processes."""
+        """Attack every model on every shard, then run the checks: here, or in worker processes."""
         numbers, gpus = range(len(self.spec.models)), self.options.gpus()
         with spread(self.options, (self.spec, self.folder, self.part)) as run:
             run(work, [(number, shard, gpus) for number in numbers for shard in self.spec.shards()])
@@ -130,7 +130,7 @@ class EvaluationJob(Job[Evaluation]):
                 run(check, [(number, gpus) for number in numbers])
 
     def conclude(self) -> str:
-        """Each model's verdicts and summary, and the tables of all."""
+        """Write each model's verdicts and summary, and the tables of all models."""
         self._summaries = []
         for model in self.spec.models:
             place = self.folder.model(model)
@@ -154,10 +154,10 @@ class EvaluationJob(Job[Evaluation]):
         return {entry.name: entry.cost for entry in self.spec.attacks().entries}
 
     def _black_boxes(self, part: Split, attacked: ModelRecord) -> tuple[ModelRecord, ...]:
-        """The models that a transfer attack is crafted on.
+        """Load the source models of the transfer attack.
 
         Raises:
-            InputError: one does not take the same images or has other classes.
+            InputError: a source does not return logits for the same classes.
         """
         if not self.options.transfer_from:
             return ()
@@ -167,19 +167,22 @@ class EvaluationJob(Job[Evaluation]):
         for source in find_models(self.options.transfer_from, weights=None, downloads=downloads):
             model = source.load().eval()
             if model(x).shape != (len(x), classes):
-                raise InputError(f"--transfer-from: {source.name!r} does not return {classes} logits an image")
+                raise InputError(
+                    f"--transfer-from: {source.name!r} must return {classes} logits per image, like the attacked"
+                    " models: name another source"
+                )
             found.append(ModelRecord(source=source, fingerprint=fingerprint(model)))
         return tuple(found)
 
 
 def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
-    """All attacks on one shard of one model, but for those that are on disk."""
+    """Run all attacks on one shard of one model, except those whose results are on disk."""
     model = evaluation.models[number]
     attack_shard(evaluation, folder.model(model), _evaluator(evaluation, number, gpus), part, shard)
 
 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
-    """The red flags of one model."""
+    """Check one model for gradient masking."""
     model = evaluation.models[number]
     check_model(evaluation, folder.model(model), _evaluator(evaluation, number, gpus), part)
 
@@ -188,7 +191,7 @@ _LOADED: dict[tuple[str, int], Evaluator] = {}
 
 
 def _evaluator(evaluation: Evaluation, number: int, gpus: float) -> Evaluator:
-    """The model in this process; only one is kept."""
+    """The evaluator of a model in this process. Only one model is kept in memory."""
     key = (evaluation.id, number)
     if key not in _LOADED:
         _LOADED.clear()

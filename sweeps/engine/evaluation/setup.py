@@ -1,4 +1,4 @@
-"""From the command line to models and images that can be attacked, each looked at before any is."""
+"""Load and inspect the models and images named on the command line, before any attack."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,16 +19,16 @@ from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 GPU_BATCH, CPU_BATCH = 1000, 250
-HOPELESS = {"forward", "output", "classes", "no_gradient"}  # findings on models that cannot be attacked at all
+FATAL_FINDINGS = {"forward", "output", "classes", "no_gradient"}  # findings that make an attack impossible
 
 
-def decide(
+def make_spec_fields(
     models: Sequence[str], options: JobOptions, folder: Path, console: Console, *, subset: int | None = None
 ) -> tuple[dict[str, Any], Split]:
-    """The fields of an `EvaluationSpec` in `folder`, and its images; every model has been looked at.
+    """Make the fields of an `EvaluationSpec` in `folder`, and load its images. Inspects every model.
 
     Args:
-        subset: attack so many images, unless --n says otherwise.
+        subset: number of images to attack, unless --n is given.
     Raises:
         InputError: a model or the images cannot be used as they are.
     """
@@ -38,7 +38,7 @@ def decide(
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
-    examined, fits = _examined(sources, images, dataset, options, console)
+    examined, fits = _inspect_models(sources, images, dataset, options, console)
     decided = {
         "command": command_line(),
         "models": examined,
@@ -58,31 +58,40 @@ def decide(
     return decided, part
 
 
-def found_again(assessment: EvaluationSpec, options: JobOptions, noun: str) -> Split:
-    """The images of an assessment that is resumed.
+def reload_images(spec: EvaluationSpec, options: JobOptions, noun: str) -> Split:
+    """Load the images of a job that is resumed, and check that its models are unchanged.
 
     Raises:
-        InputError: they are gone, or a model is another one by now.
+        InputError: the images cannot be loaded, or a model has changed.
     """
     dataset = load_dataset(
-        assessment.dataset,
-        options.data_dir or assessment.data_dir,
-        val_size=assessment.val_size,
-        image_size=assessment.image_size,
+        spec.dataset,
+        options.data_dir or spec.data_dir,
+        val_size=spec.val_size,
+        image_size=spec.image_size,
         data_workers=options.data_workers,
     )
-    for model in assessment.models:
+    for model in spec.models:
         model.load("cpu", noun)
-    return assessment.part(dataset)
+    return spec.part(dataset)
 
 
 def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Dataset, str | None, int | None]:
-    """The data set that all models are attacked on, its val without any image that one was trained on,
-    where it lies, and the size of its images where there is a choice."""
+    """Load the data set that all models are attacked on. No model was trained on an image of its val split.
+
+    Returns:
+        The data set, its folder and its image size, where they can be chosen.
+    Raises:
+        InputError: the models do not agree on a data set or an image size.
+    """
     names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
     if len(names) != 1:
-        said = f"the models were trained on {' and '.join(sorted(filter(None, names)))}" if names else "none is known"
-        raise InputError(f"name the images with --dataset: {said}")
+        said = (
+            f"the models were trained on {' and '.join(sorted(filter(None, names)))}"
+            if names
+            else "the models do not say what they were trained on"
+        )
+        raise InputError(f"cannot choose the images: {said}; name them with --dataset")
     (name,) = names
     assert name is not None
     known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
@@ -99,24 +108,24 @@ def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Datase
 def _trained_size(sources: Sequence[ModelSource]) -> int | None:
     sizes = {source.image_size for source in sources if source.dataset}
     if len(sizes) > 1:
-        said = " and ".join(sorted("the usual size" if size is None else f"{size} pixels" for size in sizes))
-        raise InputError(f"name the images' size with --image-size: the models were trained on {said}")
+        said = " and ".join(sorted("the default size" if size is None else f"{size} pixels" for size in sizes))
+        raise InputError(f"cannot choose the image size: the models were trained on {said}; give --image-size")
     return sizes.pop() if sizes else None
 
 
 def _count(asked: int | None, subset: int | None, there: int) -> int:
     if asked is not None and asked > there:
-        raise InputError(f"--n={asked}: there are {there} images")
+        raise InputError(f"--n={asked} is more than the {there} images of the split: give a smaller --n")
     return asked or min(subset or there, there)
 
 
-def _examined(
+def _inspect_models(
     sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: JobOptions, console: Console
 ) -> tuple[tuple[ModelRecord, ...], int]:
-    """Look at every model before any is attacked; and how many images fit into memory at once with each of them.
+    """Inspect every model before the first attack. Also returns the batch size that fits into memory for all models.
 
     Raises:
-        InputError: one cannot be attacked as it is.
+        InputError: a model cannot be attacked as it is.
     """
     examined = []
     fits = default = GPU_BATCH if options.gpus() else CPU_BATCH
@@ -124,17 +133,21 @@ def _examined(
         model = source.load(options.device())
         findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
         for finding in findings:
-            if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
-                remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"
+            if finding.severity == "error" and (finding.name in FATAL_FINDINGS or not options.despite_findings):
+                remedy = "" if finding.name in FATAL_FINDINGS else " (or add --despite-findings)"
                 raise InputError(f"model {source.name!r}: {finding.description}{remedy}")
             console.print(f"{source.name}: {finding.description}", style="yellow", markup=False, highlight=False)
         weights = fingerprint(model)
         if source.factory and fingerprint(source.load()) != weights:
-            raise InputError(f"model {source.name!r} has other weights each time it is made: seed it, or add --weights")
+            raise InputError(
+                f"model {source.name!r} has different weights each time it is built: seed it, or add --weights"
+            )
         said = tuple(finding.description for finding in findings)
         examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
         if not options.batch_size:
             fits = min(fits, fitting_batch(model, images.images, most=default, processes=options.processes()))
     if fits < default:
-        console.print(f"{counted(fits, 'image')} at once fit into the free memory (--batch-size)", highlight=False)
+        console.print(
+            f"{counted(fits, 'image')} per batch fit into the free memory (change with --batch-size)", highlight=False
+        )
     return tuple(examined), fits

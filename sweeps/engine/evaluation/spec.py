@@ -1,4 +1,4 @@
-"""What an evaluation and a transfer matrix have in common: models, images and a budget, decided before any attack."""
+"""The common description of evaluations and transfer matrices: models, images and budget, fixed before any attack."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ from sweeps.engine.sweep.spec import check_time
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model that is to be attacked: where it comes from, its weights' SHA-256, what the inspection said of it."""
+    """A model to attack: its source, the SHA-256 of its weights, and the findings of its inspection."""
 
     source: ModelSource
     fingerprint: str
@@ -34,21 +34,21 @@ class ModelRecord:
         """The model, in evaluation mode.
 
         Raises:
-            InputError: it is not the one that was examined.
+            InputError: its weights differ from those that were inspected.
         """
         model = self.source.load(device)
         if fingerprint(model) != self.fingerprint:
-            raise InputError(f"model {self.source.name!r} is not the one this {noun} began with: begin a new one")
+            raise InputError(f"model {self.source.name!r} has changed since this {noun} started: start a new one")
         return model.eval()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSpec:
-    """Which models are attacked on which images, and how far an image may be moved.
+    """The attacked models, the images and the budget.
 
-    `eps` and `step_size` are in the images' unit, `pixel` is the data set's. `val_size` images are held out
-    of train: no more than every model's own training held out. `image_size` is that of images in files, None the
-    data set's own. A shard's results are kept on disk as a whole.
+    `eps`, `step_size` and `pixel` are in [0, 1] units of the images. `val_size` images are held out of train: no more
+    than any model's own training held out. `image_size` is that of images in files; None is the data set's own.
+    Results are stored per shard of `shard_size` images.
     """
 
     id: str
@@ -78,16 +78,16 @@ class EvaluationSpec:
 
     @classmethod
     def new(cls, **decided: Any) -> Self:
-        """One with an id of its own."""
+        """Make a spec with a new id and the current time."""
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return cls(id=secrets.token_hex(8), created=created, **decided)
 
     def shards(self) -> list[slice]:
-        """Positions of the images, in pieces that are done and kept one by one."""
+        """Slices of the images' positions. Each is attacked and stored separately."""
         return [slice(start, min(start + self.shard_size, self.n)) for start in range(0, self.n, self.shard_size)]
 
     def part(self, dataset: Dataset) -> Split:
-        """The images."""
+        """The images to attack."""
         return dataset.part(self.split).take(slice(self.n))
 
     @property
@@ -99,27 +99,27 @@ class EvaluationSpec:
 A = TypeVar("A", bound=EvaluationSpec)
 
 
-def write_spec(folder: Path, name: str, noun: str, assessment: EvaluationSpec) -> None:
-    """Write what was decided into a new folder, which from then on holds `noun`.
+def write_spec(folder: Path, name: str, noun: str, spec: EvaluationSpec) -> None:
+    """Write a spec into a new folder.
 
     Raises:
-        InputError: it cannot be written, or holds something already.
+        InputError: the folder cannot be written, or is not empty.
     """
     refuse_if_used(folder, name, noun)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name, json.dumps(to_dict(assessment), indent=1))
+        write_atomically(folder / name, json.dumps(to_dict(spec), indent=1))
     except OSError as error:
         raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
 
 
 def read_spec(kind: type[A], folder: Path, name: str, noun: str) -> A:
-    """What `write_spec` wrote.
+    """Read what `write_spec` wrote.
 
     Raises:
-        InputError: nothing of this kind lies there.
+        InputError: the file is missing or invalid.
     """
     try:
         return from_dict(kind, read_json((folder / name).read_bytes()))
     except (OSError, ValueError) as error:
-        raise InputError(f"--resume {str(folder)!r}: no {noun} there: {error}") from error
+        raise InputError(f"--resume {str(folder)!r} is not a valid {noun} folder: {error}") from error

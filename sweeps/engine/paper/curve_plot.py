@@ -1,4 +1,4 @@
-"""Figure 1: accuracy against the number of PGD steps, a line a training budget."""
+"""Figure 1: accuracy by number of PGD steps, one line per training budget."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,21 @@ from sweeps.engine.paper.curves import Family, Spread
 
 LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
 REFERENCE_COLOR = "0.45"
-CLEAN_AT = 0.45  # where on the step axis clean accuracy is marked
-VERIFIED_BEYOND = 3.0  # times the last step: where the verified worst case is marked
-SPACING = 1.07  # factor between two marks there
-COLOR_RANGE = (0.9, 0.0)  # of the colour map, smallest budget to largest
+CLEAN_AT = 0.45  # position of clean accuracy on the step axis
+VERIFIED_BEYOND = 3.0  # position of the verified worst case, as a multiple of the last step
+SPACING = 1.07  # factor between the positions of two lines' marks
+COLOR_RANGE = (0.9, 0.0)  # range of the colour map, smallest to largest budget
 
 
 def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, note: str) -> Figure:
-    """One panel a loss. Solid: final iterate, mean over seeds, in a band from the lowest to the highest
-    seed. Dotted: worst iterate so far. Left of the axis' break: clean accuracy; right of it: the
-    verified worst case over both panels' attacks and the verifying suite's.
+    """Draw one panel per loss.
+
+    Solid lines show the final iterate: mean over seeds, with a band from the lowest to the highest seed. Dotted lines
+    show the worst iterate so far. The mark on the left is clean accuracy. The mark on the right is the verified worst
+    case over the attacks of both panels and of the verifying suite.
 
     Args:
-        attack: the evaluation all lines share.  note: what stands under the panels.
+        attack: the evaluation that all lines share.  note: the text below the panels.
     """
     figure = Figure(figsize=(5.2 * len(attack.losses), 4.9), layout="constrained")
     panels = figure.subplots(1, len(attack.losses), sharey=True, squeeze=False)[0]
@@ -38,7 +40,7 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
             if family.verified:
                 _mark(axes, attack.steps[-1] * VERIFIED_BEYOND * shift, family.robust_acc, color, "s")
         verified = any(family.verified for family in lines)
-        _dress(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
+        _style_axes(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
     panels[0].set_ylabel("accuracy on test images")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -56,12 +58,12 @@ def _draw_family(axes: Axes, family: Family, loss: str, steps: Sequence[int], co
 
 
 def _mark(axes: Axes, at: float, accuracy: Spread, color: object, marker: str) -> None:
-    """A mark with a bar from the lowest seed to the highest."""
+    """Draw a mark with a bar from the lowest to the highest seed."""
     axes.plot([at], [accuracy.mean], marker=marker, ms=4, color=color, ls="none")
     axes.plot([at, at], [accuracy.low, accuracy.high], color=color, lw=2, alpha=0.5)
 
 
-def _dress(axes: Axes, steps: Sequence[int], title: str, *, verified: bool) -> None:
+def _style_axes(axes: Axes, steps: Sequence[int], title: str, *, verified: bool) -> None:
     end = steps[-1] * VERIFIED_BEYOND
     ticks = {CLEAN_AT: "clean", **{float(step): str(step) for step in steps}}
     axes.axvline((CLEAN_AT * steps[0]) ** 0.5, color="0.8", lw=0.8)

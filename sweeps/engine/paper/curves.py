@@ -1,4 +1,4 @@
-"""Accuracy against the number of attack steps, read from the records of finished trials."""
+"""Accuracy by number of attack steps, read from the records of finished trials."""
 
 import csv
 import io
@@ -36,10 +36,10 @@ COLUMNS = (
 class EvaluatedTrial:
     """A finished trial with its verdicts.
 
-    `verdicts` are those of its own curves, `headline` those that its robustness is read from: the same
-    or, where the trial was verified, some of them with the verifying suite's. `suite` names what they
-    stand for, `masking_status` is that of the checks. `pixels` is the training budget, 0 for an undefended model.
-    `collapsed` is the first epoch lost to catastrophic overfitting.
+    `verdicts` are those of its curves. `headline` are those behind its robust accuracy: the same or, if the trial was
+    verified, those of a subset of images with the verifying suite's verdicts added. `suite` names the attacks behind
+    `headline`; `masking_status` is the result of the checks. `pixels` is the training budget, 0 for an undefended
+    model. `collapsed` is the first epoch lost to catastrophic overfitting, None if there is none.
     """
 
     trial: Trial
@@ -58,7 +58,7 @@ class EvaluatedTrial:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, least and largest over seeds."""
+    """Mean, lowest and highest value over seeds."""
 
     mean: float
     low: float
@@ -71,7 +71,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Family:
-    """Models that differ in their seed alone: one line of the figure."""
+    """Models that differ only in their seed: one line of the figure."""
 
     recipe: str
     role: str
@@ -80,39 +80,39 @@ class Family:
 
     @property
     def label(self) -> str:
-        """How the line is called."""
+        """The label of the line."""
         return f"{self.recipe}, {self.pixels:g} px" if self.pixels else self.recipe
 
     def curve(self, loss: str, reading: Reading) -> list[Spread]:
-        """A spread over seeds for each step read."""
-        curves = [judged.verdicts.curve(loss, reading) for judged in self.members]
+        """The spread over seeds at each number of steps."""
+        curves = [trial.verdicts.curve(loss, reading) for trial in self.members]
         return [Spread.of([float(value) for value in values]) for values in zip(*curves, strict=True)]
 
     @property
     def clean_acc(self) -> Spread:
         """Accuracy on clean test images."""
-        return Spread.of([judged.verdicts.clean_acc for judged in self.members])
+        return Spread.of([trial.verdicts.clean_acc for trial in self.members])
 
     @property
     def pgd_acc(self) -> Spread:
         """Per-example worst case over the curves."""
-        return Spread.of([judged.verdicts.robust_acc for judged in self.members])
+        return Spread.of([trial.verdicts.robust_acc for trial in self.members])
 
     @property
     def robust_acc(self) -> Spread:
-        """Per-example worst case over all that was tried."""
-        return Spread.of([judged.headline.robust_acc for judged in self.members])
+        """Per-example worst case over all attacks."""
+        return Spread.of([trial.headline.robust_acc for trial in self.members])
 
     @property
     def suite(self) -> str:
-        """What its robust accuracy stands for; a member whose number is not to be believed speaks for all."""
+        """The suite behind its robust accuracy. If a member is masked, the masked member's suite."""
         masked = (one.suite for one in self.members if one.masking_status == "masked")
         return next(masked, self.members[0].suite)
 
     @property
     def verified(self) -> bool:
-        """Whether a verifying suite had its say on every member."""
-        return all(judged.headline is not judged.verdicts for judged in self.members)
+        """Whether a verifying suite attacked every member."""
+        return all(trial.headline is not trial.verdicts for trial in self.members)
 
 
 def evaluated_trials(sweep: Sweep, folder: SweepFolder) -> list[EvaluatedTrial]:
@@ -135,21 +135,21 @@ def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFol
     )
 
 
-def families(judged: Sequence[EvaluatedTrial]) -> list[Family]:
-    """Trials grouped by recipe and budget, references first, then by growing budget."""
+def families(trials: Sequence[EvaluatedTrial]) -> list[Family]:
+    """Group trials by recipe and budget: references first, then by increasing budget."""
     groups: dict[tuple[str, str, float], list[EvaluatedTrial]] = {}
-    for one in judged:
+    for one in trials:
         groups.setdefault((one.trial.role, one.recipe, one.pixels), []).append(one)
     found = [Family(recipe, role, pixels, tuple(members)) for (role, recipe, pixels), members in groups.items()]
     return sorted(found, key=lambda family: (family.role != "reference", family.pixels))
 
 
-def curves_csv(judged: Sequence[EvaluatedTrial]) -> str:
-    """All curves, one line for each trial, loss, reading and number of steps. Accuracies in [0, 1]."""
+def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
+    """All curves, one line per trial, loss, reading and number of steps. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for one in judged:
+    for one in trials:
         verdicts, config = one.verdicts, one.trial.config
         for loss, outcome in verdicts.outcomes.items():
             for reading in READINGS:

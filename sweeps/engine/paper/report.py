@@ -1,4 +1,4 @@
-"""A table beside the paper's: on the terminal, as Markdown and as CSV."""
+"""Our numbers next to the paper's: on the terminal, as Markdown and as CSV."""
 
 import csv
 import io
@@ -10,23 +10,23 @@ from rich.table import Table as RichTable
 
 from sweeps.engine.cli.live_table import masking_style
 from sweeps.engine.cli.text import counted, pipe_table
-from sweeps.engine.paper.results import NOT_RUN, Held, Judgement, Line, Number, Result
+from sweeps.engine.paper.results import NOT_RUN, ClaimResult, Line, Number, Result, Robustness
 
 CSV_COLUMNS = (
     *("table", "row", "column", "paper", "ours", "difference", "low", "high", "seeds", "by_seed", "n"),
     *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
 )
-HELD, HELD_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
+ROBUSTNESS_COLUMNS, ROBUSTNESS_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
 MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says nothing": "yellow", "not run": "dim"}
 
 
 def title(result: Result) -> str:
-    """What the table is about."""
+    """The title of the table."""
     return f"Table {result.table.number}: {result.table.paper.description}"
 
 
 def settings(result: Result) -> str:
-    """What all our numbers share."""
+    """The settings that all our numbers share."""
     config, table, pixel = result.config, result.table, result.sweep.pixel
     networks = list(dict.fromkeys(trial.config.model for trial in result.sweep.trials))
     seeds = len(result.found.seeds)
@@ -36,7 +36,7 @@ def settings(result: Result) -> str:
     if table.unit == "%":
         of = f"{counted(seeds, 'seed')}, ±: 95 % ({accuracies})"
     else:
-        of = f"{counted(seeds, 'seed')}: mean, and from the lowest to the highest"
+        of = f"{counted(seeds, 'seed')}: mean, lowest and highest"
     return (
         f"Ours: {config.data.name}, {', '.join(networks)}, {'/'.join(map(str, epochs))} epochs of"
         f" {config.train.schedule}{images}, n = {result.n} test images, {of};"
@@ -45,50 +45,50 @@ def settings(result: Result) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """What must be known to read the table."""
+    """Notes on how to read the table."""
     said = [*result.table.notes]
-    held = list(result.held.values())
-    if held:
-        counts = {one.robust.n for one in held}
+    robustness = list(result.robustness.values())
+    if robustness:
+        counts = {one.robust.n for one in robustness}
         n = f" (n = {counts.pop()})" if len(counts) == 1 else ""
         said.append(
-            f"Verified: the per-example worst case over all attacks of this table and {_verifying(held[0])}{n};"
-            " checks: red flags of gradient masking. The paper has neither."
+            f"Verified: the per-example worst case over all attacks of this table and {_verifying(robustness[0])}{n};"
+            " checks: red flags of gradient masking. The paper reports neither."
         )
-    if lost := _named({one.row.name: one.collapsed for one in held}):
-        said.append(f"Models that fell to catastrophic overfitting while they were trained: {lost}.")
-    if constant := _named({one.row.name: one.one_class for one in held}):
+    if lost := _named({one.row.name: one.collapsed for one in robustness}):
+        said.append(f"Models with catastrophic overfitting during training: {lost}.")
+    if constant := _named({one.row.name: one.one_class for one in robustness}):
         said.append(
-            f"Models that are right on images of one class alone: {constant}. They answer that class whatever they see:"
-            " what they hold is no robustness, and a claim about them says nothing."
+            f"Models that are correct on one class only: {constant}. They predict this class for every image. Their"
+            " accuracy is not robustness, and a claim about them says nothing."
         )
     return said
 
 
 def _named(counts: Mapping[str, int]) -> str:
-    """Each row of which there are some, with how many."""
+    """The rows with a count above zero, with their counts."""
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
-def _verifying(held: Held) -> str:
-    return "APGD-CE and APGD-T" if "quick" in held.suite else "nothing more: not verified"
+def _verifying(robustness: Robustness) -> str:
+    return "APGD-CE and APGD-T" if "quick" in robustness.suite else "no further attack (not verified)"
 
 
 def show(console: Console, result: Result) -> None:
-    """The table, what the models hold, and the paper's claims one by one."""
+    """Print the table, the robustness of its models, and each claim of the paper."""
     console.print(title(result), highlight=False, markup=False)
     console.print(*_tables(console, result, [*result.table.columns]), sep="\n")
-    if not any(line.held for line in result.lines):
-        console.print(_held_table(result))
+    if not any(line.robustness for line in result.lines):
+        console.print(_robustness_table(result))
     for text in (settings(result), *notes(result)):
         console.print(text, highlight=False, markup=False)
-    for judgement in result.judgements:
-        word = f"[{MARKS[judgement.word]}]{judgement.word:<13}[/]"
-        console.print(f"{word} {escape(said(judgement))}", highlight=False, soft_wrap=True)
+    for claim_result in result.claim_results:
+        word = f"[{MARKS[claim_result.word]}]{claim_result.word:<13}[/]"
+        console.print(f"{word} {escape(said(claim_result))}", highlight=False, soft_wrap=True)
 
 
 def _tables(console: Console, result: Result, columns: Sequence[str]) -> list[RichTable]:
-    """One table, its cells folded where the terminal is narrow; or, where even so it does not fit, several."""
+    """One table, with narrow cells if the terminal is narrow; several if it still does not fit."""
     for narrow in (False, True):
         table = _table(result, columns, narrow=narrow)
         if console.measure(table, options=console.options.update(width=1000, max_width=1000)).maximum <= console.width:
@@ -104,66 +104,75 @@ def _table(result: Result, columns: Sequence[str], *, narrow: bool) -> RichTable
     table.add_column("ours ±\npaper\n(difference)" if narrow else "ours ±\npaper (difference)")
     for name in columns:
         table.add_column(escape(name), justify="right", no_wrap=not narrow)
-    beyond = columns[-1] == [*result.table.columns][-1] and any(line.held for line in result.lines)
-    if beyond:
+    with_robustness = columns[-1] == [*result.table.columns][-1] and any(line.robustness for line in result.lines)
+    if with_robustness:
         table.add_column("verified", justify="right", no_wrap=True)
         table.add_column("checks")
     for line in result.lines:
         cells = [_shown(line, column, result, narrow=narrow) for column in columns]
-        table.add_row(escape(line.name), *cells, *(_shown_held(line, narrow=narrow) if beyond else ()))
+        table.add_row(escape(line.name), *cells, *(_shown_robustness(line, narrow=narrow) if with_robustness else ()))
     return table
 
 
-def said(judgement: Judgement) -> str:
-    """The claim, and our number."""
-    claim, mean = judgement.claim, judgement.mean
+def said(claim_result: ClaimResult) -> str:
+    """The claim and our number for it."""
+    claim, mean = claim_result.claim, claim_result.mean
     if mean is None:
         return claim.description
     if claim.ratio:
         number = f"{10**mean:.3g} times"
-        reach = judgement.interval and f"{10**judgement.interval.low:.3g} to {10**judgement.interval.high:.3g}"
+        reach = claim_result.interval and f"{10**claim_result.interval.low:.3g} to {10**claim_result.interval.high:.3g}"
     else:
         number = f"{100 * mean:+.1f} points" if claim.second else f"{100 * mean:.1f} %"
-        reach = judgement.interval and f"{100 * judgement.interval.low:+.1f} to {100 * judgement.interval.high:+.1f}"
-    return f"{claim.description}: {number} ({f'{reach}, ' if reach else ''}{counted(judgement.seeds, 'seed')})"
+        reach = (
+            claim_result.interval
+            and f"{100 * claim_result.interval.low:+.1f} to {100 * claim_result.interval.high:+.1f}"
+        )
+    return f"{claim.description}: {number} ({f'{reach}, ' if reach else ''}{counted(claim_result.seeds, 'seed')})"
 
 
 def markdown(result: Result) -> str:
-    """The table for a report: each cell ours, and below it the paper's with the difference."""
+    """The table as Markdown: each cell has our number and, below it, the paper's with the difference."""
     columns = [*result.table.columns]
-    beyond = any(line.held for line in result.lines)
-    head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if beyond else [])]
+    with_robustness = any(line.robustness for line in result.lines)
+    head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if with_robustness else [])]
     rows = []
     for line in result.lines:
         cells = [_marked_down(line, column, result) for column in columns]
-        if beyond:
-            cells += [_percent(line.held.robust), line.held.masking_status] if line.held else [_missing(line), ""]
+        if with_robustness:
+            cells += (
+                [_percent(line.robustness.robust), line.robustness.masking_status]
+                if line.robustness
+                else [_missing(line), ""]
+            )
         rows.append([line.name, *cells])
     parts = [f"**{title(result)}**", pipe_table(head, rows, words=(head[0], "checks"))]
-    if not beyond:
-        held = [
+    if not with_robustness:
+        robustness = [
             [one.row.name, _percent(one.clean), _percent(one.robust), one.masking_status]
-            for one in result.held.values()
+            for one in result.robustness.values()
         ]
-        parts.append(pipe_table(HELD, held, words=HELD_WORDS))
+        parts.append(pipe_table(ROBUSTNESS_COLUMNS, robustness, words=ROBUSTNESS_WORDS))
     parts += [settings(result), *notes(result), f"Command: `{result.sweep.command}`"]
-    if result.judgements:
-        parts.append("\n".join(f"* {judgement.word}: {said(judgement)}" for judgement in result.judgements))
+    if result.claim_results:
+        parts.append("\n".join(f"* {claim_result.word}: {said(claim_result)}" for claim_result in result.claim_results))
     return "\n\n".join(parts) + "\n"
 
 
 def as_csv(result: Result) -> str:
-    """A line a cell, in the paper's unit: percent, or the plain number."""
+    """One line per cell, in the paper's unit: percent, or the plain number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     scale = 100 if result.table.unit == "%" else 1
     for line in result.lines:
-        beyond = _csv_held(line.held)
+        robustness = _csv_robustness(line.robustness)
         for column, paper in line.paper.items():
             number = line.ours.get(column)
             ours = _csv_number(number, paper, scale)
-            writer.writerow([result.table.number, line.name, column, "" if paper is None else paper, *ours, *beyond])
+            writer.writerow(
+                [result.table.number, line.name, column, "" if paper is None else paper, *ours, *robustness]
+            )
     return text.getvalue()
 
 
@@ -177,12 +186,18 @@ def _csv_number(number: Number | None, paper: float | None, scale: int) -> list[
     return [_six(mean), difference, *reach, str(len(number.values)), by_seed, str(number.n)]
 
 
-def _csv_held(held: Held | None) -> list[str]:
-    if held is None:
+def _csv_robustness(robustness: Robustness | None) -> list[str]:
+    if robustness is None:
         return [""] * 6
-    interval = held.robust.interval
+    interval = robustness.robust.interval
     reach = [_six(100 * interval.low), _six(100 * interval.high)]
-    return [_six(100 * held.robust.mean), *reach, str(held.robust.n), held.suite, held.masking_status]
+    return [
+        _six(100 * robustness.robust.mean),
+        *reach,
+        str(robustness.robust.n),
+        robustness.suite,
+        robustness.masking_status,
+    ]
 
 
 def _six(value: float) -> str:
@@ -203,7 +218,7 @@ def _marked_down(line: Line, column: str, result: Result) -> str:
 
 
 def _parts(line: Line, column: str, result: Result) -> tuple[str, str, str, str]:
-    """Ours, half its interval, the paper's, the difference; of gradients the quotient."""
+    """Our number, half its interval, the paper's number, and the difference (for gradients, the quotient)."""
     number, paper = line.ours.get(column), line.paper[column]
     percent = result.table.unit == "%"
     printed = "-" if paper is None else f"{paper:.1f}" if percent else f"{paper:.3g}"
@@ -233,12 +248,15 @@ def _percent(number: Number) -> str:
     return f"**{100 * number.mean:.1f}** ±{100 * _half(number):.1f}"
 
 
-def _shown_held(line: Line, *, narrow: bool) -> list[str]:
-    if line.held is None:
+def _shown_robustness(line: Line, *, narrow: bool) -> list[str]:
+    if line.robustness is None:
         return [_missing(line), ""]
     between = "\n" if narrow else " "
-    robust = line.held.robust
-    return [f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}", _styled(line.held.masking_status)]
+    robust = line.robustness.robust
+    return [
+        f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}",
+        _styled(line.robustness.masking_status),
+    ]
 
 
 def _styled(masking_status: str) -> str:
@@ -249,11 +267,11 @@ def _words(masking_status: str) -> list[tuple[str, str, str]]:
     return [part.partition(" ") for part in masking_status.split(", ")]
 
 
-def _held_table(result: Result) -> RichTable:
-    table = RichTable(title="What these models hold", title_justify="left", highlight=False)
-    for name in HELD:
-        table.add_column(name, justify="left" if name in HELD_WORDS else "right")
-    for one in result.held.values():
+def _robustness_table(result: Result) -> RichTable:
+    table = RichTable(title="Robustness of these models", title_justify="left", highlight=False)
+    for name in ROBUSTNESS_COLUMNS:
+        table.add_column(name, justify="left" if name in ROBUSTNESS_WORDS else "right")
+    for one in result.robustness.values():
         cells = [_percent(number).replace("**", "") for number in (one.clean, one.robust)]
         table.add_row(escape(one.row.name), *cells, _styled(one.masking_status))
     return table

@@ -1,24 +1,24 @@
-"""What the paper's tables say: accuracies in percent, as printed. Facts, with their table, row and column.
+"""The numbers that the paper's tables report: accuracies in percent, as printed, by table, row and column.
 
-Source: Wang and Zhang 2019, arXiv:1811.10716v2. Figure 1 has no printed numbers.
+Source: Wang and Zhang 2019, arXiv:1811.10716v2. Figure 1 has no numbers in print.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ReportedValue = float | None  # None: not available
+ReportedValue = float | None  # None: not reported
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table: its columns, and each row's cells by the row's name in the paper."""
+    """One table: its columns, and the cells of each row by the row's name in the paper."""
 
     description: str
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[ReportedValue, ...]]
 
     def cell(self, row: str, column: str) -> ReportedValue:
-        """What is printed there."""
+        """The number in this cell."""
         return self.rows[row][self.columns.index(column)]
 
 

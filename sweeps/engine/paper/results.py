@@ -1,4 +1,4 @@
-"""A table's numbers, beside the paper's: pure functions of records and probes."""
+"""The numbers of a table next to the paper's: pure functions of records and query answers."""
 
 import math
 import statistics
@@ -19,27 +19,27 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
 
 NOT_RUN: Literal["not run"] = "not run"
-SAYS_NOTHING: Literal["says nothing"] = "says nothing"  # of a claim about a model that answers one class alone
+SAYS_NOTHING: Literal["says nothing"] = "says nothing"  # for a claim about a model that predicts one class only
 Word: TypeAlias = Literal["shows", "does not show", "undecided", "says nothing", "not run"]
 
 
 @dataclass(frozen=True)
 class Number:
-    """One value a seed, in the column's own unit: accuracies in [0, 1], over n test images each; n = 0 for others."""
+    """One value per seed, in the column's unit: accuracies in [0, 1] over n test images; n = 0 for other quantities."""
 
     values: Mapping[int, float]
     n: int
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.values.values())
 
     @property
     def interval(self) -> Interval:
-        """95 %, the wider of two: Wilson's, for another draw of test images, and Student's, for other seeds.
+        """The wider of two 95 % intervals: Wilson's, over test images, and Student's, over seeds.
 
-        Of a value that is no accuracy, from the lowest seed to the highest.
+        For quantities other than accuracies, the range from the lowest to the highest seed.
         """
         values = list(self.values.values())
         if not self.n:
@@ -57,10 +57,11 @@ def student(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What a row's models hold beyond the paper: their verified worst case, and whether to believe it.
+class Robustness:
+    """What we measure beyond the paper for a row's models: their verified worst case, and the masking checks.
 
-    `collapsed` counts those that fell to catastrophic overfitting, `one_class` those that are right on one class alone.
+    `verdicts` counts models by masking status. `collapsed` counts models with catastrophic overfitting, `one_class`
+    models that are correct on one class only.
     """
 
     row: Row
@@ -73,7 +74,7 @@ class Held:
 
     @property
     def masking_status(self) -> str:
-        """The models' verdicts, the worst first."""
+        """The models' masking status with counts, the worst first."""
         order = [word for word in ("masked", "suspect", "clear") if word in self.verdicts]
         total = sum(self.verdicts.values())
         return ", ".join(word if self.verdicts[word] == total else f"{word} {self.verdicts[word]}" for word in order)
@@ -83,19 +84,19 @@ class Held:
 class Line:
     """A row of the table: for each column the paper's number, in its unit, and ours.
 
-    Where there is none it is None; a column that does not belong to the row is missing from `ours`.
+    A missing number is None. A column that does not apply to the row is missing from `ours`.
     """
 
     name: str
     paper: Mapping[str, float | None]
     ours: Mapping[str, Number | None]
-    held: Held | None
+    robustness: Robustness | None
     cited: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """A claim of the paper's, and what our numbers say of it."""
+class ClaimResult:
+    """A claim of the paper, and whether our numbers show it."""
 
     claim: Claim
     word: Word
@@ -106,7 +107,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything a finished table shows."""
+    """Everything that a finished table shows."""
 
     table: Table
     sweep: Sweep
@@ -114,22 +115,22 @@ class Result:
 
     @cached_property
     def found(self) -> Found:
-        """Its trials and probes."""
+        """Its trials and query answers."""
         return found_in(self.sweep, self.folder)
 
     @property
     def config(self) -> TrialConfig:
-        """Of its first trial; all share images, training and attacks but for their recipes."""
+        """The config of its first trial. All trials share images, training and attacks, except for their recipes."""
         return self.sweep.trials[0].config
 
     @cached_property
     def n(self) -> int:
         """Test images behind each number."""
-        return max((len(one.verdicts) for one in self.found.judged.values()), default=0)
+        return max((len(one.verdicts) for one in self.found.evaluated.values()), default=0)
 
     @cached_property
     def lines(self) -> list[Line]:
-        """All rows in order, with those of the paper that nothing of ours stands beside."""
+        """All rows in order, including the paper's rows that we do not train."""
         cells = self.table.cells()
         names = dict.fromkeys(name for name, _ in cells)
         rows = {one.name: one for one in self.table.rows}
@@ -144,7 +145,7 @@ class Result:
                 one: paper.cell(name, one) if name in paper.rows and one in paper.columns else None for one in columns
             },
             ours={column: self._number(cells[name, column]) for column in columns if (name, column) in cells},
-            held=self.held.get(row.key) if row else None,
+            robustness=self.robustness.get(row.key) if row else None,
             cited=row is not None and row.recipe == CITED,
         )
 
@@ -156,17 +157,17 @@ class Result:
         return {} if cell is None else cell[1].read(cell[0], self.found)
 
     @cached_property
-    def held(self) -> dict[str, Held]:
-        """What the models of each trained row hold, by the row's key."""
+    def robustness(self) -> dict[str, Robustness]:
+        """The robustness of each trained row's models, by the row's key."""
         rows = {row.key: (row, self.found.of(row)) for row in self.table.trained}
-        return {key: _held(row, models) for key, (row, models) in rows.items() if models}
+        return {key: _robustness(row, models) for key, (row, models) in rows.items() if models}
 
     @cached_property
-    def judgements(self) -> list[Judgement]:
-        """What our numbers say of each of the paper's claims."""
-        return [self._judge(claim) for claim in self.table.claims]
+    def claim_results(self) -> list[ClaimResult]:
+        """Our result for each claim of the paper."""
+        return [self._claim_result(claim) for claim in self.table.claims]
 
-    def _judge(self, claim: Claim) -> Judgement:
+    def _claim_result(self, claim: Claim) -> ClaimResult:
         first, second = self._values(claim.first), self._values(claim.second)
         if claim.second is None:
             values = list(first.values())
@@ -174,35 +175,35 @@ class Result:
             pairs = [(first[seed], second[seed]) for seed in first if seed in second]
             values = [math.log10(a / b) if claim.ratio else a - b for a, b in pairs]
         if not values:
-            return Judgement(claim=claim, word=NOT_RUN)
+            return ClaimResult(claim=claim, word=NOT_RUN)
         mean = statistics.fmean(values)
         if len(values) == 1:
-            return Judgement(claim=claim, word="undecided", mean=mean, seeds=1)
+            return ClaimResult(claim=claim, word="undecided", mean=mean, seeds=1)
         interval = student(values)
-        word = SAYS_NOTHING if self._constant(claim) else _word(claim, interval)
-        return Judgement(claim=claim, word=word, mean=mean, interval=interval, seeds=len(values))
+        word = SAYS_NOTHING if self._answers_one_class(claim) else _word(claim, interval)
+        return ClaimResult(claim=claim, word=word, mean=mean, interval=interval, seeds=len(values))
 
-    def _constant(self, claim: Claim) -> bool:
-        """Whether some model that the claim is about answers one class for every image."""
+    def _answers_one_class(self, claim: Claim) -> bool:
+        """Whether a model that the claim is about predicts one class for every image."""
         rows = [cell[0] for cell in (claim.first, claim.second) if cell is not None]
-        return any(row.key in self.held and self.held[row.key].one_class for row in rows)
+        return any(row.key in self.robustness and self.robustness[row.key].one_class for row in rows)
 
 
 def found_in(sweep: Sweep, folder: SweepFolder) -> Found:
-    """The finished trials of a sweep, and the answers that lie beside them."""
-    judged = {one.trial.id: one for one in evaluated_trials(sweep, folder)}
+    """The finished trials of a sweep, and the query answers stored with them."""
+    evaluated = {one.trial.id: one for one in evaluated_trials(sweep, folder)}
     seeds = tuple(dict.fromkeys(trial.config.seed for trial in sweep.trials))
-    return Found(judged=judged, probed=QueryAnswers(folder), seeds=seeds)
+    return Found(evaluated=evaluated, answers=QueryAnswers(folder), seeds=seeds)
 
 
-def _held(row: Row, models: Mapping[int, EvaluatedTrial]) -> Held:
-    some = next(iter(models.values()))
+def _robustness(row: Row, models: Mapping[int, EvaluatedTrial]) -> Robustness:
+    first = next(iter(models.values()))
     masked = (one.suite for one in models.values() if one.masking_status == "masked")
-    return Held(
+    return Robustness(
         row=row,
-        clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(some.verdicts)),
-        robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(some.headline)),
-        suite=next(masked, some.suite),
+        clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(first.verdicts)),
+        robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(first.headline)),
+        suite=next(masked, first.suite),
         verdicts=Counter(one.masking_status for one in models.values()),
         collapsed=sum(one.collapsed is not None for one in models.values()),
         one_class=sum(one.verdicts.one_class for one in models.values()),

@@ -1,4 +1,4 @@
-"""One of the paper's tables, from the command line to the numbers side by side."""
+"""The commands `table_N`: train and evaluate the models of a paper table, and compare the numbers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,29 +30,30 @@ from sweeps.engine.sweep.spec import Report, Sweep, Trial
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(SweepOptions):
-    """The scale, and what is to differ from it. None stands for what the scale says."""
+    """The scale, and options that override its settings. None means the scale's setting."""
 
     scale: str = "smoke"
     """smoke (digits, a minute or two), small (parts of the real data, within an hour on 2 cores), fast (one GPU) or
-    paper (the paper's networks and schedules). sweeps/engine/tables/scales.py has their settings."""
+    paper (the paper's networks and schedules). sweeps/engine/paper/scales.py defines their settings."""
     rows: Annotated[tuple[str, ...], Several] = ()
-    """Train these rows only. Default: all."""
+    """Rows to train. Default: all."""
     train_anew: bool = False
-    """Train also what a sweep beside --output has finished already. Default: such a trial is used again."""
+    """Train all trials. Default: reuse finished trials of sweeps in the same folder as --output."""
     dataset: str = ""
     """Images: digits (embedded), cifar10, svhn, imagenet. Default: the scale's."""
     model: str | None = None
-    """small_cnn, preact_resnet18 ... Default: the scale's."""
+    """Network: small_cnn, preact_resnet18 ... Default: the scale's."""
     precision: str = ""
-    """float32, bfloat16, or auto: bfloat16 on GPUs that have it. Verdicts are float32 always. Default: the scale's."""
+    """Precision: float32, bfloat16, or auto (bfloat16 on GPUs that have it). Verdicts always use float32. Default: the
+    scale's."""
     on_collapse: str = "go_on"
-    """When one-step training collapses (catastrophic overfitting): go_on, as the paper does; or stop, and keep the
-    epoch before."""
+    """If one-step training collapses (catastrophic overfitting): go_on, as in the paper, or stop and keep the epoch
+    before."""
     seeds: Annotated[tuple[int, ...], Several] = ()
-    """One model a row and seed. Default: the scale's."""
+    """Random seeds; one model per row and seed. Default: the scale's."""
 
     def at(self, setting: Setting) -> "TableOptions":
-        """These options, with the scale's setting where nothing else was asked for."""
+        """These options, with the scale's settings for all options that were not given."""
         default = {option.name: option.default for option in fields(self)}
         taken = {
             option.name: getattr(setting, option.name)
@@ -63,12 +64,12 @@ class TableOptions(SweepOptions):
 
 
 def run_table(table: Table, options: TableOptions) -> int:
-    """Train and judge what the table needs, and set it beside the paper's.
+    """Train and evaluate the models of a table, and compare the numbers with the paper's.
 
     Returns:
         The exit code: 0, or 1 if a trial failed, or 130 if it was interrupted.
     Raises:
-        InputError: the input cannot be used; nothing has been started or written.
+        InputError: the input is invalid; nothing was started or written.
     """
     setting = setting_of(options.scale, table.images)
     chosen = options if options.resume else options.at(setting)
@@ -94,14 +95,14 @@ def run_table(table: Table, options: TableOptions) -> int:
 
 
 def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Dataset) -> list[Trial]:
-    """Every row with every seed, each trained once.
+    """One trial per row and seed. Rows that train the same model share a trial.
 
     Raises:
-        InputError: a row that the table does not train, or no seed.
+        InputError: a row is unknown, no seed is given, or --model is given for a table that compares networks.
     """
     rows = _chosen(table, options.rows)
     if options.model and table.networks > 1:
-        raise InputError(f"--model cannot be given: table {table.number} compares networks")
+        raise InputError(f"--model={options.model}: table {table.number} compares networks; leave --model out")
     if not options.seeds:
         raise InputError("give at least one seed (--seeds)")
     configs = _Configs(table, options, setting, dataset.pixel)
@@ -124,7 +125,7 @@ def _chosen(table: Table, names: Sequence[str]) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Configs:
-    """The configs of a table's trials, at a scale and with what was asked for."""
+    """Makes the configs of a table's trials from the scale and the options."""
 
     table: Table
     options: TableOptions
@@ -166,7 +167,7 @@ class _Configs:
 
 
 def report(result: Result) -> Report:
-    """The table on the terminal, and its files."""
+    """Print the table and write its files."""
     stem = f"table_{result.table.number}"
     path = result.folder.path
     write_atomically(path / f"{stem}.md", markdown(result))
@@ -177,22 +178,22 @@ def report(result: Result) -> Report:
 
 
 def _sentence(result: Result) -> str:
-    """What stands best, by what it holds; a row with a model that answers one class alone does not stand."""
-    rows = list(result.held.values())
-    held = [one for one in rows if one.row.recipe != "Undefended" and not one.one_class] or rows
-    if not held:
-        return "No row is finished."
-    best = max(held, key=lambda one: one.robust.mean)
+    """The most robust row in one sentence. Rows with a model that predicts one class only are excluded."""
+    rows = list(result.robustness.values())
+    candidates = [one for one in rows if one.row.recipe != "Undefended" and not one.one_class] or rows
+    if not candidates:
+        return "No row has finished."
+    best = max(candidates, key=lambda one: one.robust.mean)
     seeds = len(best.robust.values)
-    words = Counter(one.word for one in result.judgements)
+    words = Counter(one.word for one in result.claim_results)
     empty = f", {words[SAYS_NOTHING]} say nothing" if words[SAYS_NOTHING] else ""
     left = f", {words[NOT_RUN]} were not run" if words[NOT_RUN] else ""
     claims = (
-        f" Of the paper's claims {words['shows']} show, {words['does not show']} do not, {words['undecided']} are"
-        f" undecided{empty}{left}."
+        f" Of the paper's claims, our numbers show {words['shows']} and do not show {words['does not show']};"
+        f" {words['undecided']} are undecided{empty}{left}."
     )
     return (
-        f"Table {result.table.number}: {best.row.name} holds most, {best.robust.mean:.1%} of {best.robust.n} test"
-        f" images under {best.suite} ({counted(seeds, 'seed')}, {best.masking_status})."
-        f"{claims if result.judgements else ''}"
+        f"Table {result.table.number}: {best.row.name} is the most robust, with {best.robust.mean:.1%} of"
+        f" {best.robust.n} test images correct under {best.suite} ({counted(seeds, 'seed')}, {best.masking_status})."
+        f"{claims if result.claim_results else ''}"
     )

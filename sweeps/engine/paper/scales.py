@@ -1,4 +1,4 @@
-"""Four sizes at which the paper's tables can be made, by one word each. This is where their settings stand."""
+"""The settings of the four scales at which the paper's tables can be reproduced: smoke, small, fast, paper."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ RESNETS = ("resnet50", "resnet101", "resnet152")  # Table 9's
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Images, networks, fitting and evaluation. None stands for all of the images, or for what is usual.
+    """Images, networks, training and evaluation. None means all images, or the default.
 
-    `models` are several where a table compares networks. `verify` test images are attacked by the verifying suite.
-    `epochs` are those of the short schedule; the long one, marked "+", has twice as many.
+    There are several `models` if a table compares networks. The verifying suite attacks `verify` test images.
+    `epochs` is the length of the short schedule; the long schedule, marked "+", has twice as many.
     """
 
     dataset: str
@@ -83,7 +83,7 @@ def _one_gpu(dataset: str, lr: float) -> Setting:
     )
 
 
-def _papers(dataset: str, lr: float) -> Setting:
+def _paper_setting(dataset: str, lr: float) -> Setting:
     return Setting(
         dataset=dataset,
         models=(WIDE_RESNET,),
@@ -112,7 +112,7 @@ SCALES: dict[str, Mapping[str, Setting]] = {
         "svhn": _on_digits("small_cnn_16"),
         "imagenet": _on_digits("small_cnn_8", "small_cnn_16", "small_cnn_32"),
     },
-    # parts of the real data sets and small networks, within an hour a table on 2 cores
+    # parts of the real data sets and small networks, within an hour per table on 2 cores
     "small": {
         "cifar10": _cut_down("cifar10"),
         "svhn": _cut_down("svhn"),
@@ -139,8 +139,8 @@ SCALES: dict[str, Mapping[str, Setting]] = {
     },
     # the paper's networks and schedules
     "paper": {
-        "cifar10": _papers("cifar10", lr=0.1),
-        "svhn": _papers("svhn", lr=0.01),
+        "cifar10": _paper_setting("cifar10", lr=0.1),
+        "svhn": _paper_setting("svhn", lr=0.01),
         "imagenet": _imagenet(
             epochs=100, schedule="multi_step", milestones=(0.3, 0.6, 0.9), lr=0.1, precision="float32"
         ),
@@ -149,10 +149,10 @@ SCALES: dict[str, Mapping[str, Setting]] = {
 
 
 def setting_of(scale: str, images: str) -> Setting:
-    """What a table on the paper's `images` is made of at `scale`.
+    """The settings of a table on the paper's `images` at `scale`.
 
     Raises:
-        InputError: there is no such scale.
+        InputError: the scale is unknown.
     """
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)

@@ -1,4 +1,4 @@
-"""A table as a picture: a panel a column, the paper's numbers and ours side by side."""
+"""Plot of a table: one panel per column, with the paper's numbers and ours."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,25 +15,28 @@ ROW, PANEL = 0.34, 1.45  # inches
 
 
 def draw_table(result: Result) -> Figure:
-    """Rows from top to bottom; filled: ours with its interval, hollow: the paper's; last, what is verified."""
+    """Draw rows from top to bottom: filled marks are ours with intervals, hollow ones the paper's; verified last."""
     lines = result.lines
-    beyond = any(line.held for line in lines)
-    names = [*result.table.columns, *(["verified"] if beyond else [])]
+    with_robustness = any(line.robustness for line in lines)
+    names = [*result.table.columns, *(["verified"] if with_robustness else [])]
     figure = Figure(figsize=(max(2.2 + PANEL * len(names), 8), 1.9 + ROW * len(lines)), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        if name == "verified" and beyond:
-            _panel(axes, lines, lambda line: line.held.robust if line.held else None, None, VERIFIED, scale=100)
+        if name == "verified" and with_robustness:
+            _panel(
+                axes, lines, lambda line: line.robustness.robust if line.robustness else None, None, VERIFIED, scale=100
+            )
         else:
             scale = 100 if result.table.unit == "%" else 1
-            _panel(axes, lines, _ours(name), _papers(name), OURS, scale=scale)
+            _panel(axes, lines, _ours(name), _paper_value(name), OURS, scale=scale)
         axes.set_title(name, fontsize=9)
-        _dress(axes, logarithmic=result.table.unit != "%")
+        _style_axes(axes, logarithmic=result.table.unit != "%")
     panels[0].set_yticks(range(len(lines)), [line.name for line in lines], fontsize=9)
     panels[0].invert_yaxis()
     figure.suptitle(title(result), fontsize=11, x=0.01, ha="left", wrap=True)
     unit = " In %." if result.table.unit == "%" else ""
-    key = f"Filled: ours, with its interval; hollow: the paper's.{' Red: ours, verified.' if beyond else ''}{unit}"
+    red = " Red: ours, verified." if with_robustness else ""
+    key = f"Filled: ours, with its interval; hollow: the paper's.{red}{unit}"
     under = "\n".join([key, settings(result), *notes(result)])
     figure.supxlabel(_folded(under, figure.get_figwidth()), fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure
@@ -43,7 +46,7 @@ def _ours(column: str) -> Callable[[Line], Number | None]:
     return lambda line: line.ours.get(column)
 
 
-def _papers(column: str) -> Callable[[Line], float | None]:
+def _paper_value(column: str) -> Callable[[Line], float | None]:
     return lambda line: line.paper[column]
 
 
@@ -66,7 +69,7 @@ def _panel(
             axes.plot([paper], [place], "D", ms=4.5, mfc="none", color=PAPER)
 
 
-def _dress(axes: Axes, *, logarithmic: bool) -> None:
+def _style_axes(axes: Axes, *, logarithmic: bool) -> None:
     if logarithmic:
         axes.set_xscale("log")
     else:
@@ -78,5 +81,5 @@ def _dress(axes: Axes, *, logarithmic: bool) -> None:
 
 
 def _folded(text: str, inches: float) -> str:
-    """Lines that fit the width at this size of letters."""
+    """Wrap text to a width in inches at this font size."""
     return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, int(inches * 17)))

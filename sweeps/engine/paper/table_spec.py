@@ -1,4 +1,4 @@
-"""What a table is: the models it trains, what is read off each, and what the paper claims of the numbers."""
+"""The description of a table: the models it trains, the numbers it reads off them, and the paper's claims."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,14 +11,15 @@ from sweeps.engine.driver.model_queries import GradientQuery, ModelQuery, QueryA
 from sweeps.engine.paper.curves import EvaluatedTrial
 from sweeps.engine.paper.reported import PAPER, PaperTable
 
-CITED = ""  # recipe of a row whose numbers the paper took from others
+CITED = ""  # recipe of a row whose numbers the paper cites from other work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One of the paper's rows, or one beyond them.
+    """A row of the paper's table, or an additional one.
 
-    `recipe` is trained at `eps` pixels, with a "+" by the long schedule; `network` counts the scale's models.
+    `recipe` is trained with a training budget of `eps` pixels; a "+" selects the long schedule. `network` is an index
+    into the scale's models.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What all its trials' ids begin with; rows of other tables that train the same have the same."""
+        """Prefix of its trials' ids. Rows of other tables that train the same models have the same key."""
         network = "" if self.network is None else f"-net{self.network + 1}"
         budget = "" if self.recipe == "Undefended" else f"-eps{self.eps:g}"
         return f"{self.recipe}{network}{budget}"
@@ -39,41 +40,41 @@ class Row:
 
 
 def row(name: str, recipe: str | None = None, *, eps: float = EVAL_PIXELS, network: int | None = None) -> Row:
-    """A row that bears its recipe's name, unless another is given."""
+    """A row. Its recipe is `name`, unless `recipe` is given."""
     return Row(name=name, recipe=name if recipe is None else recipe, eps=eps, network=network)
 
 
 def cited(name: str) -> Row:
-    """A row whose numbers the paper took from others: nothing is trained."""
+    """A row whose numbers the paper cites from other work. Nothing is trained."""
     return Row(name=name, recipe=CITED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The finished trials of a table's sweep by their ids, and what was asked of their models since."""
+    """The finished trials of a table's sweep, by id, and the query answers of their models."""
 
-    judged: Mapping[str, EvaluatedTrial]
-    probed: QueryAnswers
+    evaluated: Mapping[str, EvaluatedTrial]
+    answers: QueryAnswers
     seeds: tuple[int, ...]
 
     def of(self, row: Row) -> dict[int, EvaluatedTrial]:
         """The row's trials, by seed."""
         ids = {seed: row.trial_id(seed) for seed in self.seeds}
-        return {seed: self.judged[trial] for seed, trial in ids.items() if trial in self.judged}
+        return {seed: self.evaluated[trial] for seed, trial in ids.items() if trial in self.evaluated}
 
 
 Values: TypeAlias = Mapping[int, float]  # by seed
 
 
 class Column(ABC):
-    """What is read off each of a row's models."""
+    """A number that is read off each of a row's models."""
 
     @abstractmethod
     def read(self, row: Row, found: Found) -> Values:
-        """Its value by seed; seeds for which there is none are left out."""
+        """Its value by seed. Seeds without a value are omitted."""
 
     def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:  # noqa: ARG002
-        """What must be asked of models for that, once they are trained: nothing, where their verdicts have it."""
+        """Queries that the trained models must answer for this column; none if the verdicts suffice."""
         return ()
 
 
@@ -87,7 +88,7 @@ class Clean(Column):
 
 @dataclass(frozen=True)
 class White(Column):
-    """Accuracy under an attack on the model itself: the last iterate after so many steps, as the paper reads it."""
+    """Accuracy under a white-box attack: the final iterate after `steps` steps, as in the paper."""
 
     attack: str
     steps: int = 1
@@ -102,7 +103,8 @@ class White(Column):
 
 @dataclass(frozen=True)
 class Black(Column):
-    """Accuracy on images crafted on another model: that of `source` with the same seed, or with the next one.
+    """Accuracy on images crafted on another model: the `source` row's model with the same seed or, with `another`, the
+    next one.
 
     `attack` is "fgsm" without random start or "ce20", PGD of 20 steps from a random start.
     """
@@ -112,18 +114,18 @@ class Black(Column):
     another: bool = False
 
     def read(self, row: Row, found: Found) -> Values:
-        read = {seed: found.probed.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
+        read = {seed: found.answers.crafted(source, row.trial_id(seed)) for seed, source in self._pairs(row, found)}
         return {seed: accuracies[self.attack] for seed, accuracies in read.items() if accuracies is not None}
 
     def queries(self, row: Row, found: Found) -> Sequence[ModelQuery]:
         return [TransferQuery(source=source, targets=(row.trial_id(seed),)) for seed, source in self._pairs(row, found)]
 
     def is_white_for(self, row: Row) -> bool:
-        """Whether the row's models would be crafted on themselves."""
+        """Whether the attack would be a white-box attack for the row."""
         return row.key == self.source.key and not self.another
 
     def _pairs(self, row: Row, found: Found) -> list[tuple[int, str]]:
-        """Each seed whose model was trained, and whose source was; a model is no black box to itself."""
+        """(seed, source trial) if both models are trained. A model is never paired with itself."""
         targets, sources = found.of(row), found.of(self.source)
         pairs = []
         for place, seed in enumerate(found.seeds):
@@ -136,16 +138,16 @@ class Black(Column):
 
 @dataclass(frozen=True)
 class Gradient(Column):
-    """A statistic of the squared L2 norm of the loss's gradient in the image, in units of [-1, 1].
+    """A statistic of the squared L2 norm of the loss gradient with respect to the image, for images in [-1, 1].
 
-    `which` test images: "all", "correct" or "wrong"; `statistic`: "min", "mean" or "max".
+    `which` selects test images: "all", "correct" or "wrong"; `statistic`: "min", "mean" or "max".
     """
 
     which: str
     statistic: str
 
     def read(self, row: Row, found: Found) -> Values:
-        read = {seed: found.probed.gradients(row.trial_id(seed)) for seed in found.of(row)}
+        read = {seed: found.answers.gradients(row.trial_id(seed)) for seed in found.of(row)}
         values = {seed: norms.statistic(self.which, self.statistic) for seed, norms in read.items() if norms}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -153,16 +155,15 @@ class Gradient(Column):
         return [GradientQuery(trial=row.trial_id(seed)) for seed in found.of(row)]
 
 
-Place: TypeAlias = tuple[str, str]  # a row's and a column's name
+Place: TypeAlias = tuple[str, str]  # names of a row and a column
 CellKey: TypeAlias = tuple[Row, Column]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Something that the paper says of two numbers, or of one.
+    """A claim of the paper about one or two numbers.
 
-    It holds where `first` minus `second` (the decimal logarithm of their ratio where `ratio` is set) lies within the
-    limits.
+    It is true if `first` minus `second` (with `ratio`, the decimal logarithm of their ratio) lies within the limits.
     """
 
     description: str
@@ -174,7 +175,7 @@ class Claim:
 
 
 def more(description: str, first: CellKey, second: CellKey, *, by: float = 0.0) -> Claim:
-    """`first` is above `second`, by so much or more."""
+    """`first` is above `second` by at least `by`."""
     return Claim(description=description, first=first, second=second, at_least=by)
 
 
@@ -189,7 +190,7 @@ def at_most(description: str, first: CellKey, limit: float) -> Claim:
 
 
 def times(description: str, first: CellKey, second: CellKey, *, at_least: float) -> Claim:
-    """`first` is at least so many times `second`."""
+    """`first` is at least `at_least` times `second`."""
     return Claim(description=description, first=first, second=second, at_least=math.log10(at_least), ratio=True)
 
 
@@ -197,10 +198,10 @@ def times(description: str, first: CellKey, second: CellKey, *, at_least: float)
 class Table:
     """One of the paper's tables.
 
-    `images` are those the paper made it of; `also` the suite that its models are attacked by beside PGD, with
-    budget `eps` pixels and steps of `step`. `lines`, where the paper's rows are not models, gives the cell of each
-    row and column; else every row is read by every column. `unit` is what numbers are in: "%", or "" for the
-    plain number, drawn on a logarithmic axis.
+    `images` is the paper's data set. The models are attacked with PGD and the suite `also`, with an evaluation budget
+    of `eps` pixels and steps of `step` pixels. `lines` gives the cell of each row and column if the paper's rows are
+    not models; otherwise every column is read for every row. `unit` is "%", or "" for plain numbers, which are drawn
+    on a logarithmic axis.
     """
 
     number: int
@@ -219,21 +220,21 @@ class Table:
 
     @property
     def paper(self) -> PaperTable:
-        """What the paper prints."""
+        """The table as the paper reports it."""
         return PAPER[self.number]
 
     @property
     def trained(self) -> tuple[Row, ...]:
-        """The rows that are trained."""
+        """The rows to train."""
         return tuple(one for one in self.rows if one.recipe != CITED)
 
     @property
     def networks(self) -> int:
-        """How many networks it compares."""
+        """The number of networks that it compares."""
         return max(((one.network or 0) + 1 for one in self.trained), default=1)
 
     def cells(self) -> Mapping[Place, CellKey]:
-        """How each number is come by, row after row."""
+        """The row and column that each number is read from, row by row."""
         if self.lines is not None:
             return self.lines
         return {
@@ -244,14 +245,14 @@ class Table:
         }
 
     def queries(self, found: Found) -> list[ModelQuery]:
-        """All that must be asked of trained models, each source once."""
+        """All queries to the trained models, each source once."""
         cells = [*self.cells().values()]
         cells += [cell for claim in self.claims for cell in (claim.first, claim.second) if cell]
         asked = [query for one, column in cells for query in column.queries(one, found)]
-        return _joined(asked)
+        return _merge_queries(asked)
 
 
-def _joined(queries: Sequence[ModelQuery]) -> list[ModelQuery]:
+def _merge_queries(queries: Sequence[ModelQuery]) -> list[ModelQuery]:
     crafted: dict[str, list[str]] = {}
     others: dict[str, ModelQuery] = {}
     for query in queries:

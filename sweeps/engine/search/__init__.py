@@ -1,1 +1,1 @@
-"""The search: from a space to a front, and from the front to a champion."""
+"""Hyperparameter search: from a search space to a Pareto front, and from the front to a champion model."""

@@ -1,4 +1,4 @@
-"""From the front to a champion: the best points train anew, one is chosen on validation images, test is read once."""
+"""Finalists: retrain the best points, choose a champion on validation images, evaluate once on test images."""
 
 import hashlib
 import json
@@ -12,48 +12,48 @@ from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
 from sweeps.engine.search.objectives import choose
 from sweeps.engine.search.results import Score, front, largest_part, scores
-from sweeps.engine.search.snapshot import Finalist, Tested, among
+from sweeps.engine.search.snapshot import Finalist, Tested, trusted_finalists
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.tracking.background import describe_error
 
 ROLE = "finalist"
-JUDGED_BY, TESTED_BY = "quick", "standard"  # suites: on validation images, to choose; on test images, to report
+VAL_SUITE, TEST_SUITE = "quick", "standard"  # on validation images, to choose; on test images, to report
 
 
 def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist], str | None]:
-    """Train the finalists, choose, evaluate all of them on test, register the chosen one.
+    """Train the finalists, choose the champion, evaluate all finalists on test, and register the champion.
 
-    Goes on where it stopped. A trial of the search that is not over yet leaves nothing to choose from.
+    Resumes where it stopped. The caller must have finished every trial of the search.
 
     Returns:
-        The finalists that finished with every seed, and the chosen model's trial id.
+        The finalists whose every seed finished, and the champion's trial id (None without a champion).
     """
     if search.final is None:
         return [], None
     origins = largest_part(front(scores(session.sweep, session.folder)), search.final.count)
     if not origins:
-        session.say("nothing on the front can be trusted: there are no finalists", "yellow")
+        session.say("the Pareto front is empty: there are no finalists", "yellow")
         return [], None
     if not _train(session, search.final, origins):
         return [], None
     finalists = _finished(session, search.final, origins)
     if not finalists:
         return [], None
-    session.tracker.once()  # evaluations are logged on the runs of the models' own
+    session.tracker.once()  # the evaluations are logged to the models' own runs
     finalists = _evaluated_on_val(session, search, finalists)
     champion = _chosen(finalists, search.final)
     finalists = _tested(session, search, finalists)
     if champion is None:
-        session.say(f"no finalist satisfies the rule {search.final.rule}: none is registered", "yellow")
+        session.say(f"no finalist satisfies the rule {search.final.rule}: no model is registered", "yellow")
         return finalists, None
     _register(session, search.final, champion, finalists)
     return finalists, champion.id
 
 
 def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
-    """The trial that trains a point of the front with another seed, at full length."""
+    """The trial that retrains a point of the front with another seed, for the full number of epochs."""
     config = origin.trial.config
     train = replace(config.train, epochs=epochs or config.train.epochs)
     return Trial(
@@ -65,7 +65,7 @@ def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
 
 
 def _train(session: SweepSession, final: Final, origins: Sequence[Score]) -> bool:
-    """Whether all are trained, or have failed: it was not interrupted."""
+    """Train what is missing. Returns True if every trial finished or failed, False if it was interrupted."""
     folder = session.folder
     trials = [final_trial(origin, seed, final.epochs) for origin in origins for seed in final.seeds]
     known = {trial.id for trial in folder.trials(session.sweep)}
@@ -75,13 +75,13 @@ def _train(session: SweepSession, final: Final, origins: Sequence[Score]) -> boo
     waiting = [trial for trial in trials if read_status(folder.trial(trial)).phase != "finished"]
     if not waiting:
         return True
-    session.console.print(f"{len(waiting)} finalists to train, of {len(origins)} points of the front")
+    session.console.print(f"training {len(waiting)} models: {len(origins)} finalists, {len(final.seeds)} seeds each")
     run_on_ray(session, waiting)
     return all(read_status(folder.trial(trial)).done for trial in trials)
 
 
 def _finished(session: SweepSession, final: Final, origins: Sequence[Score]) -> list[Finalist]:
-    """Points whose every seed was trained to the end."""
+    """The finalists whose every seed finished training."""
     by_id = {one.id: one for one in scores(session.sweep, session.folder, role=ROLE)}
     found = []
     for origin in origins:
@@ -92,14 +92,14 @@ def _finished(session: SweepSession, final: Final, origins: Sequence[Score]) -> 
 
 
 def _chosen(finalists: Sequence[Finalist], final: Final) -> Score | None:
-    """The rule picks a finalist by its means on validation images; of its models the most robust one there."""
-    picked = choose(among(finalists), final.rule)
+    """The rule picks a finalist by its means on validation images; the champion is its most robust model there."""
+    picked = choose(trusted_finalists(finalists), final.rule)
     return max(picked.members, key=lambda one: (one.robust_acc, one.clean_acc)) if picked else None
 
 
 def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Every finalist's models on validation images, with all checks for masked gradients: what a rule may see."""
-    place = _evaluate(session, search, finalists, split="val", suite=JUDGED_BY)
+    """Evaluate every finalist on validation images, with all gradient-masking checks. The rule sees these numbers."""
+    place = _evaluate(session, search, finalists, split="val", suite=VAL_SUITE)
 
     def evaluated(member: Score) -> Score:
         summary = json.loads((place / member.id / SUMMARY).read_text())
@@ -117,8 +117,8 @@ def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence
 
 
 def _tested(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Every finalist's models under the full suite on test images: once, whatever comes out."""
-    place = _evaluate(session, search, finalists, split="test", suite=TESTED_BY)
+    """Evaluate every finalist with the full suite on test images, once."""
+    place = _evaluate(session, search, finalists, split="test", suite=TEST_SUITE)
     return [
         replace(finalist, tested=tuple(_read(member.id, place) for member in finalist.members))
         for finalist in finalists
@@ -126,7 +126,7 @@ def _tested(session: SweepSession, search: Search, finalists: Sequence[Finalist]
 
 
 def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalist], *, split: str, suite: str) -> Path:
-    """The folder with the evaluation of all finalists' models: resumed, or made, or found as it is."""
+    """Run, resume or reuse the evaluation of all finalists. Returns its folder."""
     folder, options = session.folder, session.options
     members = [member.trial for finalist in finalists for member in finalist.members]
     ids = "\n".join(sorted(trial.id for trial in members))
@@ -171,12 +171,13 @@ def _read(trial_id: str, place: Path) -> Tested:
 
 
 def _register(session: SweepSession, final: Final, champion: Score, finalists: Sequence[Finalist]) -> None:
-    """Into MLflow's registry; a server that is away costs nothing but this, until --resume."""
+    """Register the champion in MLflow. If the server does not respond, print a warning; --resume tries again."""
     tested = next(one for finalist in finalists for one in finalist.tested if one.trial == champion.id)
     description = (
-        f"Chosen by the rule {final.rule} among {len(finalists)} finalists with {len(final.seeds)} seeds each, on"
+        f"Chosen by the rule {final.rule} from {len(finalists)} finalists with {len(final.seeds)} seeds each, on"
         f" validation images: clean {champion.clean_acc:.1%}, robust {champion.robust_acc:.1%} under {champion.suite}"
-        f" (n = {champion.robust_n}). On test, read once: clean {tested.clean_acc:.1%}, robust {tested.robust_acc:.1%}"
+        f" (n = {champion.robust_n}). On test images, evaluated once: clean {tested.clean_acc:.1%},"
+        f" robust {tested.robust_acc:.1%}"
         f" [{tested.robust_interval[0]:.1%}, {tested.robust_interval[1]:.1%}] under {tested.suite}"
         f" (n = {tested.n}), {tested.masking_status}."
     )
@@ -188,7 +189,7 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         )
     except Exception as error:
         session.console.print(
-            f"the champion is not registered ({describe_error(error)}); --resume tries again", style="yellow"
+            f"could not register the champion ({describe_error(error)}); --resume tries again", style="yellow"
         )
         return
     session.console.print(

@@ -1,4 +1,4 @@
-"""What a search aims at, and by which rule one model is chosen in the end."""
+"""Search objectives, and the rules that choose one model at the end."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a finished trial that a search can aim at."""
+    """One number of a finished trial that a search can optimise."""
 
     of: Callable[[Score], float]
     description: str
@@ -36,7 +36,7 @@ MEASURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One or several measures, and the clean accuracy that a trial must have, if any."""
+    """One or several measures to optimise, and the minimum clean accuracy of a feasible trial, if any."""
 
     name: str
     measures: tuple[Measure, ...]
@@ -44,18 +44,18 @@ class Objective:
 
     @property
     def directions(self) -> list[Direction]:
-        """ "maximize" or "minimize", for each measure."""
+        """For each measure, "maximize" or "minimize"."""
         return [measure.direction for measure in self.measures]
 
     def values(self, score: Score) -> list[float]:
-        """What a finished trial came to, measure by measure."""
+        """The value of each measure for a finished trial."""
         return [measure.of(score) for measure in self.measures]
 
     def constraints(self, score: Score) -> dict[str, float]:
-        """Above zero where a trial is not feasible.
+        """Constraint values by name; a value above zero makes the trial infeasible.
 
-        It is not if its gradients are masked, it gives every image one class, or it is not right often enough.
-        Whoever aims at accuracy under PGD asks for masks, and gets them.
+        A trial is infeasible if its gradients are masked, if it predicts the same class for every image, or if its
+        clean accuracy is below the floor. Masking is allowed when the objective includes unverified PGD accuracy.
         """
         broken = {} if MEASURES["pgd"] in self.measures else {"masked": 1.0 if score.masked else -1.0}
         broken["one class"] = 1.0 if score.constant else -1.0
@@ -65,10 +65,10 @@ class Objective:
 
 
 def get_objective(name: str) -> Objective:
-    """The objective that `name` describes: measures joined by +, or robust-at-clean>=X.
+    """Parse an objective: measures joined by +, or robust-at-clean>=X.
 
     Raises:
-        InputError: it names a measure that no trial reports, or one twice.
+        InputError: a measure is unknown or appears twice.
     """
     if match := FLOOR.fullmatch(name):
         return Objective(name=name, measures=(MEASURES["robust"],), floor=_share("--objective", match["floor"]))
@@ -76,14 +76,14 @@ def get_objective(name: str) -> Objective:
     for part in parts:
         if part not in MEASURES:
             known = f"{', '.join(MEASURES)}, joined by +, or robust-at-clean>=X"
-            raise InputError(f"--objective {name!r}: no trial reports {part!r}; known: {known}")
+            raise InputError(f"--objective {name!r}: unknown measure {part!r}; known: {known}")
         if parts.count(part) > 1:
-            raise InputError(f"--objective {name!r} names {part!r} twice")
+            raise InputError(f"--objective {name!r} names {part!r} twice: name each measure once")
     return Objective(name=name, measures=tuple(MEASURES[part] for part in parts))
 
 
 class Candidate(Protocol):
-    """What a rule looks at."""
+    """What a rule chooses from."""
 
     @property
     def clean_acc(self) -> float:
@@ -95,30 +95,30 @@ class Candidate(Protocol):
 
     @property
     def robust_per_hour(self) -> float:
-        """Robust accuracy for an hour of training."""
+        """Robust accuracy per hour of training."""
 
     @property
     def counts(self) -> bool:
-        """Whether its robustness may stand beside that of others."""
+        """Whether its robust accuracy can be compared with that of other models."""
 
 
 C = TypeVar("C", bound=Candidate)
 
 
 def check_rule(name: str) -> None:
-    """Raises InputError for a rule that there is not."""
+    """Raises InputError if the rule is unknown or its share is not in [0, 1]."""
     if name not in {"knee", "robust-per-hour"} and not FLOOR.fullmatch(name):
-        raise InputError(f"--rule {name!r} is unknown: known are robust-at-clean>=X, knee, robust-per-hour")
+        raise InputError(f"--rule {name!r} is unknown; known: robust-at-clean>=X, knee, robust-per-hour")
     if match := FLOOR.fullmatch(name):
         _share("--rule", match["floor"])
 
 
 def choose(candidates: Sequence[C], rule: str) -> C | None:
-    """The candidate that a rule picks, of those that count; None if none satisfies it.
+    """The candidate that the rule picks from those that count; None if none satisfies the rule.
 
-    robust-at-clean>=X: the most robust of those that are right on a share X of clean images.
-    knee: the farthest above the line from the front's most robust end to its cleanest.
-    robust-per-hour: the most robust accuracy for an hour of training.
+    robust-at-clean>=X: the most robust candidate with clean accuracy of at least X.
+    knee: the candidate farthest above the line from the front's most robust end to its most accurate end.
+    robust-per-hour: the highest robust accuracy per hour of training.
     """
     check_rule(rule)
     candidates = [one for one in candidates if one.counts]
@@ -137,14 +137,14 @@ def _knee(candidates: Sequence[C]) -> C | None:
     best_clean = max(one.clean_acc for one in candidates)
     best_robust = max(one.robust_acc for one in candidates)
     cleanest = max((one for one in candidates if one.clean_acc == best_clean), key=lambda one: one.robust_acc)
-    toughest = max((one for one in candidates if one.robust_acc == best_robust), key=lambda one: one.clean_acc)
-    wide, high = best_clean - toughest.clean_acc, best_robust - cleanest.robust_acc
+    most_robust = max((one for one in candidates if one.robust_acc == best_robust), key=lambda one: one.clean_acc)
+    wide, high = best_clean - most_robust.clean_acc, best_robust - cleanest.robust_acc
     if not (wide and high):
-        return toughest
+        return most_robust
 
     def above(one: C) -> float:
-        """Distance from the line between the ends, with both scaled to 1; the ends lie on it."""
-        return (one.clean_acc - toughest.clean_acc) / wide + (one.robust_acc - cleanest.robust_acc) / high
+        """Distance from the line between the ends, with both axes scaled to 1; the ends lie on the line."""
+        return (one.clean_acc - most_robust.clean_acc) / wide + (one.robust_acc - cleanest.robust_acc) / high
 
     return max(candidates, key=lambda one: (above(one), one.robust_acc))
 
@@ -155,5 +155,5 @@ def _share(where: str, text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise InputError(f"{where}: clean>={text} is no share of images: write 0.9 or 90%")
+        raise InputError(f"{where}: clean>={text} is not a share between 0 and 1: write 0.9 or 90%")
     return value

@@ -1,4 +1,4 @@
-"""What can be said to a search on the command line, and what it makes of it."""
+"""The command line options of a search, and the Search that they describe."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,59 +17,60 @@ from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, che
 from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
 from sweeps.engine.search.trial_config import trial_config
 
-SIGNAL_STEPS = 20  # PGD steps that are read beside the verified number
+SIGNAL_STEPS = 20  # PGD steps of the early-stopping signal
 DIGITS_VAL = 300  # of 1,400 training images
-FACTOR = 3  # successive halving keeps one trial in so many
+FACTOR = 3  # successive halving keeps one trial in FACTOR
 STOPPING = ("asha", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(SweepOptions):
-    """Where to look, what to aim at, when to end, what to do with what was found."""
+    """The search space, the objective, the search budget, and how to treat the finalists."""
 
     space: Annotated[tuple[str, ...], Several] = ("bat",)
-    """Spaces to search, which compose: bat, schedule, model."""
+    """Search spaces, which can be combined: bat, schedule, model."""
     fixed: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True)] = ()
-    """Parameters that do not vary: name=value, as eps=4/255."""
+    """Fix parameters: name=value. Example: eps=4/255 sets the training budget (eps_x), unlike --eps."""
     ranges: Annotated[tuple[str, ...], Parameter(name="--range", consume_multiple=True)] = ()
-    """Smaller ranges: name=low:high, as beta=4:64; or name=one,another."""
+    """Narrow ranges: name=low:high, or name=a,b. Examples: beta=4:64; eps=2/255:8/255, the training budget (eps_x)."""
     show_space: bool = False
-    """Print the space as it would be searched, and end."""
+    """Print the search space and exit."""
     recipe: str = "R-MC-LA"
-    """Recipe where the space has none of its own."""
+    """Training recipe, if the space does not set one."""
     objective: str = DEFAULT_OBJECTIVE
-    """clean, robust, robust-per-hour, hours, pgd (not verified), joined by +; or robust-at-clean>=X."""
+    """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
+    robust-at-clean>=X."""
     sampler: str = "tpe"
-    """tpe, gp or random."""
+    """Sampler: tpe, gp or random."""
     seed: int = 0
-    """Names what the sampler draws, and the seeds of the trials."""
+    """Seed of the sampler and of the trials."""
     num_trials: int = 40
-    """End after so many trials."""
+    """Stop after this many trials."""
     max_hours: float | None = None
-    """Propose nothing after so many hours of wall time at work."""
+    """Start no new trial after this many hours of wall time spent running trials."""
     stop_when_flat: int | None = None
-    """Propose nothing once so many finished trials in a row have added nothing to the hypervolume."""
+    """Start no new trial once this many finished trials in a row did not increase the hypervolume."""
     early_stopping: str = "asha"
-    """asha: successive halving by PGD on validation images; or none."""
+    """asha (asynchronous successive halving by PGD accuracy on validation images) or none."""
     grace: int | None = None
-    """Epochs before successive halving may stop a trial. Default: three tenths of the epochs."""
+    """Epochs before successive halving can stop a trial. Default: 30 % of the epochs."""
     warm_start: Annotated[tuple[Path, ...], Several] = ()
-    """Folders of finished searches whose trials the sampler learns from."""
+    """Folders of earlier searches; the sampler learns from their finished trials."""
     eps: Amount | None = None
-    """Evaluation budget. Default: 8 pixels."""
+    """Evaluation budget. Default: 8 pixels. The training budget is --set eps= or --range eps=."""
     step_size: Amount | None = None
-    """Evaluation step. Default: a quarter of --eps, 2 pixels."""
+    """Step size of the evaluation attacks. Default: a quarter of --eps."""
     finalists: int = 0
-    """Train so many of the front anew with every one of --seeds, and evaluate them on test once."""
+    """Retrain this many trials of the front with each of --seeds, and evaluate them once on test images."""
     final_epochs: int | None = None
-    """Epochs of a finalist. Default: as many as the trial had that found it."""
+    """Epochs of a finalist. Default: those of its original trial."""
     rule: str = DEFAULT_RULE
-    """Chooses the champion of the finalists: robust-at-clean>=X, knee or robust-per-hour."""
+    """Rule that chooses the champion: robust-at-clean>=X, knee or robust-per-hour."""
     register: str | None = None
-    """Name in MLflow's model registry. Default: bat-sweeps-<dataset>."""
+    """Name of the champion in the MLflow model registry. Default: bat-sweeps-<dataset>."""
 
     def check(self) -> None:
-        """Raises InputError for what cannot be used, before anything is loaded."""
+        """Raises InputError for invalid options, before anything is loaded."""
         get_objective(self.objective)
         check_rule(self.rule)
         check_choice("--sampler", self.sampler, SAMPLERS)
@@ -87,30 +88,34 @@ class SearchOptions(SweepOptions):
             check_finite("--max-hours", self.max_hours, strict=True)
         check_finite("--seed", self.seed)
         if self.finalists and not self.seeds:
-            raise InputError("--finalists needs at least one of --seeds")
+            raise InputError("--finalists needs at least one seed: give --seeds")
 
     def data_config(self) -> DataConfig:
-        """Which images; on digits more than usual are held out, because a search chooses by them."""
+        """The images. On digits, more are held out than usual, because a search chooses by validation images."""
         data = super().data_config()
         few = self.dataset == "digits" and self.val_size is None
         return replace(data, val_size=DIGITS_VAL) if few else data
 
     def verify_size(self) -> int:
-        """How many validation images the verifying suite is run on: all."""
+        """Number of validation images for the verifying suite. Default: all."""
         return super().verify_size() if self.verify is not None else 10**9
 
     def narrowed_space(self, pixel: float) -> Space:
-        """The space that is searched, with amounts in [0, 1]."""
+        """The space to search, with amounts in [0, 1]."""
         whole = compose([get_space(name) for name in dict.fromkeys(self.space)])
         return narrow(whole.at(pixel), fixed=self.fixed, ranges=self.ranges)
 
     def base(self, dataset: Dataset) -> TrialConfig:
-        """The trial that a point of the space changes: judged on validation images."""
+        """The config that a point of the space modifies. It evaluates on validation images.
+
+        Raises:
+            InputError: no image is left to verify on, or the evaluation budget is invalid.
+        """
         pixel = dataset.pixel
         eps, step_size = evaluation_budget(self.eps, self.step_size, pixel)
         verify = min(self.verify_size(), len(dataset.val))
         if verify < 1:
-            raise InputError("--verify must be at least 1: a search aims at verified robustness")
+            raise InputError("--verify must be at least 1: a search optimises verified robustness")
         own_eps = {"eps": EVAL_PIXELS * pixel} if "eps" in recipe_params(self.recipe) else {}
         return TrialConfig(
             data=self.data_config(),
@@ -123,10 +128,10 @@ class SearchOptions(SweepOptions):
         )
 
     def search(self, dataset: Dataset) -> Search:
-        """All that is decided before the first trial.
+        """Everything that is fixed before the first trial.
 
         Raises:
-            InputError: the space does not fit the trial.
+            InputError: a point of the space is not a valid trial config.
         """
         space, base = self.narrowed_space(dataset.pixel), self.base(dataset)
         trial_config(space, space.default_point(), base)
@@ -148,13 +153,13 @@ class SearchOptions(SweepOptions):
         if self.early_stopping == "none":
             return None
         longest = round(space["epochs"].high) if "epochs" in space.names else train.epochs
-        grace = self.grace or usual_grace(longest)
+        grace = self.grace or default_grace(longest)
         if grace >= longest > 1:
-            raise InputError(f"--grace={grace} leaves nothing to stop: a trial has {longest} epochs")
+            raise InputError(f"--grace={grace} must be below the {longest} epochs of a trial: give a smaller --grace")
         return Halving(grace=grace, factor=FACTOR)
 
     def final(self, dataset: str) -> Final | None:
-        """What becomes of the front."""
+        """How to treat the finalists; None without --finalists."""
         if not self.finalists:
             return None
         return Final(
@@ -166,30 +171,32 @@ class SearchOptions(SweepOptions):
         )
 
 
-def usual_grace(epochs: int) -> int:
-    """Epochs before successive halving may stop a trial."""
+def default_grace(epochs: int) -> int:
+    """Default number of epochs before successive halving can stop a trial."""
     return max(round(0.3 * epochs), 1)
 
 
-OF_FINAL = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
-RESIZABLE = {"num_trials", "max_hours", "stop_when_flat", "finalists", *OF_FINAL}
+FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
+RESIZABLE = {"num_trials", "max_hours", "stop_when_flat", "finalists", *FINAL_OPTIONS}
 
 
 def resized(search: Search, options: SearchOptions) -> Search:
-    """A search that is gone on with may be given another budget, or other finalists.
+    """Apply the options that may change when a search is resumed: its budget and its finalists.
 
     Raises:
-        InputError: it says how finalists are treated and has none.
+        InputError: an option about finalists, but the search has none.
     """
     given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default}
     budget = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
     changes: dict[str, Any] = {name: given[option] for option, name in budget.items() if option in given}
-    of_final = {name: given[option] for option, name in OF_FINAL.items() if option in given}
+    of_final = {name: given[option] for option, name in FINAL_OPTIONS.items() if option in given}
     if options.finalists:
         changes["final"] = options.final(search.base.data.name)
     elif of_final and search.final is None:
-        option = next(option for option in OF_FINAL if option in given)
-        raise InputError(f"--{option.replace('_', '-')} is about finalists: say how many with --finalists")
+        option = next(option for option in FINAL_OPTIONS if option in given)
+        raise InputError(
+            f"--{option.replace('_', '-')} applies to finalists, and this search has none: add --finalists"
+        )
     elif of_final and search.final is not None:
         changes["final"] = replace(search.final, **of_final)
     return replace(search, **changes)

@@ -1,4 +1,4 @@
-"""What a search came to, in plain words: for a stranger, and as one bottom line."""
+"""The report of a search: report.md, and its one-sentence summary."""
 
 from collections import defaultdict
 
@@ -12,57 +12,56 @@ from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
     SAMPLERS,
-    aim,
     counts,
+    describe_objective,
+    evaluated_on,
     is_amount,
-    judged,
-    papers,
-    papers_name,
+    paper_point_name,
+    paper_trial,
     robust,
     setting,
     settings,
     span,
     states,
-    too_little,
     value_of,
+    why_not_enough,
 )
-
-PROMISE = "The number we show is the robustness that is there."
 
 
 def sentence(snapshot: Snapshot) -> str:
-    """The bottom line: one sentence or two."""
+    """The result of the search in one or two sentences."""
     if not snapshot.finished:
-        return f"No trial has finished: {states(snapshot)}." if snapshot.rows else "No trial has begun."
+        return f"No trial has finished: {states(snapshot)}." if snapshot.rows else "No trial has started."
     if not snapshot.front:
-        return f"{_none_counts(snapshot)} No robustness here is to be believed."
+        return f"{_none_counts(snapshot)} No robust accuracy here is reliable."
     front, masked = snapshot.front, sum(one.masked for one in snapshot.finished)
     ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
     reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
     lines = [
         f"{count_of(len(snapshot.finished), 'trial')} finished" + (f", {masked} of them masked." if masked else "."),
-        f"The front has {len(front)}{':' if len(front) == 1 else ', from'} {reach}, on validation images.",
+        f"The front has {count_of(len(front), 'trial')}{':' if len(front) == 1 else ', from'} {reach}, on"
+        " validation images.",
         champions(snapshot),
     ]
     return " ".join(filter(None, lines))
 
 
 def report_md(snapshot: Snapshot) -> str:
-    """The whole report, as Markdown; it names the pictures that lie beside it."""
+    """The report as Markdown. It links to the plots in the same folder."""
     parts = [
         f"# Search on {setting(snapshot)}",
         sentence(snapshot),
-        "## What was searched",
+        "## Search space",
         *_searched(snapshot),
-        "## What was found",
+        "## Results",
         *_found(snapshot),
         "## Masked gradients",
         *_masked(snapshot),
-        "## What was not finished",
+        "## Unfinished trials",
         *_unfinished(snapshot),
-        "## What it cost",
+        "## Cost",
         *_cost(snapshot),
-        "## What was chosen",
+        "## Finalists and champion",
         *champion_md(snapshot),
     ]
     return "\n\n".join(parts) + "\n"
@@ -73,17 +72,19 @@ def _searched(snapshot: Snapshot) -> list[str]:
     space, train = search.space, search.base.train
     epochs = "" if "epochs" in space.names else f", {train.epochs} epochs"
     ends = [count_of(search.num_trials, "trial")]
-    ends += [] if search.max_hours is None else [f"{search.max_hours:g} hours at work"]
-    ends += [] if search.flat is None else [f"{search.flat} finished trials in a row that add nothing"]
+    ends += [] if search.max_hours is None else [f"{search.max_hours:g} hours of work"]
+    ends += (
+        [] if search.flat is None else [f"{search.flat} finished trials in a row that do not increase the hypervolume"]
+    )
     rows = [_row(parameter, pixel) for parameter in space.parameters]
     return [
         f"Space `{space.name}`: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
         f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}",
-        pipe_table(("parameter", "what it is", "range", "scale", "the paper's", "only if"), rows),
-        f"The same for all: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
+        pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
+        f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
         f" One pixel is {255 * pixel:g}/255.",
-        f"The search aims at {aim(get_objective(search.objective))}.",
-        f"{judged(snapshot)} {_attack(snapshot)} Intervals are 95 % Wilson intervals.",
+        f"Objective: {describe_objective(get_objective(search.objective))}.",
+        f"{evaluated_on(snapshot)} {_attack(snapshot)} Intervals are 95 % Wilson intervals.",
     ]
 
 
@@ -109,36 +110,41 @@ def _stopping(snapshot: Snapshot) -> str:
     if halving is None:
         return "No trial is stopped early."
     return (
-        f"Successive halving stops a trial early: from epoch {halving.grace} on, the best 1 in {halving.factor} go on,"
-        " by PGD on validation images."
+        f"Successive halving stops a trial early: from epoch {halving.grace} on, the best 1 in {halving.factor}"
+        " continue, ranked by PGD accuracy on validation images."
     )
 
 
 def _attack(snapshot: Snapshot) -> str:
-    """The settings of what every trial was attacked with."""
+    """The attack settings that all trials share."""
     attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
     steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
     verified = suite_of(attack).verified_by
-    then = f"; then come {verified} with AutoAttack's settings on what still stands" if verified else ", not verified"
+    then = (
+        f"; {verified} with AutoAttack's settings then attacks the images that remain correct"
+        if verified
+        else ", not verified"
+    )
     losses = " and ".join(LOSS_TITLES.get(loss, loss) for loss in attack.losses)
-    return f"PGD takes {steps} on {losses} from one random start{then}."
+    return f"PGD runs {steps} on {losses} from one random start{then}."
 
 
 def _found(snapshot: Snapshot) -> list[str]:
     if not snapshot.finished:
-        return [f"Nothing yet. {states(snapshot)}."]
+        return [f"No results yet. {states(snapshot)}."]
     if not snapshot.front:
         parts = [_none_counts(snapshot)]
     else:
         parts = [
-            "The front: what no other trial beats in both accuracies. These are the best of"
-            f" {count_of(len(snapshot.finished), 'trial')} on the same images, so they flatter a little.",
+            "The front contains the trials that no other trial beats in both accuracies. They are the best of"
+            f" {count_of(len(snapshot.finished), 'trial')} on the same images, so their numbers are"
+            " slightly optimistic.",
             _front(snapshot),
         ]
-    parts += ["![clean against verified robust accuracy](pareto.png)", _papers(snapshot)]
-    why_not = too_little(snapshot)
+    parts += ["![clean and verified robust accuracy](pareto.png)", _paper_result(snapshot)]
+    why_not = why_not_enough(snapshot)
     if why_not is not None:
-        return [*parts, f"Importances and parallel coordinates are left out: {why_not}."]
+        return [*parts, f"Importances and parallel coordinates are omitted: {why_not}."]
     return [*parts, "![importances](importances.png)", "![parallel coordinates](parallel.png)"]
 
 
@@ -151,8 +157,8 @@ def _front(snapshot: Snapshot) -> str:
     return pipe_table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
 
 
-def _papers(snapshot: Snapshot) -> str:
-    trial, name = papers(snapshot), papers_name(snapshot)
+def _paper_result(snapshot: Snapshot) -> str:
+    trial, name = paper_trial(snapshot), paper_point_name(snapshot)
     one = next((score for score in snapshot.finished if trial is not None and score.id == trial.id), None)
     if trial is None:
         return f"The search did not try {name}."
@@ -160,9 +166,9 @@ def _papers(snapshot: Snapshot) -> str:
         return f"{_capital(name)} is {trial.id}; it did not finish."
     said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.masking_status}."
     if one.masked:
-        return f"{said} Its robustness is not to be believed."
+        return f"{said} Its robust accuracy is not reliable."
     if one.constant:
-        return f"{said} It gives every image the same class."
+        return f"{said} It predicts the same class for every image."
     if one in snapshot.front:
         return f"{said} It is on the front."
     better = max((other for other in snapshot.front if _beats(other, one)), key=lambda other: other.robust_acc)
@@ -176,12 +182,16 @@ def _beats(other: Score, one: Score) -> bool:
 
 
 def _masked(snapshot: Snapshot) -> list[str]:
-    """How many trials were masked, and what PGD showed of them against what is verified."""
+    """How many trials were masked, and their PGD accuracy compared with their verified accuracy."""
     masked = [one for one in snapshot.finished if one.masked]
-    steers = "" if MEASURES["pgd"] in get_objective(snapshot.search.objective).measures else ", and steers nothing"
+    steers = (
+        ""
+        if MEASURES["pgd"] in get_objective(snapshot.search.objective).measures
+        else ", and the sampler treats them as infeasible"
+    )
     parts = [
-        f"{PROMISE} Where gradients are masked an attack fails for another reason than robustness, and no accuracy"
-        f" under attack is to be believed. A masked trial is kept and shown; it is on no front{steers}.",
+        "Masked gradients make attacks fail on models that are not robust, so the accuracy of a masked model under"
+        f" attack is not reliable. Masked trials are kept and shown, but never on the front{steers}.",
         f"{_capital(count_of(len(masked), 'trial'))} of {len(snapshot.finished)} finished"
         f" {'is' if len(masked) <= 1 else 'are'} masked.",
     ]
@@ -194,27 +204,27 @@ def _masked(snapshot: Snapshot) -> list[str]:
     if constant := _constant(snapshot):
         parts.append(
             f"{_capital(count_of(len(constant), 'trial'))} ({', '.join(one.id for one in constant)})"
-            f" {'gives' if len(constant) == 1 else 'give'} every image the same class: no attack moves"
-            f" {'it' if len(constant) == 1 else 'them'}, nothing was learnt, and what stands is that class's share."
-            f" {'It is' if len(constant) == 1 else 'They are'} on no front either."
+            f" {'predicts' if len(constant) == 1 else 'predict'} the same class for every image. The"
+            " robust accuracy of such a model is the share of that class; the model has learnt nothing, so it is not"
+            " on the front."
         )
     return [*parts, *_gap(snapshot)]
 
 
 def _gap(snapshot: Snapshot) -> list[str]:
-    """What would have been believed without the verifying suite and the checks."""
+    """What PGD alone would report, without the verifying suite and the masking checks."""
     if not snapshot.finished:
         return []
     by_pgd = max(snapshot.finished, key=lambda one: one.pgd_acc)
-    doubt = ", which is not to be believed either" if by_pgd.masked else ""
+    doubt = ", which is not reliable either" if by_pgd.masked else ""
     said = [
-        f"By PGD alone {by_pgd.id} would have been the most robust, with {percent(by_pgd.pgd_acc)}: it is"
-        f" {by_pgd.masking_status}, and under the whole suite it shows {robust(by_pgd)}{doubt}."
+        f"By PGD alone {by_pgd.id} would be the most robust trial, with {percent(by_pgd.pgd_acc)}. It is"
+        f" {by_pgd.masking_status}, and under the full suite it has {robust(by_pgd)}{doubt}."
     ]
     if unmasked := [one for one in snapshot.finished if not one.masked]:
         widest = max(unmasked, key=lambda one: one.pgd_acc - one.robust_acc)
         said.append(
-            f"Of the unmasked trials PGD says most too much of {widest.id}: {percent(widest.pgd_acc)} under PGD,"
+            f"Among unmasked trials, PGD overestimates {widest.id} the most: {percent(widest.pgd_acc)} under PGD,"
             f" {percent(widest.robust_acc)} verified."
         )
     if any(one.n != one.robust_n for one in snapshot.finished):
@@ -230,14 +240,14 @@ def _unfinished(snapshot: Snapshot) -> list[str]:
             lines = [f"- {reason}: {', '.join(ids)}" for reason, ids in _reasons(snapshot, phase).items()]
             parts.append("\n".join([f"{_capital(count_of(count, 'trial'))} {word}:\n", *lines]))
     if rest := [trial.id for trial, status in snapshot.rows if not status.done]:
-        parts.append(f"Not over yet: {', '.join(rest)}. `--resume` goes on with them.")
+        parts.append(f"Not ended yet: {', '.join(rest)}. `--resume` continues them.")
     if collapsed := [trial.id for trial, status in snapshot.rows if status.collapsed is not None]:
         parts.append(f"Training collapsed (catastrophic overfitting) in {', '.join(collapsed)}.")
     return parts or ["Every trial finished."]
 
 
 def _reasons(snapshot: Snapshot, phase: str) -> dict[str, list[str]]:
-    """Why trials ended, and which; numbers that only one of them has are left out."""
+    """Trial ids by the reason they ended. Numbers that differ between trials are dropped from the reason."""
     found: dict[str, list[str]] = defaultdict(list)
     for trial, status in snapshot.rows:
         if status.phase == phase:
@@ -249,16 +259,16 @@ def _reasons(snapshot: Snapshot, phase: str) -> dict[str, list[str]]:
 def _cost(snapshot: Snapshot) -> list[str]:
     search = _training(snapshot)
     finalists = sum(member.hours for finalist in snapshot.finalists for member in finalist.members)
-    of = f" ({span(search)} of the search, {span(finalists)} of the finalists)" if finalists else ""
+    of = f" ({span(search)} for the search, {span(finalists)} for the finalists)" if finalists else ""
     return [
-        f"{states(snapshot)}. The search was at work for {span(snapshot.hours)} of wall time; training took"
-        f" {span(search + finalists)} over all processes{of}.",
-        "![best so far against hours of work](progress.png)",
+        f"{states(snapshot)}. The search ran for {span(snapshot.hours)} of wall time; training took"
+        f" {span(search + finalists)} summed over all processes{of}.",
+        "![best result so far by hours of work](progress.png)",
     ]
 
 
 def _training(snapshot: Snapshot) -> float:
-    """Hours of training of all trials, finished or not."""
+    """Hours of training of all trials, finished or not, summed over processes."""
     seconds = sum(epoch["seconds"] for _, status in snapshot.rows for epoch in status.epochs)
     return float(seconds) * snapshot.sweep.resources.num_workers / 3600
 
@@ -270,11 +280,13 @@ def _none_counts(snapshot: Snapshot) -> str:
             return "The one finished trial is masked."
         return f"All {len(snapshot.finished)} finished trials are masked."
     masked = len(snapshot.finished) - len(constant)
-    return f"{len(snapshot.finished)} finished: {masked} masked, {len(constant)} that give every image one class."
+    return (
+        f"{len(snapshot.finished)} finished: {masked} masked, {len(constant)} that predict one class for every image."
+    )
 
 
 def _constant(snapshot: Snapshot) -> list[Score]:
-    """Those that learnt nothing, and are not masked either."""
+    """The trials that predict one class for every image and are not masked."""
     return [one for one in snapshot.finished if one.constant and not one.masked]
 
 

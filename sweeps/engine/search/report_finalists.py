@@ -1,18 +1,18 @@
-"""What was chosen in the end, by what rule, and how it did on test images."""
+"""The report's section on finalists: the rule, the champion, and the results on test images."""
 
 from sweeps.engine.cli.text import count_of, percent, pipe_table, with_interval
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
-from sweeps.engine.search.text import champion_of, rule, settings, suites
+from sweeps.engine.search.text import champion_of, describe_rule, settings, suites
 
 ONCE = (
-    "Everything was chosen on validation images, split from train. Test images were touched once, after all was chosen,"
-    " and nothing was chosen by what came out."
+    "All choices were made on validation images, which were split from train. Test images were used once, after all"
+    " choices, and their results changed nothing."
 )
 
 
 def champions(snapshot: Snapshot) -> str:
-    """The champion in a sentence; nothing if there is none."""
+    """The champion in one sentence; empty without a champion."""
     if (champion := champion_of(snapshot)) is None:
         return ""
     said = f"Champion: {snapshot.champion}, of {champion.origin.id}"
@@ -24,24 +24,25 @@ def champions(snapshot: Snapshot) -> str:
         f"{said}: on test clean {percent(tested.clean_acc)}, robust"
         f" {with_interval(tested.robust_acc, tested.robust_interval)} under {tested.suite}, n = {tested.n},"
         f" {tested.masking_status}."
-        + (" Its robustness is not to be believed." if tested.masking_status == MASKED else "")
+        + (" Its robust accuracy is not reliable." if tested.masking_status == MASKED else "")
     )
 
 
 def champion_md(snapshot: Snapshot) -> list[str]:
-    """The finalists, the rule, the champion."""
+    """The section as Markdown: the finalists, the rule and the champion."""
     final = snapshot.search.final
     if not snapshot.finalists:
-        asked = "The finalists have not been trained yet" if final else "No finalists were asked for"
+        asked = "The finalists have not been trained yet" if final else "This search has no finalists"
         return [
-            f"{asked}. `--resume` this search with `--finalists K`: the K trials of the front that together dominate"
-            " most are trained anew with several seeds, evaluated on test images once, and one becomes the champion.",
-            "All numbers above are from validation images, split from train; test images were not touched.",
+            f"{asked}. To get them, resume this search with `--finalists K`: K trials of the front that"
+            " together dominate a large area are retrained with several seeds and evaluated once on test images; one"
+            " becomes the champion.",
+            "All numbers above are from validation images, which were split from train. Test images were not used.",
         ]
     parts = [
-        f"{count_of(len(snapshot.finalists), 'finalist')}: trials of the front, trained anew with"
-        f" {count_of(len(snapshot.finalists[0].members), 'seed')} each. On validation images, means over seeds, from"
-        f" the lowest to the highest seed, under {suites(one for f in snapshot.finalists for one in f.members)}:",
+        f"{count_of(len(snapshot.finalists), 'finalist')}: trials of the front, retrained with"
+        f" {count_of(len(snapshot.finalists[0].members), 'seed')} each. On validation images, mean over seeds"
+        f" [lowest-highest seed], under {suites(one for f in snapshot.finalists for one in f.members)}:",
         pipe_table(
             ("finalist", "clean", "robust", "n", "verdicts", "parameters"),
             [_on_validation(snapshot, finalist) for finalist in snapshot.finalists],
@@ -57,13 +58,13 @@ def champion_md(snapshot: Snapshot) -> list[str]:
 
 def _choice(snapshot: Snapshot) -> str:
     final, champion = snapshot.search.final, champion_of(snapshot)
-    by = f" The rule is `{final.rule}`: {rule(final.rule)}." if final else ""
-    held = "It looks at the means above, and at no finalist with a masked seed."
+    by = f" The rule is `{final.rule}`: {describe_rule(final.rule)}." if final else ""
+    basis = "It uses the means above and excludes finalists with a masked seed."
     if champion is None:
-        return f"There is no champion: no finalist satisfies the rule, or the choice is still to come.{by} {held}"
+        return f"There is no champion: no finalist satisfies the rule, or the choice has not been made yet.{by} {basis}"
     best = max(champion.members, key=lambda one: (one.robust_acc, one.clean_acc)).id == snapshot.champion
-    of = ", of its seeds the most robust on validation images" if best else ""
-    return f"The champion is {snapshot.champion}: {champion.origin.id}{of}.{by} {held}"
+    of = ", the most robust of its seeds on validation images" if best else ""
+    return f"The champion is {snapshot.champion}: {champion.origin.id}{of}.{by} {basis}"
 
 
 def _on_validation(snapshot: Snapshot, finalist: Finalist) -> list[str]:

@@ -1,4 +1,4 @@
-"""What trials came to, read from their records: the numbers that a search is about."""
+"""Scores of finished trials, read from their records, and the Pareto front they span."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ MASKED = "masked"
 class Score:
     """A finished trial. Accuracies in [0, 1], on validation images.
 
-    `robust_acc` is the worst case under `suite` on `robust_n` images, `pgd_acc` that under the PGD
-    trajectory alone, on `n`. `hours` of computing, over all its processes, are what training took;
-    `ended` is when the trial was over, in Unix seconds.
+    `robust_acc` is the worst case under `suite` on `robust_n` images; `pgd_acc` is the worst case under the PGD
+    trajectory alone, on `n` images. `hours` is the training time, summed over all processes. `ended` is when the
+    trial ended, in Unix seconds.
     """
 
     trial: Trial
@@ -41,22 +41,22 @@ class Score:
 
     @property
     def point(self) -> Point:
-        """Where in the space it lies."""
+        """The point of the space that it was trained at."""
         return dict(self.trial.point)
 
     @property
     def masked(self) -> bool:
-        """Whether its robustness is not to be believed."""
+        """Whether gradient masking makes its robust accuracy unreliable."""
         return self.masking_status == MASKED
 
     @property
     def constant(self) -> bool:
-        """Whether it gives every image the same class: nothing moves it, and it has learnt nothing."""
+        """Whether it predicts the same class for every image. No attack changes that, and it has learnt nothing."""
         return ONE_CLASS in self.flags
 
     @property
     def counts(self) -> bool:
-        """Whether its robustness may stand beside that of others."""
+        """Whether its robust accuracy can be compared with that of other trials."""
         return not (self.masked or self.constant)
 
     @property
@@ -66,12 +66,12 @@ class Score:
 
     @property
     def robust_per_hour(self) -> float:
-        """Robust accuracy for an hour of training."""
+        """Robust accuracy per hour of training."""
         return self.robust_acc / max(self.hours, 1e-9)
 
 
 def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
-    """What a trial came to; None unless it is finished."""
+    """The score of a trial; None unless it is finished."""
     if status.phase != "finished" or status.result is None:
         return None
     result = status.result
@@ -91,7 +91,7 @@ def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
 
 
 def scores(sweep: Sweep, folder: SweepFolder, *, role: str = "search") -> list[Score]:
-    """All finished trials of a role, in the order in which they were proposed."""
+    """The scores of all finished trials of a role, in the order of their proposal."""
     trials = [trial for trial in folder.trials(sweep) if trial.role == role]
     processes = sweep.resources.num_workers
     found = (score(trial, read_status(folder.trial(trial)), processes) for trial in trials)
@@ -99,15 +99,18 @@ def scores(sweep: Sweep, folder: SweepFolder, *, role: str = "search") -> list[S
 
 
 def front(scored: Iterable[Score]) -> list[Score]:
-    """Those that no other beats in clean and robust accuracy both, by growing robust accuracy.
+    """The trials that no other trial beats in both clean and robust accuracy, by increasing robust accuracy.
 
-    A trial that does not count (`Score.counts`) is on no front. Of equals the first stays.
+    A trial that does not count (`Score.counts`) is excluded. Of equal trials, the first is kept.
     """
     return undominated((one for one in scored if one.counts), by=lambda one: one.robust_acc)
 
 
 def undominated(scored: Iterable[Score], *, by: Callable[[Score], float]) -> list[Score]:
-    """Those that no other beats in clean accuracy and in `by` both, by growing `by`. Of equals the first stays."""
+    """The trials that no other beats in both clean accuracy and `by`, by increasing `by`.
+
+    Of equal trials, the first is kept.
+    """
     kept: list[Score] = []
     for one in sorted(scored, key=lambda s: (-by(s), -s.clean_acc)):
         if not kept or one.clean_acc > kept[-1].clean_acc:
@@ -129,12 +132,12 @@ def hypervolume(points: Iterable[tuple[float, float]], *, reference: tuple[float
 
 
 def volume(scored: Sequence[Score]) -> float:
-    """The hypervolume of what counts, above (0, 0)."""
+    """The hypervolume of the trials that count, above (0, 0)."""
     return hypervolume((one.clean_acc, one.robust_acc) for one in scored if one.counts)
 
 
 def largest_part(scored: Sequence[Score], count: int) -> list[Score]:
-    """`count` of a front that together dominate most: each the one that adds the largest area."""
+    """Choose `count` trials that together dominate a large area: greedily, the one that adds most each time."""
     chosen: list[Score] = []
     rest = list(scored)
     while rest and len(chosen) < count:

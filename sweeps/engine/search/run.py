@@ -1,4 +1,4 @@
-"""From options to a champion: checks, searches, resumes, retrains, reports."""
+"""The command `search`: run or resume a search, train its finalists, write its report."""
 
 from pathlib import Path
 
@@ -32,12 +32,12 @@ REPORT = "report.md"
 
 
 def run_search(options: SearchOptions) -> int:
-    """Run a search, or resume one, and report it.
+    """Run or resume a search, and report it.
 
     Returns:
         The exit code: 0, or 1 if no trial finished, or 130 if it was interrupted.
     Raises:
-        InputError: the input cannot be used; nothing was started or written.
+        InputError: the input is invalid; nothing was started or written.
     """
     options.check()
     if options.show_space and not options.resume:
@@ -48,7 +48,7 @@ def run_search(options: SearchOptions) -> int:
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
-            study.add(teacher(Path(source), search), source)
+            study.add(warm_start_trials(Path(source), search), source)
         with session.tracker.running():
             over = _run_trials(session, search, study)
             finalists, champion = run_finalists(session, search) if over else ([], None)
@@ -70,7 +70,7 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
     def plan(dataset: Dataset) -> Plan:
         search = options.search(dataset)
         for source in search.warm_start:
-            teacher(Path(source), search)  # refused before anything is written
+            warm_start_trials(Path(source), search)  # refused before anything is written
         searches.append(search)
         return Plan(examples=[trial_config(search.space, search.space.default_point(), search.base)], open=True)
 
@@ -85,7 +85,7 @@ def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
 
 
 def show_space(space: Space, pixel: float) -> str:
-    """A space as people read it, two lines a parameter; amounts of pixel change also in the data set's pixels."""
+    """Describe a space, two lines per parameter. Amounts of pixel change are also shown in the data set's pixels."""
     lines = [f"space {space.name}: {space.description}"]
     for parameter in space.parameters:
         unit = pixel if is_amount(parameter) else None
@@ -102,7 +102,7 @@ def show_space(space: Space, pixel: float) -> str:
 
 def _range(parameter: Parameter, pixel: float | None) -> str:
     if (only := parameter.fixed_value()) is not None:
-        return f"{_value(only, pixel)}, set"
+        return f"{_value(only, pixel)}, fixed"
     log = ", log" if parameter.log else ""
     if pixel is None:
         return parameter.bounds() + log
@@ -110,37 +110,39 @@ def _range(parameter: Parameter, pixel: float | None) -> str:
 
 
 def _value(value: Value, pixel: float | None) -> str:
-    """As it is typed; an amount of pixel change in the data set's pixels too."""
+    """A value as the user types it. An amount of pixel change is also shown in the data set's pixels."""
     if pixel is None:
         return show_value(value)
     return f"{float(value) / pixel:.4g} px = {float(value) * 255:.4g}/255"
 
 
-def teacher(path: Path, search: Search) -> list[Score]:
-    """The finished trials of another search, if they mean the same as this one's.
+def warm_start_trials(path: Path, search: Search) -> list[Score]:
+    """The finished trials of another search whose scores are comparable to this one's.
 
     Raises:
-        InputError: it searched another space, or judged otherwise; or nothing finished.
+        InputError: it searched another space, evaluated differently, or has no finished trial.
     """
     try:
         other = read_search(path)
     except InputError as error:
-        raise InputError(f"--warm-start: {error}; only a search's trials are judged on validation images") from error
+        raise InputError(
+            f"--warm-start: {error}; name the folder of a search, whose trials were evaluated on validation images"
+        ) from error
     folder = SweepFolder(path)
     said = differences(search.space, other.space)
-    mine, theirs = (_not_searched(one) for one in (search, other))
+    mine, theirs = (_unsearched_fields(one) for one in (search, other))
     for name in mine:
         if said is None and mine[name] != theirs.get(name):
-            said = f"{name} is {theirs.get(name)} there and {mine[name]} here"
+            said = f"its {name} is {theirs.get(name)}, and this search's is {mine[name]}"
     if said:
-        raise InputError(f"--warm-start {str(path)!r} is of another data set or space: {said}")
+        raise InputError(f"--warm-start {str(path)!r} searched another data set or space: {said}")
     if not (found := scores(folder.load(), folder)):
-        raise InputError(f"--warm-start {str(path)!r} has no finished trial")
+        raise InputError(f"--warm-start {str(path)!r} has no finished trial: name another search")
     return found
 
 
-def _not_searched(search: Search) -> dict[str, object]:
-    """What all trials of a search have in common, by name, the data set first."""
+def _unsearched_fields(search: Search) -> dict[str, object]:
+    """The config fields that all trials of a search share, by name, the data set first."""
     searched = {parameter.field_path for parameter in search.space.parameters} | set(search.space.fixed)
     searched |= {"train.milestones"} if any(where.startswith("train.milestones") for where in searched) else set()
     return {
@@ -151,7 +153,7 @@ def _not_searched(search: Search) -> dict[str, object]:
 
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
-    """Run trials until the budget is spent. Returns whether it is: an interrupted search is not over."""
+    """Run trials until the search budget is spent. Returns False if the search was interrupted before."""
     sweep, folder = session.sweep, session.folder  # Tune pickles `go_on`, and a session's console has locks
 
     def go_on() -> bool:
@@ -165,7 +167,7 @@ def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bo
 
     waiting = study.unfinished()
     over = len(study.trials()) - len(waiting)
-    session.console.print(f"{over} of {search.num_trials} trials are over, in {relative(folder.path)}")
+    session.console.print(f"{over} of {search.num_trials} trials have ended, in {relative(folder.path)}")
     if not waiting and not go_on():
         return True
     with on_ray(session, expected=search.num_trials) as concurrent:
@@ -187,5 +189,5 @@ def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> 
         folder.write_report(report)
     print_summary(session, report, f"Study:  optuna-dashboard {relative(folder.path / STUDY)}")
     if unfinished:
-        session.say(f"{unfinished} trials are not over; resume with --resume {relative(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials have not ended; resume with --resume {relative(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

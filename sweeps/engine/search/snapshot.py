@@ -1,4 +1,4 @@
-"""How long a search has been at work: the time in which one of its trials was under way, over all restarts."""
+"""A snapshot of a search: its trials, scores and finalists, and the wall time during which trials ran."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ Interval = tuple[float, float]
 
 
 def work_intervals(folders: Iterable[Path]) -> list[Interval]:
-    """When at least one trial was under way, from first to last, in Unix seconds; a restart leaves a gap."""
+    """Merged (begin, end) intervals during which at least one trial ran, in Unix seconds.
+
+    Time between an interruption and its resumption is not included.
+    """
     merged: list[Interval] = []
     for begin, end in sorted(interval for folder in folders for interval in _attempts(read_events(folder))):
         if merged and begin <= merged[-1][1]:
@@ -26,12 +29,12 @@ def work_intervals(folders: Iterable[Path]) -> list[Interval]:
 
 
 def hours_until(moment: float, intervals: Iterable[Interval]) -> float:
-    """Hours of work that were done by then."""
+    """Hours of work before `moment` (Unix seconds)."""
     return sum(max(min(end, moment) - begin, 0.0) for begin, end in intervals) / 3600
 
 
 def _attempts(events: Iterable[Event]) -> list[Interval]:
-    """Each attempt at a trial, from its start to the last that was heard of it."""
+    """Each attempt at a trial, from its start to its last recorded event."""
     attempts: list[Interval] = []
     for event in events:
         if event["event"] == "start" or not attempts:
@@ -43,7 +46,7 @@ def _attempts(events: Iterable[Event]) -> list[Interval]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A finalist's model on test images, judged once. Accuracies in [0, 1], with their 95 % Wilson intervals."""
+    """A finalist's model, evaluated once on test images. Accuracies and the 95 % Wilson interval are in [0, 1]."""
 
     trial: str
     clean_acc: float
@@ -56,9 +59,10 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
-    """A point of the front, trained anew with several seeds: `members` on validation images, `tested` on test.
+    """A point of the front, retrained with several seeds.
 
-    `origin` is the trial that found it. The accuracies are means over members: a rule chooses by them.
+    `origin` is the trial that found it. `members` are the scores of its models on validation images, `tested`
+    those on test images. The accuracies are means over members; the rule chooses by them.
     """
 
     origin: Score
@@ -82,22 +86,22 @@ class Finalist:
 
     @property
     def masked(self) -> bool:
-        """Whether the robustness of any member is not to be believed."""
+        """Whether gradient masking makes the robust accuracy of any member unreliable."""
         return any(member.masked for member in self.members)
 
     @property
     def counts(self) -> bool:
-        """Whether the robustness of every member may stand beside that of others."""
+        """Whether the robust accuracy of every member can be compared with that of other models."""
         return all(member.counts for member in self.members)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A search as far as it is.
+    """The state of a search at one moment.
 
-    `rows` are all its own trials with their state, `finished` the scores of those that finished,
-    `intervals` when it was at work. `champion` is the id of the trial that was chosen in the end: one of the
-    members of the finalist that the rule picked. None if it has not come to that, or nothing satisfied the rule.
+    `rows` are its own trials with their status, `finished` the scores of the finished ones, `intervals` when
+    trials ran. `champion` is the trial id of the chosen model: a member of the finalist that the rule picked. It is
+    None before the choice, or if no finalist satisfies the rule.
     """
 
     sweep: Sweep
@@ -118,7 +122,7 @@ class Snapshot:
         finalists: Sequence[Finalist] = (),
         champion: str | None = None,
     ) -> "Snapshot":
-        """What the records say; of finalists and champion, what the caller says."""
+        """Read the trials from their records; the caller passes finalists and champion."""
         trials = folder.trials(sweep)
         own = [trial for trial in trials if trial.role == "search"]
         return cls(
@@ -133,28 +137,28 @@ class Snapshot:
 
     @property
     def front(self) -> list[Score]:
-        """What no other trial beats in both accuracies, by growing robust accuracy."""
+        """The trials that no other trial beats in both accuracies, by increasing robust accuracy."""
         return front(self.finished)
 
     @property
     def hours(self) -> float:
-        """Hours of wall time at work so far."""
+        """Hours of wall time during which trials ran, so far."""
         return sum(end - begin for begin, end in self.intervals) / 3600
 
     def progress(self) -> list[tuple[float, float]]:
-        """(hours of work, hypervolume of all finished by then), after each finished trial."""
+        """(hours of work, hypervolume of all trials finished by then) after each finished trial."""
         ordered = sorted(self.finished, key=lambda one: one.ended)
         return [
             (hours_until(one.ended, self.intervals), volume(ordered[: count + 1])) for count, one in enumerate(ordered)
         ]
 
     def count(self, phase: str) -> int:
-        """How many of its own trials are in a phase."""
+        """Number of the search's own trials in a phase."""
         return sum(status.phase == phase for _, status in self.rows)
 
 
 def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
-    """How many of the last finished trials added nothing to the hypervolume."""
+    """How many of the most recently finished trials, in a row, did not increase the hypervolume."""
     volumes = [volume for _, volume in snapshot.progress()]
     last_rise = max(
         (at for at, value in enumerate(volumes) if value > (volumes[at - 1] if at else 0.0) + tolerance), default=-1
@@ -162,6 +166,6 @@ def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     return len(volumes) - 1 - last_rise
 
 
-def among(finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Those whose robustness counts."""
+def trusted_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:
+    """The finalists whose robust accuracy can be compared (`Finalist.counts`)."""
     return [finalist for finalist in finalists if finalist.counts]

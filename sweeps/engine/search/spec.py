@@ -1,4 +1,4 @@
-"""Everything that was decided before a search began; written once, as search.json beside sweep.json."""
+"""The description of a search: fixed before it starts, and stored as search.json next to sweep.json."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SAMPLERS = ("tpe", "gp", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class Halving:
-    """Asynchronous successive halving: at `grace`, `grace * factor` ... epochs the best 1 / factor go on."""
+    """Asynchronous successive halving: after `grace`, `grace * factor` ... epochs the best 1 / factor continue."""
 
     grace: int
     factor: int
@@ -25,8 +25,8 @@ class Halving:
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """What becomes of the front: `count` of it train anew, once for each seed, for `epochs` if that is said;
-    `rule` picks one."""
+    """How to treat the front: retrain `count` of its trials with each seed, for `epochs` (None: as many as the
+    original trial); `rule` picks one."""
 
     count: int
     epochs: int | None
@@ -36,15 +36,16 @@ class Final:
 
     def __post_init__(self) -> None:
         if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
-            raise InputError(f"--register={shown(self.registered_name)} is no name for a model: leave out ' \" / and :")
+            raise InputError(f"--register={shown(self.registered_name)} is not a valid model name: remove ' \" / and :")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """A search: where it looks, what it aims at, when it ends.
+    """A search: its space, its objective and its budget.
 
-    `space` has amounts in [0, 1]; `base` is the trial that a point of it changes. It ends after
-    `num_trials`, `max_hours` of wall time, or `flat` trials that added nothing to the hypervolume.
+    `space` has amounts in [0, 1]; `base` is the config that a point of the space modifies. The search ends after
+    `num_trials`, after `max_hours` of wall time, or after `flat` trials in a row that did not increase the
+    hypervolume.
     """
 
     space: Space
@@ -61,47 +62,47 @@ class Search:
 
     @property
     def longest(self) -> int:
-        """Epochs of the longest trial that the space admits."""
+        """Epochs of the longest trial in the space."""
         return round(self.space["epochs"].high) if "epochs" in self.space.names else self.base.train.epochs
 
     def write(self, folder: SweepFolder) -> None:
-        """Keep it beside the sweep's description."""
+        """Store it in the sweep's folder as search.json."""
         write_atomically(folder.path / SEARCH, json.dumps(to_dict(self), indent=1))
         folder.copy_to_store(SEARCH)
 
     @classmethod
     def read(cls, folder: SweepFolder) -> "Search":
-        """The search that lives in a folder.
+        """Read the search in a folder.
 
         Raises:
-            InputError: none does.
+            InputError: search.json is missing or invalid.
         """
         return read_search(folder.path)
 
 
 def read_search(path: Path) -> Search:
-    """The search in a sweep's folder.
+    """Read the search in a sweep's folder.
 
     Raises:
-        InputError: none lives there.
+        InputError: search.json is missing or invalid.
     """
     try:
         return from_dict(Search, read_json((path / SEARCH).read_bytes()))
     except OSError as error:
-        raise InputError(f"{str(path)!r} holds no search: {SEARCH} is missing") from error
+        raise InputError(f"{str(path)!r} is not a search folder: {SEARCH} is missing") from error
     except ValueError as error:
-        raise InputError(f"{str(path)!r}: {SEARCH} is not a search's description: {error}") from error
+        raise InputError(f"{str(path)!r}: {SEARCH} is not a valid search description: {error}") from error
 
 
 def differences(mine: Space, other: Space) -> str | None:
-    """How another space differs from this one, in a few words; None if a point of it means the same here."""
+    """How the other space differs from this one, in a few words; None if their points are interchangeable."""
     if mine.fixed != other.fixed:
-        return f"it has {dict(other.fixed)} where this one has {dict(mine.fixed)}"
+        return f"it fixes {dict(other.fixed)}, and this search fixes {dict(mine.fixed)}"
     if gone := sorted(set(mine.names) ^ set(other.names)):
         there = "only it has" if gone[0] in other.names else "it lacks"
         return f"{there} parameter {gone[0]!r}"
     for parameter in mine.parameters:
         theirs = other[parameter.name]
         if (parameter.kind, parameter.field_path) != (theirs.kind, theirs.field_path):
-            return f"parameter {parameter.name!r} is another thing there"
+            return f"it uses parameter {parameter.name!r} for a different field or type"
     return None

@@ -1,6 +1,7 @@
-"""The Optuna study of a search: proposes points, hears what became of them. Records are the truth, it follows.
+"""The Optuna study of a search. It proposes points and receives the results of their trials.
 
-The study is a journal in the sweep's folder, which `optuna-dashboard` opens too.
+The trials' records are authoritative; the study follows them. It is a journal file in the sweep's folder, which
+`optuna-dashboard` can open too.
 """
 
 import warnings
@@ -31,7 +32,7 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 
 STUDY = "study.journal"
 TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes
-STARTUP = 10  # random points before a sampler learns
+STARTUP = 10  # random points before the sampler uses results
 SEEDS = 2**32
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,10 +40,10 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 class SearchStudy:
-    """Proposes the trials of a search and tells the sampler what became of them.
+    """Proposes the trials of a search and reports their results to the sampler.
 
-    Opened again after a kill, it first brings the study to what the records say. A proposal that never
-    became a trial is forgotten, and the sampler draws from another seed, so no point comes twice by that.
+    When it is reopened after a kill, it first synchronises the study with the records. It discards proposals that
+    never became trials. The sampler then draws from another seed, so it does not repeat points.
     """
 
     def __init__(self, search: Search, sweep: Sweep, folder: SweepFolder) -> None:
@@ -58,7 +59,7 @@ class SearchStudy:
         self._check_space(path)
         self._numbers: dict[str, int] = {}
         self._follow_records()
-        self._begin_with_the_paper()
+        self._enqueue_paper_point()
         self.study.sampler = _sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
 
     def trials(self) -> list[Trial]:
@@ -66,11 +67,11 @@ class SearchStudy:
         return [trial for trial in self.folder.trials(self.sweep) if trial.role == "search"]
 
     def unfinished(self) -> list[Trial]:
-        """Trials that were proposed and are not over: to go on with, after a kill."""
+        """Trials that were proposed and have not ended. A resumed search runs them first."""
         return [trial for trial in self.trials() if not read_status(self.folder.trial(trial)).done]
 
     def propose(self) -> Trial:
-        """The next trial, on disk before it is returned."""
+        """The next trial, written to disk before it is returned."""
         proposal = self.study.ask()
         point = _draw(proposal, self.search.space)
         number = len(self.trials())
@@ -87,18 +88,18 @@ class SearchStudy:
         return trial
 
     def settle(self, trial: Trial) -> None:
-        """Tell the sampler what the record says of a trial that is over."""
+        """Report a trial that has ended to the sampler, as its record says."""
         self._tell(self._numbers[trial.id], trial, read_status(self.folder.trial(trial)))
 
     def sources(self) -> set[str]:
-        """Where the trials come from that are not its own."""
+        """The sources of the trials that were added from other searches."""
         return {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
 
     def add(self, others: Sequence[Score], source: str) -> None:
-        """Feed finished trials of another search to the sampler; they count for nothing else."""
+        """Add finished trials of another search for the sampler to learn from. They have no other effect."""
         for other in others:
             point = {name: value for name, value in other.point.items() if name in self.search.space.names}
-            if _outside(self.search.space, point):
+            if _is_outside(self.search.space, point):
                 continue
             self.study.add_trial(
                 create_trial(
@@ -111,23 +112,23 @@ class SearchStudy:
             )
 
     def _check_space(self, path: Path) -> None:
-        """An Optuna file that another space wrote is refused."""
+        """Raises InputError if the journal belongs to a search of another space."""
         described = self.search.space.describe()
         known = self.study.user_attrs.get(SPACE)
         if known is None and not self.study.get_trials(deepcopy=False):
             self.study.set_user_attr(SPACE, described)
         elif known != described:
-            raise InputError(f"{str(path)!r} was written by a search of another space: name another --output")
+            raise InputError(f"{str(path)!r} was written by a search of another space: choose another --output")
 
-    def _begin_with_the_paper(self) -> None:
-        """The paper's point comes first, unless something is learnt from."""
+    def _enqueue_paper_point(self) -> None:
+        """Try the paper's point first, unless the search has a warm start."""
         waiting = any(frozen.state == TrialState.WAITING for frozen in self.study.get_trials(deepcopy=False))
         if not (waiting or self.search.warm_start or self.trials()):
             default = _free(self.search.space, self.search.space.default_point())
             self.study.enqueue_trial(default, user_attrs={FROM: "the paper"})
 
     def _follow_records(self) -> None:
-        """Make the study agree with the records: whatever a kill kept from being told is told now."""
+        """Synchronise the study with the records: report results that a kill kept from the study."""
         known = {frozen.user_attrs.get(TRIAL): frozen for frozen in self.study.get_trials(deepcopy=False)}
         for trial in self.trials():
             status = read_status(self.folder.trial(trial))
@@ -143,7 +144,7 @@ class SearchStudy:
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
     def _add_lost(self, trial: Trial, status: TrialStatus) -> None:
-        """A trial that the study lost, or never heard of: the kill came between folder and journal."""
+        """Add a trial that is missing from the journal, because a kill came between the folder and the journal."""
         distributions = _distributions(self.search.space, dict(trial.point))
         free = _free(self.search.space, dict(trial.point))
         self.study.add_trial(
@@ -156,12 +157,12 @@ class SearchStudy:
             self.settle(trial)
 
     def _tell(self, number: int, trial: Trial, status: TrialStatus) -> None:
-        """Finished is complete, stopped is pruned and has no value, failed has failed: never running for ever."""
+        """Close a trial in the study: finished is COMPLETE, stopped is PRUNED without a value, failed is FAIL."""
         open_trial = optuna.Trial(self.study, self._frozen(number)._trial_id)
         reached = score(trial, status, self.sweep.resources.num_workers)
         if reached is not None:
             open_trial.set_user_attr("verdict", reached.masking_status)
-            told = self._frozen(number).constraints  # by a driver that was killed before it told the rest
+            told = self._frozen(number).constraints  # by a driver that was killed before it reported the values
             for name, value in self.objective.constraints(reached).items():
                 if name not in told:
                     open_trial.set_constraint(name, value)
@@ -178,7 +179,7 @@ class SearchStudy:
 
 
 class _Flock(JournalFileOpenLock):
-    """The system's own lock, let go when a process is killed; Optuna's would have to be waited out."""
+    """An OS file lock, which is released when a process is killed. Optuna's own lock would have to time out."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -193,24 +194,24 @@ class _Flock(JournalFileOpenLock):
 
 
 def _storage(path: Path) -> JournalStorage:
-    """The journal, which is JSON, a line an entry.
+    """Open the journal: JSON, one entry per line.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the journal is damaged.
     """
     drop_torn_line(path)
     lock = _Flock(path.with_name(f".{path.name}.lock"))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # an entry that is not JSON, or none of Optuna's
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # an entry that is not JSON, or not from Optuna
         raise InputError(
-            f"{str(path)!r} is damaged ({type(error).__name__}): move it away, and --resume makes it anew from the"
+            f"{str(path)!r} is damaged ({type(error).__name__}): move it away, and --resume rebuilds it from the"
             " records"
         ) from error
 
 
 def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:
-    """The sampler, seeded by how many trials there are: a study that is opened again draws other points."""
+    """The sampler, seeded by the number of trials, so that a reopened study draws other points."""
     seed = named_seed(search.seed, "sampler", there, recorded) % SEEDS
     if search.sampler == "random":
         return RandomSampler(seed=seed)
@@ -220,7 +221,7 @@ def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:
 
 
 def _draw(proposal: optuna.Trial, space: Space) -> Point:
-    """A point; what cannot vary is not asked for."""
+    """Draw a point. Fixed parameters are not suggested by Optuna."""
     point: Point = {}
     for parameter in space.parameters:
         if parameter.applies(point):
@@ -242,7 +243,7 @@ def _suggested(proposal: optuna.Trial, parameter: Parameter) -> float | int | st
 
 
 def _free(space: Space, point: Point) -> Point:
-    """The part of a point that the space leaves free: all that the study knows of."""
+    """The values of the free parameters. The study contains only these."""
     return {name: value for name, value in point.items() if space[name].fixed_value() is None}
 
 
@@ -258,6 +259,6 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
-def _outside(space: Space, point: Point) -> bool:
-    """Whether a point of a wider space lies outside this one."""
+def _is_outside(space: Space, point: Point) -> bool:
+    """Whether a point of a wider space lies outside this space."""
     return not all(space[name].admits(value) for name, value in point.items())

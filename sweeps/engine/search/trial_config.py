@@ -1,4 +1,4 @@
-"""From a point of a space to a trial's config."""
+"""Build a trial's config from a point of a search space."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from search_spaces.base import Point, Space, Value
 def trial_config(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
     """`base` with the fields that the point sets.
 
-    A space that brings its own recipe starts from that recipe's defaults.
+    A space with its own recipe starts from that recipe's defaults.
 
     Raises:
-        InputError: the fields do not fit each other, or a trial has no such field.
+        InputError: the resulting config is invalid, or a field does not exist.
     """
     values = to_dict(base)
     if "recipe.name" in space.fixed:
@@ -28,11 +28,11 @@ def trial_config(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
 
 
 def _set(values: Any, field_path: str, value: Value) -> None:
-    """`values["a"]["b"] = value` for "a.b"; a number is a place in a list."""
+    """`values["a"]["b"] = value` for "a.b"; a number is a list index."""
     *path, last = field_path.split(".")
     try:
         for name in path:
             values = values[name]
         values[int(last) if last.isdigit() else last] = value
     except (LookupError, TypeError) as error:
-        raise InputError(f"a trial has no field {field_path!r} that could be set to {value!r}") from error
+        raise InputError(f"cannot set {field_path!r} to {value!r}: a trial config has no such field") from error

@@ -1,4 +1,4 @@
-"""What a transfer matrix is, the folder it lives in, and how one model's adversarial images are judged by all."""
+"""A transfer matrix: its description, its folder, and the crafting and classification of adversarial images."""
 
 import io
 from collections.abc import Mapping
@@ -24,115 +24,115 @@ from sweeps.engine.storage.files import write_atomically
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
 CRAFTED = "crafted"
-STEPS = 20  # of PGD: the paper's CE20
+STEPS = 20  # PGD steps, as in the paper's CE20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(EvaluationSpec):
-    """All that was decided before the first image was crafted; written once, as transfer.json."""
+    """The description of a transfer matrix: fixed before the first attack, and stored as transfer.json."""
 
     steps: int = STEPS
 
     def attacks(self) -> tuple[Entry, ...]:
-        """FGSM without random start and PGD with it, the paper's black-box attacks (Table 7).
+        """FGSM without random start and PGD with random start, the paper's black-box attacks (Table 7).
 
-        PGD bears the name of the paper suite's trajectory, hence draws the same starts: the diagonal is
-        the number that an evaluation reads off there.
+        PGD has the same name as in the paper suite, so it uses the same random starts. The diagonal therefore
+        equals the numbers of an evaluation with that suite.
         """
         pgd = PGD(eps=self.eps, step_size=self.step_size, num_steps=self.steps)
         return (Entry(name="fgsm", attack=FGSM(eps=self.eps)), Entry(name="ce", attack=pgd, steps=(self.steps,)))
 
     @property
     def names(self) -> list[str]:
-        """The models, each a source and a target."""
+        """The names of the models. Each model is a source and a target."""
         return [model.source.name for model in self.models]
 
 
 def label(entry: Entry) -> str:
-    """What tables call an attack: FGSM, CE20."""
+    """The name of an attack in tables: FGSM, CE20."""
     ((name, _),) = entry.readings()
     return name
 
 
 @dataclass(frozen=True)
 class MatrixFolder:
-    """Where a transfer matrix lies."""
+    """The folder of a transfer matrix."""
 
     path: Path
 
     def shard(self, source: str, shard: slice) -> Path:
-        """What became of one shard of images, crafted on one model."""
+        """The result file of one shard of images, crafted on one model."""
         return self.path / CRAFTED / source / f"{shard.start:06d}.parquet"
 
     def create(self, matrix: Matrix) -> None:
         """Write the description into a new folder.
 
         Raises:
-            InputError: it cannot be written, or holds something already.
+            InputError: the folder cannot be written, or is not empty.
         """
         write_spec(self.path, SPEC, f"a {NOUN}", matrix)
 
     def load(self) -> Matrix:
-        """The transfer matrix that lives here.
+        """Read the transfer matrix in this folder.
 
         Raises:
-            InputError: none does.
+            InputError: there is none, or its description is invalid.
         """
         return read_spec(Matrix, self.path, SPEC, NOUN)
 
 
 class ModelCache:
-    """The models in this process: the one crafted on and, beside it, one that judges. Never more than two."""
+    """The models in this process: the source and one target. At most two are in memory."""
 
     def __init__(self, matrix: Matrix, device: str) -> None:
         self.matrix, self.device = matrix, device
         self._held: dict[int, nn.Module] = {}
 
-    def take(self, number: int, *, beside: int | None = None) -> nn.Module:
-        """The model of that number. To load it, all but `beside` are let go first."""
+    def take(self, number: int, *, keep: int | None = None) -> nn.Module:
+        """The model with this number. Before it is loaded, all models except `keep` are released."""
         if number not in self._held:
-            self._held = {other: model for other, model in self._held.items() if other == beside}
+            self._held = {other: model for other, model in self._held.items() if other == keep}
             self._held[number] = self.matrix.models[number].load(self.device, NOUN)
         return self._held[number]
 
-    def judges(self) -> list[int]:
-        """All models, those in memory first."""
+    def targets(self) -> list[int]:
+        """The numbers of all models, those in memory first."""
         return sorted(range(len(self.matrix.models)), key=lambda number: number not in self._held)
 
 
 def craft_shard(
-    matrix: Matrix, folder: MatrixFolder, bench: ModelCache, part: Split, source: int, shard: slice
+    matrix: Matrix, folder: MatrixFolder, cache: ModelCache, part: Split, source: int, shard: slice
 ) -> None:
-    """Craft one shard of images on one model by every attack, let all models judge, and keep what they say.
+    """Craft one shard of images on one model with every attack, classify it with all models, and write the result.
 
-    One batch of adversarial images is held at a time. Nothing is done where a whole result is on disk.
+    One batch of adversarial images is in memory at a time. Does nothing if a complete result is on disk.
 
     Args:
-        part: all images of the matrix.  source: the model's number.
+        part: all images of the matrix.  source: number of the source model.
     """
     images, path = part.take(shard), folder.shard(matrix.names[source], shard)
     if read_shard(matrix, path, source, images.rows) is not None:
         return
-    x, y = to_unit(images.images[:].to(bench.device)), images.labels.to(bench.device)
+    x, y = to_unit(images.images[:].to(cache.device)), images.labels.to(cache.device)
 
-    def correct(target: int, judged: Tensor) -> npt.NDArray[np.bool_]:
-        evaluator = Evaluator(bench.take(target, beside=source))
-        return evaluator.clean(judged, images.labels, images.rows).clean_correct
+    def correct(target: int, x_eval: Tensor) -> npt.NDArray[np.bool_]:
+        evaluator = Evaluator(cache.take(target, keep=source))
+        return evaluator.clean(x_eval, images.labels, images.rows).clean_correct
 
-    def withstood(entry: Entry) -> npt.NDArray[np.bool_]:
-        x_adv = craft(matrix, entry, bench.take(source), x, y, images.rows)
-        verdicts = {target: correct(target, x_adv) for target in bench.judges()}
+    def correct_by_target(entry: Entry) -> npt.NDArray[np.bool_]:
+        x_adv = craft(matrix, entry, cache.take(source), x, y, images.rows)
+        verdicts = {target: correct(target, x_adv) for target in cache.targets()}
         return np.stack([verdicts[target] for target in sorted(verdicts)])
 
-    adversarial = {label(entry): withstood(entry) for entry in matrix.attacks()}
+    adversarial = {label(entry): correct_by_target(entry) for entry in matrix.attacks()}
     write_shard(matrix, path, source, images.rows, TransferVerdicts(clean=correct(source, x), adversarial=adversarial))
 
 
 def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-    """Adversarial images for x (B, C, H, W), crafted on `model`; in halves where memory does not suffice.
+    """Craft adversarial images for x (B, C, H, W) on `model`, in smaller batches if memory is short.
 
-    A random start depends on the matrix' seed, the attack and the image's row alone, so that every
-    model's images start from the same points, in whatever batches they are crafted.
+    A random start depends only on the seed of the matrix, the attack and the image's row. All models therefore use
+    the same starting points, whatever the batches.
     """
     rng = PerExampleRNG(seed=matrix.seed, names=("evaluate", entry.name), indices=rows.tolist())
     precision = resolve_precision(matrix.precision, x.device)
@@ -156,18 +156,18 @@ def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferVerdicts:
-    """What the models made of N images crafted on one source.
+    """Which of N images, crafted on one source, the models classify correctly.
 
-    `clean` (N,): is the source right on the clean image? `adversarial`, for each attack, (targets, N):
-    is the target right on what was crafted?
+    `clean` (N,): the source's result on the clean images. `adversarial`, for each attack, (targets, N): each
+    target's result on the crafted images.
     """
 
     clean: npt.NDArray[np.bool_]
     adversarial: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: TransferVerdicts) -> None:
-    """One row an attack and image. A reader finds the whole file or none.
+def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, verdicts: TransferVerdicts) -> None:
+    """Write one row per attack and image, atomically.
 
     Columns: index (row in the data set), source, attack, clean_correct (of the source) and, for each
     target, correct_<target>.
@@ -177,10 +177,10 @@ def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: T
         "index": np.tile(rows.numpy(), len(labels)),
         "source": [matrix.names[source]] * (len(rows) * len(labels)),
         "attack": np.repeat(labels, len(rows)),
-        "clean_correct": np.tile(judged.clean, len(labels)),
+        "clean_correct": np.tile(verdicts.clean, len(labels)),
     }
     for number, name in enumerate(matrix.names):
-        columns[f"correct_{name}"] = np.concatenate([judged.adversarial[one][number] for one in labels])
+        columns[f"correct_{name}"] = np.concatenate([verdicts.adversarial[one][number] for one in labels])
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, judged: T
 
 
 def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> TransferVerdicts | None:
-    """What `write_shard` wrote; None where there is nothing, or a part, or what became of other images."""
+    """Read what `write_shard` wrote; None if the file is missing, incomplete or about other images."""
     labels = [label(entry) for entry in matrix.attacks()]
     try:
         table = pq.read_table(path)
@@ -204,7 +204,7 @@ def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Transfe
 
 
 def joined(matrix: Matrix, folder: MatrixFolder, part: Split) -> list[TransferVerdicts]:
-    """What became of all images crafted on each source.
+    """The verdicts on all images, for each source.
 
     Raises:
         InputError: a shard is missing or damaged.
@@ -216,10 +216,12 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
     shards = []
     for shard in matrix.shards():
         path = folder.shard(matrix.names[source], shard)
-        judged = read_shard(matrix, path, source, part.rows[shard])
-        if judged is None:
-            raise InputError(f"{str(path)!r} holds no whole verdicts: --resume {str(folder.path)!r}")
-        shards.append(judged)
+        verdicts = read_shard(matrix, path, source, part.rows[shard])
+        if verdicts is None:
+            raise InputError(
+                f"{str(path)!r} is not a complete verdicts file: resume with --resume {str(folder.path)!r}"
+            )
+        shards.append(verdicts)
     names = shards[0].adversarial
     return TransferVerdicts(
         clean=np.concatenate([shard.clean for shard in shards]),
@@ -228,5 +230,5 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
 
 
 def finished_shards(matrix: Matrix, folder: MatrixFolder) -> list[str]:
-    """The source of each result that is on disk."""
+    """The source's name for each result on disk."""
     return [name for name in matrix.names for _ in (folder.path / CRAFTED / name).glob("[0-9]*.parquet")]

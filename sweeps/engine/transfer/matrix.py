@@ -1,4 +1,4 @@
-"""The numbers of a transfer matrix, and whether a black box beats a white box: pure functions of the verdicts."""
+"""The numbers of a transfer matrix, and the red flag "black box beats white box": pure functions of the verdicts."""
 
 import csv
 import io
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from bat_core.stats import Interval, wilson
 from sweeps.engine.transfer.craft import TransferVerdicts
 
-CHANCE = 0.05  # a cell whose p-value is at least this says nothing
-NAMED = 3  # so many cells are named in a sentence
+CHANCE = 0.05  # significance level: a p-value of at least this may be chance
+NAMED = 3  # number of cells that a sentence names
 NOT_VERIFIED = "not verified"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferCell:
-    """What `target` makes of n images crafted on `source`: how many it classifies correctly.
+    """How many of n images crafted on `source` the `target` classifies correctly.
 
-    `clean` and `own` are how many of them it does when they are clean, and when the same attack is
-    crafted on itself. `p` is the chance of so many images that fall to the source's attack but not to
-    its own, were the two equally strong.
+    `clean` is the same count for clean images, `own` for the same attack crafted on the target itself. `p` is the
+    p-value of the hypothesis that both attacks are equally strong, against the source's being stronger.
     """
 
     source: str
@@ -44,35 +43,35 @@ class TransferCell:
 
     @property
     def white_box(self) -> bool:
-        """Whether the target was attacked through its own gradients."""
+        """Whether the images were crafted on the target itself."""
         return self.source == self.target
 
     @property
     def beats_white_box(self) -> bool:
-        """Whether more images fell than to the same attack with the target's own gradients."""
+        """Whether fewer images are correct than under the same attack crafted on the target itself."""
         return self.correct < self.own
 
 
-def cells_of(names: Sequence[str], judged: Sequence[TransferVerdicts]) -> list[TransferCell]:
+def cells_of(names: Sequence[str], verdicts: Sequence[TransferVerdicts]) -> list[TransferCell]:
     """Every attack's matrix, source by source.
 
     Args:
-        names: the models'.  judged: what became of the images crafted on each of them.
+        names: the models' names.  verdicts: for each model, the verdicts on the images crafted on it.
     """
     return [
         TransferCell(
             source=names[source],
             target=names[target],
             attack=attack,
-            n=len(judged[target].clean),
-            correct=int(stands.sum()),
-            clean=int(judged[target].clean.sum()),
-            own=int((own := judged[target].adversarial[attack][target]).sum()),
-            p=sign_test(int((own & ~stands).sum()), int((stands & ~own).sum())),
+            n=len(verdicts[target].clean),
+            correct=int(correct.sum()),
+            clean=int(verdicts[target].clean.sum()),
+            own=int((own := verdicts[target].adversarial[attack][target]).sum()),
+            p=sign_test(int((own & ~correct).sum()), int((correct & ~own).sum())),
         )
-        for attack in judged[0].adversarial
+        for attack in verdicts[0].adversarial
         for source in range(len(names))
-        for target, stands in enumerate(judged[source].adversarial[attack])
+        for target, correct in enumerate(verdicts[source].adversarial[attack])
     ]
 
 
@@ -87,10 +86,9 @@ def sign_test(more: int, fewer: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """The black-box cells that are stronger than their target's white-box, the strongest evidence first.
+    """The black-box cells that beat their target's white-box, the strongest evidence first.
 
-    `red`: for one of them, chance is no explanation (p below 5 %, divided by the number of black-box
-    cells that were looked at).
+    `red`: at least one is significant (p below 5 % after Bonferroni correction for the number of black-box cells).
     """
 
     cells: tuple[TransferCell, ...]
@@ -99,26 +97,24 @@ class Alarm:
 
 
 def alarm(cells: Sequence[TransferCell]) -> Alarm:
-    """Whether black box beats white box anywhere, a red flag of gradient masking.
+    """Check whether black box beats white box in any cell, which is a red flag of gradient masking.
 
     Source: Carlini et al. 2019, arXiv:1902.06705, section 5; paper, section 5.2.2.
     """
     black = [cell for cell in cells if not cell.white_box]
     beaten = sorted((cell for cell in black if cell.beats_white_box), key=lambda cell: (cell.p, cell.correct))
     if not beaten:
-        description = (
-            f"No red flag: none of {len(black)} black-box attacks is stronger than the target's own white-box."
-        )
+        description = f"No red flag: none of the {len(black)} black-box cells beats the target's own white-box."
         return Alarm(cells=(), red=False, description=description)
     red = beaten[0].p * len(black) < CHANCE
     what = (
         "Red flag, gradients may be masked: black box beats white box"
         if red
-        else "No red flag: black box beats white box by no more than chance"
+        else "No red flag: black box beats white box, but not significantly,"
     )
     named = "; ".join(_description(cell, len(black)) for cell in beaten[:NAMED])
     more = f"; and {len(beaten) - NAMED} more" if len(beaten) > NAMED else ""
-    tested = f"p: exact sign test, times {len(black)} cells"
+    tested = f"p: exact sign test, Bonferroni-corrected for {len(black)} cells"
     return Alarm(
         cells=tuple(beaten),
         red=red,
@@ -129,14 +125,14 @@ def alarm(cells: Sequence[TransferCell]) -> Alarm:
 def _description(cell: TransferCell, looked_at: int) -> str:
     p = min(cell.p * looked_at, 1.0)
     return (
-        f"{cell.attack} crafted on {cell.source} leaves {cell.target} at {cell.acc:.1%}, its white-box at"
-        f" {cell.own / cell.n:.1%}, {cell.own - cell.correct} of {cell.n} images,"
+        f"{cell.target} has {cell.acc:.1%} under {cell.attack} crafted on {cell.source} and"
+        f" {cell.own / cell.n:.1%} under its white-box, a difference of {cell.own - cell.correct} of {cell.n} images,"
         f" {'p < 0.001' if p < 0.001 else f'p = {p:.2g}'}"
     )
 
 
 def as_csv(cells: Sequence[TransferCell]) -> str:
-    """A line a cell. Accuracies in [0, 1], 95 % Wilson intervals."""
+    """One line per cell. Accuracies in [0, 1], 95 % Wilson intervals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["source", "target", "attack", "n", "acc", "low", "high", "clean_acc_of_target"])

@@ -1,4 +1,4 @@
-"""A transfer matrix in MLflow."""
+"""Log a transfer matrix to MLflow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ TRANSFER_TAG = "bat.transfer"
 
 
 def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], description: str, *, uri: str) -> None:
-    """Bring a transfer matrix into MLflow, as one run: its settings, its files, what came out.
+    """Log a transfer matrix to MLflow as one run: its settings, files and a description.
 
     Args:
-        files: in `folder`.  description: a sentence or two, for people.
+        files: in `folder`.  description: the result in a sentence or two.
     Raises:
-        MlflowException: the server did not take it; resume the transfer matrix to try again.
+        MlflowException: the server rejected the data; resume the transfer matrix to try again.
     """
     runs = Runs(uri)
     run = runs.find_or_make(EXPERIMENT, folder.name, {TRANSFER_TAG: matrix.id}, matrix.command)

@@ -1,4 +1,4 @@
-"""A transfer matrix as heat maps, one an attack."""
+"""Heat maps of a transfer matrix, one per attack."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 from sweeps.engine.transfer.report import attacks_of
 
-COLORS = mpl.colormaps["YlGnBu_r"]  # dark where little stands; told apart by the colour-blind, and in grey
+COLORS = mpl.colormaps["YlGnBu_r"]  # dark is low accuracy; readable for colour-blind people and in greyscale
 DARK, LIGHT = "black", "white"
-FEW = 8  # so many models at most leave room for each cell's interval
-LETTER = 0.075  # inches, of a tick's label
-ANGLE = 40  # degrees, of the columns' names where they are long
+FEW = 8  # with more models, cells have no room for an interval
+LETTER = 0.075  # inches per character of a tick label
+ANGLE = 40  # degrees, for long column names
 
 
 def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
-    """A panel an attack: rows are judged on, columns crafted on; the white-box diagonal is boxed."""
+    """Draw one panel per attack: rows are targets, columns are sources; the white-box diagonal is boxed."""
     names, attacks = matrix.names, attacks_of(cells)
     few, longest = len(names) <= FEW, LETTER * max(map(len, names))
     side = max((0.78 if few else 0.46) * len(names), 2.4)
@@ -36,10 +36,10 @@ def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
         for y, row in enumerate(rows):
             for x, cell in enumerate(row):
                 _write(axes, x, y, cell, few=few)
-        _dress(axes, names, attack, slanted=longest > 0.9 * side / len(names))
+        _style_axes(axes, names, attack, slanted=longest > 0.9 * side / len(names))
     clean = {cell.target: f"{cell.clean / cell.n:.1%}" for cell in cells}
     panels[0].set_yticks(range(len(names)), [f"{name}\nclean {clean[name]}" for name in names])
-    panels[0].set_ylabel("judged on")
+    panels[0].set_ylabel("evaluated on")
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02, format=PercentFormatter(1.0))
     bar.set_label("accuracy")
     bar.outline.set_visible(False)
@@ -53,11 +53,11 @@ def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
 
 
 def _note(matrix: Matrix, cells: Sequence[TransferCell], *, few: bool) -> str:
-    key = ["Accuracy in % over all images.", "Boxed: white-box, crafted on the model that judges."]
+    key = ["Accuracy in % over all images.", "Boxed: white-box, crafted on the evaluated model itself."]
     if few:
         key.append("Small: 95 % Wilson interval.")
     if (found := alarm(cells)).cells:
-        key.append(f"▼: below the judge's own white-box{'' if found.red else ', by no more than chance'}.")
+        key.append(f"▼: below the evaluated model's own white-box{'' if found.red else ', but not significantly'}.")
     return (
         f"\n{' '.join(key)}\n"
         f"FGSM: one step of eps, no random start. CE{matrix.steps}: PGD on cross-entropy, steps of"
@@ -81,13 +81,13 @@ def _write(axes: Axes, x: int, y: int, cell: TransferCell, *, few: bool) -> None
 
 
 def _ink(accuracy: float) -> str:
-    """Black or white, whichever has the higher contrast with the cell (WCAG 2, relative luminance)."""
+    """Black or white, whichever contrasts more with the cell (WCAG 2, relative luminance)."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in COLORS(accuracy)[:3])
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return DARK if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else LIGHT
 
 
-def _dress(axes: Axes, names: Sequence[str], title: str, *, slanted: bool) -> None:
+def _style_axes(axes: Axes, names: Sequence[str], title: str, *, slanted: bool) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(len(names)), names)
     if slanted:

@@ -1,4 +1,4 @@
-"""A transfer matrix as tables: on the terminal, and as Markdown."""
+"""Tables of a transfer matrix: on the terminal and as Markdown."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from sweeps.engine.cli.text import percent, pipe_table, with_interval
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 
-LAYOUT = "rows: judged on, columns: crafted on"
-LONGEST_NAME = 28  # a longer one is folded on the terminal
+LAYOUT = "rows: evaluated on, columns: crafted on"
+LONGEST_NAME = 28  # longer names are folded on the terminal
 
 
 def show(console: Console, matrix: Matrix, cells: Sequence[TransferCell]) -> None:
-    """A table an attack, or of many models their white-box and strongest black-box alone; and what they mean."""
+    """Print one table per attack, or a summary if the tables are too wide, followed by the red flag."""
     for numbered in (False, True):
-        tables = [_whole(matrix.names, cells, attack, numbered=numbered) for attack in attacks_of(cells)]
+        tables = [_full_table(matrix.names, cells, attack, numbered=numbered) for attack in attacks_of(cells)]
         if all(_width(console, table) <= console.width for table in tables):
             break
     else:
@@ -29,18 +29,18 @@ def show(console: Console, matrix: Matrix, cells: Sequence[TransferCell]) -> Non
 
 
 def attacks_of(cells: Sequence[TransferCell]) -> list[str]:
-    """The attacks, in order."""
+    """The names of the attacks, in order."""
     return list(dict.fromkeys(cell.attack for cell in cells))
 
 
 def settings(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
-    """What all numbers share, and how far they can be trusted."""
+    """The settings that all numbers share, and their limits."""
     pixel = f"{matrix.pixel * 255:g}/255"
     reach = max(max(cell.acc - cell.interval.low, cell.interval.high - cell.acc) for cell in cells)
     return (
         f"{matrix.dataset} {matrix.split}, n = {matrix.n}, L-inf eps = {matrix.eps:.5g}"
         f" ({matrix.eps_in_pixels:g} px of {pixel}), seed {matrix.seed}. Accuracy over all n adversarial images;"
-        f" 95 % Wilson intervals reach {100 * reach:.1f} points at most. FGSM: one step of eps, no random start."
+        f" 95 % Wilson intervals are at most ±{100 * reach:.1f} points. FGSM: one step of eps, no random start."
         f" CE{matrix.steps}: {matrix.steps} PGD steps of {matrix.step_size / matrix.pixel:g} px on cross-entropy from"
         f" a random start, no restarts, last iterate. Not verified: no verifying suite (Auto-PGD, AutoAttack) ran,"
         " and a model's robustness is at most the lowest number in its row."
@@ -48,11 +48,11 @@ def settings(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
 
 
 def markdown(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
-    """Both matrices with their intervals, for a report."""
+    """The matrix of each attack with intervals, for table.md."""
     parts = [f"Transfer matrix, {NOT_VERIFIED} ({LAYOUT}; white-box in bold). {settings(matrix, cells)}"]
     for attack in attacks_of(cells):
         of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}
-        head = [f"{attack}: judged on", "clean", *[f"crafted on {name}" for name in matrix.names]]
+        head = [f"{attack}: evaluated on", "clean", *[f"crafted on {name}" for name in matrix.names]]
         lines = []
         for target in matrix.names:
             row = [of[target, source] for source in matrix.names]
@@ -67,8 +67,8 @@ def _with_interval(cell: TransferCell) -> str:
     return f"**{accuracy}** {reach}" if cell.white_box else text
 
 
-def _whole(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:
-    """All cells of an attack; columns go by the models' names or, to save room, by their numbers."""
+def _full_table(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:
+    """All cells of an attack. Columns are labelled with the models' names or, to save room, their numbers."""
     of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}
     table = _table(f"{attack}: accuracy in %, {NOT_VERIFIED}", "crafted on →")
     for number, name in enumerate(names):
@@ -81,7 +81,7 @@ def _whole(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, 
 
 
 def _strongest(names: Sequence[str], cells: Sequence[TransferCell]) -> Table:
-    """Of each model and attack, the white-box and the strongest black-box, with the number of its source."""
+    """For each model and attack, the white-box and the strongest black-box with the number of its source."""
     table = _table(f"Accuracy in %, {NOT_VERIFIED}; other: the strongest black-box", "crafted on:")
     for attack in attacks_of(cells):
         for column in (f"{attack}\nitself", "\nother", "\nno."):
@@ -100,7 +100,7 @@ def _strongest(names: Sequence[str], cells: Sequence[TransferCell]) -> Table:
 
 def _table(title: str, across: str) -> Table:
     table = Table(title=title, title_justify="left", highlight=False, padding=(0, 1, 0, 0))
-    table.add_column(f"{across:>14}\njudged on ↓", max_width=LONGEST_NAME, overflow="fold")
+    table.add_column(f"{across:>14}\nevaluated on ↓", max_width=LONGEST_NAME, overflow="fold")
     table.add_column("\nclean", justify="right", no_wrap=True)
     return table
 

@@ -1,4 +1,4 @@
-"""The command `transfer`: images crafted on each model, judged by all."""
+"""The command `transfer`: images crafted on each model, classified by all models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.options import JobOptions
-from sweeps.engine.evaluation.setup import decide
+from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.transfer.craft import (
     NOUN,
@@ -34,32 +34,32 @@ FILES = (TABLE, CELLS, f"{STEM}.png", f"{STEM}.svg")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TransferOptions(JobOptions):
-    """Which images, which budget, on which machine. None stands for what is usual."""
+    """Images, budget and machine. None means the default."""
 
     batch_size: int | None = None
-    """Images crafted at once, and in one shard. Default: 250, on GPUs 1,000."""
+    """Images per batch and per shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
     output: Path | None = None
-    """A new folder for verdicts, tables and pictures. Default: outputs/transfer-<time>."""
+    """New folder for verdicts, tables and plots. Default: outputs/transfer-<time>."""
     resume: str | None = None
     """Resume the transfer matrix in this folder, at the model and shard where it stopped."""
 
 
 def run_transfer(models: Sequence[str], options: TransferOptions) -> int:
-    """Make a transfer matrix, or resume one, and report it.
+    """Run or resume a transfer matrix, and report it.
 
     Returns:
         The exit code, 0.
     Raises:
-        InputError: the input cannot be used; nothing was attacked.
+        InputError: the input is invalid; nothing was attacked.
     """
     return TransferJob(models, options).run()
 
 
 class TransferJob(Job[Matrix]):
-    """Every model as a source and as a target."""
+    """Crafts images on every model and classifies them with every model."""
 
     noun, spec_file, stem = NOUN, SPEC, STEM
-    wanted = "two MODELs or a sweep's folder"
+    required_models = "two MODELs or a sweep's folder"
     experiment = f", experiment {STEM}"
 
     folder: MatrixFolder
@@ -68,8 +68,8 @@ class TransferJob(Job[Matrix]):
         return MatrixFolder(path)
 
     def make(self) -> tuple[Matrix, Split]:
-        decided, part = decide(self.models, self.options, self.folder.path, self.console)
-        matrix = Matrix.new(**decided)
+        fields, part = make_spec_fields(self.models, self.options, self.folder.path, self.console)
+        matrix = Matrix.new(**fields)
         _check_models(matrix)
         return matrix, part
 
@@ -107,9 +107,9 @@ class TransferJob(Job[Matrix]):
 
 
 def _check_models(matrix: Matrix) -> None:
-    """Raises InputError where one of the cells off the diagonal would be no black box."""
+    """Raises InputError unless every cell off the diagonal is a black-box attack."""
     if len(matrix.models) < 2:
-        raise InputError(f"{matrix.names[0]!r} is one model alone: a {NOUN} needs at least two")
+        raise InputError(f"{matrix.names[0]!r} is the only model: a {NOUN} needs at least two; name another")
     first: dict[str, str] = {}
     for model in matrix.models:
         name = model.source.name
@@ -118,12 +118,12 @@ def _check_models(matrix: Matrix) -> None:
         first[model.fingerprint] = name
 
 
-_BENCHES: dict[str, ModelCache] = {}
+_CACHES: dict[str, ModelCache] = {}
 
 
 def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: slice, gpus: float) -> None:
-    """One shard of images crafted on one model and judged by all, unless that is on disk."""
-    if matrix.id not in _BENCHES:
-        _BENCHES.clear()
-        _BENCHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
-    craft_shard(matrix, folder, _BENCHES[matrix.id], part, source, shard)
+    """Craft one shard of images on one model and classify it with all models, unless the result is on disk."""
+    if matrix.id not in _CACHES:
+        _CACHES.clear()
+        _CACHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
+    craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)

@@ -52,7 +52,7 @@ def test_numbers_come_from_the_answers(tmp_path):
     for seed in range(3):
         query = TransferQuery(source=f"Undefended-seed{seed}", targets=(TARGET.trial_id(seed),))
         right = np.arange(10) < 5 + seed
-        made.found.probed.write(query, dict.fromkeys(query.columns, right))
+        made.found.answers.write(query, dict.fromkeys(query.columns, right))
     line = made.lines[0]
     assert line.ours["black 0"].values == {0: 0.5, 1: 0.6, 2: 0.7}
     assert made.lines[1].ours["black 0"] is None  # not asked

@@ -12,7 +12,7 @@ from bat_core.data import ImageFiles, load_dataset
 from bat_core.errors import InputError
 from bat_core.fit import initial_state
 from sweeps.engine.evaluation.run import EvaluateOptions
-from sweeps.engine.evaluation.setup import decide, found_again
+from sweeps.engine.evaluation.setup import make_spec_fields, reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from tests.unit import photographs
 
@@ -36,14 +36,14 @@ def saved(images, tmp_path):
 
 def decided(models, images, folder, **options):
     asked = EvaluateOptions(data_dir=images, despite_findings=True, **options)
-    return (*decide(models, asked, folder, Console(quiet=True)), asked)
+    return (*make_spec_fields(models, asked, folder, Console(quiet=True)), asked)
 
 
 def test_images_have_the_size_that_the_model_was_trained_on_also_when_resumed(saved, images, tmp_path):
     fields, part, options = decided([saved(24)], images, tmp_path / "out", data_workers=0)
     assert part.images.shape == (12, 3, 24, 24)
     assert fields["image_size"] == 24
-    again = found_again(EvaluationSpec.new(**fields), replace(options, data_workers=1), "evaluation")
+    again = reload_images(EvaluationSpec.new(**fields), replace(options, data_workers=1), "evaluation")
     assert isinstance(again.images, ImageFiles)
     assert (again.images.shape, again.images.workers) == (part.images.shape, 1)
     assert torch.equal(again.images[:], part.images[:])

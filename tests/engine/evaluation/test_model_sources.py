@@ -14,7 +14,7 @@ from torch import nn
 from bat_core.checkpoint import load_model
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.errors import InputError
-from sweeps.engine.evaluation.model_sources import ModelSource, _with_own_names, find_models, fingerprint
+from sweeps.engine.evaluation.model_sources import ModelSource, _with_unique_names, find_models, fingerprint
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial
@@ -147,7 +147,7 @@ def test_a_damaged_model_is_refused(sweep, tmp_path):
 
 def test_a_folder_without_a_model_and_a_name_for_nothing(here):
     assert "no model in" in refused(here)
-    assert "'nowhere' is no folder, no MLflow URI" in refused("nowhere")
+    assert "'nowhere' is not a folder, an MLflow URI" in refused("nowhere")
 
 
 def test_a_factory_is_imported_from_the_working_folder(here):
@@ -170,7 +170,7 @@ def test_a_model_comes_in_the_mode_its_owner_left_it_in(sweep, here):
         ("netz:linear", "module 'netz' cannot be imported"),
         ("nets:nothing", "has no attribute 'nothing'"),
         ("nets:wanting", "missing 1 required positional argument"),
-        ("nets:number", "is called without arguments"),
+        ("nets:number", "must be callable without arguments"),
         ("nets:text", "returns str: it must return a torch.nn.Module"),
     ],
 )
@@ -268,14 +268,14 @@ def test_a_file_of_weights_that_cannot_be_read(here, name, content, words):
 
 def test_a_list_of_tensors_is_no_state_dict(here, weights):
     torch.save(list(weights.values()), here / "net.pt")
-    assert "holds no state_dict" in refused("nets:linear", weights=here / "net.pt")
+    assert "is not a state_dict" in refused("nets:linear", weights=here / "net.pt")
 
 
 @pytest.mark.parametrize("names", [["trial"], ["nets:linear", "nets:trained"], ["nets:linear", "trial"], []])
 def test_weights_belong_to_one_factory(here, sweep, weights, names):
     save_file(weights, here / "net.safetensors")
     (here / "trial").symlink_to(sweep.path / "trials" / FINISHED)
-    assert "--weights belongs to one package.module:factory" in refused(*names, weights=here / "net.safetensors")
+    assert "--weights applies to one package.module:factory" in refused(*names, weights=here / "net.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -287,12 +287,12 @@ def test_weights_belong_to_one_factory(here, sweep, weights, names):
     ],
 )
 def test_models_of_one_name_get_folders_of_their_own(given, expected):
-    assert [source.name for source in _with_own_names([ModelSource(name=name) for name in given])] == expected
+    assert [source.name for source in _with_unique_names([ModelSource(name=name) for name in given])] == expected
 
 
 @pytest.mark.parametrize("given", [["x", "x", "x-2"], ["x-2", "x", "x"], ["x", "x-2", "x", "x-3", "x"]])
 def test_a_name_that_looks_numbered_is_not_given_twice(given):
-    named = [source.name for source in _with_own_names([ModelSource(name=name) for name in given])]
+    named = [source.name for source in _with_unique_names([ModelSource(name=name) for name in given])]
     assert len(set(named)) == len(given)
 
 

@@ -82,8 +82,8 @@ def test_every_attack_has_a_line_with_its_settings(summaries):
     assert by_name["FGSM"] == ["1", "", "1", "all"]
     assert by_name["CE20"] == ["20", "2 px", "1", "all"]
     assert by_name["CW200"] == ["200", "2 px", "1", "all"]
-    assert by_name["APGD-CE"] == ["100", "", "1", "standing"]
-    assert by_name["APGD-T"] == ["9 x 100", "", "1", "standing"]
+    assert by_name["APGD-CE"] == ["100", "", "1", "remaining"]
+    assert by_name["APGD-T"] == ["9 x 100", "", "1", "remaining"]
 
 
 @pytest.mark.parametrize(("suite", "label"), [("paper", "paper, not verified"), ("paper+quick", "paper+quick")])

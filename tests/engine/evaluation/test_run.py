@@ -294,7 +294,7 @@ def test_the_outcome_of_other_steps_is_none(copied):
 def test_a_model_that_changed_meanwhile_is_refused(copied, monkeypatch):
     before = contents(copied)
     monkeypatch.setitem(MADE, "robust", tuned())
-    with pytest.raises(InputError, match="is not the one this evaluation began with"):
+    with pytest.raises(InputError, match="has changed since this evaluation started"):
         resume(copied)
     assert contents(copied) == before
 
@@ -328,7 +328,7 @@ def test_a_folder_that_is_used_is_refused(copied):
     Path("other", "file").touch()
     with pytest.raises(InputError, match="other' is not empty: use another --output"):
         evaluated(output=Path("other"))
-    with pytest.raises(InputError, match="no evaluation there"):
+    with pytest.raises(InputError, match="is not a valid evaluation folder"):
         resume(Path("other"))
 
 

@@ -102,7 +102,7 @@ def test_a_model_made_for_other_images_is_refused_however_few_are_attacked(n):
 
 
 def test_a_factory_that_makes_another_model_each_time_is_refused():
-    assert "has other weights each time it is made" in refused(unseeded, despite_findings=True)
+    assert "has different weights each time it is built" in refused(unseeded, despite_findings=True)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(digits, tmp_path):
@@ -139,7 +139,7 @@ def test_shards_are_as_large_as_the_free_memory_allows(alone, monkeypatch, capsy
     monkeypatch.setattr(memory, "free_memory", lambda device: 9 * each / memory.SHARE)
     folder = evaluated(n=20, batch_size=None)
     assert EvaluationFolder(folder).load().shard_size == 8
-    assert "8 images at once fit into the free memory (--batch-size)" in capsys.readouterr().out
+    assert "8 images per batch fit into the free memory (change with --batch-size)" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.chdir(alone)
     small, whole = verdicts_of(folder), verdicts_of(evaluated(n=20, output=Path("whole")))
@@ -195,12 +195,12 @@ def test_what_another_model_knows_is_a_part_of_the_worst_case(monkeypatch):
     (model_folder(folder) / SHARDS / "000000" / "03-transfer.parquet").unlink()
     assert resume(folder) == 0
     monkeypatch.setitem(MADE, "robust", tuned())
-    with pytest.raises(InputError, match="is not the one this evaluation began with"):
+    with pytest.raises(InputError, match="has changed since this evaluation started"):
         resume(folder)
 
 
 def test_a_black_box_of_other_classes_is_refused():
-    with pytest.raises(InputError, match="does not return 10 logits an image"):
+    with pytest.raises(InputError, match="must return 10 logits per image"):
         evaluated(transfer_from=(factory(of_seven),))
     assert not Path("out").exists()
 
@@ -210,7 +210,7 @@ def test_validation_images_are_none_that_the_model_was_trained_on(held_out, digi
     config = TrialConfig(model="small_cnn_8", data=DataConfig(val_size=held_out))
     save_model(Path("net"), initial_state(config, digits, torch.device("cpu")), config, digits)
     asked = {"split": "val", "dataset": None}
-    with pytest.raises(InputError, match=f"there are {held_out} images"):
+    with pytest.raises(InputError, match=f"is more than the {held_out} images"):
         run_evaluation(["net"], options(**asked, n=held_out + 1))
     assert run_evaluation(["net"], options(**asked, n=held_out)) == 0
     held = load_dataset("digits", val_size=held_out).val.rows

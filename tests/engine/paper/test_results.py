@@ -54,12 +54,12 @@ def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_
 
     about_it, not_about_it = more("MC above LA", (MC, CE20), (LA, CE20)), at_most("LA near zero", (LA, CE20), 0.99)
     made = result(tmp_path, table(about_it, not_about_it), active)
-    assert {one.row.name: one.one_class for one in made.held.values()} == {"R-MC": 1, "R-MC-LA": 0}
-    assert [one.word for one in made.judgements] == ["says nothing", "shows"]
+    assert {one.row.name: one.one_class for one in made.robustness.values()} == {"R-MC": 1, "R-MC-LA": 0}
+    assert [one.word for one in made.claim_results] == ["says nothing", "shows"]
     assert "* says nothing: MC above LA" in markdown(made)
     assert "1 show, 0 do not, 0 are undecided, 1 say nothing." in report(made).sentence
-    assert "right on images of one class alone: R-MC 1. They answer" in markdown(made)
-    assert "R-MC-LA holds most" in report(made).sentence
+    assert "correct on one class only: R-MC 1. They predict" in markdown(made)
+    assert "R-MC-LA is the most robust" in report(made).sentence
 
 
 def test_a_row_that_was_not_run_says_so(tmp_path):
@@ -96,7 +96,7 @@ def test_a_difference_is_judged_by_seed(tmp_path, first, second, word):
     claim = more("LA above MC", (LA, CE20), (MC, CE20))
     counts = {"R-MC-LA": first, "R-MC": second}
     made = result(tmp_path, table(claim), lambda name, seed: {"ce": counts[name][seed]})
-    (judged,) = made.judgements
+    (judged,) = made.claim_results
     assert judged.word == word
     differences = [(a - b) / N for a, b in zip(first, second, strict=True)]
     assert judged.mean == pytest.approx(np.mean(differences))
@@ -109,41 +109,41 @@ def test_about_equal_means_that_the_interval_lies_within(tmp_path, reach, word):
     counts = {"R-MC-LA": (20, 22, 21), "R-MC": (20, 21, 22)}
     claim = about("equal", (LA, CE20), (MC, CE20), within=reach)
     made = result(tmp_path, table(claim), lambda name, seed: {"ce": counts[name][seed]})
-    assert made.judgements[0].word == word
+    assert made.claim_results[0].word == word
 
 
 def test_far_apart_is_not_about_equal(tmp_path):
     claim = about("equal", (LA, CE20), (MC, CE20), within=0.03)
     made = result(tmp_path, table(claim), lambda name, seed: {"ce": (30 if name == "R-MC" else 10) + seed % 2})
-    assert made.judgements[0].word == "does not show"
+    assert made.claim_results[0].word == "does not show"
 
 
 @pytest.mark.parametrize(("counts", "word"), [((0, 1, 0), "shows"), ((20, 21, 20), "does not show")])
 def test_near_zero(tmp_path, counts, word):
     made = result(tmp_path, table(at_most("nothing", (MC, CE20), 0.06)), lambda name, seed: {"ce": counts[seed]})
-    assert made.judgements[0].word == word
+    assert made.claim_results[0].word == word
 
 
 def test_a_ratio_is_judged_by_its_logarithm(tmp_path):
     counts = {"R-MC-LA": (20, 22, 21), "R-MC": (2, 2, 2)}
     claims = [times(f"{least}", (LA, CE20), (MC, CE20), at_least=least) for least in (5, 10, 20)]
     made = result(tmp_path, table(*claims), lambda name, seed: {"ce": counts[name][seed]})
-    assert [one.word for one in made.judgements] == ["shows", "undecided", "does not show"]
-    assert made.judgements[0].mean == pytest.approx(np.mean([math.log10(a / 2) for a in counts["R-MC-LA"]]))
-    assert "10.5 times" in said(made.judgements[0])
+    assert [one.word for one in made.claim_results] == ["shows", "undecided", "does not show"]
+    assert made.claim_results[0].mean == pytest.approx(np.mean([math.log10(a / 2) for a in counts["R-MC-LA"]]))
+    assert "10.5 times" in said(made.claim_results[0])
 
 
 def test_one_seed_decides_nothing(tmp_path):
     claim = more("LA above MC", (LA, CE20), (MC, CE20))
     made = result(tmp_path, table(claim), lambda name, seed: {"ce": 30 if name == "R-MC-LA" else 1}, seeds=(0,))
-    assert made.judgements[0].word == "undecided"
-    assert "1 seed" in said(made.judgements[0])
+    assert made.claim_results[0].word == "undecided"
+    assert "1 seed" in said(made.claim_results[0])
 
 
 def test_a_claim_about_rows_that_were_not_run_says_so(tmp_path):
     claim = more("LA above MC", (LA, CE20), (MC, CE20))
     made = result(tmp_path, table(claim), lambda name, seed: {}, rows={"R-MC"})
-    assert made.judgements[0].word == "not run"
+    assert made.claim_results[0].word == "not run"
 
 
 def test_the_csv_has_each_cell_with_its_seeds(tmp_path):

@@ -62,18 +62,18 @@ def test_a_floor_is_a_constraint(floor, feasible):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("robus", "--objective 'robus': no trial reports 'robus'; known: clean, robust, pgd, robust-per-hour, hours"),
-        ("", "no trial reports ''"),
-        ("clean+", "no trial reports ''"),
-        ("clean+speed", "no trial reports 'speed'"),
-        ("clean,robust", "no trial reports 'clean,robust'"),
+        ("robus", "--objective 'robus': unknown measure 'robus'; known: clean, robust, pgd, robust-per-hour, hours"),
+        ("", "unknown measure ''"),
+        ("clean+", "unknown measure ''"),
+        ("clean+speed", "unknown measure 'speed'"),
+        ("clean,robust", "unknown measure 'clean,robust'"),
         ("clean+clean", "--objective 'clean+clean' names 'clean' twice"),
-        ("robust-at-clean>=90", "--objective: clean>=90 is no share of images: write 0.9 or 90%"),
-        ("robust-at-clean>=101%", "clean>=101% is no share of images"),
-        ("robust-at-clean>=0.9.1", "clean>=0.9.1 is no share of images"),
-        ("robust-at-clean>=", "no trial reports 'robust-at-clean>='"),
-        ("robust-at-clean>=-1", "no trial reports"),
-        ("robust-at-clean>0.9", "no trial reports"),
+        ("robust-at-clean>=90", "--objective: clean>=90 is not a share between 0 and 1: write 0.9 or 90%"),
+        ("robust-at-clean>=101%", "clean>=101% is not a share between 0 and 1"),
+        ("robust-at-clean>=0.9.1", "clean>=0.9.1 is not a share between 0 and 1"),
+        ("robust-at-clean>=", "unknown measure 'robust-at-clean>='"),
+        ("robust-at-clean>=-1", "unknown measure"),
+        ("robust-at-clean>0.9", "unknown measure"),
     ],
 )
 def test_an_objective_that_there_is_not_is_told(name, message):
@@ -86,9 +86,9 @@ def test_an_objective_that_there_is_not_is_told(name, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kneee", "--rule 'kneee' is unknown: known are robust-at-clean>=X, knee, robust-per-hour"),
+        ("kneee", "--rule 'kneee' is unknown; known: robust-at-clean>=X, knee, robust-per-hour"),
         ("robust", "--rule 'robust' is unknown"),
-        ("robust-at-clean>=90", "--rule: clean>=90 is no share of images: write 0.9 or 90%"),
+        ("robust-at-clean>=90", "--rule: clean>=90 is not a share between 0 and 1: write 0.9 or 90%"),
     ],
 )
 def test_a_rule_that_there_is_not_is_told(name, message):

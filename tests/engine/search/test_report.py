@@ -9,7 +9,7 @@ from search_spaces.narrowing import narrow
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.spec import Halving
-from sweeps.engine.search.text import rule, span
+from sweeps.engine.search.text import describe_rule, span
 from tests.engine.search.views import (
     HALVED,
     KILLED,
@@ -56,7 +56,7 @@ def shown(one):
 
 
 def test_the_space_is_told_with_ranges_and_pixels(snapshot, report):
-    table = {row[0]: row[1:] for row in rows(section(report, "What was searched"), "parameter")}
+    table = {row[0]: row[1:] for row in rows(section(report, "Search space"), "parameter")}
     assert [name.strip("`") for name in table] == list(snapshot.search.space.names)
     assert table["`beta`"] == ["multiplier of the adversarial label", "2 to 128", "log", "9", "label = adversarial"]
     assert table["`eps`"][1:4] == ["5/255 (1 px) to 80/255 (16 px)", "", "40/255 (8 px)"]
@@ -73,12 +73,13 @@ def test_a_fixed_parameter_is_called_fixed():
 
 
 def test_aim_images_and_attack_are_named(report):
-    said = section(report, "What was searched")
-    assert "The search aims at high clean accuracy and high verified robust accuracy." in said
+    said = section(report, "Search space")
+    assert "Objective: high clean accuracy and high verified robust accuracy." in said
     assert (
-        "Judged on validation images: clean n = 300; robust n = 200, image by image the worst of PGD-20+quick" in said
+        "Evaluated on validation images: clean n = 300; robust n = 200, the per-example worst case over PGD-20+quick"
+        in said
     )
-    assert "PGD takes 20 steps of 2 px on cross-entropy from one random start; then come APGD-CE, APGD-T" in said
+    assert "PGD runs 20 steps of 2 px on cross-entropy from one random start; APGD-CE, APGD-T" in said
     assert "Trials are drawn by TPE (seed 0). The search ends after 40 trials. No trial is stopped early." in said
     assert "One pixel is 5/255." in said
 
@@ -89,16 +90,19 @@ def test_other_aims_and_ends_are_put_into_words():
         halving=Halving(grace=4, factor=3),
     )  # fmt: skip
     said = report_md(view_of(search))
-    assert "aims at high verified robust accuracy, with clean accuracy of at least 90.0%." in said
-    assert "by chance (seed 0). The search ends after 40 trials, or 1.5 hours at work, or 7 finished trials in" in said
-    assert "from epoch 4 on, the best 1 in 3 go on" in said
+    assert "Objective: high verified robust accuracy, with clean accuracy of at least 90.0%." in said
+    assert (
+        "by random sampling (seed 0). The search ends after 40 trials, or 1.5 hours of work, or 7 finished trials in"
+        in said
+    )
+    assert "from epoch 4 on, the best 1 in 3 continue" in said
     assert "high verified robust accuracy and low hours of training" in report_md(
         view_of(search_of("bat", objective="robust+hours"))
     )
 
 
 def test_the_front_is_a_table_of_what_is_not_masked(snapshot, report):
-    table = rows(section(report, "What was found"), "trial")
+    table = rows(section(report, "Results"), "trial")
     assert [row[0] for row in table] == [one.id for one in snapshot.front[::-1]]
     assert len(table) > 2
     for row, one in zip(table, snapshot.front[::-1], strict=True):
@@ -107,13 +111,13 @@ def test_the_front_is_a_table_of_what_is_not_masked(snapshot, report):
         pixels = one.point["eps"] / PIXEL
         assert f"eps={255 * one.point['eps']:.4g}/255 ({pixels:.3g} px)" in row[7]
         assert {part.partition("=")[0] for part in row[7].split(", ")} == set(one.point)
-    assert "they flatter a little" in report
+    assert "their numbers are slightly optimistic" in report
 
 
 def test_the_papers_point_is_compared_with_the_front(snapshot, report):
     first = snapshot.finished[0]
     beaten = f"The paper's point, trial-000: clean {first.clean_acc:.1%}, robust {shown(first)}, clear."
-    assert beaten in section(report, "What was found")
+    assert beaten in section(report, "Results")
     better = re.search(r"(trial-\d+) beats it: clean ([\d.]+)%, robust ([\d.]+)%", report)
     assert better[1] in {one.id for one in snapshot.front}
     assert float(better[2]) >= round(100 * first.clean_acc, 1)
@@ -139,7 +143,7 @@ def test_the_papers_point_may_be_masked_or_missing():
     search = search_of("bat")
     masked = report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)]))
     assert "The paper's point, trial-000: clean 90.0%, robust 40.0%" in masked
-    assert "masked. Its robustness is not to be believed." in masked
+    assert "masked. Its robust accuracy is not reliable." in masked
     other = score_of(search, 1, 0.9, 0.4, trial=trial_of(search, 1, search.space.default_point() | {"num_steps": 2}))
     assert "The search did not try the paper's point." in report_md(view_of(search, [other]))
     failed = view_of(search, [other], [(trial_of(search, 0), status_of("failed", reason="x"))])
@@ -149,7 +153,7 @@ def test_the_papers_point_may_be_masked_or_missing():
 def test_masked_trials_are_shown_with_what_pgd_made_of_them(snapshot, report):
     said = section(report, "Masked gradients")
     masked = sorted((one for one in snapshot.finished if one.masked), key=lambda one: -one.pgd_acc)
-    assert "The number we show is the robustness that is there." in said
+    assert "the accuracy of a masked model under attack is not reliable." in said
     assert "3 trials of 32 finished are masked." in said
     assert rows(said, "masked") == [
         [one.id, f"{one.clean_acc:.1%}", f"{one.pgd_acc:.1%}", shown(one), one.suite, ", ".join(one.flags)]
@@ -169,31 +173,31 @@ def test_trials_that_give_every_image_one_class_are_named():
     constant = replace(score_of(search, 0, 0.9, 0.9, masking_status="suspect"), flags=("one_class",))
     other = score_of(search, 1, 0.5, 0.4, trial=trial_of(search, 1, search.space.default_point() | {"num_steps": 2}))
     said = report_md(view_of(search, [constant, other]))
-    assert "1 trial (trial-000) gives every image the same class: no attack moves it" in said
+    assert "1 trial (trial-000) predicts the same class for every image. The robust accuracy" in said
     assert "The paper's point, trial-000: clean 90.0%" in said
-    assert "suspect. It gives every image the same class." in said
-    assert "The front has 1: clean 50.0%, robust 40.0% (trial-001)" in said
+    assert "suspect. It predicts the same class for every image." in said
+    assert "The front has 1 trial: clean 50.0%, robust 40.0% (trial-001)" in said
 
 
 def test_what_pgd_alone_would_have_chosen_is_named_even_if_it_breaks():
     search = search_of("bat")
     lying = score_of(search, 1, 0.9, 0.3, pgd=0.8, masking_status=MASKED)
     said = report_md(view_of(search, [score_of(search, 0, 0.9, 0.5), lying]))
-    assert "By PGD alone trial-001 would have been the most robust, with 80.0%: it is masked" in said
-    assert "it shows 30.0% (24.1-36.7), which is not to be believed either." in said
+    assert "By PGD alone trial-001 would be the most robust trial, with 80.0%. It is masked" in said
+    assert "it has 30.0% (24.1-36.7), which is not reliable either." in said
 
 
 def test_no_mask_is_said_too():
     search = search_of("bat")
     said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4)])), "Masked gradients")
     assert "No trial of 1 finished is masked." in said
-    assert "By PGD alone trial-000 would have been the most robust, with 42.0%: it is clear" in said
-    assert "believed either" not in said
+    assert "By PGD alone trial-000 would be the most robust trial, with 42.0%. It is clear" in said
+    assert "reliable either" not in said
 
 
 def test_only_a_search_that_asks_for_masks_is_steered_by_them():
     search = search_of("bat")
-    assert "on no front, and steers nothing." in report_md(view_of(search))
+    assert "never on the front, and the sampler treats them as infeasible." in report_md(view_of(search))
     assert "steers nothing" not in report_md(view_of(search_of("bat", objective="clean+pgd")))
 
 
@@ -209,10 +213,10 @@ def test_what_did_not_finish_is_told_with_its_reasons():
     one = score_of(search, 0, 0.9, 0.4)
     snapshot = view_of(search, [one], others)
     rows_ = [(trial, replace(status, collapsed=9) if trial.id == one.id else status) for trial, status in snapshot.rows]
-    said = section(report_md(replace(snapshot, rows=tuple(rows_))), "What was not finished")
+    said = section(report_md(replace(snapshot, rows=tuple(rows_))), "Unfinished trials")
     assert "2 trials stopped early:\n\n- successive halving at epoch 3: trial-001, trial-002\n" in said
     assert f"2 trials failed:\n\n- `RuntimeError: no room`: trial-003\n- `{KILLED}`: trial-004\n" in said
-    assert "Not over yet: trial-005." in said
+    assert "Not ended yet: trial-005." in said
     assert "collapsed (catastrophic overfitting) in trial-000." in said
     assert "Every trial finished." in report_md(view_of(search, [one]))
 
@@ -222,15 +226,18 @@ def test_cost_counts_every_trial_and_every_process():
     one = score_of(search, 9, 0.9, 0.4, hours=2.0)
     snapshot = view_of(search, [one], [(trial_of(search, 1), status_of("stopped", 1, hours=0.5, reason="x"))])
     workers = replace(snapshot.sweep, resources=replace(snapshot.sweep.resources, num_workers=3))
-    said = section(report_md(replace(snapshot, sweep=workers)), "What it cost")
+    said = section(report_md(replace(snapshot, sweep=workers)), "Cost")
     assert "2 trials drawn by TPE: 1 finished, 1 stopped early." in said
-    assert "at work for 30.0 min of wall time; training took 7.5 h over all processes." in said
+    assert "ran for 30.0 min of wall time; training took 7.5 h summed over all processes." in said
     final = replace(snapshot, finalists=(finalist_of(search, one),), champion=None)
-    assert "training took 8.5 h over all processes (2.5 h of the search, 6.0 h of the finalists)." in report_md(final)
+    assert (
+        "training took 8.5 h summed over all processes (2.5 h for the search, 6.0 h for the finalists)."
+        in report_md(final)
+    )
 
 
 def test_finalists_are_means_on_validation_and_test_is_told_apart(snapshot, report):
-    said = section(report, "What was chosen")
+    said = section(report, "Finalists and champion")
     validation, test = said.split("On test images:")
     chosen = snapshot.finalists[1]
     (row,) = [row for row in rows(validation, "finalist") if "champion" in row[0]]
@@ -246,20 +253,20 @@ def test_finalists_are_means_on_validation_and_test_is_told_apart(snapshot, repo
             expected = f"{tested.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f})"
             row = [finalist.origin.id, tested.trial, f"{tested.clean_acc:.1%}", expected, "360", "standard", "clear"]
             assert row in table
-    assert f"The champion is {snapshot.champion}: {chosen.origin.id}, of its seeds the most robust" in said
-    assert f"`knee`: {rule('knee')}." in said
-    assert "Everything was chosen on validation images, split from train. Test images were touched once" in said
+    assert f"The champion is {snapshot.champion}: {chosen.origin.id}, the most robust of its seeds" in said
+    assert f"`knee`: {describe_rule('knee')}." in said
+    assert "All choices were made on validation images, which were split from train. Test images were used once" in said
 
 
 def test_without_finalists_it_says_how_to_get_them(snapshot):
     none = replace(snapshot, finalists=(), champion=None)
-    waiting = section(report_md(none), "What was chosen")
+    waiting = section(report_md(none), "Finalists and champion")
     assert waiting.strip().startswith(
-        "The finalists have not been trained yet. `--resume` this search with `--finalists K`"
+        "The finalists have not been trained yet. To get them, resume this search with `--finalists K`"
     )
-    assert "test images were not touched" in waiting
-    asked = section(report_md(replace(none, search=search_of("bat", final=False))), "What was chosen")
-    assert asked.strip().startswith("No finalists were asked for.")
+    assert "Test images were not used" in waiting
+    asked = section(report_md(replace(none, search=search_of("bat", final=False))), "Finalists and champion")
+    assert asked.strip().startswith("This search has no finalists.")
 
 
 def test_no_champion_is_no_champion(snapshot):
@@ -271,13 +278,16 @@ def test_no_champion_is_no_champion(snapshot):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("robust-at-clean>=90%", "the most robust of those with clean accuracy of at least 90%"),
-        ("robust-per-hour", "the most verified robust accuracy for an hour of training"),
-        ("knee", "farthest above the straight line from the most robust finalist to the cleanest"),
+        ("robust-at-clean>=90%", "the most robust finalist with clean accuracy of at least 90%"),
+        ("robust-per-hour", "the highest verified robust accuracy per hour of training"),
+        (
+            "knee",
+            "the finalist farthest above the straight line from the most robust finalist to the most accurate one",
+        ),
     ],
 )
 def test_each_rule_has_its_words(name, words):
-    assert rule(name) == words
+    assert describe_rule(name) == words
 
 
 def test_pictures_are_named_where_they_are_drawn(snapshot, report):
@@ -285,7 +295,7 @@ def test_pictures_are_named_where_they_are_drawn(snapshot, report):
         assert report.count(f"]({name}.png)") == 1
     few = report_md(view_of(snapshot.search, snapshot.finished[:2]))
     assert "importances.png" not in few
-    assert "left out: they need 4 trials that finished unmasked, and there are 2." in few
+    assert "omitted: they need 4 trials that finished unmasked, and the search has 2." in few
 
 
 def test_the_sentence_names_both_ends_of_the_front_and_the_champion(snapshot):
@@ -307,7 +317,7 @@ def test_a_champion_that_is_masked_on_test_is_not_praised(snapshot):
     chosen = snapshot.finalists[1]
     tested = tuple(replace(one, masking_status=MASKED) for one in chosen.tested)
     said = sentence(replace(snapshot, finalists=(replace(chosen, tested=tested),)))
-    assert said.endswith("masked. Its robustness is not to be believed.")
+    assert said.endswith("masked. Its robust accuracy is not reliable.")
 
 
 def test_a_champion_that_is_not_tested_yet_says_so(snapshot):
@@ -315,23 +325,23 @@ def test_a_champion_that_is_not_tested_yet_says_so(snapshot):
     waiting = replace(snapshot, finalists=(chosen,))
     assert "mean over seeds on validation images; not tested yet." in sentence(waiting)
     assert "have not been evaluated on test images yet" in report_md(waiting)
-    assert "touched once" not in report_md(waiting)
+    assert "used once" not in report_md(waiting)
 
 
 def test_sentences_where_there_is_little_to_say():
     search = search_of("bat")
-    assert sentence(view_of(search)) == "No trial has begun."
+    assert sentence(view_of(search)) == "No trial has started."
     failed = view_of(search, others=[(trial_of(search, 0), status_of("failed", reason=KILLED))])
     assert sentence(failed) == "No trial has finished: 1 trial drawn by TPE: 0 finished, 1 failed."
     one = score_of(search, 0, 0.9, 0.4)
-    expected = "1 trial finished. The front has 1: clean 90.0%, robust 40.0% (trial-000), on validation images."
+    expected = "1 trial finished. The front has 1 trial: clean 90.0%, robust 40.0% (trial-000), on validation images."
     assert sentence(view_of(search, [one])) == expected
     masked = [replace(one, masking_status=MASKED)]
-    assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robustness here is")
+    assert sentence(view_of(search, masked)).startswith("The one finished trial is masked. No robust accuracy here is")
     masked.append(score_of(search, 1, 0.9, 0.5, masking_status=MASKED))
-    assert sentence(view_of(search, masked)).startswith("All 2 finished trials are masked. No robustness here is")
+    assert sentence(view_of(search, masked)).startswith("All 2 finished trials are masked. No robust accuracy here is")
     constant = replace(score_of(search, 2, 0.2, 0.2, masking_status="suspect"), flags=("one_class",))
-    expected = "3 finished: 2 masked, 1 that give every image one class. No robustness here is"
+    expected = "3 finished: 2 masked, 1 that predict one class for every image. No robust accuracy here is"
     assert sentence(view_of(search, [*masked, constant])).startswith(expected)
     for snapshot in (view_of(search), failed, view_of(search, [one]), view_of(search, masked)):
         assert report_md(snapshot).startswith("# Search on digits, small_cnn, L-inf budget 8 px\n")
@@ -339,6 +349,6 @@ def test_sentences_where_there_is_little_to_say():
 
 def test_of_masked_trials_there_is_no_front_to_read(snapshot):
     search = search_of("bat")
-    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)])), "What was found")
+    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)])), "Results")
     assert "The one finished trial is masked." in said
     assert "| trial |" not in said

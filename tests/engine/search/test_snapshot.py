@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeps.engine.search.results import volume
-from sweeps.engine.search.snapshot import Finalist, Snapshot, among, flat_for
+from sweeps.engine.search.snapshot import Finalist, Snapshot, flat_for, trusted_finalists
 from tests.engine.search.trials import Lab, score_of, search_of, sweep_of
 
 
@@ -117,4 +117,4 @@ def test_a_finalist_with_a_masked_member_is_not_believed():
     broken = Finalist(origin=score_of(0.9, 0.5), members=(score_of(0.8, 0.4), score_of(0.8, 0.5, masked=True)))
     assert not sound.masked
     assert broken.masked
-    assert among([broken, sound]) == [sound]
+    assert trusted_finalists([broken, sound]) == [sound]

@@ -29,14 +29,14 @@ def test_a_search_is_read_as_it_was_written(tmp_path, search):
 
 
 def test_a_folder_without_a_search_says_so(tmp_path):
-    with pytest.raises(InputError, match=r"holds no search: search.json is missing"):
+    with pytest.raises(InputError, match=r"is not a search folder: search.json is missing"):
         read_search(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not a search's description"),
+        ("{", "is not a valid search description"),
         ("[]", "must be a mapping"),
         ("{}", "missing"),
         ('{"objective": 3}', "objective=3 must be of type str"),
@@ -70,7 +70,7 @@ def test_spaces_of_other_bounds_mean_the_same(other):
     assert differences(other, SPACE) is None
 
 
-ANOTHER = "parameter {!r} is another thing there"
+ANOTHER = "it uses parameter {!r} for a different field or type"
 MADRY = dataclasses.replace(SPACE, fixed={"recipe.name": "Madry"})
 
 
@@ -80,7 +80,7 @@ MADRY = dataclasses.replace(SPACE, fixed={"recipe.name": "Madry"})
         (narrow(SPACE, fixed=["label=one-hot"]), "it lacks parameter 'beta'", "only it has parameter 'beta'"),
         (changed(SPACE, "lr", field_path="train.momentum"), ANOTHER.format("lr"), ANOTHER.format("lr")),
         (changed(SPACE, "num_steps", kind="float"), ANOTHER.format("num_steps"), ANOTHER.format("num_steps")),
-        (MADRY, "it has {'recipe.name': 'Madry'} where", "where this one has {'recipe.name': 'Madry'}"),
+        (MADRY, "it fixes {'recipe.name': 'Madry'}, and", "this search fixes {'recipe.name': 'Madry'}"),
     ],
 )
 def test_spaces_that_mean_something_else_differ(other, said, said_back):

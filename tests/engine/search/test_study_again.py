@@ -253,7 +253,7 @@ def test_a_file_of_another_space_is_refused(tmp_path, space):
         lab.open(space=space)
     said = str(caught.value)
     assert said.startswith(repr(str(tmp_path / STUDY)))
-    assert "was written by a search of another space: name another --output" in said
+    assert "was written by a search of another space: choose another --output" in said
     assert lab.open(space=dataclasses.replace(SPACE, description="the same")).trials() == lab.open().trials()
     assert (tmp_path / STUDY).read_bytes()[: len(content)] == content
 

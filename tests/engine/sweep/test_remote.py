@@ -168,9 +168,9 @@ def test_a_new_sweep_needs_an_empty_store(folder, store, tmp_path):
 
 
 def test_output_may_be_named_beside_a_store_that_is_resumed():
-    SweepOptions(resume="s3://bucket/x", output="here").refuse_beside_resume()
+    SweepOptions(resume="s3://bucket/x", output="here").refuse_with_resume()
     with pytest.raises(InputError, match="--output cannot be given"):
-        SweepOptions(resume="folder", output="here").refuse_beside_resume()
+        SweepOptions(resume="folder", output="here").refuse_with_resume()
 
 
 def test_a_sweeps_folder_that_is_gone_is_not_made_anew(sweep, trial, tmp_path, impatient):

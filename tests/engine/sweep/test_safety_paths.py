@@ -11,7 +11,7 @@ from bat_core.config import TrialConfig, to_dict
 from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
 from sweeps.engine.evaluation.attack import EvaluationFolder
-from sweeps.engine.evaluation.model_sources import ModelSource, _with_own_names
+from sweeps.engine.evaluation.model_sources import ModelSource, _with_unique_names
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.search.spec import Final
 from sweeps.engine.sweep.folder import REPORT, TRIAL, SweepFolder
@@ -149,13 +149,13 @@ def test_a_model_of_a_transfer_matrix(tmp_path, name):
 @leads_out
 def test_a_model_whose_name_comes_from_mlflow_gets_a_safe_one(name):
     """A run may be called anything; what becomes a folder is made of it."""
-    (source,) = _with_own_names([ModelSource(name=name)])
+    (source,) = _with_unique_names([ModelSource(name=name)])
     assert ModelRecord(source=source, fingerprint="").source.name == source.name
 
 
 @pytest.mark.parametrize("name", ["a/b", "a'b", 'a"b', "a:b", "", "a\0"])
 def test_a_name_that_the_registry_would_take_for_something_else(name):
-    with pytest.raises(InputError, match="is no name for a model"):
+    with pytest.raises(InputError, match="is not a valid model name"):
         Final(count=1, epochs=None, seeds=(0,), rule="r", registered_name=name)
 
 

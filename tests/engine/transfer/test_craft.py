@@ -155,7 +155,7 @@ def test_images_are_crafted_once_a_source_and_two_models_at_most_are_in_memory(p
 def test_a_model_that_changed_meanwhile_is_noticed(part, tmp_path):
     matrix = matrix_of()
     changed = (*matrix.models[:2], replace(matrix.models[2], fingerprint="another"))
-    with pytest.raises(InputError, match="model 'third' is not the one this transfer matrix began with"):
+    with pytest.raises(InputError, match="model 'third' has changed since this transfer matrix started"):
         make(replace(matrix, models=changed), part, tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_a_file_that_is_not_whole_is_made_again_and_it_alone(made, part, tmp_pat
         }[harm]
     )
     assert read_shard(matrix, harmed, 1, part.rows[shards[1]]) is None
-    with pytest.raises(InputError, match="holds no whole verdicts"):
+    with pytest.raises(InputError, match="is not a complete verdicts file"):
         joined(matrix, folder, part)
     make(matrix, part, tmp_path)
     assert harmed.read_bytes() == whole.shard("second", shards[1]).read_bytes()

@@ -72,15 +72,18 @@ def test_a_black_box_that_beats_the_white_box_is_a_red_flag_and_is_named():
     assert (found.red, len(found.cells)) == (True, 1)
     assert found.description.startswith("Red flag")
     assert (
-        "CE20 crafted on b leaves a at 30.0%, its white-box at 50.0%, 20 of 100 images, p < 0.001" in found.description
+        "a has 30.0% under CE20 crafted on b and 50.0% under its white-box, a difference of 20 of 100 images, p < 0.001"
+        in found.description
     )
 
 
 def test_a_black_box_that_beats_it_by_chance_is_named_and_no_red_flag():
     found = alarm(two(48))
     assert (found.red, len(found.cells)) == (False, 1)
-    assert found.description.startswith("No red flag: black box beats white box by no more than chance in 1 of 2 cells")
-    assert "CE20 crafted on b leaves a at 48.0%" in found.description
+    assert found.description.startswith(
+        "No red flag: black box beats white box, but not significantly, in 1 of 2 cells"
+    )
+    assert "a has 48.0% under CE20 crafted on b" in found.description
     assert "p = 0.5 " in found.description
 
 
@@ -88,7 +91,7 @@ def test_a_black_box_that_beats_it_by_chance_is_named_and_no_red_flag():
 def test_a_black_box_that_is_no_stronger_is_none(black):
     found = alarm(two(black))
     assert (found.red, found.cells) == (False, ())
-    assert found.description == "No red flag: none of 2 black-box attacks is stronger than the target's own white-box."
+    assert found.description == "No red flag: none of the 2 black-box cells beats the target's own white-box."
 
 
 def test_many_are_counted_and_the_strongest_evidence_is_named():
@@ -174,7 +177,7 @@ def test_the_picture_shows_every_number_where_it_belongs_and_is_the_same_each_ti
                 assert texts[x, y - 0.1].rstrip("▼") == f"{100 * at[source, target].acc:.1f}"
         assert sorted(box.get_xy() for box in axes.patches) == [(i - 0.45, i - 0.45) for i in range(3)]
         assert (axes.get_title(), axes.get_xlabel()) == (attack, "crafted on")
-    assert fgsm.get_ylabel() == "judged on"
+    assert fgsm.get_ylabel() == "evaluated on"
     assert f"digits test, n = {N}, eps = 15.3 px" in figure.get_suptitle()
     once, twice = (save_figure(draw_matrix(matrix, found), tmp_path / name / "t") for name in folders(tmp_path))
     for a, b in zip(once, twice, strict=True):

@@ -91,13 +91,13 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
     ("models", "changes", "sentence"),
     [
         ((), {}, "name at least two MODELs"),
-        (RIDGES[:1], {}, "is one model alone: a transfer matrix needs at least two"),
+        (RIDGES[:1], {}, "is the only model: a transfer matrix needs at least two"),
         ((RIDGES[0], RIDGES[0]), {}, "are the same model: name each once"),
-        ((RIDGES[0], factory(unseeded)), {}, "has other weights each time it is made"),
+        ((RIDGES[0], factory(unseeded)), {}, "has different weights each time it is built"),
         (RIDGES, {"eps": 8.0}, "--eps=8 is outside (0, 1]: images are in [0, 1], so write 8/255"),
         (RIDGES, {"split": "train"}, "unknown --split 'train'"),
-        (RIDGES, {"n": 9999}, "--n=9999: there are 397 images"),
-        (RIDGES, {"dataset": None}, "name the images with --dataset"),
+        (RIDGES, {"n": 9999}, "--n=9999 is more than the 397 images"),
+        (RIDGES, {"dataset": None}, "name them with --dataset"),
         ((f"{matrices.__name__}:first", RIDGES[0]), {}, "the model does not take images of 1x8x8"),
     ],
 )
@@ -113,9 +113,9 @@ def test_what_a_resumed_matrix_refuses(empty):
     run_transfer(RIDGES, TransferOptions(**OPTIONS, output=out))
     with pytest.raises(InputError, match="already contains a transfer matrix: use --resume"):
         run_transfer(RIDGES, TransferOptions(**OPTIONS, output=out))
-    with pytest.raises(InputError, match="--n cannot be given with --resume: the transfer matrix goes on as it was"):
+    with pytest.raises(InputError, match="--n cannot be given with --resume: the transfer matrix keeps its original"):
         run_transfer((), TransferOptions(n=5, resume=str(out)))
-    with pytest.raises(InputError, match="no transfer matrix there"):
+    with pytest.raises(InputError, match="is not a valid transfer matrix folder"):
         run_transfer((), TransferOptions(resume=str(empty)))
     with exclusive(out / ".lock"), pytest.raises(InputError, match=r"the transfer matrix in .* is already running"):
         run_transfer((), TransferOptions(resume=str(out), gpus_per_worker=0.0))
@@ -132,7 +132,7 @@ def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch
     assert run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "out")) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == (
-        "MLflow did not take everything (ConnectionError: connection refused and more); later: --resume out"
+        "could not log everything to MLflow (ConnectionError: connection refused and more); try again with --resume out"
     )
     assert (tmp_path / "out" / "cells.csv").exists()
 

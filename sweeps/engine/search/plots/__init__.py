@@ -1,1 +1,1 @@
-"""TODO."""
+"""Plots of a search: static PNG files and one interactive HTML page."""

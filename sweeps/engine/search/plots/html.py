@@ -1,4 +1,4 @@
-"""One page with all pictures of a search, to be played with: it holds all it needs and asks no server."""
+"""One interactive page with all plots of a search. The page is self-contained and needs no server."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -15,7 +15,7 @@ from sweeps.engine.search.plots.importance import importances_note, importances_
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
-from sweeps.engine.search.text import judged, robust, setting, settings, span, states, too_little
+from sweeps.engine.search.text import evaluated_on, robust, setting, settings, span, states, why_not_enough
 
 Draw: TypeAlias = Callable[[], Any]
 
@@ -28,19 +28,19 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2.5rem 0 0 } p { margi
 
 
 def page(snapshot: Snapshot, study: optuna.Study) -> str:
-    """The page, as HTML: the same text for the same search."""
+    """The page as HTML. It is deterministic: the same search gives the same text."""
     title = f"Search on {setting(snapshot)}"
     parts = [
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1><p>{escape(states(snapshot))}. {escape(judged(snapshot))}</p>",
+        f"<h1>{escape(title)}</h1><p>{escape(states(snapshot))}. {escape(evaluated_on(snapshot))}</p>",
     ]
     nothing = None if snapshot.finished else "no trial has finished"
-    why_not = {"importances": too_little(snapshot), "parallel": too_little(snapshot)}
+    why_not = {"importances": why_not_enough(snapshot), "parallel": why_not_enough(snapshot)}
     for number, (name, heading, description, draw) in enumerate(_sections(snapshot, study)):
         parts.append(f"<h2>{escape(heading)}</h2>")
         if why := why_not.get(name, nothing):
-            parts.append(f"<p>Left out: {escape(why)}.</p>")
+            parts.append(f"<p>Omitted: {escape(why)}.</p>")
             continue
         drawn = to_html(draw(), full_html=False, include_plotlyjs=number == 0, div_id=name, config=CONFIG)
         parts.append(f'<p>{escape(description)}</p><div class="wide">{drawn}</div>')
@@ -48,18 +48,18 @@ def page(snapshot: Snapshot, study: optuna.Study) -> str:
 
 
 def _sections(snapshot: Snapshot, study: optuna.Study) -> list[tuple[str, str, str, Draw]]:
-    """Name, heading, one sentence, figure."""
+    """Each section's name, heading, one-sentence description and figure."""
     return [
         (
             "pareto",
-            "Clean against verified robust accuracy",
-            "Every point is a trial with its 95 % Wilson interval; what the stairs enclose is dominated by the front,"
-            " on which no masked trial lies. Point at one to see what it is.",
+            "Clean and verified robust accuracy",
+            "Each point is a trial with its 95 % Wilson interval. The front dominates the area below the step line;"
+            " masked trials are never on the front. Hover over a point for details.",
             lambda: pareto(snapshot),
         ),
         (
             "importances",
-            "Which parameters matter",
+            "Parameter importance",
             importances_note(snapshot),
             lambda: _importances(snapshot, study),
         ),
@@ -71,16 +71,16 @@ def _sections(snapshot: Snapshot, study: optuna.Study) -> list[tuple[str, str, s
         ),
         (
             "progress",
-            "Best so far against hours of work",
-            "Top: the area above (0, 0) that unmasked trials dominate; bottom: every trial when it ended, and the best"
-            " robust accuracy that is not masked.",
+            "Best result so far by hours of work",
+            "Top: the area above (0, 0) that unmasked trials dominate. Bottom: every finished trial at the time it"
+            " ended, and the best unmasked robust accuracy so far.",
             lambda: progress(snapshot),
         ),
     ]
 
 
 def pareto(snapshot: Snapshot) -> Any:
-    """Clean against verified robust accuracy: every finished trial, the front, the finalists."""
+    """Plot clean and verified robust accuracy of every finished trial, the front and the finalists."""
     figure = go.Figure()
     for mark in marks.VERDICTS.values():
         chosen = marks.of_kind(snapshot, mark)
@@ -100,7 +100,7 @@ def pareto(snapshot: Snapshot) -> Any:
 
 
 def progress(snapshot: Snapshot) -> Any:
-    """Hypervolume, and best verified robust accuracy, against hours of work."""
+    """Plot hypervolume and best verified robust accuracy by hours of work."""
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.42, 0.58])
     line = {"color": marks.FRONT, "width": 1.6, "shape": "hv"}
     x, y = marks.volumes(snapshot)
@@ -130,7 +130,7 @@ def _add(
     interval: bool = False,
     **at: int,
 ) -> None:
-    """All trials of a kind, each with what there is to say of it."""
+    """Add all trials of a kind, with hover text."""
     if not chosen:
         return
     bars = None
@@ -174,12 +174,12 @@ def _add_finalists(figure: Any, snapshot: Snapshot) -> None:
 
 
 def hover(snapshot: Snapshot, one: Score) -> str:
-    """What is shown of a trial under the pointer."""
+    """The hover text of a trial."""
     front = ", on the front" if one in snapshot.front else ""
     lines = [
         f"clean {percent(one.clean_acc)}, robust {robust(one)}, n = {one.robust_n}",
-        f"under PGD alone {percent(one.pgd_acc)}",
-        f"{one.masking_status}: {', '.join(one.flags) or 'no flag'}",
+        f"PGD alone {percent(one.pgd_acc)}",
+        f"{one.masking_status}: {', '.join(one.flags) or 'no flags'}",
         f"training {span(one.hours)}",
         *settings(snapshot, one.point),
     ]
@@ -192,7 +192,7 @@ def _of_finalist(snapshot: Snapshot, finalist: Finalist) -> str:
         f" robust {percent(finalist.robust_acc)}",
         *settings(snapshot, finalist.origin.point),
     ]
-    return "<br>".join([f"<b>finalist, of {escape(finalist.origin.id)}</b>", *map(escape, lines)])
+    return "<br>".join([f"<b>finalist from {escape(finalist.origin.id)}</b>", *map(escape, lines)])
 
 
 def _importances(snapshot: Snapshot, study: optuna.Study) -> Any:
@@ -213,7 +213,7 @@ def _parallel(snapshot: Snapshot, study: optuna.Study) -> Any:
 
 
 def _plain(figure: Any, height: int) -> Any:
-    """In the house's dress: white, no title of its own."""
+    """Apply the common style: white background, no title."""
     figure.update_layout(
         template="plotly_white", title=None, height=height, margin={"l": 70, "r": 30, "t": 30, "b": 60}
     )

@@ -1,6 +1,6 @@
-"""What a search taught about its parameters: importances and parallel coordinates, by Optuna's means.
+"""Parameter importances and parallel coordinates of a search, computed and drawn by Optuna.
 
-Both see only trials that can be learned from: the search's own, finished, not masked, as clean as asked.
+Both use only the search's own trusted trials: finished, not masked, and feasible for the objective.
 """
 
 import warnings
@@ -23,19 +23,19 @@ from sweeps.engine.search.objectives import Direction, get_objective
 from sweeps.engine.search.plots.style import BLUE, caption
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.study import TRIAL
-from sweeps.engine.search.text import believed, is_amount, judged
+from sweeps.engine.search.text import evaluated_on, is_amount, trusted
 
-TOP = 0.1  # share of trials that importances ask what sets them apart ...
-WIDTH = 92  # pixels of an axis in the interactive ones
-MOST = 8  # parameters that the printed parallel coordinates show
-TOP_TRIALS = 5  # ... but not fewer of them than this
-ABSENT, OPTUNAS_ABSENT = "unused", "None"  # where a trial does not have a parameter
+TOP = 0.1  # share of trials that count as the best for importances ...
+WIDTH = 92  # pixels per axis of the interactive plot
+MOST = 8  # parameters in the static parallel coordinates plot
+TOP_TRIALS = 5  # ... but at least this many
+ABSENT, OPTUNAS_ABSENT = "unused", "None"  # shown if a trial does not have the parameter
 
 
 def importances(snapshot: Snapshot, study: optuna.Study) -> dict[str, dict[str, float]]:
-    """For each measure of the objective, each parameter's share in what sets the best trials apart.
+    """For each measure of the objective, the importance of each parameter for the best trials.
 
-    PED-ANOVA, which knows conditional parameters. Shares of a measure add up to 1, the largest first.
+    Uses PED-ANOVA, which supports conditional parameters. The importances of a measure add up to 1, largest first.
     Source: Watanabe et al. 2023, arXiv:2304.10255.
     """
     losses = _losses(snapshot, study)
@@ -43,7 +43,7 @@ def importances(snapshot: Snapshot, study: optuna.Study) -> dict[str, dict[str, 
 
 
 def draw_importances(snapshot: Snapshot, study: optuna.Study) -> Figure:
-    """A panel a measure. Optuna's own picture gives the bars of all measures the order of the last one's names."""
+    """Draw one panel per measure. Optuna's own plot would sort all measures like the last one."""
     found = importances(snapshot, study)
     height = 1.9 + 0.27 * max(map(len, found.values()))
     figure = Figure(figsize=(9.6, height), layout="constrained")
@@ -57,24 +57,24 @@ def draw_importances(snapshot: Snapshot, study: optuna.Study) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params("y", length=0)
         axes.margins(x=0.12)
-    caption(figure, snapshot, "which parameters matter", importances_note(snapshot), judged(snapshot))
+    caption(figure, snapshot, "parameter importance", importances_note(snapshot), evaluated_on(snapshot))
     return figure
 
 
 def importances_page(snapshot: Snapshot, study: optuna.Study) -> Any:
-    """The same as Optuna's interactive picture."""
+    """The same as an interactive Optuna plot."""
     losses = _losses(snapshot, study)
-    with _quiet():
+    with _ignore_warnings():
         return optuna.visualization.plot_param_importances(losses, evaluator=_evaluator(losses), params=_names(losses))
 
 
 def draw_parallel(snapshot: Snapshot, study: optuna.Study) -> Figure:
-    """Optuna's picture: a line a trial, through its measures and the parameters that matter most."""
-    believable, names = _study(snapshot, study), sorted(_foremost(snapshot, study))
-    with _quiet(), mpl.rc_context({"figure.constrained_layout.use": True}):
+    """Draw Optuna's parallel coordinates: one line per trial, through its measures and most important parameters."""
+    trusted_study, names = _study(snapshot, study), sorted(_most_important(snapshot, study))
+    with _ignore_warnings(), mpl.rc_context({"figure.constrained_layout.use": True}):
         plt.switch_backend("agg")
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
-            believable, names, target_name=_measures(snapshot)[0]
+            trusted_study, names, target_name=_measures(snapshot)[0]
         )
         figure = axes.figure
         assert isinstance(figure, Figure)
@@ -85,57 +85,65 @@ def draw_parallel(snapshot: Snapshot, study: optuna.Study) -> Figure:
     for name in axes.get_xticklabels():
         name.set(rotation=25, ha="right", rotation_mode="anchor", fontsize=9)
     figure.set_size_inches(max(9.6, 1.25 * len(axes.get_xticks())), 5.8)
-    all_of = len(_names(believable))
-    shown = f" Shown: the {len(names)} of {all_of} parameters that matter most." if len(names) < all_of else ""
+    all_of = len(_names(trusted_study))
+    shown = f" Shown: the {len(names)} most important of {all_of} parameters." if len(names) < all_of else ""
     caption(
-        figure, snapshot, "trials, their measures and parameters", parallel_note(snapshot) + shown, judged(snapshot)
+        figure,
+        snapshot,
+        "trials, their measures and parameters",
+        parallel_note(snapshot) + shown,
+        evaluated_on(snapshot),
     )
     return figure
 
 
 def parallel_page(snapshot: Snapshot, study: optuna.Study) -> Any:
-    """The same as Optuna's interactive picture, with all parameters."""
-    believable = _study(snapshot, study)
-    with _quiet():
-        figure = optuna.visualization.plot_parallel_coordinate(believable, target_name=_measures(snapshot)[0])
+    """The same as an interactive Optuna plot, with all parameters."""
+    trusted_study = _study(snapshot, study)
+    with _ignore_warnings():
+        figure = optuna.visualization.plot_parallel_coordinate(trusted_study, target_name=_measures(snapshot)[0])
     for annotation in figure.layout.annotations:
         if annotation.text == OPTUNAS_ABSENT:
             annotation.text = ABSENT
-    figure.update_layout(width=max(1200, WIDTH * (len(_measures(snapshot)) + len(_names(believable)))))
+    figure.update_layout(width=max(1200, WIDTH * (len(_measures(snapshot)) + len(_names(trusted_study)))))
     return figure
 
 
 def importances_note(snapshot: Snapshot) -> str:
-    """How to read them."""
-    count = len(believed(snapshot))
+    """How to read the plot."""
+    count = len(trusted(snapshot))
     return (
-        f"How far each parameter sets the best {_top(count)} of {count} trials apart from all (PED-ANOVA, by Optuna);"
-        " the bars of a measure add up to 1. A hint at where to look, no finding."
+        f"How strongly each parameter distinguishes the best {_top(count)} of {count} trials from all trials"
+        " (PED-ANOVA, by Optuna). The bars of a measure add up to 1. Treat this as a hint, not as evidence."
     )
 
 
 def parallel_note(snapshot: Snapshot) -> str:
-    """How to read them."""
+    """How to read the plot."""
     several = len(_measures(snapshot)) > 1
-    order = "darker is a lower Pareto rank, 0 the front of what was aimed at" if several else "coloured by the measure"
-    absent = f' "{ABSENT}": the trial has no such parameter.' if _conditional(snapshot) else ""
-    return f"A line is one of {len(believed(snapshot))} trials that finished unmasked; {order}.{absent}"
+    order = (
+        "darker lines have a lower Pareto rank, and rank 0 is the front of the objective"
+        if several
+        else "colour shows the measure"
+    )
+    absent = f' "{ABSENT}": the trial does not have this parameter.' if _conditional(snapshot) else ""
+    return f"Each line is one of {len(trusted(snapshot))} trials that finished unmasked; {order}.{absent}"
 
 
 def _study(snapshot: Snapshot, study: optuna.Study, *, losses: bool = False) -> optuna.Study:
-    """A study in memory of the trials that can be learned from, amounts in pixels.
+    """An in-memory study of the trusted trials, with amounts in pixels.
 
-    With `losses`, what should be high is negated. Optuna takes a measure that it is asked about by `target`
-    for one that should be low, whatever the study's direction; unnegated, it would say what makes trials bad.
+    With `losses`, measures to maximise are negated. Optuna assumes that a measure passed as `target` is to be
+    minimised, whatever the study's direction; without the negation, it would explain bad trials.
     """
     objective, pixel = get_objective(snapshot.search.objective), snapshot.sweep.pixel
     amounts = {p.name for p in snapshot.search.space.parameters if is_amount(p)}
     signs = [-1.0 if losses and measure.direction == "maximize" else 1.0 for measure in objective.measures]
     directions: list[Direction] = ["minimize"] * len(signs) if losses else objective.directions
     made = optuna.create_study(directions=directions)
-    with _quiet():
+    with _ignore_warnings():
         made.set_metric_names(_measures(snapshot))
-    scored = {one.id: one for one in believed(snapshot)}
+    scored = {one.id: one for one in trusted(snapshot)}
     for frozen in study.get_trials(deepcopy=False):
         if (one := scored.get(frozen.user_attrs.get(TRIAL, ""))) is not None:
             values = [sign * value for sign, value in zip(signs, objective.values(one), strict=True)]
@@ -167,13 +175,13 @@ def _shares(losses: optuna.Study, at: int) -> dict[str, float]:
     def loss(frozen: FrozenTrial) -> float:
         return float(frozen.values[at])
 
-    with _quiet():
+    with _ignore_warnings():
         shares = get_param_importances(losses, evaluator=_evaluator(losses), params=_names(losses), target=loss)
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _names(study: optuna.Study) -> list[str]:
-    """All parameters, in an order that does not change from run to run."""
+    """All parameters, in a deterministic order."""
     return sorted({name for frozen in study.get_trials(deepcopy=False) for name in frozen.params})
 
 
@@ -183,7 +191,7 @@ def _evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
 
 
 def _top(count: int) -> int:
-    """How many trials are the best."""
+    """The number of trials that count as the best."""
     return min(max(round(TOP * count), TOP_TRIALS), count // 2)
 
 
@@ -192,12 +200,12 @@ def _measures(snapshot: Snapshot) -> list[str]:
 
 
 def _conditional(snapshot: Snapshot) -> bool:
-    names = {name for one in believed(snapshot) for name in one.point}
-    return any(name not in one.point for one in believed(snapshot) for name in names)
+    names = {name for one in trusted(snapshot) for name in one.point}
+    return any(name not in one.point for one in trusted(snapshot) for name in names)
 
 
-def _foremost(snapshot: Snapshot, study: optuna.Study) -> list[str]:
-    """The parameters that matter most to any measure."""
+def _most_important(snapshot: Snapshot, study: optuna.Study) -> list[str]:
+    """The parameters with the highest importance for any measure."""
     most: dict[str, float] = {}
     for shares in importances(snapshot, study).values():
         most |= {name: max(share, most.get(name, 0.0)) for name, share in shares.items()}
@@ -205,7 +213,7 @@ def _foremost(snapshot: Snapshot, study: optuna.Study) -> list[str]:
 
 
 def _write_ticks(axes: Axes) -> None:
-    """Few numbers on a logarithmic axis, each on white so that lines do not strike it out."""
+    """Put few ticks on a logarithmic axis, each on a white background to stay readable."""
     if axes.get_yscale() == "log":
         low, high = axes.get_ylim()
         ticks = [low, (low * high) ** 0.5, high]
@@ -219,8 +227,8 @@ def _write_ticks(axes: Axes) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's remarks that a function is new, that trials are few, or which way it counts."""
+def _ignore_warnings() -> Iterator[None]:
+    """Suppress Optuna's warnings about experimental functions, few trials and directions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

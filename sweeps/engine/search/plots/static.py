@@ -1,4 +1,4 @@
-"""What people look at after a search: pictures to print, and one page to play with."""
+"""Static plots of a search (PNG), and the function that writes all plots."""
 
 import io
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sweeps.engine.search.plots.importance import draw_importances, draw_paralle
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
-from sweeps.engine.search.text import judged, states, too_little
+from sweeps.engine.search.text import evaluated_on, states, why_not_enough
 from sweeps.engine.storage.files import write_atomically
 
 PAGE = "search.html"
@@ -24,14 +24,14 @@ PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}%")
 
 
 def save_pictures(snapshot: Snapshot, study: optuna.Study, folder: Path) -> list[str]:
-    """Write every picture of a search that can be drawn, and the page; the same bytes for the same search.
+    """Write all plots of a search and the interactive page. The same search gives the same bytes.
 
     Returns:
-        The names of the files. Importances and parallel coordinates are left out where there is too little
-        to learn from; `too_little` says why.
+        The names of the files. Importances and parallel coordinates are omitted if too few trials finished;
+        `why_not_enough` gives the reason.
     """
     figures = {"pareto": draw_pareto(snapshot)}
-    if too_little(snapshot) is None:
+    if why_not_enough(snapshot) is None:
         figures |= {"importances": draw_importances(snapshot, study), "parallel": draw_parallel(snapshot, study)}
     figures["progress"] = draw_progress(snapshot)
     for name, figure in figures.items():
@@ -43,10 +43,10 @@ def save_pictures(snapshot: Snapshot, study: optuna.Study, folder: Path) -> list
 
 
 def draw_pareto(snapshot: Snapshot) -> Figure:
-    """Clean against verified robust accuracy: every finished trial, the front, the finalists."""
+    """Plot clean and verified robust accuracy of every finished trial, the front and the finalists."""
     figure = Figure(figsize=(9.6, 6.0), layout="constrained")
     axes = figure.subplots()
-    _dress(axes, "clean accuracy", "verified robust accuracy")
+    _style_axes(axes, "clean accuracy", "verified robust accuracy")
     axes.xaxis.set_major_formatter(PERCENT)
     clean, robust = marks.limits(snapshot)
     axes.set_xlim(clean)
@@ -64,21 +64,21 @@ def draw_pareto(snapshot: Snapshot) -> Figure:
     marks.caption(
         figure,
         snapshot,
-        "clean against verified robust accuracy",
-        "Bars: 95 % Wilson intervals of robust accuracy. Numbers: the front's trials. Stairs: what the front dominates;"
-        " a masked trial is on no front.",
-        judged(snapshot),
+        "clean and verified robust accuracy",
+        "Bars: 95 % Wilson intervals of robust accuracy. Numbers: the trials on the front. Step line: the edge of the"
+        " area that the front dominates; masked trials are never on the front.",
+        evaluated_on(snapshot),
         f"{states(snapshot)}.",
     )
     return figure
 
 
 def draw_progress(snapshot: Snapshot) -> Figure:
-    """Hypervolume, and best verified robust accuracy, against hours of work."""
+    """Plot hypervolume and best verified robust accuracy by hours of work."""
     figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 4))
-    _dress(top, "", "hypervolume")
-    _dress(bottom, "hours of work", "verified robust accuracy")
+    _style_axes(top, "", "hypervolume")
+    _style_axes(bottom, "hours of work", "verified robust accuracy")
     top.yaxis.set_major_formatter("{x:.3g}")
     for mark in marks.VERDICTS.values():
         chosen = marks.of_kind(snapshot, mark)
@@ -100,16 +100,16 @@ def draw_progress(snapshot: Snapshot) -> Figure:
     marks.caption(
         figure,
         snapshot,
-        "best so far against hours of work",
-        "Top: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; a stroke at the foot is a"
-        " trial's end. Hours of work: wall time in which a trial was under way.",
-        judged(snapshot),
+        "best result so far by hours of work",
+        "Top: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; each tick at the bottom"
+        " marks the end of a trial. Hours of work: wall time during which at least one trial ran.",
+        evaluated_on(snapshot),
         f"{states(snapshot)}.",
     )
     return figure
 
 
-def _dress(axes: Axes, x: str, y: str) -> None:
+def _style_axes(axes: Axes, x: str, y: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.yaxis.set_major_formatter(PERCENT)
@@ -119,7 +119,7 @@ def _dress(axes: Axes, x: str, y: str) -> None:
 
 
 def _finish(figure: Figure, snapshot: Snapshot) -> None:
-    """The legend; and the words that there is nothing to see, if so."""
+    """Add the legend, and a note if no trial has finished."""
     axes = figure.axes[-1]
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -130,7 +130,7 @@ def _finish(figure: Figure, snapshot: Snapshot) -> None:
 
 
 def _scatter(axes: Axes, x: Sequence[float], chosen: Sequence[Score], mark: Mark) -> None:
-    """All trials of a kind, with how many they are."""
+    """Plot all trials of a kind; the legend shows their number."""
     if chosen:
         axes.plot(
             x, [one.robust_acc for one in chosen], label=f"{mark.description} ({len(chosen)})", zorder=3, **mark.style
@@ -138,7 +138,7 @@ def _scatter(axes: Axes, x: Sequence[float], chosen: Sequence[Score], mark: Mark
 
 
 def _tick(axes: Axes, at: Sequence[float], mark: Mark) -> None:
-    """Short strokes along the foot of a panel."""
+    """Draw short ticks along the bottom of a panel."""
     axes.plot(at, [0.03] * len(at), "|", ms=9, mew=1.2, color=mark.color, transform=axes.get_xaxis_transform())
 
 

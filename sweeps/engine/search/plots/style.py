@@ -1,4 +1,4 @@
-"""What marks mean in a search's pictures, and the lines that the printed and the interactive ones share."""
+"""Marks and lines that the static and the interactive plots of a search share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot, hours_until
-from sweeps.engine.search.text import champion_of, papers, papers_name, setting
+from sweeps.engine.search.text import champion_of, paper_point_name, paper_trial, setting
 
 Line: TypeAlias = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A kind of point, told apart by shape as well as by colour. `marker` is matplotlib's, `symbol` plotly's."""
+    """The style of one kind of point: shape and colour. `marker` is for matplotlib, `symbol` for plotly."""
 
     description: str
     color: str
@@ -29,24 +29,24 @@ class Mark:
 
     @property
     def style(self) -> dict[str, Any]:
-        """As matplotlib's `plot` takes it."""
+        """Keyword arguments for matplotlib's `plot`."""
         face, edge = self.face or self.color, self.edge or self.color
         return {"ls": "none", "marker": self.marker, "ms": self.size, "mfc": face, "mec": edge, "mew": self.width}
 
     @property
     def spots(self) -> dict[str, Any]:
-        """As plotly's `marker` takes it; a symbol that is open has no face."""
+        """The `marker` argument for plotly. Open symbols have no face."""
         edge = {"line": {"color": self.edge or self.color, "width": self.width}}
         return {"symbol": self.symbol, "size": 1.6 * self.size, "color": self.color, **edge}
 
 
 RED, AMBER, BLUE, GOLD = "#d01c1f", "#c77700", "#1b6ca8", "#f2c230"
 FRONT = "#12344d"
-LETTERS = 17  # of a note, to an inch
-MARGIN, EDGE = 0.02, 0.005  # of accuracy: around all that is drawn, and beyond 0 and 1
+LETTERS = 17  # characters per inch of a note
+MARGIN, EDGE = 0.02, 0.005  # in accuracy: around all points, and beyond 0 and 1
 CLEAR = Mark(description="clear: no sign of masking", color=BLUE, marker="o", symbol="circle")
 SUSPECT = Mark(
-    description="suspect: some red flag",
+    description="suspect: at least one red flag",
     color=AMBER,
     marker="^",
     symbol="triangle-up-open",
@@ -54,14 +54,14 @@ SUSPECT = Mark(
     face="white",
     width=1.4,
 )
-MASKED = Mark(description="masked: not to be believed", color=RED, marker="x", symbol="x-thin-open", size=7, width=2.0)
+MASKED = Mark(description="masked: not reliable", color=RED, marker="x", symbol="x-thin-open", size=7, width=2.0)
 VERDICTS = {"clear": CLEAR, "suspect": SUSPECT, "masked": MASKED}
 PAPER = Mark(description="", color="#6a3d9a", marker="o", symbol="circle-open", size=12, face="none", width=1.5)
 FINALIST = Mark(
     description="finalist, mean over seeds", color="white", marker="*", symbol="star", size=14, edge="black"
 )
 MASKED_FINALIST = Mark(
-    description="finalist, masked: not to be believed", color="#f6b8b9", marker="*", symbol="star", size=14, edge=RED
+    description="finalist, masked: not reliable", color="#f6b8b9", marker="*", symbol="star", size=14, edge=RED
 )
 CHAMPION = Mark(description="champion", color=GOLD, marker="*", symbol="star", size=18, edge="black")
 MEMBER = Mark(description="finalists' seeds", color="#8a6d00", marker="o", symbol="circle", size=3)
@@ -69,7 +69,7 @@ OVER = Mark(description="stopped early or failed", color="#999999", marker="|", 
 
 
 def caption(figure: Figure, snapshot: Snapshot, title: str, *notes: str) -> None:
-    """The title, and the notes that stand below, each on lines of its own."""
+    """Add the title, and the notes below the figure, each on its own lines."""
     across = round(LETTERS * figure.get_size_inches()[0])
     lines = [line for note in notes for line in wrap(note, across)]
     figure.suptitle(f"{setting(snapshot)}: {title}", fontsize=12, x=0.01, ha="left")
@@ -77,19 +77,19 @@ def caption(figure: Figure, snapshot: Snapshot, title: str, *notes: str) -> None
 
 
 def of_kind(snapshot: Snapshot, mark: Mark) -> list[Score]:
-    """The finished trials with a mark."""
+    """The finished trials that a mark stands for."""
     return [one for one in snapshot.finished if VERDICTS[one.masking_status] is mark]
 
 
 def paper(snapshot: Snapshot) -> tuple[str, Score] | None:
-    """What the paper's own point is called here, and what it came to; None unless it finished."""
-    trial = papers(snapshot)
+    """The label and the score of the paper's point; None unless its trial finished."""
+    trial = paper_trial(snapshot)
     one = next((score for score in snapshot.finished if trial is not None and score.id == trial.id), None)
-    return (f"{papers_name(snapshot)}, {one.id}", one) if one else None
+    return (f"{paper_point_name(snapshot)}, {one.id}", one) if one else None
 
 
 def stars(snapshot: Snapshot) -> list[tuple[Mark, str, list[Finalist]]]:
-    """The finalists by mark, with what the legend says of them: the champion last, on top."""
+    """The finalists by mark, with their legend text. The champion is last, so it is drawn on top."""
     champion = champion_of(snapshot)
     others = [one for one in snapshot.finalists if one is not champion]
     found = []
@@ -102,7 +102,7 @@ def stars(snapshot: Snapshot) -> list[tuple[Mark, str, list[Finalist]]]:
 
 
 def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:
-    """The edge of what a front dominates, corner by corner (clean, robust), from its most robust to its cleanest.
+    """The edge of the area that a front dominates: corners (clean, robust), from the most robust trial on.
 
     It begins at clean accuracy `left` and ends at robust accuracy `low`.
     """
@@ -114,33 +114,33 @@ def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:
 
 
 def limits(snapshot: Snapshot) -> tuple[tuple[float, float], tuple[float, float]]:
-    """From where to where clean and robust accuracy are shown: with all trials, intervals and finalists."""
+    """Axis limits of clean and robust accuracy that include all trials, intervals and finalists."""
     members = [one for finalist in snapshot.finalists for one in finalist.members]
     clean = [one.clean_acc for one in (*snapshot.finished, *members)]
     robust = [bound for one in snapshot.finished for bound in one.interval] + [one.robust_acc for one in members]
-    return _room(clean or [0, 1]), _room(robust or [0, 1])
+    return _padded(clean or [0, 1]), _padded(robust or [0, 1])
 
 
 def hours_of(snapshot: Snapshot, one: Score) -> float:
-    """Hours of work by which a trial was finished."""
+    """Hours of work at which a trial finished."""
     return hours_until(one.ended, snapshot.intervals)
 
 
 def ends(snapshot: Snapshot) -> list[float]:
-    """Hours of work by which each trial that was stopped early or failed had ended."""
+    """Hours of work at which each stopped or failed trial ended."""
     over = (status for _, status in snapshot.rows if status.phase in {"stopped", "failed"})
     return [hours_until(status.ended, snapshot.intervals) for status in over if status.ended is not None]
 
 
 def volumes(snapshot: Snapshot) -> Line:
-    """Hypervolume against hours of work, from nothing to now."""
+    """Hours of work and the hypervolume at each, from zero to now."""
     steps = snapshot.progress()
     reached = [volume for _, volume in steps]
     return [0.0, *(at for at, _ in steps), snapshot.hours], [0.0, *reached, reached[-1] if steps else 0.0]
 
 
 def best_robust(snapshot: Snapshot) -> Line:
-    """The best robust accuracy that counts against hours of work, from the first such trial to now."""
+    """Hours of work and the best robust accuracy so far, over trials that count, from the first one to now."""
     x: list[float] = []
     y: list[float] = []
     for one in sorted(snapshot.finished, key=lambda one: one.ended):
@@ -150,5 +150,5 @@ def best_robust(snapshot: Snapshot) -> Line:
     return ([*x, snapshot.hours], [*y, y[-1]]) if x else ([], [])
 
 
-def _room(values: Sequence[float]) -> tuple[float, float]:
+def _padded(values: Sequence[float]) -> tuple[float, float]:
     return max(min(values) - MARGIN, -EDGE), min(max(values) + MARGIN, 1 + EDGE)

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from sweeps.engine.search.plots import importance as learned
-from sweeps.engine.search.text import believed
+from sweeps.engine.search.text import trusted
 from tests.engine.search.views import PIXEL, realistic, search_of, status_of, study_of, trial_of, view_of
 
 
@@ -70,7 +70,7 @@ def test_nothing_is_learned_from_trials_that_cannot_be_believed(objective):
     dirty = [replace(one, clean_acc=0.2) for one in bad[5:8]] if "at-clean" in objective else []
     others = [(trial_of(search, 90), status_of("stopped", reason="x")), (trial_of(search, 91), status_of("failed"))]
     snapshot = view_of(search, [*good, *masked, *dirty], others)
-    assert {one.id for one in believed(snapshot)} == {one.id for one in good}
+    assert {one.id for one in trusted(snapshot)} == {one.id for one in good}
     taught = [replace(one, robust_acc=0.99) for one in bad[10:]]
     mixed = study_of(snapshot, taught)
     assert len(mixed.get_trials()) == len(good) + 5 + len(dirty) + 2 + len(taught)
@@ -100,7 +100,7 @@ def test_parallel_coordinates_show_measures_and_foremost_parameters():
     for shares in learned.importances(snapshot, study).values():
         most |= {name: max(share, most.get(name, 0)) for name, share in shares.items()}
     assert set(names[2:]) == set(sorted(most, key=most.get)[-learned.MOST :])
-    assert "the 8 of 18 parameters" in said(figure)
+    assert "the 8 most important of 18 parameters" in said(figure)
     assert len(lines_of(figure)) == 29
     assert len(learned.parallel_page(snapshot, study).layout.xaxis.ticktext) == 20
 
@@ -118,5 +118,5 @@ def test_a_parameter_that_a_trial_does_not_have_is_called_unused(snapshot, study
 
 def test_budgets_are_learned_about_in_pixels(snapshot, study):
     values = [trial.params["eps, px"] for trial in learned._study(snapshot, study).get_trials()]
-    assert sorted(values) == pytest.approx(sorted(one.point["eps"] / PIXEL for one in believed(snapshot)))
+    assert sorted(values) == pytest.approx(sorted(one.point["eps"] / PIXEL for one in trusted(snapshot)))
     assert 1 <= min(values) < max(values) <= 16

@@ -14,7 +14,7 @@ from sweeps.engine.search.plots import importance as learned
 from sweeps.engine.search.plots import static as pictures
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.results import volume
-from sweeps.engine.search.text import too_little
+from sweeps.engine.search.text import why_not_enough
 from tests.engine.search.views import (
     KILLED,
     PIXEL,
@@ -89,7 +89,7 @@ def test_every_finished_trial_is_a_point_with_the_mark_of_its_verdict(snapshot):
         assert expected
         assert points(drawn[f"{mark.description} ({len(expected)})"]) == expected
     masked, clear = (
-        drawn["masked: not to be believed (3)"],
+        drawn["masked: not reliable (3)"],
         drawn[f"{marks.CLEAR.description} ({len(of(snapshot, 'clear'))})"],
     )
     assert (masked.get_marker(), masked.get_markeredgecolor()) == ("x", marks.RED)
@@ -147,7 +147,7 @@ def test_a_finalist_with_a_masked_seed_is_no_golden_star(snapshot):
     masked = finalist_of(snapshot.search, snapshot.front[0], verdicts=("clear", "masked", "clear"))
     (axes,) = pictures.draw_pareto(replace(snapshot, finalists=(masked,), champion=None)).axes
     drawn = lines(axes)
-    assert drawn["finalist, masked: not to be believed (1)"].get_markeredgecolor() == marks.RED
+    assert drawn["finalist, masked: not reliable (1)"].get_markeredgecolor() == marks.RED
     assert not any(name.startswith(("champion", "finalist, mean")) for name in drawn)
 
 
@@ -163,7 +163,7 @@ def test_a_space_that_does_not_admit_the_papers_point_does_not_claim_it():
     space = narrow(search_of("bat").space, ranges=("beta=20:64",))
     search = search_of(space=space)
     snapshot = view_of(search, [score_of(search, 0, 0.9, 0.4)])
-    assert "the point nearest to the paper's, trial-000" in lines(pictures.draw_pareto(snapshot).axes[0])
+    assert "the point closest to the paper's, trial-000" in lines(pictures.draw_pareto(snapshot).axes[0])
 
 
 def test_title_and_note_say_what_was_judged(snapshot):
@@ -206,7 +206,7 @@ def test_progress_ticks_once_for_each_trial_that_ended(snapshot):
     ticks = [x for line in top.lines if line.get_marker() == "|" for x in line.get_xdata()]
     assert sorted(ticks) == pytest.approx([0.05 * (number + 1) for number in range(40)])
     assert "stopped early or failed (8)" in lines(bottom)
-    assert len(points(lines(bottom)["masked: not to be believed (3)"])) == 3
+    assert len(points(lines(bottom)["masked: not reliable (3)"])) == 3
 
 
 def test_all_files_are_written_and_are_the_same_bytes_twice(snapshot, study, files, tmp_path):
@@ -258,7 +258,7 @@ def test_pointing_at_a_trial_tells_all_there_is_to_know(snapshot):
     for expected in (
         f"<b>{masked.id}</b><br>",
         f"clean {masked.clean_acc:.1%}, robust {masked.robust_acc:.1%} ({100 * low:.1f}-{100 * high:.1f}), n = 200",
-        f"under PGD alone {masked.pgd_acc:.1%}",
+        f"PGD alone {masked.pgd_acc:.1%}",
         "masked: zero_gradient, label_leaking",
         f"training {60 * masked.hours:.1f} min",
         f"eps={255 * masked.point['eps']:.4g}/255 ({masked.point['eps'] / PIXEL:.3g} px)",
@@ -282,29 +282,29 @@ def test_page_and_print_show_the_same_marks(snapshot):
 @pytest.mark.parametrize(
     ("made", "why"),
     [
-        (empty, "they need 4 trials that finished unmasked, and there are none"),
-        (single, "they need 4 trials that finished unmasked, and there are 1"),
-        (all_masked, "they need 4 trials that finished unmasked, and there are none"),
+        (empty, "they need 4 trials that finished unmasked, and the search has none"),
+        (single, "they need 4 trials that finished unmasked, and the search has 1"),
+        (all_masked, "they need 4 trials that finished unmasked, and the search has none"),
     ],
 )
 def test_what_cannot_be_learned_is_left_out_and_the_page_says_why(made, why, tmp_path):
     snapshot = made()
-    assert too_little(snapshot) == why
+    assert why_not_enough(snapshot) == why
     assert pictures.save_pictures(snapshot, study_of(snapshot), tmp_path) == [
         "pareto.png",
         "progress.png",
         "search.html",
     ]
     html = (tmp_path / "search.html").read_text().replace(get_plotlyjs(), "")
-    assert html.count(f"Left out: {why}.") == 2
+    assert html.count(f"Omitted: {why}.") == 2
     assert html.count("Plotly.newPlot(") == (2 if snapshot.finished else 0)
-    assert html.count("Left out: no trial has finished.") == (0 if snapshot.finished else 2)
+    assert html.count("Omitted: no trial has finished.") == (0 if snapshot.finished else 2)
 
 
 def test_of_equal_points_nothing_is_learned(tmp_path):
     search = search_of("bat")
     snapshot = view_of(search, [score_of(search, at, 0.9, 0.4 + at / 100) for at in range(6)])
-    assert "no parameter takes more than one value" in too_little(snapshot)
+    assert "no parameter takes more than one value" in why_not_enough(snapshot)
     assert "importances.png" not in pictures.save_pictures(snapshot, study_of(snapshot), tmp_path)
 
 
@@ -322,7 +322,7 @@ def test_without_a_finished_trial_the_pictures_say_so():
 
 def test_of_masked_trials_alone_there_is_no_front():
     drawn = lines(pictures.draw_pareto(all_masked()).axes[0])
-    assert set(drawn) == {"masked: not to be believed (6)", "the paper's point, trial-000"}
+    assert set(drawn) == {"masked: not reliable (6)", "the paper's point, trial-000"}
     assert "best so far, unmasked" not in lines(pictures.draw_progress(all_masked()).axes[1])
     assert marks.volumes(all_masked())[1][-1] == 0
 
