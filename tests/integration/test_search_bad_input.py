@@ -22,7 +22,7 @@ CASES = {
     "no trials": (["--num-trials", "0"], "--num-trials=0 must be at least 1"),
     "grace too long": (["--epochs", "4", "--grace", "4"], "must be below the 4 epochs of a trial"),
     "more at once than there is": (["--max-concurrent", "999"], "999 trials at once need 999 CPU cores"),
-    "not verified": (["--verify", "0"], "a search aims at verified robustness"),
+    "not verified": (["--verify", "0"], "a search optimises verified robustness"),
     "warm start from nothing": (["--warm-start", "nowhere"], "is not a search folder"),
     "resume of no search": (["--resume", "nowhere"], "no sweep there"),
     "resume with another space": (["--resume", "nowhere", "--space", "model"], "--space cannot be given with --resume"),

@@ -73,7 +73,7 @@ def test_the_champion_is_registered_with_its_rule(crowned: Crowned) -> None:
     version = crowned.client.get_model_version_by_alias("nets", "champion")
     run = crowned.client.get_run(version.run_id)
     for said in (version.description, run.data.tags["mlflow.note.content"]):
-        assert said.startswith("Chosen by the rule knee among 1 finalists with 2 seeds each, on validation images")
+        assert said.startswith("Chosen by the rule knee from 1 finalists with 2 seeds each, on validation images")
         assert "On test images, evaluated once" in said
     assert run.info.run_name in {trial.id for trial in finalists(crowned)}
     assert f"champion: models:/nets@champion, version {version.version}" in crowned.printed

@@ -36,7 +36,7 @@ def test_ours_stands_beside_the_papers(tmp_path):
 
 def test_the_verified_worst_case_stands_in_every_row(tmp_path):
     made = result(tmp_path, table(), lambda name, seed: {"ce": 20, "apgd-t": 7 + seed}, masking_status="suspect")
-    held = made.lines[0].held
+    held = made.lines[0].robustness
     assert held.robust.values == {seed: (7 + seed) / N for seed in range(3)}
     assert held.masking_status == "suspect"
     assert f"| {100 * 8 / N:.1f}" in markdown(made).replace("**", "")
@@ -44,7 +44,7 @@ def test_the_verified_worst_case_stands_in_every_row(tmp_path):
 
 def test_masked_models_are_called_unverified(tmp_path):
     made = result(tmp_path, table(), lambda name, seed: {}, masking_status="masked")
-    assert "not verified" in made.lines[0].held.suite
+    assert "not verified" in made.lines[0].robustness.suite
     assert "masked" in markdown(made)
 
 
@@ -57,7 +57,7 @@ def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_
     assert {one.row.name: one.one_class for one in made.robustness.values()} == {"R-MC": 1, "R-MC-LA": 0}
     assert [one.word for one in made.claim_results] == ["says nothing", "shows"]
     assert "* says nothing: MC above LA" in markdown(made)
-    assert "1 show, 0 do not, 0 are undecided, 1 say nothing." in report(made).sentence
+    assert "our numbers show 1 and do not show 0; 0 are undecided, 1 say nothing." in report(made).sentence
     assert "correct on one class only: R-MC 1. They predict" in markdown(made)
     assert "R-MC-LA is the most robust" in report(made).sentence
 

@@ -160,7 +160,7 @@ def test_masked_trials_are_shown_with_what_pgd_made_of_them(snapshot, report):
         for one in masked
     ]
     assert (
-        f"By PGD alone {masked[0].id} would have been the most robust, with {masked[0].pgd_acc:.1%}: it is masked"
+        f"By PGD alone {masked[0].id} would be the most robust trial, with {masked[0].pgd_acc:.1%}. It is masked"
         in said
     )
     assert "PGD ran on 300 images, the suite on the first 200 of them." in said
