@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from common import Flags, Images, Training, command, machine, say, write_report
 from cyclopts import Parameter
-from pairs import SHARED, Run, show, summary
-from peers import apgd_from, autoattack, foolbox_pgd, own_randomness
+from support.common import Flags, Images, Training, command, machine, say, write_report
+from support.pairs import SHARED, Run, show, summary
+from support.peers import apgd_from, autoattack, foolbox_pgd, own_randomness
 from torch import Tensor, nn
 
 from bat_core.checkpoint import load_model

@@ -26,10 +26,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from common import Flags, Images, Training, command, discordant, machine, met, points, say, write_report
 from cyclopts import Parameter
-from peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
-from timing import Comparison, ModelCache, Report
+from support.common import Flags, Images, Training, command, discordant, machine, met, points, say, write_report
+from support.peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
+from support.timing import Comparison, ModelCache, Report
 from torch import Tensor, nn
 
 from bat_core.attacks import APGD, pgd
@@ -124,19 +124,19 @@ def curves(bench: ModelCache, options: Options) -> Report:
         contenders["torchattacks ce"] = _each(bench, _torchattacks_correct, counts)
         rivals["torchattacks"] = ("ce",)
     measured = bench.run(contenders)
-    run_finalists = {name: np.concatenate(parts) for name, parts in measured.results.items()}
+    final = {name: np.concatenate(parts) for name, parts in measured.results.items()}
     comparisons = [
         Comparison(
             what=f"{'CE + CW' if len(shared) > 1 else 'CE alone'}, {mine} vs {rival}",
             ours=measured.total(*(f"{mine} {loss}" for loss in shared)),
             other=measured.total(*(f"{rival} {loss}" for loss in shared)),
             target=5,
-            accuracy=_apart([(run_finalists[f"{mine} {loss}"], run_finalists[f"{rival} {loss}"]) for loss in shared]),
+            accuracy=_apart([(final[f"{mine} {loss}"], final[f"{rival} {loss}"]) for loss in shared]),
         )
         for rival, shared in rivals.items()
         for mine in ("ours", "ours in bfloat16")
     ]
-    accuracies = {name: final.mean(axis=0).tolist() for name, final in run_finalists.items()}
+    accuracies = {name: one.mean(axis=0).tolist() for name, one in final.items()}
     title = (
         f"a: PGD read at {', '.join(map(str, counts))} steps, n = {len(bench.images)}:"
         f" {max(counts)} gradients a loss off one trajectory, {sum(counts)} one by one"

@@ -30,7 +30,7 @@ import speed
 import speedrun
 import torch
 import torch.nn.functional as F
-from bare import machine, parser, spread, synchronise, table, tell, write
+from support.bare import machine, parser, spread, synchronise, table, tell, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

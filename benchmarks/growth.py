@@ -29,10 +29,10 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
-from common import command, machine, say, table, write_report
 from cyclopts import Parameter
 from scipy import stats
 from speed import noise
+from support.common import command, machine, say, table, write_report
 
 from bat_core.config import AttackConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.evaluate import evaluate

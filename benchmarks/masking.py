@@ -3,7 +3,7 @@
 python benchmarks/masking.py --dataset digits --cache outputs/masking --output benchmarks/results/masking_digits.json
 python benchmarks/masking.py --dataset cifar10 --data-dir DIR --cache outputs/masking --output ...
 
-Limits in `bat_core/flags.py` were set on seed 100 and are judged here on others.
+Limits in `bat_core/masking/flags.py` were set on seed 100 and are judged here on others.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
     return load_model(folder)[0]
 
 
-def evaluator(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
+def findings_of(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
     """Findings on test images, with the verified suite where the checks are the full ones."""
     part = dataset.test.take(slice(IMAGES))
     accuracies: dict[str, float] = {}
@@ -172,7 +172,7 @@ def run(
             model = kind.wrap(model) if kind.wrap else model
             torch.manual_seed(seed)  # what is random at inference
             for depth in depths:
-                findings, numbers = evaluator(model.eval(), dataset, config.attack.eps, depth)
+                findings, numbers = findings_of(model.eval(), dataset, config.attack.eps, depth)
                 rows.append(
                     {
                         "kind": name,

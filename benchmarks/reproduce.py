@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from bare import attacked, clean, machine, parser, plain, takes_images, tell, write
+from support.bare import attacked, clean, machine, parser, plain, takes_images, tell, write
 
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
 from bat_core.data import Dataset, load_dataset

@@ -20,11 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-from common import command, machine, met, say, table, write_report
 from cyclopts import Parameter
-from search_masks import masks
-from search_overhead import overhead
-from searches import Kind, Outcome, Setting, run
+from support.common import command, machine, met, say, table, write_report
+from support.search_masks import masks
+from support.search_overhead import overhead
+from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import machine, parser, plain, spread, synchronise, table, tell, write
+from support.bare import machine, parser, plain, spread, synchronise, table, tell, write
 
 from bat_core.attacks.gradient import input_gradient
 from bat_core.config import RecipeConfig, TrainConfig, TrialConfig

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import attacked, clean, machine, parser, plain, synchronise, table, takes_images, tell, write
+from support.bare import attacked, clean, machine, parser, plain, synchronise, table, takes_images, tell, write
 from torch import Tensor, nn
 
 from bat_core.attacks.gradient import input_gradient

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import psutil
 import torch
-from common import Parameter, command, machine, say, table, write_report
+from support.common import Parameter, command, machine, say, table, write_report
 from torch import nn
 
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig

@@ -14,7 +14,6 @@ a process of its own on the same torch; its own packages are installed into a vi
 import copy
 import os
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -29,12 +28,12 @@ from typing import Any
 import foolbox
 import torch
 import torch.nn.functional as F
-from bare import spread
-from common import command, machine, say, table, write_report
 from cyclopts import Parameter
-from peers import torchattacks
 from safetensors.torch import save_file
-from timing import synchronise
+from support.bare import spread
+from support.common import command, machine, say, table, write_report
+from support.peers import torchattacks
+from support.timing import synchronise
 from torch import Tensor, nn
 
 from bat_core.labels import adversarial_label
@@ -46,7 +45,7 @@ from bat_core.rng import BatchRNG
 EPS, STEP, STEPS, BETA = 8 / 255, 2 / 255, 7, 9.0
 OURS = "bat-sweeps"
 ART_PACKAGES = ("adversarial-robustness-toolbox==1.20.1", "six", "tqdm")
-ART_LOOP = Path(__file__).with_name("art_loop.py")
+ART_LOOP = Path(__file__).parent / "support" / "art_loop.py"
 
 Step = Callable[[Tensor, Tensor], None]
 Loss = Callable[[Tensor], Tensor]
@@ -283,5 +282,4 @@ def art_environment(place: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     command(main)

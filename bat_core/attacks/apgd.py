@@ -77,12 +77,12 @@ class _AutoSteps:
             halve = self._halve()[:, None, None, None]
             x = torch.where(halve, self.best_x, x)
             gradient = torch.where(halve, self.best_gradient, gradient)
-        hold_lease = ball.project(x + self.size * gradient.sign())
+        next_x = ball.project(x + self.size * gradient.sign())
         if self.step > 0:
-            hold_lease = ball.project(x + MOMENTUM * (hold_lease - x) + (1 - MOMENTUM) * (x - self.last_x))
+            next_x = ball.project(x + MOMENTUM * (next_x - x) + (1 - MOMENTUM) * (x - self.last_x))
         self.last_x = x
         self.step += 1
-        return hold_lease
+        return next_x
 
     def _halve(self) -> Tensor:
         """Halve the steps of examples that have stalled, and say which."""

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 import torch
-from common import Images, met, say, table
 from torch import Tensor, nn
 
 from bat_core.config import AttackConfig
@@ -15,6 +14,7 @@ from bat_core.data import Split, to_unit
 from bat_core.evaluate import classified, evaluate
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
+from support.common import Images, met, say, table
 
 T = TypeVar("T")
 

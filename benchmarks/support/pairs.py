@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from common import Flags, discordant, points, table
 from scipy.stats import binomtest
 
 from bat_core.stats import Z95
+from support.common import Flags, discordant, points, table
 
 TARGET = 0.3  # points
 SHARED = "-shared"  # ends the name of an attack that both make from the same start

@@ -8,16 +8,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import say, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from searches import Outcome, Setting
 
 from bat_core.checkpoint import load_model
 from bat_core.evaluate import evaluate
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
+from support.common import say, table
+from support.searches import Outcome, Setting
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.search.results import Score, front, undominated
 

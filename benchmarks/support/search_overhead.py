@@ -9,14 +9,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import met, say, table
-from searches import Setting, new_sweep, run_one, timed
 
 from bat_core.data import Dataset
+from support.common import met, say, table
+from support.searches import Setting, new_sweep, run_one, timed
 from sweeps.engine.ray_backend import cluster
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.tune import run_search
+from sweeps.engine.search.tune import search_trials
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep, Trial
 
@@ -74,13 +74,14 @@ def _run(how: str, search: Search, trials: list[Trial], dataset: Dataset, settin
     study = SearchStudy(replace(search, num_trials=len(trials)), sweep, folder)
     with cluster.cluster(address=None):
         ray_seconds = timed(
-            lambda: run_search(
+            lambda: search_trials(
                 search,
                 sweep,
                 dataset,
                 folder,
                 study,
                 concurrent=processes,
+                stall=None,
                 go_on=lambda: len(study.trials()) < len(trials),
             )
         )[1]
