@@ -27,8 +27,8 @@ DESCRIPTION = "config.json"
 CHECKSUMS = "checksums.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-BEGUN = "begun.safetensors"  # an epoch's totals and generator, in a checkpoint between two batches
-KEPT = 2  # the newest, and the one before should that be damaged
+PARTIAL = "begun.safetensors"  # an epoch's totals and generator, in a checkpoint between two batches
+MAX_CHECKPOINTS = 2  # the newest, and the one before should that be damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Description:
     epoch: int
     class_names: tuple[str, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    peak: CollapseDetector = field(default_factory=CollapseDetector)
+    collapse_detector: CollapseDetector = field(default_factory=CollapseDetector, metadata={"key": "peak"})
     batches: int = 0  # of the epoch after, where it had begun
     format: int = FORMAT
 
@@ -73,9 +73,9 @@ class ResumePoint:
         state.model.load_state_dict(_load_tensors(self.folder / MODEL))
         _restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
-        state.metrics, state.peak = dict(self.description.metrics), self.description.peak
+        state.metrics, state.collapse_detector = dict(self.description.metrics), self.description.collapse_detector
         if self.description.batches:
-            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / BEGUN), device)
+            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / PARTIAL), device)
         return state
 
 
@@ -92,12 +92,12 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
     if state.partial:
         target = target.with_name(f"{target.name}_batch_{state.partial.batches:06d}")
-        tensors[BEGUN] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
+        tensors[PARTIAL] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
     _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
     # What is newer than an epoch just trained belongs to another trial, or was passed over as damaged.
-    for stale in known[: max(place + 1 - KEPT, 0)] + known[place + 1 :]:
+    for stale in known[: max(place + 1 - MAX_CHECKPOINTS, 0)] + known[place + 1 :]:
         shutil.rmtree(stale)
     return target
 
@@ -226,7 +226,7 @@ def _write(
         epoch=state.epoch,
         class_names=dataset.class_names,
         metrics=state.metrics,
-        peak=state.peak,
+        collapse_detector=state.collapse_detector,
         batches=state.partial.batches if state.partial else 0,
     )
     _write_json(partial / DESCRIPTION, to_dict(description))

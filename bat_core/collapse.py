@@ -5,9 +5,9 @@ Source: Wong et al. 2020, arXiv:2001.03994, section 5; Andriushchenko and Flamma
 
 from dataclasses import dataclass
 
-FALLEN = 0.5  # share of its best multi-step accuracy below which a model has collapsed
-WORTH = 0.15  # multi-step accuracy that there must have been to lose: more than chance among ten classes
-GAP = 0.1  # by which one-step accuracy then exceeds multi-step accuracy
+COLLAPSE_RATIO = 0.5  # share of its best multi-step accuracy below which a model has collapsed
+MIN_ROBUST_ACC = 0.15  # multi-step accuracy that there must have been to lose: more than chance among ten classes
+MIN_GAP = 0.1  # by which one-step accuracy then exceeds multi-step accuracy
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CollapseDetector:
     robust_acc: float = 0.0
     one_step_acc: float = 0.0
 
-    def after(self, robust_acc: float, one_step_acc: float) -> "CollapseDetector":
+    def updated(self, robust_acc: float, one_step_acc: float) -> "CollapseDetector":
         """The peak once an epoch with these accuracies is over."""
         return CollapseDetector(robust_acc, one_step_acc) if robust_acc > self.robust_acc else self
 
@@ -25,5 +25,5 @@ class CollapseDetector:
         """Whether an epoch with these accuracies has lost what was there: multi-step accuracy fell while
         one-step accuracy rose.
         """
-        fell = self.robust_acc >= WORTH and robust_acc < FALLEN * self.robust_acc
-        return fell and one_step_acc >= self.one_step_acc and one_step_acc - robust_acc >= GAP
+        fell = self.robust_acc >= MIN_ROBUST_ACC and robust_acc < COLLAPSE_RATIO * self.robust_acc
+        return fell and one_step_acc >= self.one_step_acc and one_step_acc - robust_acc >= MIN_GAP

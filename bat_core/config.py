@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, check_amount, check_choice, check_finite, shown
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
 from bat_core.losses import LOSSES
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
@@ -234,11 +234,11 @@ def from_dict(kind: type[C], values: Any) -> C:
         InputError: a field that `kind` does not have or that is missing, or a value of another type.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{kind.__name__}={shown(values)} must be a mapping of its fields")
+        raise InputError(f"{kind.__name__}={brief_repr(values)} must be a mapping of its fields")
     hints = typing.get_type_hints(kind)
     names = {_key(field): field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     if unknown := set(values) - set(names):
-        first = min(map(shown, unknown))
+        first = min(map(brief_repr, unknown))
         raise InputError(f"{kind.__name__} has no field {first}; its fields are {', '.join(names)}")
     typed = {names[key]: _typed(key, hints[names[key]], value) for key, value in values.items()}
     try:
@@ -252,7 +252,7 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     convert: Callable[[Any], Any]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InputError(f"{name}={shown(value)} is too large: whole numbers have 64 bits")
+        raise InputError(f"{name}={brief_repr(value)} is too large: whole numbers have 64 bits")
     if origin in (typing.Union, types.UnionType):
         return _typed_one_of(name, arguments, value)
     if origin is typing.Literal:
@@ -270,9 +270,9 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     else:
         fits, convert = type(value) is hint, hint
     if not fits and origin is typing.Literal:
-        raise InputError(f"{name}={shown(value)} must be one of {', '.join(map(str, arguments))}")
+        raise InputError(f"{name}={brief_repr(value)} must be one of {', '.join(map(str, arguments))}")
     if not fits:
-        raise InputError(f"{name}={shown(value)} must be of type {getattr(hint, '__name__', hint)}")
+        raise InputError(f"{name}={brief_repr(value)} must be of type {getattr(hint, '__name__', hint)}")
     return convert(value)
 
 

@@ -17,7 +17,7 @@ class InputError(ValueError):
     """Input from a person that cannot be used. Its text is one sentence that stands alone."""
 
 
-def shown(value: Any) -> str:
+def brief_repr(value: Any) -> str:
     """What was given, for an error: short, however long, deep or odd it is."""
     try:
         return _brief.repr(value)
@@ -36,7 +36,7 @@ def check_file_name(where: str, name: str) -> None:
     """
     if not FILE_NAME.fullmatch(name) or len(name.encode()) > 200:
         raise InputError(
-            f"{where}={shown(name)} is no name for a file: use letters, digits and . _ + -, up to 200, and begin with a"
+            f"{where}={brief_repr(name)} is no name for a file: use letters, digits and . _ + -, up to 200, and begin with a"
             " letter or digit"
         )
 
@@ -51,7 +51,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, forms: str = "")
     nearest = difflib.get_close_matches(name[:100].lower(), lowered, n=1, cutoff=0.5)
     hint = f"; did you mean {lowered[nearest[0]]!r}?" if nearest else "."
     rule = f", {forms}" if forms else ""
-    return InputError(f"unknown {kind} {shown(name)}{hint} Known: {', '.join(names)}{rule}")
+    return InputError(f"unknown {kind} {brief_repr(name)}{hint} Known: {', '.join(names)}{rule}")
 
 
 def check_amount(where: str, value: float) -> None:

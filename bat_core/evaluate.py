@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.data import Images, to_unit
-from bat_core.forward import autocast, channels_last, judging, resolve_precision
+from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
@@ -93,7 +93,7 @@ class Evaluator:
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
-        self._most: int | None = None  # images that are known to fit
+        self._max_chunk: int | None = None  # images that are known to fit
         self._channels_last = True
 
     def logits(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Evaluator:
         def classify_part(part: slice) -> None:
             correct[part] = self._classify(images[part], labels[part]).cpu().numpy()
 
-        self._in_parts(len(images), classify_part)
+        self._in_chunks(len(images), classify_part)
         return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
 
     def extend(
@@ -122,7 +122,7 @@ class Evaluator:
     ) -> Verdicts:
         """The verdicts on `images` so far, and then those of every attack in `suite`."""
         for entry in suite.entries:
-            verdicts = verdicts.attacked(entry.name, self.attack(entry, images, verdicts, save=save))
+            verdicts = verdicts.with_outcome(entry.name, self.attack(entry, images, verdicts, save=save))
         return verdicts
 
     def attack(
@@ -135,7 +135,7 @@ class Evaluator:
                 one tried, (M, C, H, W) float32.
         """
         active = torch.from_numpy(verdicts.robust_after(len(verdicts.outcomes)))
-        attacked = np.flatnonzero(active.numpy()) if entry.drop else np.arange(len(verdicts))
+        attacked = np.flatnonzero(active.numpy()) if entry.skip_broken else np.arange(len(verdicts))
         broken_at = np.where(verdicts.clean_correct, SKIPPED, 0).astype(np.int64)
         final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
         labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # what was read is not writable
@@ -145,7 +145,7 @@ class Evaluator:
             chosen = torch.from_numpy(attacked[part])
             x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
             trial = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
-            with judging(self.model):
+            with eval_without_tf32(self.model):
                 trial.run()
             broken_at[attacked[part]] = trial.broken_at.cpu().numpy()
             if entry.steps:
@@ -154,25 +154,25 @@ class Evaluator:
                 assert trial.x_adv is not None
                 save(entry.name, rows[chosen], trial.x_adv.cpu())
 
-        self._in_parts(len(attacked), attack_part)
+        self._in_chunks(len(attacked), attack_part)
         return Outcome(broken_at=broken_at, steps=entry.steps, final=final)
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
-        with judging(self.model):
-            return classified(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
+        with eval_without_tf32(self.model):
+            return is_correct(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
 
-    def _in_parts(self, count: int, run: Callable[[slice], None]) -> None:
+    def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
         """`run` on all of 0..count, in one piece or, where memory does not suffice, in smaller ones."""
         done = 0
         while done < count:
-            size = min(self._most or count, count - done)
+            size = min(self._max_chunk or count, count - done)
             try:
                 run(slice(done, done + size))
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
-                self._most, self.halvings = size // 2, self.halvings + 1
+                self._max_chunk, self.halvings = size // 2, self.halvings + 1
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
@@ -193,27 +193,27 @@ class AttackRun:
     def run(self) -> None:
         evaluator, entry = self.evaluator, self.entry
         rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
-        active = self.broken_at == UNBROKEN if entry.drop else None
+        active = self.broken_at == UNBROKEN if entry.skip_broken else None
 
-        def searched(z: Tensor) -> Tensor:
+        def search_logits(z: Tensor) -> Tensor:
             with autocast(z.device, evaluator.precision):
                 return evaluator.logits(z)
 
-        trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=rng, active=active)
+        trajectory = entry.attack.trajectory(search_logits, self.x, self.y, generator=rng, active=active)
         for iterate in trajectory:
             correct = self._correct(iterate)
             before = self.broken_at[iterate.rows]
-            fell = ~correct & self._could_fall(iterate)
-            self.broken_at[iterate.rows] = torch.where(fell, iterate.step, before)
+            broken = ~correct & self._can_break(iterate)
+            self.broken_at[iterate.rows] = torch.where(broken, iterate.step, before)
             if iterate.step in entry.steps:
                 self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
             if active is not None:
                 active[iterate.rows] &= correct
             if self.x_adv is not None:
-                shown = fell | (before == UNBROKEN)
-                self.x_adv[iterate.rows[shown]] = iterate.x[shown]
+                recorded = broken | (before == UNBROKEN)
+                self.x_adv[iterate.rows[recorded]] = iterate.x[recorded]
 
-    def _could_fall(self, iterate: Iterate) -> Tensor:
+    def _can_break(self, iterate: Iterate) -> Tensor:
         """(M,): has the example not fallen at this step or before?"""
         before = self.broken_at[iterate.rows]
         return (before == UNBROKEN) | (before > iterate.step)
@@ -224,14 +224,14 @@ class AttackRun:
         y = self.y[iterate.rows]
         exact = self.evaluator.precision == torch.float32
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
-            return classified(self.evaluator.logits(iterate.x), y)
-        correct = classified(iterate.logits, y)
-        if not exact and bool((seen := self._could_fall(iterate) & ~correct).any()):
-            correct[seen] = classified(self.evaluator.logits(iterate.x[seen]), y[seen])
+            return is_correct(self.evaluator.logits(iterate.x), y)
+        correct = is_correct(iterate.logits, y)
+        if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
+            correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
 
 
-def classified(logits: Tensor, y: Tensor) -> Tensor:
+def is_correct(logits: Tensor, y: Tensor) -> Tensor:
     """(B,): is y the class of the largest logit? NaN classifies nothing."""
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 

@@ -16,9 +16,9 @@ from bat_core.errors import InputError
 from bat_core.forward import (
     autocast,
     compiled,
+    eval_without_tf32,
     evaluation_mode,
     frozen,
-    judging,
     resolve_compile,
     resolve_layout,
     resolve_precision,
@@ -27,7 +27,7 @@ from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
 from bat_core.schedule import learning_rate
-from bat_core.threat import without_waiting
+from bat_core.threat import async_checks
 from bat_core.workers import Workers
 
 VAL_BATCH = 500
@@ -51,15 +51,15 @@ class TrainState:
     """What training goes on from: the model, the optimiser and how many epochs are done.
 
     Randomness is not part of it but in the middle of an epoch (`partial`): every epoch draws from its own named
-    seed. `metrics` are what was measured after the last epoch, `peak` is the best of all, by which a collapse
-    is seen.
+    seed. `metrics` are what was measured after the last epoch, `collapse_detector` the best
+    epoch so far.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    peak: CollapseDetector = field(default_factory=CollapseDetector)
+    collapse_detector: CollapseDetector = field(default_factory=CollapseDetector)
     partial: PartialEpoch | None = None
 
     def gather(self, workers: Workers) -> None:
@@ -68,7 +68,7 @@ class TrainState:
         The workers' batch norm statistics are averaged here as at an epoch's end.
         """
         assert self.partial is not None
-        workers.agree(self.model)
+        workers.average_buffers(self.model)
         self.partial.totals = workers.sum(self.partial.totals)
 
 
@@ -166,7 +166,7 @@ class _Trainer:
         self.precision = resolve_precision(config.train.precision, device)
         self.layout = resolve_layout(config.train.channels_last)
         self.compiled = resolve_compile(config.train.compile)
-        self.crafted_on = compiled(state.model, self.compiled)
+        self.attack_model = compiled(state.model, self.compiled)
         self.update_model = compiled(workers.wrap(state.model), self.compiled)
         if state.partial and workers.rank > 0:
             state.partial.totals.zero_()  # rank 0 counts what all had seen
@@ -176,13 +176,13 @@ class _Trainer:
         self.state.model.train()
         partial = self.state.partial = self.state.partial or self._begin(epoch)
         rng = BatchRNG(partial.generator, self.workers.rank, self.workers.size)
-        for batch, (images, y) in enumerate(self._source(epoch, partial.batches), partial.batches):
+        for batch, (images, y) in enumerate(self._share_batches(epoch, partial.batches), partial.batches):
             for group in self.state.optimizer.param_groups:
-                group["lr"] = self._rate(epoch, batch)
+                group["lr"] = self._learning_rate(epoch, batch)
             partial.totals += self._update(images, y, rng)
             partial.batches += 1
             yield self.state
-        self.workers.agree(self.state.model)
+        self.workers.average_buffers(self.state.model)
         loss, correct, count = self.workers.sum(partial.totals).tolist()
         if not (loss / count < float("inf")):
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
@@ -190,7 +190,7 @@ class _Trainer:
         self.state.epoch, self.state.partial = epoch, None
         report = EpochReport(
             epoch=epoch,
-            lr=self._rate(epoch, self.batches - 1),
+            lr=self._learning_rate(epoch, self.batches - 1),
             train_loss=loss / count,
             train_acc=correct / count,
             val_clean_acc=clean,
@@ -198,13 +198,13 @@ class _Trainer:
             val_one_step_acc=one_step,
             seconds=time.perf_counter() - started,
             state=self.state,
-            collapsed=self.recipe.attack is not None and self.state.peak.collapsed(robust, one_step),
+            collapsed=self.recipe.attack is not None and self.state.collapse_detector.collapsed(robust, one_step),
         )
         self.state.metrics = report.metrics()
-        self.state.peak = self.state.peak.after(robust, one_step)
+        self.state.collapse_detector = self.state.collapse_detector.updated(robust, one_step)
         yield report
 
-    def _rate(self, epoch: int, batch: int) -> float:
+    def _learning_rate(self, epoch: int, batch: int) -> float:
         return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
 
     def _begin(self, epoch: int) -> PartialEpoch:
@@ -214,7 +214,7 @@ class _Trainer:
             generator=named_generator(self.config.seed, "draws", epoch, device=self.device),
         )
 
-    def _source(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _share_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's share of each of the epoch's batches from `start` on."""
         seed, size = self.config.seed, self.config.train.batch_size
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
@@ -244,20 +244,20 @@ class _Trainer:
     def _craft(self, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         model = self.state.model
         without_weights = frozen(model) if self.compiled else contextlib.nullcontext()
-        with evaluation_mode(model), without_weights, autocast(self.device, self.precision), without_waiting():
-            return self.recipe.craft(self.crafted_on, x, y, rng)
+        with evaluation_mode(model), without_weights, autocast(self.device, self.precision), async_checks():
+            return self.recipe.craft(self.attack_model, x, y, rng)
 
     def _validate(self, epoch: int) -> tuple[float, float, float]:
         """Accuracy on clean validation images, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
         counts = torch.zeros(4, dtype=torch.float64, device=self.device)
-        with judging(self.state.model):
+        with eval_without_tf32(self.state.model):
             for part in self.val.batches(mine.split(self.val_batch)):
-                counts += self._judge(part, epoch)
+                counts += self._validate_batch(part, epoch)
         clean, robust, one_step, count = self.workers.sum(counts).tolist()
         return clean / count, robust / count, one_step / count
 
-    def _judge(self, part: Split, epoch: int) -> Tensor:
+    def _validate_batch(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
         x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
         rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())

@@ -21,7 +21,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
+def eval_without_tf32(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and float32 that is float32: cuDNN would otherwise round convolutions to TF32."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

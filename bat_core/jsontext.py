@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from bat_core.errors import InputError, shown
+from bat_core.errors import InputError, brief_repr
 
 
 def read_json(text: str | bytes) -> Any:
@@ -35,5 +35,5 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"key {shown(twice)} stands in one object twice")
+        raise InputError(f"key {brief_repr(twice)} stands in one object twice")
     return made

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.data import Images, to_unit
-from bat_core.forward import judging
+from bat_core.forward import eval_without_tf32
 
 SAMPLE = 2  # images that the measuring forward pass takes
 OVERHEAD = 2.0  # times what a forward pass keeps (a PGD step on a CPU: 1.5), for workspaces and an attack's own tensors
@@ -15,7 +15,7 @@ SHARE = 0.7  # of the free memory that is counted on
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
-def fitting_batch(model: nn.Module, images: Images, *, most: int, processes: int = 1) -> int:
+def max_batch_size(model: nn.Module, images: Images, *, most: int, processes: int = 1) -> int:
     """How many images like `images` can be attacked at once in the memory that is free now.
 
     Args:
@@ -27,12 +27,12 @@ def fitting_batch(model: nn.Module, images: Images, *, most: int, processes: int
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     x = to_unit(images[:SAMPLE].to(device))
-    each = OVERHEAD * kept_for_backward(model, x) / len(x)
+    each = OVERHEAD * activation_bytes(model, x) / len(x)
     fits = int(SHARE * free_memory(device) / processes / max(each, 1))
     return most if fits >= most else 1 << (max(fits, 1).bit_length() - 1)
 
 
-def kept_for_backward(model: nn.Module, x: Tensor) -> int:
+def activation_bytes(model: nn.Module, x: Tensor) -> int:
     """Bytes that a forward pass of x (B, C, H, W) keeps for the gradient to x, the weights themselves not counted."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
@@ -45,7 +45,7 @@ def kept_for_backward(model: nn.Module, x: Tensor) -> int:
 
     x = x.detach().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with judging(model), torch.enable_grad(), hooks:
+    with eval_without_tf32(model), torch.enable_grad(), hooks:
         logits = model(x)  # holds the graph, and with it all that is kept, until it has been counted
         total = sum(kept.values())
     del logits
@@ -57,7 +57,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return min([_available(), *_within_container()])
+    return min([_available(), *_cgroup_free()])
 
 
 def _available() -> int:
@@ -68,7 +68,7 @@ def _available() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def _within_container() -> list[int]:
+def _cgroup_free() -> list[int]:
     """What its limit leaves; nothing where there is none."""
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))

@@ -7,20 +7,20 @@ from typing import Any
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
-from bat_core.attacks.base import EVERY_MOST, Target
+from bat_core.attacks.base import MAX_TARGETS, Target
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
-STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
+STEPS_PER_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One attack of a suite.
 
-    `steps` are the numbers of steps to read the accuracy at, off one trajectory. With `drop` an example
+    `steps` are the numbers of steps to read the accuracy at, off one trajectory. With `skip_broken` an example
     is let go as soon as it falls and the entry attacks only what the entries before left standing: the
     worst case is the same, at a fraction of the cost, but there is no accuracy of this attack alone.
     """
@@ -28,10 +28,10 @@ class Entry:
     name: str
     attack: Attack
     steps: tuple[int, ...] = ()
-    drop: bool = False
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps and self.drop:
+        if self.steps and self.skip_broken:
             raise InputError(
                 f"suite entry {self.name!r}: what falls is dropped, so nothing can be read at steps {self.steps}"
             )
@@ -43,12 +43,12 @@ class Entry:
         """The attack's settings as plain values, for tables and records."""
         settings = {f.name: getattr(self.attack, f.name) for f in fields(self.attack)}
         plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
-        return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.drop}
+        return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.skip_broken}
 
     @property
-    def searches(self) -> int:
+    def num_searches(self) -> int:
         """How many targets are tried one after the other."""
-        return EVERY_MOST if self.attack.target == "every" else 1
+        return MAX_TARGETS if self.attack.target == "every" else 1
 
     @property
     def cost(self) -> float:
@@ -57,7 +57,7 @@ class Entry:
             return AUTOATTACK_COST[self.attack.part]
         if isinstance(self.attack, Transfer):
             return len(self.attack.sources) * Entry(name="crafted", attack=self.attack.crafted_by).cost
-        return float(getattr(self.attack, "num_steps", 1) * self.searches * self.attack.restarts)
+        return float(getattr(self.attack, "num_steps", 1) * self.num_searches * self.attack.restarts)
 
     def readings(self) -> list[tuple[str, int | None]]:
         """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
@@ -179,8 +179,8 @@ def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD f
     return Suite(
         name="quick",
         entries=(
-            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), drop=True),
-            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), drop=True),
+            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), skip_broken=True),
+            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), skip_broken=True),
         ),
         verified_by="APGD-CE, APGD-T",
         subset=1000,
@@ -191,7 +191,7 @@ def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
     """AutoAttack, standard version, as its authors wrote it: the field's measure."""
     return Suite(
         name="standard",
-        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), drop=True) for part in PARTS),
+        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), skip_broken=True) for part in PARTS),
         verified_by="AutoAttack",
     )
 
@@ -215,7 +215,7 @@ def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite
     Raises:
         ValueError: unknown name.
     """
-    step_size = eps / STEPS_OF_EPS if step_size is None else step_size
+    step_size = eps / STEPS_PER_EPS if step_size is None else step_size
     parts = name.split("+")
     if missing := next((part for part in parts if part not in SUITES), None):
         raise unknown_name("suite", missing, SUITES, forms="or several joined as paper+quick")
@@ -229,10 +229,9 @@ def join(suites: Sequence[Suite]) -> Suite:
     entries: dict[str, Entry] = {}
     for suite in suites:
         for entry in suite.entries:
-            known = next(
-                (one for one in entries.values() if (one.attack, one.drop) == (entry.attack, entry.drop)), None
-            )
-            name = known.name if known else _own_name(entry.name, suite.name, entries)
+            same = (entry.attack, entry.skip_broken)
+            known = next((one for one in entries.values() if (one.attack, one.skip_broken) == same), None)
+            name = known.name if known else _unique_name(entry.name, suite.name, entries)
             steps = sorted({*entry.steps, *(known.steps if known else ())})
             entries[name] = replace(entry, name=name, steps=tuple(steps))
     verified = ", ".join(suite.verified_by for suite in suites if suite.verified_by)
@@ -254,7 +253,7 @@ def trajectories(config: AttackConfig) -> Suite:
     return join([own, get_suite(config.also, eps=config.eps, step_size=config.step_size)])
 
 
-def suite_of(config: AttackConfig) -> Suite:
+def evaluation_suite(config: AttackConfig) -> Suite:
     """All that a trial's evaluation holds against its model."""
     return join([suite for suite in (trajectories(config), verification(config)) if suite])
 
@@ -268,7 +267,7 @@ def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...])
     return Entry(name=loss, attack=PGD(eps=eps, step_size=step_size, num_steps=steps[-1], loss=loss), steps=steps)
 
 
-def _own_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:
+def _unique_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:
     """`name`, or, if another attack bears it, one made of the suite's."""
     candidates = itertools.chain(
         [name, f"{suite}-{name}"], (f"{suite}-{name}-{number}" for number in itertools.count(2))

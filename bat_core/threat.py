@@ -11,20 +11,20 @@ from torch import Tensor
 from bat_core.errors import check_amount
 from bat_core.rng import BatchRNG
 
-_waits = contextvars.ContextVar("waits", default=True)
+_blocking = contextvars.ContextVar("blocking", default=True)
 
 
 @contextlib.contextmanager
-def without_waiting() -> Iterator[None]:
+def async_checks() -> Iterator[None]:
     """Checks in the body do not wait for a GPU's answer: what fails one ends the process' work there (device assert).
 
     For training, whose steps a GPU takes one after the other while the next is being prepared.
     """
-    token = _waits.set(False)
+    token = _blocking.set(False)
     try:
         yield
     finally:
-        _waits.reset(token)
+        _blocking.reset(token)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class LinfBall:
 
 
 def _holds(condition: Tensor) -> bool:
-    if condition.is_cuda and not _waits.get():
+    if condition.is_cuda and not _blocking.get():
         torch._assert_async(condition, "an attack was given images outside [0, 1] or left its ball")
         return True
     return bool(condition)

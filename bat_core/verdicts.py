@@ -35,7 +35,7 @@ class Outcome:
     final: npt.NDArray[np.bool_]
 
     @property
-    def holds(self) -> npt.NDArray[np.bool_]:
+    def robust(self) -> npt.NDArray[np.bool_]:
         """(N,): correct when clean and at every iterate. Spared examples do not hold."""
         return self.broken_at == UNBROKEN
 
@@ -47,7 +47,7 @@ class Outcome:
         """
         if reading == "final":
             return self.final.mean(axis=0)
-        return np.array([np.mean(self.holds | (self.broken_at > step)) for step in self.steps])
+        return np.array([np.mean(self.robust | (self.broken_at > step)) for step in self.steps])
 
     def take(self, positions: npt.NDArray[np.int64]) -> "Outcome":
         """That of some examples, in the order of `positions`."""
@@ -100,13 +100,14 @@ class Verdicts:
 
     def robust_after(self, count: int) -> npt.NDArray[np.bool_]:
         """(N,): what stands after the first `count` attacks."""
-        return np.logical_and.reduce([self.clean_correct, *[one.holds for one in list(self.outcomes.values())[:count]]])
+        outcomes = list(self.outcomes.values())[:count]
+        return np.logical_and.reduce([self.clean_correct, *[outcome.robust for outcome in outcomes]])
 
     def curve(self, name: str, reading: Reading) -> npt.NDArray[np.float64]:
         """`Outcome.curve` of the attack called `name`."""
         return self.outcomes[name].curve(reading)
 
-    def attacked(self, name: str, outcome: Outcome) -> "Verdicts":
+    def with_outcome(self, name: str, outcome: Outcome) -> "Verdicts":
         """The same examples, after one attack more.
 
         Raises:
@@ -116,7 +117,7 @@ class Verdicts:
             raise ValueError(f"attack {name!r} cannot be added to {len(self)} verdicts under {list(self.outcomes)}")
         return replace(self, outcomes={**self.outcomes, name: outcome})
 
-    def bare(self) -> "Verdicts":
+    def without_outcomes(self) -> "Verdicts":
         """The same examples before any attack."""
         return replace(self, outcomes={})
 

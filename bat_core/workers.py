@@ -45,10 +45,10 @@ class Workers:
         """The module to run the update through: it averages gradients over the workers."""
         if self.size == 1:
             return model
-        # Batch norm's statistics are each worker's own during an epoch; `agree` joins them at its end.
+        # Batch norm's statistics are each worker's own during an epoch; `average_buffers` joins them at its end.
         return DistributedDataParallel(model, broadcast_buffers=False)
 
-    def agree(self, model: nn.Module) -> None:
+    def average_buffers(self, model: nn.Module) -> None:
         """Average floating-point buffers (batch norm's running statistics) over the workers."""
         if self.size == 1:
             return

@@ -29,7 +29,7 @@ import torch
 from cyclopts import Parameter
 from support.common import Flags, Images, Training, command, discordant, machine, met, points, say, write_report
 from support.peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
-from support.timing import Comparison, ModelCache, Report
+from support.timing import BenchSetup, Comparison, Report
 from torch import Tensor, nn
 
 from bat_core.attacks import APGD, pgd
@@ -37,7 +37,7 @@ from bat_core.checkpoint import load_model
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.data import Split, load_dataset
 from bat_core.errors import InputError
-from bat_core.evaluate import classified
+from bat_core.evaluate import is_correct
 from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
 
@@ -89,7 +89,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
     dataset = load_dataset(options.dataset, options.data_dir)
     model, _ = load_model(options.model or options.trained(dataset, options.recipe))
     images = Images.of(dataset, n=options.n, batch_size=options.batch_size)
-    bench = ModelCache(model.to(options.device), images, options.repeats, options.device)
+    bench = BenchSetup(model.to(options.device), images, options.repeats, options.device)
     _warm_up(bench)
     if not torchattacks():
         say("torchattacks is left out: it cannot be imported")
@@ -103,14 +103,14 @@ def main(options: Options = Options()) -> dict[str, Any]:
     return report
 
 
-def _warm_up(bench: ModelCache) -> None:
+def _warm_up(bench: BenchSetup) -> None:
     """The first calls build kernels, and are not timed."""
     attack = AttackConfig(**bench.budget, steps=(2,), losses=("ce",))
     for precision in ("float32", "bfloat16"):
-        bench.judging(attack, precision)(bench.images.blocks[0])
+        bench.evaluation(attack, precision)(bench.images.blocks[0])
 
 
-def curves(bench: ModelCache, options: Options) -> Report:
+def curves(bench: BenchSetup, options: Options) -> Report:
     """Part a. PGD read at several numbers of steps: one trajectory, against an attack for each number."""
     losses, counts = ("ce", "cw"), options.steps
     contenders: dict[str, Callable[[Split], Flags]] = {}
@@ -144,12 +144,12 @@ def curves(bench: ModelCache, options: Options) -> Report:
     return Report(title, comparisons, measured.seconds, {"accuracies": accuracies})
 
 
-def _our_curve(bench: ModelCache, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
-    judged = bench.judging(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
+def _our_curve(bench: BenchSetup, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
+    judged = bench.evaluation(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
     return lambda block: judged(block).outcomes[loss].final
 
 
-def _each(bench: ModelCache, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
+def _each(bench: BenchSetup, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
     """One attack for each number of steps: (B, len(counts))."""
 
     def run(block: Split) -> Flags:
@@ -163,7 +163,7 @@ def _each(bench: ModelCache, attack: Callable[..., Tensor], counts: tuple[int, .
 def _torchattacks_correct(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
     x_adv = torchattacks_pgd(model, x, y, **settings)
     with torch.no_grad():
-        return classified(model(x_adv), y)
+        return is_correct(model(x_adv), y)
 
 
 def _apart(curves: list[tuple[Flags, Flags]]) -> str:
@@ -171,13 +171,15 @@ def _apart(curves: list[tuple[Flags, Flags]]) -> str:
     return f"at most {100 * largest:.1f} points apart"
 
 
-def dropping(bench: ModelCache, options: Options) -> Report:
+def dropping(bench: BenchSetup, options: Options) -> Report:
     """Part b. The worst case over a suite: attacks that let an example go when it falls, or do not."""
     comparisons, seconds, details = [], {}, {}
     for name in options.suites:
         suite = get_suite(name, **bench.budget)
-        keeping = replace(suite, entries=tuple(replace(entry, drop=False) for entry in suite.entries))
-        measured = bench.run({f"{name}, dropping": bench.judging(suite), f"{name}, keeping": bench.judging(keeping)})
+        keeping = replace(suite, entries=tuple(replace(entry, skip_broken=False) for entry in suite.entries))
+        measured = bench.run(
+            {f"{name}, dropping": bench.evaluation(suite), f"{name}, keeping": bench.evaluation(keeping)}
+        )
         (_, ours), (_, other) = measured.seconds.items()
         one, another = (Verdicts.concat(parts).robust_correct for parts in measured.results.values())
         differ = int((one != another).sum())
@@ -190,7 +192,7 @@ def dropping(bench: ModelCache, options: Options) -> Report:
     return Report(f"b: worst case, n = {len(bench.images)}", comparisons, seconds, {"verdicts": details})
 
 
-def reduced_precision(bench: ModelCache, options: Options) -> Report:  # noqa: ARG001
+def reduced_precision(bench: BenchSetup, options: Options) -> Report:  # noqa: ARG001
     """Part c. Searches in bfloat16 and in float32, both judged in float32."""
     attacks: dict[str, AttackConfig | Suite] = {
         f"PGD-{BF16_STEPS} {loss.upper()}": AttackConfig(**bench.budget, steps=(BF16_STEPS,), losses=(loss,))
@@ -199,7 +201,7 @@ def reduced_precision(bench: ModelCache, options: Options) -> Report:  # noqa: A
     attacks["quick"] = get_suite("quick", **bench.budget)
     comparisons, seconds, details = [], {}, {}
     for name, attack in attacks.items():
-        measured = bench.run({f"{name} {kind}": bench.judging(attack, kind) for kind in ("bfloat16", "float32")})
+        measured = bench.run({f"{name} {kind}": bench.evaluation(attack, kind) for kind in ("bfloat16", "float32")})
         half, single = (Verdicts.concat(parts) for parts in measured.results.values())
         for reading in ("worst",) if name == "quick" else ("final", "worst"):
             what = f"{name}, {reading}"
@@ -238,7 +240,7 @@ def _in_words(pair: dict[str, float]) -> str:
     )
 
 
-def steps(bench: ModelCache, options: Options) -> Report:
+def steps(bench: BenchSetup, options: Options) -> Report:
     """Part d. A gradient step of PGD and of APGD, on one batch that the model classifies correctly."""
     model, batch = bench.model, bench.correct_batch(options.batch_size)
     settings = {**bench.budget, "num_steps": TIMED_STEPS}
@@ -271,7 +273,7 @@ def steps(bench: ModelCache, options: Options) -> Report:
     return Report(title, comparisons, per_step, {"batch": len(batch)})
 
 
-def _on(bench: ModelCache, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
+def _on(bench: BenchSetup, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
     return lambda block: attack(*bench.unit(block))
 
 

@@ -40,7 +40,7 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import initial_state
-from bat_core.forward import autocast, judging, resolve_precision
+from bat_core.forward import autocast, eval_without_tf32, resolve_precision
 from bat_core.labels import adversarial_label
 
 PASSES = speed.PASSES["R-MC-LA"]
@@ -82,9 +82,9 @@ def references(options: argparse.Namespace, device: torch.device) -> dict[str, A
     exact = initial_state(config, dataset, torch.device("cpu")).model.double()
     exact.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     x, y = to_unit(dataset.train.images), dataset.train.labels
-    with judging(model), judging(exact), torch.no_grad():
+    with eval_without_tf32(model), eval_without_tf32(exact), torch.no_grad():
         logits, true = model(x.to(device)).cpu().double(), exact(x.double())
-    with judging(model), judging(exact):
+    with eval_without_tf32(model), eval_without_tf32(exact):
         moved = fgsm(model, x.to(device), y.to(device), eps=8 / 255).cpu()
         moved_exactly = fgsm(exact, x.double(), y, eps=8 / 255)
     label = adversarial_label(true.float().to(device), y.to(device), beta=9.0).cpu().double()

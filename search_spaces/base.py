@@ -168,10 +168,8 @@ def get_space(name: str) -> Space:
 def space_names() -> tuple[str, ...]:
     """Every space's name, sorted; a new file here is a new space."""
     package = importlib.import_module("search_spaces")
-    machinery = {"base", "narrowing"}
-    return tuple(
-        sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in machinery)
-    )
+    helpers = {"base", "narrowing"}
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in helpers))
 
 
 def is_number(value: object) -> bool:

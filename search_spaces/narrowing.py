@@ -7,7 +7,7 @@ from fractions import Fraction
 from bat_core.errors import InputError
 from search_spaces.base import Kind, Parameter, Point, Space, Value, show_value
 
-TRUTHS = {"yes": True, "no": False, "true": True, "false": False}
+BOOLEANS = {"yes": True, "no": False, "true": True, "false": False}
 ALIASES = {"eps_x": "eps"}  # as the paper writes it
 
 
@@ -92,7 +92,7 @@ def _with_conditions(parameter: Parameter, before: Sequence[Parameter]) -> tuple
 
 def _option(parameter: Parameter, text: str, where: str) -> Value:
     named = {show_value(option): option for option in parameter.options}
-    truth = TRUTHS.get(text.lower())
+    truth = BOOLEANS.get(text.lower())
     if text not in named and truth in parameter.options and truth is not None:
         return truth
     if text not in named:

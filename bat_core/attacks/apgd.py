@@ -11,8 +11,8 @@ from bat_core.attacks.gradient import GradientAttack, StepRule
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
-FIRST, SHRINK, LEAST = 0.22, 0.03, 0.06  # of num_steps: the first period, how much each is shorter, the shortest
-RISING = 0.75  # a period in which the objective rose in fewer steps than this share has stalled
+FIRST_PERIOD, PERIOD_DECREMENT, MIN_PERIOD = 0.22, 0.03, 0.06  # shares of num_steps
+MIN_RISING = 0.75  # a period in which the objective rose in fewer steps than this share has stalled
 MOMENTUM = 0.75  # weight of the new step against the last one
 
 
@@ -86,7 +86,7 @@ class _AutoSteps:
 
     def _halve(self) -> Tensor:
         """Halve the steps of examples that have stalled, and say which."""
-        stalled = self.rises < RISING * (self.step - self.period_start)
+        stalled = self.rises < MIN_RISING * (self.step - self.period_start)
         stuck = ~self.halved_before & (self.best <= self.best_before)
         halve = stalled | stuck
         self.size = torch.where(halve[:, None, None, None], self.size / 2, self.size)
@@ -98,10 +98,10 @@ class _AutoSteps:
 
 def checkpoints(num_steps: int) -> frozenset[int]:
     """The steps at which step sizes are reviewed: 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
-    period = max(int(FIRST * num_steps), 1)
+    period = max(int(FIRST_PERIOD * num_steps), 1)
     found, step = [], period
     while step < num_steps:
         found.append(step)
-        period = max(period - max(int(SHRINK * num_steps), 1), int(LEAST * num_steps), 1)
+        period = max(period - max(int(PERIOD_DECREMENT * num_steps), 1), int(MIN_PERIOD * num_steps), 1)
         step += period
     return frozenset(found)

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks.base import ATTACKS, EVERY_MOST, Attack, Iterate, LogitsFn, Problem
+from bat_core.attacks.base import ATTACKS, MAX_TARGETS, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_choice
 from bat_core.rng import BatchRNG
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
-LEAST_CLASSES = 4  # the targeted DLR loss compares four logits
+MIN_CLASSES = 4  # the targeted DLR loss compares four logits
 
 
 @ATTACKS.register("autoattack")
@@ -48,18 +48,16 @@ class AutoAttack(Attack):
     ) -> Iterator[Iterate]:
         library = library_attack()
         x, y = problem.ball.x.float().contiguous(), problem.y
-        model = _AsTheLibraryTakesIt(logits_fn, problem.ball.x.dtype)
+        model = _LibraryModel(logits_fn, problem.ball.x.dtype)
         with torch.no_grad():
             num_classes = model(x[:1]).shape[1]
-        if num_classes < LEAST_CLASSES:
-            raise InputError(
-                f"AutoAttack needs {LEAST_CLASSES} classes, the model has {num_classes}: use --suite paper"
-            )
-        with _own_randomness(x.device), _quiet():
+        if num_classes < MIN_CLASSES:
+            raise InputError(f"AutoAttack needs {MIN_CLASSES} classes, the model has {num_classes}: use --suite paper")
+        with _isolated_randomness(x.device), _silenced():
             seed = int(rng.integers(2**31 - 1, y)[0])
             attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
             attack.attacks_to_run = [self.part]
-            targets = min(EVERY_MOST, num_classes - 1)
+            targets = min(MAX_TARGETS, num_classes - 1)
             attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
             x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
         yield Iterate(1, problem.rows, problem.ball.project(x_adv.detach().to(problem.ball.x.dtype)))
@@ -80,7 +78,7 @@ def library_attack() -> Any:
     return Library
 
 
-class _AsTheLibraryTakesIt(nn.Module):
+class _LibraryModel(nn.Module):
     """The model as a module on float32 images, whose input gradients can be viewed as rows."""
 
     def __init__(self, logits_fn: LogitsFn, dtype: torch.dtype) -> None:
@@ -102,7 +100,7 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 @contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
+def _isolated_randomness(device: torch.device) -> Iterator[None]:
     """AutoAttack seeds torch's global generator and ends every trace function; here nobody else notices."""
     tracing = sys.gettrace()
     try:
@@ -113,7 +111,7 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Its warnings (random model, probabilities, zero gradients) are measured and said by `checks`."""
     logger = logging.getLogger("auto-attack")
     before = logger.level

@@ -19,7 +19,7 @@ TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
 Target: TypeAlias = TargetName | Tensor | None
 
 TARGETS: tuple[TargetName, ...] = ("mc", "ll", "random", "every")
-EVERY_MOST = 9  # "every" takes so many classes at most, as AutoAttack does
+MAX_TARGETS = 9  # "every" takes so many classes at most, as AutoAttack does
 ATTACKS: Registry[type["Attack"]] = Registry("attack", "bat_core.attacks")
 
 
@@ -110,7 +110,7 @@ class Attack(ABC):
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
             found = ball.check(self.search(logits_fn, problem, rng).detach())
             if worst is not None:
-                holds = _classified(logits_fn, worst, y)
+                holds = _is_correct(logits_fn, worst, y)
                 found = torch.where(holds[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
@@ -212,10 +212,10 @@ def choose_targets(
         return [largest_other(-logits, y).indices]
     if target == "every":
         wrong = logits.scatter(1, y[:, None], -torch.inf)
-        return list(wrong.topk(min(EVERY_MOST, logits.shape[1] - 1), dim=1).indices.unbind(1))
+        return list(wrong.topk(min(MAX_TARGETS, logits.shape[1] - 1), dim=1).indices.unbind(1))
     return [(y + 1 + rng.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
 
 
 @torch.no_grad()
-def _classified(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
+def _is_correct(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
     return logits_fn(x).argmax(1) == y

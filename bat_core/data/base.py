@@ -15,8 +15,8 @@ from bat_core.errors import InputError, check_finite
 from bat_core.models.base import ImageShape
 from bat_core.registry import Registry
 
-VAL_FRACTION = 10  # one train image in ten ...
-VAL_MOST = 1000  # ... and at most so many are held out to choose by
+VAL_DIVISOR = 10  # one train image in ten ...
+VAL_MAX = 1000  # ... and at most so many are held out to choose by
 
 Images: TypeAlias = Tensor | ImageFiles
 
@@ -193,7 +193,7 @@ def load_dataset(
         raise InputError(f"image_size={image_size}: the images of data set {name!r} are {height}x{width}, leave it out")
     train = _canonical(source.train)
     if val_size is None:
-        val_size = min(len(train) // VAL_FRACTION, VAL_MOST)
+        val_size = min(len(train) // VAL_DIVISOR, VAL_MAX)
     val = _first("val_size", train, val_size, below=len(train))
     rest = train.take(slice(len(val), None))
     return Dataset(

@@ -19,9 +19,9 @@ from bat_core.errors import InputError
 from bat_core.rng import named_seed
 
 CHUNK = 16  # images that one process decodes at a time
-AHEAD = 256  # images that are decoded ahead of their use
-MOST_WORKERS = 8  # that are started unless more are asked for
-DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what the decoders raise
+PREFETCH = 256  # images that are decoded ahead of their use
+MAX_WORKERS = 8  # that are started unless more are asked for
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what the decoders raise
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,19 @@ class ImageFiles:
         """
         chunks = (chunk.tolist() for part in parts for chunk in part.split(CHUNK))
         count = sum(len(part.split(CHUNK)) for part in parts)
-        workers = 0 if count == 1 else min(usual_workers() if self.workers is None else self.workers, count)
+        workers = 0 if count == 1 else min(default_workers() if self.workers is None else self.workers, count)
         loader = DataLoader(
             _Chunks(self, crops),
             batch_size=None,  # a chunk is a batch of its own
             sampler=chunks,
             num_workers=workers,
-            prefetch_factor=max(AHEAD // (CHUNK * workers), 2) if workers else None,
+            prefetch_factor=max(PREFETCH // (CHUNK * workers), 2) if workers else None,
             generator=torch.Generator(),  # the loader would draw from torch's own
         )
         decoded = iter(loader)
         try:
             for part in parts:
-                yield torch.cat([_whole(next(decoded)) for _ in part.split(CHUNK)])
+                yield torch.cat([_unwrap(next(decoded)) for _ in part.split(CHUNK)])
         finally:
             del decoded  # ends its processes now, also where a traceback keeps this frame
 
@@ -109,14 +109,14 @@ class ImageFiles:
         try:
             with Image.open(self.root / name) as file:
                 image = file.convert("RGB")
-        except DAMAGED as error:
+        except DECODE_ERRORS as error:
             reason = getattr(error, "strerror", None) or "it is empty, cut short or no image; replace or remove it"
             raise InputError(f"{self.root / name} cannot be decoded: {reason}") from error
         if crops is None:
-            return _middle(self.size)(image)
+            return _center_crop(self.size)(image)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(named_seed(crops.seed, "crop", crops.epoch, name))
-            return _at_random(self.size)(image)
+            return _random_crop(self.size)(image)
 
 
 class _Chunks(Dataset[Tensor | InputError]):
@@ -135,24 +135,24 @@ class _Chunks(Dataset[Tensor | InputError]):
         return images
 
 
-def _whole(chunk: Tensor | InputError) -> Tensor:
+def _unwrap(chunk: Tensor | InputError) -> Tensor:
     if isinstance(chunk, InputError):
         raise chunk
     return chunk
 
 
-def usual_workers() -> int:
+def default_workers() -> int:
     """One process for each thread that torch was given here, at most 8."""
-    return min(torch.get_num_threads(), MOST_WORKERS)
+    return min(torch.get_num_threads(), MAX_WORKERS)
 
 
 @functools.cache
-def _middle(size: int) -> v2.Transform:
+def _center_crop(size: int) -> v2.Transform:
     """The middle 7/8 of the image, as 224 of 256 pixels."""
     return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), v2.PILToTensor()])
 
 
 @functools.cache
-def _at_random(size: int) -> v2.Transform:
+def _random_crop(size: int) -> v2.Transform:
     """A crop of 8 % to 100 % of the image, mirrored with probability 1/2."""
     return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()])

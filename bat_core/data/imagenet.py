@@ -12,7 +12,7 @@ from bat_core.data.files import ImageFiles
 from bat_core.errors import InputError
 
 LAYOUT = "{train,val}/<class>/*.JPEG"
-USUAL_SIZE = 224
+DEFAULT_SIZE = 224
 
 
 @DATASETS.register("imagenet")
@@ -23,16 +23,16 @@ def imagenet(request: Request) -> Source:
     Source: J. Deng et al., ImageNet: a large-scale hierarchical image database, CVPR 2009.
     """
     folder = request.require_dir(downloadable=False)
-    size = request.image_size or USUAL_SIZE
+    size = request.image_size or DEFAULT_SIZE
     (train, class_names), (test, others) = (
-        _listed(folder, part, size=size, workers=request.workers) for part in ("train", "val")
+        _list_split(folder, part, size=size, workers=request.workers) for part in ("train", "val")
     )
     if odd := set(class_names) ^ set(others):
         raise InputError(f"{folder}: train/ and val/ must hold the same classes, and only one has {min(odd)!r}")
     return Source(train=train, test=test, class_names=class_names)
 
 
-def _listed(folder: Path, part: str, *, size: int, workers: int | None) -> tuple[Split, tuple[str, ...]]:
+def _list_split(folder: Path, part: str, *, size: int, workers: int | None) -> tuple[Split, tuple[str, ...]]:
     root = folder / part
     if not root.is_dir():
         raise InputError(f"data folder {str(folder)!r} has no {part}/ in it: name one that holds {LAYOUT}")

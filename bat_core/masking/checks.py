@@ -10,10 +10,10 @@ from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
 from bat_core.data import Images, to_unit
 from bat_core.errors import check_choice
-from bat_core.evaluate import Evaluator, classified, is_out_of_memory
-from bat_core.forward import judging
+from bat_core.evaluate import Evaluator, is_correct, is_out_of_memory
+from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
-from bat_core.masking.flags import DEPTHS, FEW, Depth, Evidence, Findings, conclude, get_check
+from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 from bat_core.verdicts import Verdicts
@@ -50,10 +50,10 @@ def examine(
     evaluator = Evaluator(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
     verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)
-    measured = _probed(evaluator, images, labels, eps)
+    measured = _measure_within_memory(evaluator, images, labels, eps)
     if measured["pass_difference"] >= get_check("random_output").suspect:
         eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
-        measured["eot_acc"] = evaluator.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
+        measured["eot_acc"] = evaluator.extend(verdicts.without_outcomes(), images, eot).curve("eot", "final").item()
     if verified is not None:
         measured["verified_acc"] = float(verified[:IMAGES].double().mean())
     return conclude(_evidence(verdicts, measured), depth)
@@ -72,7 +72,7 @@ def attacks(eps: float, depth: Depth) -> Suite:
     if depth == "full":
         entries += [
             _pgd("restarts", eps, loss="ce", steps=(20,), restarts=5),
-            Entry(name="square", attack=Square(eps=eps, num_steps=1000), drop=True),
+            Entry(name="square", attack=Square(eps=eps, num_steps=1000), skip_broken=True),
             _pgd("large-ce", LARGE_EPS, loss="ce", steps=(20,)),
             _pgd("large-cw", LARGE_EPS, loss="cw", steps=(20,)),
         ]
@@ -92,7 +92,7 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     def stands(*names: str) -> Any:
         holds = verdicts.clean_correct
         for name in names:
-            holds = holds & verdicts.outcomes[name].holds
+            holds = holds & verdicts.outcomes[name].robust
         return holds
 
     deeper: dict[str, float] = {}
@@ -118,24 +118,24 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     )
 
 
-def _probed(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """`_probe`, on as many of the images as fit into memory."""
+def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """`_measure`, on as many of the images as fit into memory."""
     try:
-        return _probe(evaluator, images, labels, eps)
+        return _measure(evaluator, images, labels, eps)
     except (MemoryError, RuntimeError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise
     half = len(images) // 2
-    return _probed(evaluator, images[:half], labels[:half], eps)
+    return _measure_within_memory(evaluator, images[:half], labels[:half], eps)
 
 
-def _probe(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
     x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
     totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
-    with judging(evaluator.model):
+    with eval_without_tf32(evaluator.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
             logits = evaluator.model(own_x)
@@ -150,18 +150,18 @@ def _probe(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> 
             x_adv = attack(evaluator.model, own_x.detach(), own_y, generator=rng.take(part))
             with torch.no_grad():
                 after = cross_entropy(evaluator.model(x_adv), own_y)
-            totals["fell"].append((after <= before)[classified(logits, own_y)])
+            totals["fell"].append((after <= before)[is_correct(logits, own_y)])
     joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
     spread = float(joined["spread"].mean())
     return {
         "zero_gradient": float(joined["zero"].mean()),
-        "one_answer": one_answer(joined["given"], y),
+        "largest_class_share": largest_class_share(joined["given"], y),
         "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
         "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
     }
 
 
-def one_answer(given: Tensor, y: Tensor) -> float | None:
+def largest_class_share(given: Tensor, y: Tensor) -> float | None:
     """The largest share of images that a model gives one class.
 
     Args:
@@ -169,6 +169,6 @@ def one_answer(given: Tensor, y: Tensor) -> float | None:
     Returns:
         None where they are too few to say anything by that, or all of one class.
     """
-    if len(y) < FEW or len(y.unique()) == 1:
+    if len(y) < MIN_IMAGES or len(y.unique()) == 1:
         return None
     return float(given.unique(return_counts=True)[1].max()) / len(given)

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 from bat_core.config import to_dict
 
 MaskingStatus: TypeAlias = Literal["clear", "suspect", "masked"]
-VERDICTS: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
+MASKING_STATUSES: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
 Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
-FEW = 20  # of fewer images an honest model may give all the same class
+MIN_IMAGES = 20  # of fewer images an honest model may give all the same class
 ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
 
 
@@ -24,7 +24,7 @@ class Evidence:
     """What was measured on `n` images; shares and accuracies in [0, 1], None where it was not measured.
 
     `ce` and `cw` hold accuracies after so many PGD steps (final iterate). `ce_worst` counts every iterate.
-    `one_answer` is the largest share of the clean images that the model gives one class; it is None where they
+    `largest_class_share` is the largest share of the clean images that the model gives one class; it is None where they
     are fewer than FEW, or all of one class.
     """
 
@@ -44,7 +44,7 @@ class Evidence:
     black_box_only: float | None = None
     eot_acc: float | None = None
     verified_acc: float | None = None
-    one_answer: float | None = None
+    largest_class_share: float | None = field(default=None, metadata={"key": "one_answer"})
 
     @property
     def ce_acc(self) -> float:
@@ -229,7 +229,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         name=ONE_CLASS,
-        measure=lambda e: e.one_answer,
+        measure=lambda e: e.largest_class_share,
         suspect=1.0,
         masked=2.0,
         description="{value} of the images are given the same class",
@@ -241,7 +241,9 @@ CHECKS: tuple[Check, ...] = (
 def conclude(evidence: Evidence, depth: Depth) -> Findings:
     """The verdict that follows from what was measured."""
     flags = tuple(flag for check in CHECKS if (flag := check.flag(evidence)) is not None)
-    masking_status = max((flag.masking_status for flag in flags), key=VERDICTS.index, default=VERDICTS[0])
+    masking_status = max(
+        (flag.masking_status for flag in flags), key=MASKING_STATUSES.index, default=MASKING_STATUSES[0]
+    )
     return Findings(masking_status=masking_status, flags=flags, evidence=evidence, depth=depth)
 
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import classified, is_out_of_memory
-from bat_core.forward import judging
+from bat_core.evaluate import is_correct, is_out_of_memory
+from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
-from bat_core.masking.checks import one_answer
+from bat_core.masking.checks import largest_class_share
 from bat_core.masking.flags import ONE_CLASS
 
 IMAGES = 128  # what the inspection looks at
-CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
-BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
-NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
+RANGE_MARGIN = 0.10  # accuracy gained on another range that says the model was made for it
+NO_GRADIENT = "the logits do not depend on the image differentiably: no gradient attack works"
+PASS_TOLERANCE = 1e-3  # of the logits' spread: a difference between two passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,15 @@ def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: in
     found = [_training_mode()] if training else []
     while True:
         try:
-            return _inspected(model, x, y, found, num_classes)
+            return _findings(model, x, y, found, num_classes)
         except (MemoryError, RuntimeError) as error:
             if len(x) == 1 or not is_out_of_memory(error):
                 raise
             x, y = x[: len(x) // 2], y[: len(y) // 2]
 
 
-def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
-    with judging(model):
+def _findings(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
+    with eval_without_tf32(model):
         logits, broken = _forward(model, x, num_classes)
         if logits is None:
             return (broken,) if broken else ()
@@ -124,7 +124,7 @@ def _probabilities(logits: Tensor) -> list[Finding]:
 def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     """A model that has learnt nothing: no attack moves it, and the share of its class stands."""
     given = logits.argmax(1)
-    if one_answer(given, y) != 1:
+    if largest_class_share(given, y) != 1:
         return []
     description = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
     return [_warning(ONE_CLASS, description)]
@@ -141,7 +141,7 @@ def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Findi
     with torch.no_grad():
         accuracies = {name: _accuracy(model(rescale(x)), y) for name, rescale in others.items()}
     best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] < own + max(CLEARLY_BETTER, 2 / len(y) ** 0.5):  # more than chance on few images
+    if accuracies[best] < own + max(RANGE_MARGIN, 2 / len(y) ** 0.5):  # more than chance on few images
         return []
     return [
         _error(
@@ -157,12 +157,12 @@ def _passes(model: nn.Module, x: Tensor, logits: Tensor) -> list[Finding]:
     with torch.no_grad():
         again = model(x)
         alone = torch.cat([model(one) for one in x[:8].split(1)])
-    if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
+    if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > PASS_TOLERANCE:
         description = (
             f"two passes over the same images differ (by {apart:.1%} of the logits' spread): the model is random"
         )
         return [_warning("random", description)]
-    if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
+    if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > PASS_TOLERANCE:
         description = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
         return [_warning("batch_dependent", description)]
     return []
@@ -173,11 +173,11 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
     with torch.enable_grad():
         logits = model(x)
         if not logits.requires_grad:
-            return [_error("no_gradient", BROKEN_OFF)]
+            return [_error("no_gradient", NO_GRADIENT)]
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(cross_entropy(logits, y).sum(), x, allow_unused=True)
     gradient = gradients[0]
     if gradient is None:
-        return [_error("no_gradient", BROKEN_OFF)]
+        return [_error("no_gradient", NO_GRADIENT)]
     broken = int((~gradient.flatten(1).isfinite().all(1)).sum())
     if broken:
         description = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"
@@ -186,4 +186,4 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> float:
-    return float(classified(logits, y).double().mean())
+    return float(is_correct(logits, y).double().mean())

@@ -88,16 +88,16 @@ class Recipe:
                 return logits_fn(x)
 
         label = self.label(y, clean_logits)
-        return self.attacked(logits_fn, x, y, rng, clean_logits), label
+        return self.perturb(logits_fn, x, y, rng, clean_logits), label
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         """The images to train on (B, C, H, W), detached; methods with a search of their own override it."""
         if self.attack is None:
             return x
         return self.attack(logits_fn, x, y, generator=rng, clean_logits=clean_logits)
 
     @property
-    def reach(self) -> float:
+    def max_distance(self) -> float:
         """How far from the clean images those to train on may lie, in the unit of x."""
         return self.attack.eps if self.attack else 0.0
 

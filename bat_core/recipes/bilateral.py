@@ -58,7 +58,7 @@ def r_mc_la_five_passes(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float
 
     Five passes a step where the paper's method takes six; not in the paper.
     """
-    return OwnForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
+    return SharedForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MC-LA-2step")
@@ -81,7 +81,7 @@ def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnForward(Recipe):
+class SharedForward(Recipe):
     """One targeted step whose start is all that passes the network: clean images never do."""
 
     def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class OwnForward(Recipe):
 class NearestBoundary(Recipe):
     """The target is the class with the smallest gap of logits for the distance between the classes' weights."""
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         assert self.attack is not None
         target = nearest_boundary(clean_logits(), y, class_weights(logits_fn))
         return replace(self.attack, target=target)(logits_fn, x, y, generator=rng)

@@ -44,7 +44,7 @@ class NoisyStep(Recipe):
     def __post_init__(self) -> None:
         check_finite("recipe.noise", self.noise)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert self.attack is not None
         eps = self.attack.eps
         start = (x + self.noise * eps * (2 * rng.uniform(x) - 1)).requires_grad_()
@@ -53,7 +53,7 @@ class NoisyStep(Recipe):
         return (start.detach() + eps * gradient.sign()).clamp(0, 1)
 
     @property
-    def reach(self) -> float:
+    def max_distance(self) -> float:
         assert self.attack is not None
         return (self.noise + 1) * self.attack.eps
 
@@ -76,7 +76,7 @@ class Trades(Recipe):
     def __post_init__(self) -> None:
         check_finite("recipe.weight", self.weight, strict=True)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert isinstance(self.attack, PGD)
         ball, steps = LinfBall.around(x, self.attack.eps), FixedSteps(self.attack.step_size)
         log_p = F.log_softmax(clean_logits().float(), dim=1)

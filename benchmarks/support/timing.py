@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bat_core.config import AttackConfig
 from bat_core.data import Split, to_unit
-from bat_core.evaluate import classified, evaluate
+from bat_core.evaluate import evaluate, is_correct
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
 from support.common import Images, met, say, table
@@ -65,7 +65,7 @@ def synchronise(device: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelCache:
+class BenchSetup:
     """The model under attack, its images, and how it is measured."""
 
     model: nn.Module
@@ -81,7 +81,7 @@ class ModelCache:
         """Images in [0, 1] and labels, on the device."""
         return to_unit(block.images.to(self.device)), block.labels.to(self.device)
 
-    def judging(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
+    def evaluation(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
         """Evaluation of a block, as our users call it."""
 
         def run(block: Split) -> Verdicts:
@@ -99,7 +99,7 @@ class ModelCache:
     def correct_batch(self, size: int) -> Split:
         """At most `size` images that the model classifies correctly: some attacks leave out what it does not."""
         with torch.no_grad():
-            right = [classified(self.model(x), y) for x, y in map(self.unit, self.images.blocks)]
+            right = [is_correct(self.model(x), y) for x, y in map(self.unit, self.images.blocks)]
         return self.images.whole().take(torch.cat(right).cpu().nonzero().squeeze(1)[:size])
 
 

@@ -81,7 +81,7 @@ def test_a_part_is_the_librarys_with_every_wrong_class_for_a_target(part):
 
 def test_a_single_image_will_do():
     model, x, y = small()
-    suite = Suite(name="one", entries=(Entry(name="ce", attack=AutoAttack(eps=0.02), drop=True),))
+    suite = Suite(name="one", entries=(Entry(name="ce", attack=AutoAttack(eps=0.02), skip_broken=True),))
     for row in range(6):
         verdicts = evaluate(model, x[row : row + 1], y[row : row + 1], attack=suite, rows=torch.tensor([row]))
         assert len(verdicts) == 1

@@ -63,23 +63,23 @@ def test_the_two_readings_of_a_curve():
 
 def test_an_example_that_was_spared_has_fallen():
     spared = hand_made().outcomes["apgd-t"]
-    assert spared.holds.tolist() == [False, False, False]
+    assert spared.robust.tolist() == [False, False, False]
     assert spared.curve("worst").tolist() == [0]
     assert outcome([SKIPPED, UNBROKEN], (1, 2), [[False, False], [True, True]]).curve("worst").tolist() == [0.5, 0.5]
 
 
 def test_one_attack_more():
     verdicts = hand_made(outcomes={})
-    more = verdicts.attacked("ce", hand_made().outcomes["ce"]).attacked("fgsm", hand_made().outcomes["fgsm"])
+    more = verdicts.with_outcome("ce", hand_made().outcomes["ce"]).with_outcome("fgsm", hand_made().outcomes["fgsm"])
     assert list(more.outcomes) == ["ce", "fgsm"]
     assert verdicts.outcomes == {}
-    assert_same(more.bare(), verdicts)
+    assert_same(more.without_outcomes(), verdicts)
 
 
 @pytest.mark.parametrize(("name", "added"), [("ce", outcome([0, 0, 0])), ("cw", outcome([0, 0]))])
 def test_an_attack_twice_or_on_other_examples_is_not_added(name, added):
     with pytest.raises(ValueError, match=rf"attack '{name}' cannot be added to 3 verdicts under \['ce', 'fgsm', "):
-        hand_made().attacked(name, added)
+        hand_made().with_outcome(name, added)
 
 
 def test_some_of_the_examples():

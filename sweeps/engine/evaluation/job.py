@@ -16,8 +16,8 @@ from bat_core.config import PRECISIONS, SPLITS
 from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from bat_core.masking.inspection import inspect
-from bat_core.memory import fitting_batch
-from bat_core.suites import STEPS_OF_EPS
+from bat_core.memory import max_batch_size
+from bat_core.suites import STEPS_PER_EPS
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.options import Amount
 from sweeps.engine.cli.text import counted
@@ -140,7 +140,7 @@ def decide(
         "n": n,
         "pixel": dataset.pixel,
         "eps": eps,
-        "step_size": options.step_size if options.step_size is not None else eps / STEPS_OF_EPS,
+        "step_size": options.step_size if options.step_size is not None else eps / STEPS_PER_EPS,
         "seed": options.seed,
         "precision": options.precision,
         "val_size": len(dataset.val),
@@ -226,7 +226,7 @@ def _examined(
         said = tuple(finding.description for finding in findings)
         examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
         if not options.batch_size:
-            fits = min(fits, fitting_batch(model, images.images, most=default, processes=options.processes()))
+            fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:
         console.print(f"{counted(fits, 'image')} at once fit into the free memory (--batch-size)", highlight=False)
     return tuple(examined), fits

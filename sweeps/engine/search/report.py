@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.text import pipe_table
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
@@ -120,7 +120,7 @@ def _attack(snapshot: Snapshot) -> str:
     """The settings of what every trial was attacked with."""
     attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
     steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
-    verified = suite_of(attack).verified_by
+    verified = evaluation_suite(attack).verified_by
     then = f"; then come {verified} with AutoAttack's settings on what still stands" if verified else ", not verified"
     losses = " and ".join(LOSS_TITLES.get(loss, loss) for loss in attack.losses)
     return f"PGD takes {steps} on {losses} from one random start{then}."

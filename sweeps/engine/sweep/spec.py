@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import bat_core
 from bat_core.config import Param, TrialConfig
-from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
+from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep.folder import SweepFolder
@@ -139,4 +139,4 @@ def check_time(where: str, written: str) -> None:
     try:
         datetime.datetime.fromisoformat(written).timestamp()
     except (ValueError, OverflowError) as error:
-        raise InputError(f"{where}={shown(written)} is no time: write it as 2026-01-31T12:00:00+00:00") from error
+        raise InputError(f"{where}={brief_repr(written)} is no time: write it as 2026-01-31T12:00:00+00:00") from error

@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_made_smaller(checks):
 
 def test_shards_are_as_large_as_the_free_memory_allows(alone, monkeypatch, capsys):
     images = load_dataset("digits").test.images
-    each = memory.OVERHEAD * memory.kept_for_backward(net(), images[:1].float() / 255)
+    each = memory.OVERHEAD * memory.activation_bytes(net(), images[:1].float() / 255)
     monkeypatch.setattr(memory, "free_memory", lambda device: 9 * each / memory.SHARE)
     folder = evaluated(n=20, batch_size=None)
     assert EvaluationFolder(folder).load().shard_size == 8
@@ -167,9 +167,9 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
         one = whole.take(np.arange(made.n)[shard])
         place = tmp_path / SHARDS / f"{shard.start:06d}"
         place.mkdir(parents=True)
-        write_verdicts(one.bare(), place / "clean.parquet")
+        write_verdicts(one.without_outcomes(), place / "clean.parquet")
         for number, (name, outcome) in enumerate(one.outcomes.items()):
-            write_verdicts(one.bare().attacked(name, outcome), place / f"{number:02d}-{name}.parquet")
+            write_verdicts(one.without_outcomes().with_outcome(name, outcome), place / f"{number:02d}-{name}.parquet")
     check_model(made, tmp_path, Evaluator(Still()), part)
     found = json.loads((tmp_path / CHECKS).read_text())
     assert found["evidence"]["verified_acc"] == (pytest.approx(whole.robust_acc) if known else None)
