@@ -1,4 +1,4 @@
-"""The epoch loop, nothing else: generators that yield after each batch or epoch and leave the rest to their caller."""
+"""The training loop: generators that yield after each batch or epoch and leave everything else to the caller."""
 
 import contextlib
 import time
@@ -35,10 +35,10 @@ VAL_BATCH = 500
 
 @dataclass
 class PartialEpoch:
-    """An epoch that is not over: how many batches are done, and what the next one goes on from.
+    """The state of an unfinished epoch after `batches` batches.
 
-    `totals` are the loss, the correct and the seen images of this worker, (3,) float64; `generator` is what
-    the epoch draws from.
+    `totals` (3,) float64 are this worker's summed loss, correct images and seen images; `generator` is the epoch's
+    source of randomness.
     """
 
     batches: int
@@ -48,11 +48,10 @@ class PartialEpoch:
 
 @dataclass
 class TrainState:
-    """What training goes on from: the model, the optimiser and how many epochs are done.
+    """The state that training resumes from: the model, the optimiser and the number of finished epochs.
 
-    Randomness is not part of it but in the middle of an epoch (`partial`): every epoch draws from its own named
-    seed. `metrics` are what was measured after the last epoch, `collapse_detector` the best
-    epoch so far.
+    Random state is stored only within an epoch (`partial`), because every epoch has its own named seed. `metrics`
+    are those of the last epoch; `collapse_detector` remembers the most robust epoch so far.
     """
 
     model: nn.Module
@@ -63,9 +62,9 @@ class TrainState:
     partial: PartialEpoch | None = None
 
     def gather(self, workers: Workers) -> None:
-        """Make rank 0's state in the middle of an epoch that of all workers, to be saved by it.
+        """Combine the partial epochs of all workers, so that rank 0 can save the state for all of them.
 
-        The workers' batch norm statistics are averaged here as at an epoch's end.
+        This also averages the batch norm statistics of the workers, as at the end of an epoch.
         """
         assert self.partial is not None
         workers.average_buffers(self.model)
@@ -76,10 +75,9 @@ class TrainState:
 class EpochReport:
     """One finished epoch. Accuracies are in [0, 1]; `val_*` are measured on validation images.
 
-    `train_acc` is that on the attacked training images, as the epoch went by. `val_robust_acc` is under
-    PGD at the evaluation's budget, `val_one_step_acc` under FGSM at the recipe's own. `collapsed` says
-    that this epoch fell to catastrophic overfitting: what it trained is less robust than what it had.
-    `state` is live: save it before asking for the next report.
+    `train_acc` is the running accuracy on the adversarial training images. `val_robust_acc` is the accuracy under
+    PGD at the evaluation's budget, `val_one_step_acc` under FGSM at the recipe's budget. `collapsed` marks
+    catastrophic overfitting in this epoch. `state` is live: save it before requesting the next report.
     """
 
     epoch: int
@@ -94,7 +92,7 @@ class EpochReport:
     collapsed: bool = False
 
     def metrics(self) -> dict[str, float]:
-        """All but the state, by name."""
+        """All metrics by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"state", "collapsed"}}
 
 
@@ -119,14 +117,15 @@ def fit(
     """Train a model by the trial's recipe.
 
     Args:
-        dataset: its train split is fitted, its val split measured; test is not looked at.
-        state: where to go on; None begins anew. On CPU, going on equals never having stopped, bit for bit.
+        dataset: fits the train split and measures on the val split; the test split is not used.
+        state: the state to resume from; None starts from scratch. On a CPU, a resumed run equals an uninterrupted
+            one bit for bit.
         workers: the processes that share the global batch; each calls fit with the same arguments.
     Yields:
         A report after each epoch from state.epoch + 1 to config.train.epochs.
     Raises:
-        ValueError: more workers than divide the batch, or fewer training images than one batch.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
+        FloatingPointError: the loss is not finite.
     """
     for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
         if isinstance(report, EpochReport):
@@ -141,7 +140,7 @@ def fit_by_batch(
     device: torch.device | str = "cpu",
     workers: Workers = Workers(),
 ) -> Iterator[EpochReport | TrainState]:
-    """As `fit`, and yields the live state after each batch too, from which training can go on as after an epoch."""
+    """Like `fit`, but also yield the live state after each batch. Training can resume from any of these states."""
     device = torch.device(device)
     state = state or initial_state(config, dataset, device)
     trainer = _Trainer(config, dataset, state, device, workers)
@@ -158,7 +157,7 @@ class _Trainer:
         self.augmentation: Augmentation = dataset.augmentation
         self.train = dataset.train.to(device)
         self.val = dataset.val
-        # Images too many for memory are large ones: what an update takes at once is known to fit.
+        # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (
             VAL_BATCH if isinstance(dataset.val.images, Tensor) else config.train.batch_size // workers.size
         )
@@ -169,7 +168,7 @@ class _Trainer:
         self.attack_model = compiled(state.model, self.compiled)
         self.update_model = compiled(workers.wrap(state.model), self.compiled)
         if state.partial and workers.rank > 0:
-            state.partial.totals.zero_()  # rank 0 counts what all had seen
+            state.partial.totals.zero_()  # rank 0 has the totals of all workers
 
     def run_epoch(self, epoch: int) -> Iterator[EpochReport | TrainState]:
         started = time.perf_counter()
@@ -215,11 +214,11 @@ class _Trainer:
         )
 
     def _share_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's share of each of the epoch's batches from `start` on."""
+        """This worker's share of each batch of the epoch, from batch `start` on."""
         seed, size = self.config.seed, self.config.train.batch_size
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
         images, labels = self.train.images, self.train.labels
-        if isinstance(images, Tensor):  # on the device, as the labels are
+        if isinstance(images, Tensor):  # images and labels are on the device
             order = order.to(self.device)
         shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
         if isinstance(images, Tensor):
@@ -230,7 +229,7 @@ class _Trainer:
 
     def _update(self, images: Tensor, y: Tensor, rng: BatchRNG) -> Tensor:
         if self.compiled:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step left in the graphs' memory may go
+            torch.compiler.cudagraph_mark_step_begin()  # lets CUDA graphs reuse the memory of the last step
         x = to_unit(self.augmentation(images, rng)).contiguous(memory_format=self.layout)
         x_adv, label = self._craft(x, y, rng)
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -248,7 +247,7 @@ class _Trainer:
             return self.recipe.craft(self.attack_model, x, y, rng)
 
     def _validate(self, epoch: int) -> tuple[float, float, float]:
-        """Accuracy on clean validation images, under PGD and under one step."""
+        """Accuracy on validation images: clean, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
         counts = torch.zeros(4, dtype=torch.float64, device=self.device)
         with eval_without_tf32(self.state.model):
@@ -274,21 +273,21 @@ class _Trainer:
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:
-    """How many full global batches an epoch has; the images left over are others each epoch.
+    """The number of full global batches per epoch. Remaining images are skipped; they differ from epoch to epoch.
 
     Raises:
-        ValueError: the batch cannot be shared equally, or there are fewer images than one batch.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
     """
     size = config.train.batch_size
     if size % workers.size:
-        raise InputError(f"train.batch_size={size} cannot be shared equally by {workers.size} workers")
+        raise InputError(f"train.batch_size={size} must be a multiple of the number of workers, {workers.size}")
     if train_size < size:
         raise InputError(f"train.batch_size={size} is larger than the {train_size} training images")
     return train_size // size
 
 
 def _optimizer(config: TrialConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with weight decay on convolution and linear weights, not on norms and biases; one kernel a group on GPUs."""
+    """SGD with weight decay on convolution and linear weights, not on norms and biases; fused kernels on GPUs."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [

@@ -1,4 +1,4 @@
-"""AutoAttack, part by part, as its authors wrote it (the package pyautoattack)."""
+"""AutoAttack, part by part, in its authors' implementation (package pyautoattack)."""
 
 import logging
 import sys
@@ -23,10 +23,10 @@ MIN_CLASSES = 4  # the targeted DLR loss compares four logits
 class AutoAttack(Attack):
     """One part of AutoAttack's standard version for L-infinity.
 
-    The parts run one after the other on what still stands make up the standard evaluation. With fewer
-    than ten classes the targeted parts take every wrong class there is.
+    The standard evaluation runs the parts in order, each on the examples that remain robust. With fewer than ten
+    classes the targeted parts try every wrong class.
 
-    Source: Croce and Hein 2020, arXiv:2003.01690; package pyautoattack, which is its code unchanged.
+    Source: Croce and Hein 2020, arXiv:2003.01690; package pyautoattack, which contains their code unchanged.
     """
 
     takes_target: ClassVar[bool] = False
@@ -37,7 +37,9 @@ class AutoAttack(Attack):
         super().__post_init__()
         check_choice("attack.part", self.part, PARTS)
         if self.restarts != 1:
-            raise InputError(f"attack.restarts={self.restarts}: AutoAttack's standard version makes one search a part")
+            raise InputError(
+                f"attack.restarts={self.restarts} must be 1: AutoAttack's standard version does not restart"
+            )
 
     def iterates(
         self,
@@ -52,7 +54,9 @@ class AutoAttack(Attack):
         with torch.no_grad():
             num_classes = model(x[:1]).shape[1]
         if num_classes < MIN_CLASSES:
-            raise InputError(f"AutoAttack needs {MIN_CLASSES} classes, the model has {num_classes}: use --suite paper")
+            raise InputError(
+                f"AutoAttack needs {MIN_CLASSES} or more classes, the model has {num_classes}: use --suite paper"
+            )
         with _isolated_randomness(x.device), _silenced():
             seed = int(rng.integers(2**31 - 1, y)[0])
             attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
@@ -70,16 +74,16 @@ def library_attack() -> Any:
         InputError: the package is not installed.
     """
     try:
-        from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (the core runs without it)
+        from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (optional dependency)
     except ImportError as error:
         raise InputError(
-            "AutoAttack comes with the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
+            "AutoAttack needs the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
         ) from error
     return Library
 
 
 class _LibraryModel(nn.Module):
-    """The model as a module on float32 images, whose input gradients can be viewed as rows."""
+    """The model as a module on float32 images with contiguous input gradients, which the library's `.view` needs."""
 
     def __init__(self, logits_fn: LogitsFn, dtype: torch.dtype) -> None:
         super().__init__()
@@ -101,7 +105,7 @@ class _ContiguousGradient(torch.autograd.Function):
 
 @contextmanager
 def _isolated_randomness(device: torch.device) -> Iterator[None]:
-    """AutoAttack seeds torch's global generator and ends every trace function; here nobody else notices."""
+    """Restore torch's global generator, which AutoAttack seeds, and the trace function, which it removes."""
     tracing = sys.gettrace()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -112,7 +116,7 @@ def _isolated_randomness(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Its warnings (random model, probabilities, zero gradients) are measured and said by `checks`."""
+    """Silence its warnings (randomised model, probabilities, zero gradients): `masking.checks` reports these."""
     logger = logging.getLogger("auto-attack")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Looks for red flags of gradient masking: signs that an attack failed for another reason than robustness."""
+"""Measures the red flags of gradient masking: signs that an attack failed for a reason other than robustness."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +18,9 @@ from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 from bat_core.verdicts import Verdicts
 
-IMAGES = 200  # what the checks look at
-LARGE_EPS = 0.5  # a ball that holds plain grey for every image: nothing can stand in it
-EOT = 8  # passes a gradient is averaged over for a model that is random
+IMAGES = 200  # the number of images that the checks use
+LARGE_EPS = 0.5  # this ball contains plain grey for every image, so no model can be robust in it
+EOT = 8  # forward passes per averaged gradient, for randomised models
 
 
 def examine(
@@ -34,16 +34,16 @@ def examine(
     precision: str = "float32",
     verified: Tensor | None = None,
 ) -> Findings:
-    """Look for red flags of gradient masking.
+    """Check a model for red flags of gradient masking.
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K).
-        images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are looked at.  labels: (N,) int64.
-        eps: the budget that the model is judged at.
-        depth: "cheap" costs about 60 gradients an image, "full" about 450 and a black-box attack.
-        verified: (N,) bool, what stood against a verified suite, where one ran.
+        images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are used.  labels: (N,) int64.
+        eps: the budget at which the model is evaluated.
+        depth: "cheap" costs about 60 gradients per image, "full" about 450 plus a black-box attack.
+        verified: (N,) bool, the examples that remained robust under a verified suite, if one ran.
     Returns:
-        The verdict, the flags that led to it and all that was measured.
+        The masking status, the raised flags and all measurements.
     """
     check_choice("checks.depth", depth, DEPTHS)
     images, labels = images[:IMAGES], labels[:IMAGES]
@@ -60,7 +60,7 @@ def examine(
 
 
 def attacks(eps: float, depth: Depth) -> Suite:
-    """What the checks try on the model. Its worst case is no robustness: some budgets are not `eps`."""
+    """The attacks that the checks run. Their worst case is not a robust accuracy: some budgets differ from `eps`."""
     steps = (1, 5, 10, 20) if depth == "cheap" else (1, 5, 10, 20, 50, 100)
     entries = [
         Entry(name="noise", attack=Noise(eps=eps, num_steps=10)),
@@ -119,7 +119,7 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
 
 
 def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """`_measure`, on as many of the images as fit into memory."""
+    """`_measure` on as many images as fit into memory."""
     try:
         return _measure(evaluator, images, labels, eps)
     except (MemoryError, RuntimeError) as error:
@@ -130,7 +130,10 @@ def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor,
 
 
 def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
+    """Measure gradients, the difference of two passes, and the loss before and after a short attack.
+
+    The loss is compared on images that the model classifies correctly.
+    """
     x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
@@ -162,12 +165,12 @@ def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -
 
 
 def largest_class_share(given: Tensor, y: Tensor) -> float | None:
-    """The largest share of images that a model gives one class.
+    """The largest share of images that a model assigns to one class.
 
     Args:
-        given: (N,) the classes it gives them.  y: (N,) their own.
+        given: (N,) the predicted classes.  y: (N,) the true classes.
     Returns:
-        None where they are too few to say anything by that, or all of one class.
+        A share in (0, 1]; None if there are fewer than MIN_IMAGES images or all of them have one true class.
     """
     if len(y) < MIN_IMAGES or len(y.unique()) == 1:
         return None

@@ -214,10 +214,10 @@ def test_a_damaged_file_is_named(tmp_path, damage, workers):
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b"<html></html>"}[damage])
-    reason = "No such file" if damage == "gone" else "it is empty, cut short or no image; replace or remove it"
+    reason = "No such file" if damage == "gone" else "it is empty, truncated or not an image; replace or remove it"
     with pytest.raises(InputError) as caught:
         read_through(dataset)
-    assert str(caught.value).startswith(f"{path} cannot be decoded: {reason}")
+    assert str(caught.value).startswith(f"cannot decode {path}: {reason}")
     assert "\n" not in str(caught.value)
 
 

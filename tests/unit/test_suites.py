@@ -155,7 +155,7 @@ def test_an_unknown_suite_is_named_with_the_nearest(wrong, nearest):
 def test_attacks_of_a_suite_need_names_of_their_own():
     twice = Entry(name="square", attack=Square(eps=0.1))
     for entries in ((), (twice, twice)):
-        with pytest.raises(InputError, match="suite 's' needs attacks with names of their own"):
+        with pytest.raises(InputError, match="suite 's' has entries"):
             Suite(name="s", entries=entries)
 
 

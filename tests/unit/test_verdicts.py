@@ -103,7 +103,7 @@ def test_parts_of_different_attacks_or_of_the_same_examples_are_not_joined():
     for part in (fewer, hand_made(outcomes=others, **elsewhere)):
         with pytest.raises(ValueError, match="different attacks or steps"):
             Verdicts.concat([whole, part])
-    with pytest.raises(ValueError, match="judged twice"):
+    with pytest.raises(ValueError, match="duplicate rows"):
         Verdicts.concat([whole, whole])
 
 
@@ -174,7 +174,7 @@ def test_a_file_that_holds_no_whole_verdicts(damage, tmp_path):
     path = tmp_path / "v.parquet"
     hand_made().write(path)
     damage(path)
-    with pytest.raises(InputError, match=r"v\.parquet' holds no whole verdicts"):
+    with pytest.raises(InputError, match=r"v\.parquet' is not a complete verdicts file"):
         Verdicts.read(path)
 
 

@@ -92,13 +92,13 @@ def test_what_an_inspection_warns_of_is_kept(capsys):
         torch.manual_seed(0)
         folder = evaluated(random, n=4, batch_size=4)
     (finding,) = json.loads((model_folder(folder) / "summary.json").read_text())["findings"]
-    assert "the model is random" in finding
-    assert "the model is random" in " ".join(capsys.readouterr().out.split())
+    assert "the model is randomised" in finding
+    assert "the model is randomised" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("n", [None, 1, 4])
 def test_a_model_made_for_other_images_is_refused_however_few_are_attacked(n):
-    assert "made for [0, 255]" in refused(of_bytes, n=n)
+    assert "expect [0, 255]" in refused(of_bytes, n=n)
 
 
 def test_a_factory_that_makes_another_model_each_time_is_refused():
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_other_classes_is_refused(digits, tmp_path):
     seven = replace(digits, class_names=digits.class_names[:7])
     save_model(tmp_path / "seven", initial_state(config, seven, torch.device("cpu")), config, seven)
     for insisting in (False, True):
-        with pytest.raises(InputError, match="the model has 7 classes and the data set 10: they must be equal"):
+        with pytest.raises(InputError, match="the model has 7 classes and the data set has 10: they must match"):
             run_evaluation([str(tmp_path / "seven")], options(despite_findings=insisting))
     assert {path.name for path in tmp_path.iterdir()} == {"seven"}
 
