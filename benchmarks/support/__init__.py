@@ -1,1 +1,1 @@
-"""Code that the benchmarks share. Nothing in this package is run by itself; the scripts beside it are."""
+"""Code shared by the benchmarks. Users run the scripts in the parent folder, not the modules in this package."""

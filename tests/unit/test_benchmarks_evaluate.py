@@ -112,5 +112,5 @@ def test_pairs_that_differ_are_counted_and_signed(script):
 
 def test_a_part_that_is_not_there_is_said_before_any_work(script):
     evaluate = script("evaluate")
-    with pytest.raises(InputError, match="--parts 'x' is unknown"):
+    with pytest.raises(InputError, match="unknown --parts 'x'"):
         evaluate.main(evaluate.Options(parts=("x",)))

@@ -68,7 +68,7 @@ def test_a_speedrun_trains_verifies_and_says_how_many_reached_each_bar(script, c
     assert [run["seed"] for run in report["runs"]] == [0, 1]
     assert all(run["suite"] == "quick" and run["n"] == 10 for run in report["runs"])
     assert all(run["seconds"] <= run["total"] for run in report["runs"])
-    assert "0 of 2 runs hold 43.2%" in capsys.readouterr().out
+    assert "0 of 2 runs reach 43.2%" in capsys.readouterr().out
 
 
 def test_a_bar_is_reached_by_both_numbers(script):
