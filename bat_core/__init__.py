@@ -1,7 +1,7 @@
-"""The numeric core of bat-sweeps: train, attack and judge image classifiers under an L-infinity threat.
+"""The numeric core of bat-sweeps: train, attack and evaluate image classifiers under an L-infinity threat model.
 
-Needs torch, torchvision, numpy and pyarrow alone (and safetensors to read and write checkpoints);
-it never imports ray, optuna or mlflow.
+It depends only on torch, torchvision, numpy and pyarrow, and on safetensors for checkpoints. It never imports
+ray, optuna or mlflow.
 """
 
 __version__ = "0.1.0"

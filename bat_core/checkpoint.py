@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors and JSON: written atomically, with checksums, resumable bit for bit."""
+"""Checkpoints as safetensors and JSON, written atomically with checksums. Resuming is bit for bit exact."""
 
 import hashlib
 import json
@@ -27,13 +27,13 @@ DESCRIPTION = "config.json"
 CHECKSUMS = "checksums.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-BEGUN = "begun.safetensors"  # an epoch's totals and generator, in a checkpoint between two batches
-KEPT = 2  # the newest, and the one before should that be damaged
+PARTIAL = "begun.safetensors"  # totals and generator state of an unfinished epoch
+MAX_CHECKPOINTS = 2  # the newest, and the previous one in case the newest is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The JSON beside the weights: all that is needed to rebuild the model."""
+    """The JSON file next to the weights: everything needed to rebuild the model."""
 
     config: TrialConfig
     num_classes: int
@@ -41,14 +41,14 @@ class Description:
     epoch: int
     class_names: tuple[str, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    peak: CollapseDetector = field(default_factory=CollapseDetector)
-    batches: int = 0  # of the epoch after, where it had begun
+    collapse_detector: CollapseDetector = field(default_factory=CollapseDetector, metadata={"key": "peak"})
+    batches: int = 0  # batches done of the next, unfinished epoch
     format: int = FORMAT
 
 
 @dataclass(frozen=True)
 class Checksums:
-    """SHA-256 of each file beside it, by name."""
+    """SHA-256 of each file in the folder, by name."""
 
     sha256: Mapping[str, str]
 
@@ -59,60 +59,61 @@ class Checksums:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint to go on from, if there is one, and why newer ones were passed over, by their names."""
+    """The checkpoint to resume from, if any, and the names of newer ones that were passed over, with the reasons."""
 
     folder: Path | None
     description: Description | None
     passed_over: Mapping[str, str]
 
     def load(self, dataset: Dataset, device: torch.device) -> TrainState | None:
-        """What training goes on from."""
+        """The training state to resume from; None if there is no checkpoint."""
         if self.folder is None or self.description is None:
             return None
         state = initial_state(self.description.config, dataset, device)
         state.model.load_state_dict(_load_tensors(self.folder / MODEL))
         _restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
-        state.metrics, state.peak = dict(self.description.metrics), self.description.peak
+        state.metrics, state.collapse_detector = dict(self.description.metrics), self.description.collapse_detector
         if self.description.batches:
-            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / BEGUN), device)
+            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / PARTIAL), device)
         return state
 
 
 def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
-    """Write `folder/epoch_NNNN`, or `epoch_NNNN_batch_NNNNNN` between two batches, whole or not at all, then drop all
-    but the two newest.
+    """Write `folder/epoch_NNNN`, or `epoch_NNNN_batch_NNNNNN` within an epoch, then delete all but the two newest.
+
+    The write is atomic.
 
     Returns:
-        The checkpoint's own folder.
+        The folder of the new checkpoint.
     Raises:
-        OSError: the storage does not take it; what was there before is there still.
+        OSError: writing failed; earlier checkpoints are unchanged.
     """
     target = folder / f"epoch_{state.epoch:04d}"
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
     if state.partial:
         target = target.with_name(f"{target.name}_batch_{state.partial.batches:06d}")
-        tensors[BEGUN] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
+        tensors[PARTIAL] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
     _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
-    # What is newer than an epoch just trained belongs to another trial, or was passed over as damaged.
-    for stale in known[: max(place + 1 - KEPT, 0)] + known[place + 1 :]:
+    # A checkpoint newer than the one just written belongs to another trial or was passed over as damaged.
+    for stale in known[: max(place + 1 - MAX_CHECKPOINTS, 0)] + known[place + 1 :]:
         shutil.rmtree(stale)
     return target
 
 
 def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> None:
-    """Write a finished model's weights and description into `folder`, whole or not at all.
+    """Write a finished model's weights and description into `folder`, atomically.
 
     Raises:
-        OSError: the storage does not take it.
+        OSError: writing failed.
     """
     _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
 def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
-    """The newest sound checkpoint in `folder`; one that is damaged, or of another config, is passed over."""
+    """The newest valid checkpoint in `folder`. Damaged ones and those of another config are passed over."""
     passed_over = {}
     for candidate in reversed(checkpoints(folder)):
         try:
@@ -122,12 +123,12 @@ def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
             continue
         if description.config == config:
             return ResumePoint(candidate, description, passed_over)
-        passed_over[candidate.name] = f"{candidate} is of another config: {_difference(description.config, config)}"
+        passed_over[candidate.name] = f"{candidate} has another config: {_difference(description.config, config)}"
     return ResumePoint(None, None, passed_over)
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
-    """The state in the newest sound checkpoint in `folder`, or None. See `find_resume_point`."""
+    """The state in the newest valid checkpoint in `folder`, or None. See `find_resume_point`."""
     return find_resume_point(folder, config).load(dataset, device)
 
 
@@ -137,9 +138,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     Args:
         path: a model folder, a checkpoint, or a trial's folder (its finished model, else its newest checkpoint).
     Returns:
-        The module in evaluation mode on the CPU, and the config that trained it.
+        The module in evaluation mode on the CPU, and the config it was trained with.
     Raises:
-        ValueError: no model there, or a damaged one.
+        ValueError: there is no model at `path`, or it is damaged.
     """
     folder = _find_model(Path(path))
     description = read_description(folder)
@@ -149,27 +150,27 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     try:
         model.load_state_dict(_load_tensors(folder / MODEL))
     except RuntimeError as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder / MODEL} is of another model than {DESCRIPTION} says: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
     return model.eval(), description.config
 
 
 def read_description(folder: Path) -> Description:
-    """The description of the model in `folder`, when its files are as they were written.
+    """The description of the model in `folder`, after verifying the checksums of its files.
 
     Raises:
-        InputError: the folder holds no model, or a file of it is damaged.
+        InputError: the folder has no model, or a file is damaged.
     """
     try:
         checksums = _checksums(folder)
         for name in sorted({DESCRIPTION, MODEL, *checksums}):
             if _digest(folder / name) != checksums.get(name):
-                raise InputError(f"{name} is damaged: its SHA-256 is not the one in {CHECKSUMS}")
+                raise InputError(f"{name} is damaged: its SHA-256 differs from the one in {CHECKSUMS}")
         return from_dict(Description, read_json((folder / DESCRIPTION).read_bytes()))
     except FileNotFoundError as error:
-        raise InputError(f"{folder} holds no sound model: {Path(error.filename).name} is missing") from error
+        raise InputError(f"{folder} has no valid model: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no sound model: {error}") from error
+        raise InputError(f"{folder} has no valid model: {error}") from error
 
 
 def _checksums(folder: Path) -> Mapping[str, str]:
@@ -195,7 +196,7 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is no safetensors file, and nothing else is loaded: {error}") from error
+        raise InputError(f"{path} is not a safetensors file; no other format is loaded: {error}") from error
 
 
 def _find_model(path: Path) -> Path:
@@ -203,7 +204,7 @@ def _find_model(path: Path) -> Path:
     for candidate in candidates:
         if (candidate / MODEL).is_file():
             return candidate
-    raise InputError(f"no model in {str(path)!r}: name a trial's folder, or one that holds {MODEL}")
+    raise InputError(f"no model in {str(path)!r}: give a trial's folder or a folder with {MODEL}")
 
 
 def _write(
@@ -213,7 +214,7 @@ def _write(
     dataset: Dataset,
     state: TrainState,
 ) -> None:
-    target.parent.mkdir(exist_ok=True)  # its own parent is not made: it may be a disk that is gone for a while
+    target.parent.mkdir(exist_ok=True)  # never create its parent: it may be a disk that is temporarily unmounted
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -226,7 +227,7 @@ def _write(
         epoch=state.epoch,
         class_names=dataset.class_names,
         metrics=state.metrics,
-        peak=state.peak,
+        collapse_detector=state.collapse_detector,
         batches=state.partial.batches if state.partial else 0,
     )
     _write_json(partial / DESCRIPTION, to_dict(description))
@@ -239,7 +240,7 @@ def _write(
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # what safetensors makes of the system's error
+    except SafetensorError as error:  # safetensors wraps the operating system's error
         raise OSError(str(error)) from error
     sync(path)
 

@@ -1,4 +1,4 @@
-"""What a trial is: frozen, validated, written as JSON and hashed, so that equal trials are known as equal."""
+"""The config of a trial: frozen, validated, stored as JSON and hashed, so that equal trials have equal hashes."""
 
 import dataclasses
 import hashlib
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, check_amount, check_choice, check_finite, shown
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
 LOSS_NAMES = ("ce", "cw", "dlr")  # their functions are in losses.py, which imports torch
-STEPS_OF_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
+STEPS_PER_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 EVAL_PIXELS = 8  # the paper's budget, of training and of evaluation, in pixels of the data set
 SCHEDULES = ("one_cycle", "multi_step", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 ON_COLLAPSE = ("stop", "go_on")
 AUTOMATIC = ("auto", "on", "off")
 COMPILE = ("auto", "on", "graphs", "off")
-UNHASHED = (  # choices that there were not always, and what was done before
+UNHASHED = (  # settings added later, with the value that corresponds to the earlier behaviour
     ("data", "image_size", None),
     ("attack", "also", None),
     ("train", "compile", "auto"),
@@ -37,9 +37,9 @@ Param: TypeAlias = float | str | bool
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images. Where they lie is no part of a trial: the same trial runs on another machine.
+    """Which images. Their location is not part of a trial, so the same trial runs on another machine.
 
-    `image_size` is the height and width of images in files; None stands for the data set's own.
+    `image_size` is the height and width of images in files; None means the data set's default.
     """
 
     name: str = "digits"
@@ -77,17 +77,16 @@ class RecipeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the weights are fitted: SGD with momentum, weight decay on convolution and linear weights alone.
+    """How the weights are trained: SGD with momentum; weight decay on convolution and linear weights only.
 
-    `milestones` belong to `multi_step` and are fractions of `epochs` at which lr is multiplied by `drop`;
-    the paper's [60, 90, 100] are 0.6 and 0.9 of 100 epochs. `final_lr`, a share of lr, is where `cosine`
-    ends. `warm_up` is the share of training in which lr rises; None stands for 0.3 with `one_cycle` and for
-    0 with the others. `val_steps` PGD steps estimate the robust
-    accuracy on validation images after each epoch. `batch_size` is global. `on_collapse` says what
-    becomes of a trial that falls to catastrophic overfitting: "stop" ends training with the model of the
-    epoch before, "go_on" trains on, for those who want to see it. `compile` passes the network through
-    torch.compile, `channels_last` lays images and weights out as convolutions like them; "auto" is what
-    pays as far as it was measured (`bat_core.forward`).
+    `batch_size` is global. `milestones` are the fractions of `epochs` at which `multi_step` multiplies lr by `drop`;
+    the paper's [60, 90, 100] are 0.6 and 0.9 of 100 epochs. `final_lr` is the final rate of `cosine`, as a share
+    of lr. `warm_up` is the share of training in which lr rises; None means 0.3 for `one_cycle` and 0 for the others.
+
+    After each epoch, `val_steps` PGD steps estimate the robust accuracy on validation images. `on_collapse` applies
+    to trials with catastrophic overfitting: "stop" ends training with the model of the previous epoch, "go_on"
+    continues, for studying the collapse. `compile` runs the network through torch.compile and `channels_last` sets
+    the memory layout; "auto" is the choice that measured fastest (`bat_core.forward`).
     """
 
     epochs: int = 20
@@ -123,23 +122,27 @@ class TrainConfig:
         check_finite("train.warm_up", self.warm_up or 0.0)
         for where in ("drop", "final_lr"):
             if getattr(self, where) > 1:
-                raise InputError(f"train.{where}={getattr(self, where):g} is a share of the learning rate, at most 1")
+                raise InputError(
+                    f"train.{where}={getattr(self, where):g} must be at most 1: it is a share of the learning rate"
+                )
         if (self.warm_up or 0.0) >= 1:
-            raise InputError(f"train.warm_up={self.warm_up:g} is a share of training, below 1")
+            raise InputError(f"train.warm_up={self.warm_up:g} must be below 1: it is a share of training")
         if self.momentum >= 1:
             raise InputError(f"train.momentum={self.momentum:g} must be below 1")
         if any(not 0 < milestone < 1 for milestone in self.milestones):
-            raise InputError(f"train.milestones={self.milestones} are fractions of the epochs, between 0 and 1")
+            raise InputError(
+                f"train.milestones={self.milestones} must be between 0 and 1: they are fractions of epochs"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
-    """The evaluation: one PGD trajectory from a random start for each loss, read at `steps`.
+    """The evaluation: one PGD trajectory from a random start per loss, read at `steps`.
 
-    On the first `verify` images the suite `quick` follows, on what still stands, and makes the worst
-    case one that can be believed; with 0 it is left out and the number is called "not verified".
-    `also` names a suite whose attacks come between, such as "diagnostic" of the paper's tables.
-    `split` says which images: "test", or "val" for a trial that something is chosen by.
+    On the first `verify` images, suite `quick` then attacks the examples that remain robust and makes the worst
+    case trustworthy. With 0 it is skipped and the accuracy is labelled "not verified". `also` names a suite whose
+    attacks run before it, such as "diagnostic" for the paper's tables. `split` selects the images: "test", or
+    "val" for trials that are used to choose something.
     """
 
     eps: float = 8 / 255
@@ -159,9 +162,7 @@ class AttackConfig:
         if not self.steps or not self.losses:
             raise InputError("attack.steps and attack.losses need at least one entry each")
         if min(self.steps) < 1 or list(self.steps) != sorted(set(self.steps)):
-            raise InputError(
-                f"attack.steps={self.steps} must be whole numbers from 1 upwards, each larger than the last"
-            )
+            raise InputError(f"attack.steps={self.steps} must be whole numbers of at least 1 in increasing order")
         for loss in self.losses:
             check_choice("attack.losses", loss, LOSS_NAMES)
         check_choice("attack.split", self.split, SPLITS)
@@ -169,7 +170,7 @@ class AttackConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """One model: the images, the network, the recipe, the fitting, the evaluation and the seed."""
+    """One model: the images, the network, the recipe, the training, the evaluation and the seed."""
 
     data: DataConfig = DataConfig()
     model: str = "small_cnn"
@@ -183,10 +184,10 @@ class TrialConfig:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that are the same on every machine for equal configs."""
-        typed = from_dict(TrialConfig, to_dict(self))  # 1 and 1.0 are equal, and so are their trials
+        """Twelve hexadecimal digits, equal for equal configs on every machine."""
+        typed = from_dict(TrialConfig, to_dict(self))  # normalises types: trials with 1 and 1.0 are equal
         values = to_dict(typed)
-        for part, choice, default in UNHASHED:  # trials from before there was a choice keep their hash
+        for part, choice, default in UNHASHED:  # trials from before the setting existed keep their hash
             if values[part][choice] == default:
                 del values[part][choice]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -194,9 +195,9 @@ class TrialConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values; infinity is written "inf", which JSON lacks.
+    """A dataclass as plain JSON values; infinity is written as "inf", because JSON cannot represent it.
 
-    A field whose metadata has a "key" is written under that name: files keep their names, whatever Python calls them.
+    A field with a "key" in its metadata is written under that name, so that stored names outlive renames in Python.
     """
 
     def plain(value: Any) -> Any:
@@ -214,7 +215,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _key(field: "dataclasses.Field[Any]") -> str:
-    """What a field is called where it is stored."""
+    """The name under which a field is stored."""
     return str(field.metadata.get("key", field.name))
 
 
@@ -230,17 +231,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_dict(kind: type[C], values: Any) -> C:
-    """The dataclass `kind` from what `to_dict` made of it.
+    """Build the dataclass `kind` from the output of `to_dict`.
 
     Raises:
-        InputError: a field that `kind` does not have or that is missing, or a value of another type.
+        InputError: an unknown or missing field, or a value of the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise InputError(f"{kind.__name__}={shown(values)} must be a mapping of its fields")
+        raise InputError(f"{kind.__name__}={brief_repr(values)} must be a mapping of its fields")
     hints = typing.get_type_hints(kind)
     names = {_key(field): field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     if unknown := set(values) - set(names):
-        first = min(map(shown, unknown))
+        first = min(map(brief_repr, unknown))
         raise InputError(f"{kind.__name__} has no field {first}; its fields are {', '.join(names)}")
     typed = {names[key]: _typed(key, hints[names[key]], value) for key, value in values.items()}
     try:
@@ -250,11 +251,11 @@ def from_dict(kind: type[C], values: Any) -> C:
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """`value` as the annotation `hint` has it: JSON knows neither tuples nor infinity, and writes 1.0 as 1."""
+    """Convert `value` to the type `hint`: JSON has neither tuples nor infinity, and may store 1.0 as 1."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     convert: Callable[[Any], Any]
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InputError(f"{name}={shown(value)} is too large: whole numbers have 64 bits")
+        raise InputError(f"{name}={brief_repr(value)} is too large: integers must fit into 64 bits")
     if origin in (typing.Union, types.UnionType):
         return _typed_one_of(name, arguments, value)
     if origin is typing.Literal:
@@ -272,14 +273,14 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     else:
         fits, convert = type(value) is hint, hint
     if not fits and origin is typing.Literal:
-        raise InputError(f"{name}={shown(value)} must be one of {', '.join(map(str, arguments))}")
+        raise InputError(f"{name}={brief_repr(value)} must be one of {', '.join(map(str, arguments))}")
     if not fits:
-        raise InputError(f"{name}={shown(value)} must be of type {getattr(hint, '__name__', hint)}")
+        raise InputError(f"{name}={brief_repr(value)} must be of type {getattr(hint, '__name__', hint)}")
     return convert(value)
 
 
 def _typed_one_of(name: str, hints: Sequence[Any], value: Any) -> Any:
-    """`X | None` is an X or None; of other unions text and truth stay what they are, and numbers are floats."""
+    """Convert to a union: `X | None` gives X or None; other unions keep strings and bools and make numbers floats."""
     if value is None and type(None) in hints:
         return None
     exact = value not in ("inf", "-inf") and type(value) in hints

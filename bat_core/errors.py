@@ -1,4 +1,4 @@
-"""What a person is told when their input cannot be used: where, what was given, the rule, the remedy."""
+"""Errors for invalid user input. Each message states where, what was given, the rule and the remedy."""
 
 import difflib
 import math
@@ -14,48 +14,48 @@ _brief.maxlevel = 3
 
 
 class InputError(ValueError):
-    """Input from a person that cannot be used. Its text is one sentence that stands alone."""
+    """Invalid input from a user. The message is one self-contained sentence."""
 
 
-def shown(value: Any) -> str:
-    """What was given, for an error: short, however long, deep or odd it is."""
+def brief_repr(value: Any) -> str:
+    """A short repr of any value for an error message, however large or deeply nested the value is."""
     try:
         return _brief.repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
         return f"a {type(value).__name__} too long to show"
 
 
 def check_file_name(where: str, name: str) -> None:
-    """A name that becomes a file or folder stays in the folder it is put into.
+    """Check that a name is safe as a file or folder name and cannot escape its parent folder.
 
-    Letters, digits and . _ + - only, a letter or digit first, at most 200 bytes: no slash, no NUL, no
-    `..`, and nothing that means something to a shell or in a query.
+    Allowed are letters, digits and . _ + -, starting with a letter or digit, at most 200 bytes. This excludes
+    slashes, NUL, `..` and characters that are special in a shell or a query.
 
     Raises:
-        InputError: any other.
+        InputError: any other name.
     """
     if not FILE_NAME.fullmatch(name) or len(name.encode()) > 200:
         raise InputError(
-            f"{where}={shown(name)} is no name for a file: use letters, digits and . _ + -, up to 200, and begin with a"
-            " letter or digit"
+            f"{where}={brief_repr(name)} is not a valid file name: use at most 200 letters, digits and . _ + -, and"
+            " start with a letter or digit"
         )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, forms: str = "") -> InputError:
-    """The error for a name that nothing bears, with the nearest known one.
+    """The error for an unknown name. It suggests the closest known one.
 
-    `forms` describes names that are made by a rule rather than listed, such as `wrn_<depth>_<width>`.
+    `forms` describes names that follow a pattern rather than a list, such as `wrn_<depth>_<width>`.
     """
     names = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in names}
     nearest = difflib.get_close_matches(name[:100].lower(), lowered, n=1, cutoff=0.5)
     hint = f"; did you mean {lowered[nearest[0]]!r}?" if nearest else "."
     rule = f", {forms}" if forms else ""
-    return InputError(f"unknown {kind} {shown(name)}{hint} Known: {', '.join(names)}{rule}")
+    return InputError(f"unknown {kind} {brief_repr(name)}{hint} Known: {', '.join(names)}{rule}")
 
 
 def check_amount(where: str, value: float) -> None:
-    """An amount of pixel change lies in (0, 1], because images do.
+    """Check that an amount of pixel change is in (0, 1]; images are in [0, 1].
 
     Raises:
         InputError: value outside (0, 1] or not a number.
@@ -67,25 +67,25 @@ def check_amount(where: str, value: float) -> None:
 
 
 def check_finite(where: str, value: float, *, low: float = 0.0, strict: bool = False, allow_inf: bool = False) -> None:
-    """A number is a number, and at least `low` (above it if `strict`).
+    """Check that a number is finite and at least `low` (above `low` if `strict`).
 
     Raises:
         InputError: NaN, infinite (unless `allow_inf`) or too small.
     """
     rule = f"{'above' if strict else 'at least'} {low:g}"
     if math.isnan(value):
-        raise InputError(f"{where}=nan is not a number: give one {rule}")
+        raise InputError(f"{where}=nan is not a number: it must be {rule}")
     if math.isinf(value) and not allow_inf:
-        raise InputError(f"{where}={value:g} is not finite: give a number {rule}")
+        raise InputError(f"{where}={value:g} is not finite: it must be a finite number, {rule}")
     if value < low or (strict and value == low):
         raise InputError(f"{where}={value:g} must be {rule}")
 
 
 def check_choice(where: str, value: str, choices: Iterable[str]) -> None:
-    """A word is one of a fixed few.
+    """Check that a string is one of a fixed set of choices.
 
     Raises:
-        InputError: any other word, with the nearest choice.
+        InputError: any other value; the message suggests the closest choice.
     """
     known = tuple(choices)
     if value not in known:

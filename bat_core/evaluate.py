@@ -1,4 +1,4 @@
-"""From attacks to per-example verdicts. Whatever a search ran in, a verdict is a float32 forward pass."""
+"""From attacks to per-example verdicts. A verdict is always a float32 forward pass, whatever the search precision."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeAlias, cast
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.data import Images, to_unit
-from bat_core.forward import autocast, channels_last, judging, resolve_precision
+from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
@@ -31,19 +31,20 @@ def evaluate(
     precision: str = "float32",
     batch_size: int | None = None,
 ) -> Verdicts:
-    """Attack every image and judge every point that an attack passes through, in float32.
+    """Attack every image and classify every point that an attack visits, in float32.
 
-    Each attack starts from the clean image, by a random start of its own which depends on (seed,
-    attack, row) alone: batch size, order and sharding do not change it. (AutoAttack draws for a batch.)
+    Each attack starts from the clean image. Its random start depends only on (seed, attack, row): batch size,
+    order and sharding do not change it. The exception is AutoAttack, which draws once per batch.
 
     Args:
-        model: (B, C, H, W) in [0, 1] -> (B, K), put in evaluation mode meanwhile; attacked on its device.
+        model: (B, C, H, W) in [0, 1] -> (B, K); attacked on its own device, in evaluation mode.
         images: (N, C, H, W) uint8, or float in [0, 1], or in files.  labels: (N,) int64.
         attack: a suite, or the budget, steps and losses of a trial's own PGD trajectories.
-        rows: (N,) names of the examples; default 0 ... N-1.
-        precision: "float32" | "bfloat16" | "auto", for the search alone. A search in bfloat16 is judged
-            in float32 at every listed step, and between them wherever it saw an example misclassified.
-        batch_size: images at once; halved, and halved again, where memory does not suffice.
+        rows: (N,) identifiers of the examples; default 0 ... N-1.
+        precision: "float32" | "bfloat16" | "auto", for the search only. The points of a bfloat16 search are
+            classified again in float32 at every listed step, and at other steps where the search saw a
+            misclassification.
+        batch_size: images per batch; halved repeatedly if memory runs out.
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
@@ -67,9 +68,9 @@ def evaluate_batches(
     precision: str = "float32",
     batch_size: int | None = None,
 ) -> Iterator[Verdicts]:
-    """As `evaluate`, yielding the verdicts of each batch as it is done."""
+    """Like `evaluate`, but yield the verdicts of each batch when it is done."""
     if len(images) == 0:
-        raise ValueError("evaluate: there are no images")
+        raise ValueError("evaluate: images is empty: give at least one image")
     suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
     size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
     evaluator = Evaluator(model, seed=seed, precision=precision)
@@ -81,10 +82,10 @@ def evaluate_batches(
 
 
 class Evaluator:
-    """Attacks one model and judges it, a batch at a time.
+    """Attacks and evaluates one model, one batch at a time.
 
-    `seed` names the random starts. `precision` is that of the search. A batch that does not fit into
-    memory is halved, and so are those that follow; `halvings` counts how often.
+    `seed` determines the random starts. `precision` is the precision of the search. A batch that does not fit into
+    memory is halved, and so are later ones; `halvings` counts how often.
     """
 
     def __init__(self, model: nn.Module, *, seed: int = 0, precision: str = "float32") -> None:
@@ -93,11 +94,11 @@ class Evaluator:
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
-        self._most: int | None = None  # images that are known to fit
+        self._max_chunk: int | None = None  # number of images that is known to fit
         self._channels_last = True
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the model returns, run in channels-last layout unless its own `.view`s forbid that."""
+        """The model's logits, in channels-last layout unless the model's own `.view` calls fail on it."""
         if self._channels_last and x.ndim == 4:
             try:
                 return cast(Tensor, self.model(channels_last(x)))
@@ -108,71 +109,71 @@ class Evaluator:
         return cast(Tensor, self.model(x))
 
     def clean(self, images: Images, labels: Tensor, rows: Tensor) -> Verdicts:
-        """Verdicts on clean images: no attack yet."""
+        """Verdicts on clean images, before any attack."""
         correct = np.empty(len(images), dtype=np.bool_)
 
         def classify_part(part: slice) -> None:
             correct[part] = self._classify(images[part], labels[part]).cpu().numpy()
 
-        self._in_parts(len(images), classify_part)
+        self._in_chunks(len(images), classify_part)
         return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
 
     def extend(
         self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
     ) -> Verdicts:
-        """The verdicts on `images` so far, and then those of every attack in `suite`."""
+        """Extend the verdicts on `images` by those of every attack in `suite`."""
         for entry in suite.entries:
-            verdicts = verdicts.attacked(entry.name, self.attack(entry, images, verdicts, save=save))
+            verdicts = verdicts.with_outcome(entry.name, self.attack(entry, images, verdicts, save=save))
         return verdicts
 
     def attack(
         self, entry: Entry, images: Images, verdicts: Verdicts, *, save: SaveAdversarial | None = None
     ) -> Outcome:
-        """What the attack does to `images`, whose verdicts so far are `verdicts`.
+        """Attack `images`, whose verdicts so far are `verdicts`, and return the outcome.
 
         Args:
-            save: gets the attack's name, rows (M,) and, of each, the image that broke it or the last
-                one tried, (M, C, H, W) float32.
+            save: called with the attack's name, rows (M,) and adversarial images (M, C, H, W) float32: for each
+                row the image that broke it, else the last one tried.
         """
         active = torch.from_numpy(verdicts.robust_after(len(verdicts.outcomes)))
-        attacked = np.flatnonzero(active.numpy()) if entry.drop else np.arange(len(verdicts))
+        attacked = np.flatnonzero(active.numpy()) if entry.skip_broken else np.arange(len(verdicts))
         broken_at = np.where(verdicts.clean_correct, SKIPPED, 0).astype(np.int64)
         final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
-        labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # what was read is not writable
+        labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # arrays from Parquet are read-only
         clean = torch.tensor(verdicts.clean_correct)
 
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
             x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
-            trial = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
-            with judging(self.model):
-                trial.run()
-            broken_at[attacked[part]] = trial.broken_at.cpu().numpy()
+            run = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
+            with eval_without_tf32(self.model):
+                run.run()
+            broken_at[attacked[part]] = run.broken_at.cpu().numpy()
             if entry.steps:
-                final[attacked[part]] = trial.final.cpu().numpy()
+                final[attacked[part]] = run.final.cpu().numpy()
             if save is not None:
-                assert trial.x_adv is not None
-                save(entry.name, rows[chosen], trial.x_adv.cpu())
+                assert run.x_adv is not None
+                save(entry.name, rows[chosen], run.x_adv.cpu())
 
-        self._in_parts(len(attacked), attack_part)
+        self._in_chunks(len(attacked), attack_part)
         return Outcome(broken_at=broken_at, steps=entry.steps, final=final)
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
-        with judging(self.model):
-            return classified(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
+        with eval_without_tf32(self.model):
+            return is_correct(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
 
-    def _in_parts(self, count: int, run: Callable[[slice], None]) -> None:
-        """`run` on all of 0..count, in one piece or, where memory does not suffice, in smaller ones."""
+    def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
+        """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""
         done = 0
         while done < count:
-            size = min(self._most or count, count - done)
+            size = min(self._max_chunk or count, count - done)
             try:
                 run(slice(done, done + size))
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
-                self._most, self.halvings = size // 2, self.halvings + 1
+                self._max_chunk, self.halvings = size // 2, self.halvings + 1
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
@@ -180,7 +181,7 @@ class Evaluator:
 
 
 class AttackRun:
-    """One attack on one batch, judged as it goes."""
+    """One attack on one batch. Every iterate is classified as it is produced."""
 
     def __init__(
         self, evaluator: Evaluator, entry: Entry, x: Tensor, y: Tensor, clean: Tensor, rows: Tensor, *, keep: bool
@@ -193,51 +194,51 @@ class AttackRun:
     def run(self) -> None:
         evaluator, entry = self.evaluator, self.entry
         rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
-        active = self.broken_at == UNBROKEN if entry.drop else None
+        active = self.broken_at == UNBROKEN if entry.skip_broken else None
 
-        def searched(z: Tensor) -> Tensor:
+        def search_logits(z: Tensor) -> Tensor:
             with autocast(z.device, evaluator.precision):
                 return evaluator.logits(z)
 
-        trajectory = entry.attack.trajectory(searched, self.x, self.y, generator=rng, active=active)
+        trajectory = entry.attack.trajectory(search_logits, self.x, self.y, generator=rng, active=active)
         for iterate in trajectory:
             correct = self._correct(iterate)
             before = self.broken_at[iterate.rows]
-            fell = ~correct & self._could_fall(iterate)
-            self.broken_at[iterate.rows] = torch.where(fell, iterate.step, before)
+            broken = ~correct & self._can_break(iterate)
+            self.broken_at[iterate.rows] = torch.where(broken, iterate.step, before)
             if iterate.step in entry.steps:
                 self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
             if active is not None:
                 active[iterate.rows] &= correct
             if self.x_adv is not None:
-                shown = fell | (before == UNBROKEN)
-                self.x_adv[iterate.rows[shown]] = iterate.x[shown]
+                recorded = broken | (before == UNBROKEN)
+                self.x_adv[iterate.rows[recorded]] = iterate.x[recorded]
 
-    def _could_fall(self, iterate: Iterate) -> Tensor:
-        """(M,): has the example not fallen at this step or before?"""
+    def _can_break(self, iterate: Iterate) -> Tensor:
+        """(M,): whether the example has not been broken at this step or earlier."""
         before = self.broken_at[iterate.rows]
         return (before == UNBROKEN) | (before > iterate.step)
 
     @torch.no_grad()
     def _correct(self, iterate: Iterate) -> Tensor:
-        """(M,): is the iterate classified correctly, in float32?"""
+        """(M,): whether the iterate is classified correctly in float32."""
         y = self.y[iterate.rows]
         exact = self.evaluator.precision == torch.float32
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
-            return classified(self.evaluator.logits(iterate.x), y)
-        correct = classified(iterate.logits, y)
-        if not exact and bool((seen := self._could_fall(iterate) & ~correct).any()):
-            correct[seen] = classified(self.evaluator.logits(iterate.x[seen]), y[seen])
+            return is_correct(self.evaluator.logits(iterate.x), y)
+        correct = is_correct(iterate.logits, y)
+        if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
+            correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
 
 
-def classified(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,): is y the class of the largest logit? NaN classifies nothing."""
+def is_correct(logits: Tensor, y: Tensor) -> Tensor:
+    """(B,): whether y is the class of the largest logit. Logits with NaN are never correct."""
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might help: CUDA's error, Python's, or that of torch's CPU allocator."""
+    """Whether a smaller batch might help: an out-of-memory error of CUDA, Python or torch's CPU allocator."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "can't allocate memory" in str(error) or "out of memory" in str(error)

@@ -1,4 +1,4 @@
-"""The epoch loop, nothing else: generators that yield after each batch or epoch and leave the rest to their caller."""
+"""The training loop: generators that yield after each batch or epoch and leave everything else to the caller."""
 
 import contextlib
 import time
@@ -16,9 +16,9 @@ from bat_core.errors import InputError
 from bat_core.forward import (
     autocast,
     compiled,
+    eval_without_tf32,
     evaluation_mode,
     frozen,
-    judging,
     resolve_compile,
     resolve_layout,
     resolve_precision,
@@ -27,7 +27,7 @@ from bat_core.models import build_model
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
 from bat_core.schedule import learning_rate
-from bat_core.threat import without_waiting
+from bat_core.threat import async_checks
 from bat_core.workers import Workers
 
 VAL_BATCH = 500
@@ -35,10 +35,10 @@ VAL_BATCH = 500
 
 @dataclass
 class PartialEpoch:
-    """An epoch that is not over: how many batches are done, and what the next one goes on from.
+    """The state of an unfinished epoch after `batches` batches.
 
-    `totals` are the loss, the correct and the seen images of this worker, (3,) float64; `generator` is what
-    the epoch draws from.
+    `totals` (3,) float64 are this worker's summed loss, correct images and seen images; `generator` is the epoch's
+    source of randomness.
     """
 
     batches: int
@@ -48,27 +48,26 @@ class PartialEpoch:
 
 @dataclass
 class TrainState:
-    """What training goes on from: the model, the optimiser and how many epochs are done.
+    """The state that training resumes from: the model, the optimiser and the number of finished epochs.
 
-    Randomness is not part of it but in the middle of an epoch (`partial`): every epoch draws from its own named
-    seed. `metrics` are what was measured after the last epoch, `peak` is the best of all, by which a collapse
-    is seen.
+    Random state is stored only within an epoch (`partial`), because every epoch has its own named seed. `metrics`
+    are those of the last epoch; `collapse_detector` remembers the most robust epoch so far.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    peak: CollapseDetector = field(default_factory=CollapseDetector)
+    collapse_detector: CollapseDetector = field(default_factory=CollapseDetector)
     partial: PartialEpoch | None = None
 
     def gather(self, workers: Workers) -> None:
-        """Make rank 0's state in the middle of an epoch that of all workers, to be saved by it.
+        """Combine the partial epochs of all workers, so that rank 0 can save the state for all of them.
 
-        The workers' batch norm statistics are averaged here as at an epoch's end.
+        This also averages the batch norm statistics of the workers, as at the end of an epoch.
         """
         assert self.partial is not None
-        workers.agree(self.model)
+        workers.average_buffers(self.model)
         self.partial.totals = workers.sum(self.partial.totals)
 
 
@@ -76,10 +75,9 @@ class TrainState:
 class EpochReport:
     """One finished epoch. Accuracies are in [0, 1]; `val_*` are measured on validation images.
 
-    `train_acc` is that on the attacked training images, as the epoch went by. `val_robust_acc` is under
-    PGD at the evaluation's budget, `val_one_step_acc` under FGSM at the recipe's own. `collapsed` says
-    that this epoch fell to catastrophic overfitting: what it trained is less robust than what it had.
-    `state` is live: save it before asking for the next report.
+    `train_acc` is the running accuracy on the adversarial training images. `val_robust_acc` is the accuracy under
+    PGD at the evaluation's budget, `val_one_step_acc` under FGSM at the recipe's budget. `collapsed` marks
+    catastrophic overfitting in this epoch. `state` is live: save it before requesting the next report.
     """
 
     epoch: int
@@ -94,7 +92,7 @@ class EpochReport:
     collapsed: bool = False
 
     def metrics(self) -> dict[str, float]:
-        """All but the state, by name."""
+        """All metrics by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"state", "collapsed"}}
 
 
@@ -119,14 +117,15 @@ def fit(
     """Train a model by the trial's recipe.
 
     Args:
-        dataset: its train split is fitted, its val split measured; test is not looked at.
-        state: where to go on; None begins anew. On CPU, going on equals never having stopped, bit for bit.
+        dataset: fits the train split and measures on the val split; the test split is not used.
+        state: the state to resume from; None starts from scratch. On a CPU, a resumed run equals an uninterrupted
+            one bit for bit.
         workers: the processes that share the global batch; each calls fit with the same arguments.
     Yields:
         A report after each epoch from state.epoch + 1 to config.train.epochs.
     Raises:
-        ValueError: more workers than divide the batch, or fewer training images than one batch.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
+        FloatingPointError: the loss is not finite.
     """
     for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
         if isinstance(report, EpochReport):
@@ -141,7 +140,7 @@ def fit_by_batch(
     device: torch.device | str = "cpu",
     workers: Workers = Workers(),
 ) -> Iterator[EpochReport | TrainState]:
-    """As `fit`, and yields the live state after each batch too, from which training can go on as after an epoch."""
+    """Like `fit`, but also yield the live state after each batch. Training can resume from any of these states."""
     device = torch.device(device)
     state = state or initial_state(config, dataset, device)
     trainer = _Trainer(config, dataset, state, device, workers)
@@ -158,7 +157,7 @@ class _Trainer:
         self.augmentation: Augmentation = dataset.augmentation
         self.train = dataset.train.to(device)
         self.val = dataset.val
-        # Images too many for memory are large ones: what an update takes at once is known to fit.
+        # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (
             VAL_BATCH if isinstance(dataset.val.images, Tensor) else config.train.batch_size // workers.size
         )
@@ -166,23 +165,23 @@ class _Trainer:
         self.precision = resolve_precision(config.train.precision, device)
         self.layout = resolve_layout(config.train.channels_last)
         self.compiled = resolve_compile(config.train.compile)
-        self.crafted_on = compiled(state.model, self.compiled)
+        self.attack_model = compiled(state.model, self.compiled)
         self.update_model = compiled(workers.wrap(state.model), self.compiled)
         if state.partial and workers.rank > 0:
-            state.partial.totals.zero_()  # rank 0 counts what all had seen
+            state.partial.totals.zero_()  # rank 0 has the totals of all workers
 
     def run_epoch(self, epoch: int) -> Iterator[EpochReport | TrainState]:
         started = time.perf_counter()
         self.state.model.train()
         partial = self.state.partial = self.state.partial or self._begin(epoch)
         rng = BatchRNG(partial.generator, self.workers.rank, self.workers.size)
-        for batch, (images, y) in enumerate(self._source(epoch, partial.batches), partial.batches):
+        for batch, (images, y) in enumerate(self._share_batches(epoch, partial.batches), partial.batches):
             for group in self.state.optimizer.param_groups:
-                group["lr"] = self._rate(epoch, batch)
+                group["lr"] = self._learning_rate(epoch, batch)
             partial.totals += self._update(images, y, rng)
             partial.batches += 1
             yield self.state
-        self.workers.agree(self.state.model)
+        self.workers.average_buffers(self.state.model)
         loss, correct, count = self.workers.sum(partial.totals).tolist()
         if not (loss / count < float("inf")):
             raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
@@ -190,7 +189,7 @@ class _Trainer:
         self.state.epoch, self.state.partial = epoch, None
         report = EpochReport(
             epoch=epoch,
-            lr=self._rate(epoch, self.batches - 1),
+            lr=self._learning_rate(epoch, self.batches - 1),
             train_loss=loss / count,
             train_acc=correct / count,
             val_clean_acc=clean,
@@ -198,13 +197,13 @@ class _Trainer:
             val_one_step_acc=one_step,
             seconds=time.perf_counter() - started,
             state=self.state,
-            collapsed=self.recipe.attack is not None and self.state.peak.collapsed(robust, one_step),
+            collapsed=self.recipe.attack is not None and self.state.collapse_detector.collapsed(robust, one_step),
         )
         self.state.metrics = report.metrics()
-        self.state.peak = self.state.peak.after(robust, one_step)
+        self.state.collapse_detector = self.state.collapse_detector.updated(robust, one_step)
         yield report
 
-    def _rate(self, epoch: int, batch: int) -> float:
+    def _learning_rate(self, epoch: int, batch: int) -> float:
         return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
 
     def _begin(self, epoch: int) -> PartialEpoch:
@@ -214,12 +213,12 @@ class _Trainer:
             generator=named_generator(self.config.seed, "draws", epoch, device=self.device),
         )
 
-    def _source(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's share of each of the epoch's batches from `start` on."""
+    def _share_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's share of each batch of the epoch, from batch `start` on."""
         seed, size = self.config.seed, self.config.train.batch_size
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
         images, labels = self.train.images, self.train.labels
-        if isinstance(images, Tensor):  # on the device, as the labels are
+        if isinstance(images, Tensor):  # images and labels are on the device
             order = order.to(self.device)
         shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
         if isinstance(images, Tensor):
@@ -230,7 +229,7 @@ class _Trainer:
 
     def _update(self, images: Tensor, y: Tensor, rng: BatchRNG) -> Tensor:
         if self.compiled:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step left in the graphs' memory may go
+            torch.compiler.cudagraph_mark_step_begin()  # lets CUDA graphs reuse the memory of the last step
         x = to_unit(self.augmentation(images, rng)).contiguous(memory_format=self.layout)
         x_adv, label = self._craft(x, y, rng)
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -244,20 +243,20 @@ class _Trainer:
     def _craft(self, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         model = self.state.model
         without_weights = frozen(model) if self.compiled else contextlib.nullcontext()
-        with evaluation_mode(model), without_weights, autocast(self.device, self.precision), without_waiting():
-            return self.recipe.craft(self.crafted_on, x, y, rng)
+        with evaluation_mode(model), without_weights, autocast(self.device, self.precision), async_checks():
+            return self.recipe.craft(self.attack_model, x, y, rng)
 
     def _validate(self, epoch: int) -> tuple[float, float, float]:
-        """Accuracy on clean validation images, under PGD and under one step."""
+        """Accuracy on validation images: clean, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
         counts = torch.zeros(4, dtype=torch.float64, device=self.device)
-        with judging(self.state.model):
+        with eval_without_tf32(self.state.model):
             for part in self.val.batches(mine.split(self.val_batch)):
-                counts += self._judge(part, epoch)
+                counts += self._validate_batch(part, epoch)
         clean, robust, one_step, count = self.workers.sum(counts).tolist()
         return clean / count, robust / count, one_step / count
 
-    def _judge(self, part: Split, epoch: int) -> Tensor:
+    def _validate_batch(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
         x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
         rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
@@ -274,21 +273,21 @@ class _Trainer:
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:
-    """How many full global batches an epoch has; the images left over are others each epoch.
+    """The number of full global batches per epoch. Remaining images are skipped; they differ from epoch to epoch.
 
     Raises:
-        ValueError: the batch cannot be shared equally, or there are fewer images than one batch.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
     """
     size = config.train.batch_size
     if size % workers.size:
-        raise InputError(f"train.batch_size={size} cannot be shared equally by {workers.size} workers")
+        raise InputError(f"train.batch_size={size} must be a multiple of the number of workers, {workers.size}")
     if train_size < size:
         raise InputError(f"train.batch_size={size} is larger than the {train_size} training images")
     return train_size // size
 
 
 def _optimizer(config: TrialConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with weight decay on convolution and linear weights, not on norms and biases; one kernel a group on GPUs."""
+    """SGD with weight decay on convolution and linear weights, not on norms and biases; fused kernels on GPUs."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     groups = [

@@ -1,4 +1,4 @@
-"""How a forward pass is run: in which mode, in which precision, in which layout."""
+"""How a forward pass runs: mode, precision, memory layout and compilation."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Batch norm on its running statistics while crafting and judging; each module's mode is restored."""
+    """Put the model in evaluation mode (batch norm uses running statistics), then restore each module's mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -21,8 +21,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and float32 that is float32: cuDNN would otherwise round convolutions to TF32."""
+def eval_without_tf32(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with true float32 convolutions: cuDNN would otherwise round them to TF32."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -38,9 +38,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The type that "auto" | "float32" | "bfloat16" stands for on a device.
+    """The dtype for "auto" | "float32" | "bfloat16" on a device.
 
-    "auto" is bfloat16 on GPUs that have it in hardware and float32 elsewhere.
+    "auto" is bfloat16 on GPUs that support it in hardware, and float32 elsewhere.
     """
     if name == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -49,27 +49,27 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def resolve_compile(choice: str) -> str | None:
-    """The mode of torch.compile that "auto" | "on" | "graphs" | "off" stands for, None for none. Automatically none.
+    """The torch.compile mode for "auto" | "on" | "graphs" | "off"; None means no compilation, as does "auto".
 
-    "graphs" records CUDA graphs and replays them, which spares the launching of kernels; elsewhere it is "on".
-    On a CPU compiling was measured not to pay (docs/performance.md); on a GPU it has not been measured.
+    "graphs" records and replays CUDA graphs, which saves kernel launches; without CUDA it is the same as "on".
+    Compilation does not pay off on a CPU (docs/performance.md); it has not been measured on a GPU.
     """
     return {"on": "default", "graphs": "reduce-overhead"}.get(choice)
 
 
 def compiled(model: nn.Module, mode: str | None) -> nn.Module:
-    """`model` through torch.compile, unless `mode` is None. Models of one shape share what was compiled."""
+    """`model` through torch.compile, unless `mode` is None. Models of the same shape share compiled code."""
     return model if mode is None else cast(nn.Module, torch.compile(model, mode=mode))
 
 
 def resolve_layout(choice: str) -> torch.memory_format:
-    """What "auto" | "on" | "off" says of channels-last layout. Automatically it is on, as it always was."""
+    """The memory format for "auto" | "on" | "off": channels-last unless it is "off"."""
     return torch.contiguous_format if choice == "off" else torch.channels_last
 
 
 @contextlib.contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Weights take no gradient in the body: a compiled backward pass would compute it, whoever asks for it."""
+    """Disable gradients of the weights in the body: a compiled backward pass would compute them needlessly."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -81,7 +81,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """Images in channels-last layout; their gradient comes back as plain NCHW, which attacks may `.view`."""
+    """Converts images to channels-last layout; their gradient is contiguous NCHW, so that attacks can `.view` it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
@@ -93,5 +93,5 @@ class _ChannelsLast(torch.autograd.Function):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) in the layout that convolutions are fastest in, same numbers, differentiable."""
+    """(B, C, H, W) in channels-last layout, in which convolutions are fastest. Values do not change; differentiable."""
     return cast(Tensor, _ChannelsLast.apply(x))

@@ -1,33 +1,33 @@
-"""JSON from a file that someone else may have written: read strictly, refused in one sentence."""
+"""Strict parsing of JSON from untrusted files, with one-sentence errors."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from bat_core.errors import InputError, shown
+from bat_core.errors import InputError, brief_repr
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value that a JSON text stands for.
+    """Parse a JSON text.
 
-    Stricter than Python's own reader: NaN and Infinity, which JSON lacks, and a key that stands in an
-    object twice are refused, so that every reader of the file sees the same.
+    Stricter than Python's own parser: it rejects NaN and Infinity, which are not JSON, and duplicate keys, so
+    that every reader of the file sees the same value.
 
     Raises:
-        InputError: it is no JSON, or is nested too deep.
+        InputError: the text is not valid JSON, or is nested too deeply.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
     except InputError:
         raise
     except RecursionError as error:
-        raise InputError("the JSON is nested too deep to be one of ours") from error
+        raise InputError("the JSON is nested too deeply: this program writes no such file") from error
     except ValueError as error:
-        raise InputError(f"this is no JSON: {error}") from error
+        raise InputError(f"not valid JSON: {error}") from error
 
 
 def _refuse_constant(name: str) -> Any:
-    raise InputError(f"{name} is no JSON value: infinity is written as text, 'inf', and no number is left out")
+    raise InputError(f"{name} is not a JSON value: write infinity as the string 'inf'; NaN is not allowed")
 
 
 def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,5 +35,5 @@ def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"key {shown(twice)} stands in one object twice")
+        raise InputError(f"duplicate key {brief_repr(twice)} in a JSON object: each key may appear once")
     return made

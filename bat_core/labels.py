@@ -1,4 +1,4 @@
-"""Labels to train on: adversarial (eq. 14 and 18), smooth (eq. 15), one-hot."""
+"""Training labels: adversarial (eq. 14 and 18), smooth (eq. 15) and one-hot."""
 
 import math
 
@@ -10,7 +10,7 @@ from bat_core.errors import InputError, check_finite
 
 
 def adversarial_label(logits: Tensor, y: Tensor, *, beta: float, gamma: float = 0.01) -> Tensor:
-    """Move mass from the true class to the others, most of it to the least likely one.
+    """Move probability mass from the true class to the others, most of it to the least likely class.
 
     The true class keeps exactly `beta` times the mass of the largest other class. No gradient flows
     through the label.
@@ -72,7 +72,7 @@ def check_eps_y(eps_y: float) -> None:
     """Raises InputError unless eps_y is in [0, 1)."""
     check_finite("label.eps_y", eps_y)
     if eps_y >= 1:
-        raise InputError(f"label.eps_y={eps_y:g} must be below 1: the true class keeps 1 - eps_y")
+        raise InputError(f"label.eps_y={eps_y:g} must be below 1: the true class keeps a mass of 1 - eps_y")
 
 
 def _num_others(num_classes: int) -> int:

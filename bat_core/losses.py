@@ -1,7 +1,7 @@
-"""Per-example losses. All of them are large when the image is not seen as its label.
+"""Per-example losses. Each is large if the image is not classified as its label.
 
-An untargeted attack therefore ascends the loss to the true label, a targeted one descends the loss
-to the target (section 4.2).
+An untargeted attack therefore increases the loss with respect to the true label; a targeted one decreases the loss
+with respect to the target (section 4.2).
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def cw_margin(logits: Tensor, label: Tensor) -> Tensor:
-    """Largest other logit less the label's: positive exactly when the label is not predicted.
+    """The largest other logit minus the label's: positive exactly when the label is not predicted.
 
     Args:
         logits: (B, K).  label: (B,) int64.
     Returns:
-        (B,) in logits' unit, float32 or better.
+        (B,) in the unit of the logits, float32 or better.
     Source: Carlini and Wagner 2017, arXiv:1608.04644, loss f6 without its floor.
     """
     logits = _at_least_float32(logits)
@@ -45,9 +45,9 @@ def cw_margin(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, label: Tensor) -> Tensor:
-    """Difference of logits ratio: the margin over the gap between the first and the third largest logit.
+    """Difference of logits ratio: the margin divided by the gap between the largest and third largest logit.
 
-    Scaling or shifting all logits does not change it, so scaled logits cannot hide its gradient.
+    It is invariant to scaling and shifting the logits, so scaled logits cannot hide its gradient.
 
     Args:
         logits: (B, K) with K >= 3.  label: (B,) int64.
@@ -63,7 +63,7 @@ def dlr(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    """The same towards the class `target`: large where it outweighs `label`.
+    """The targeted form of `dlr`: large if the logit of `target` exceeds that of `label`.
 
     Args:
         logits: (B, K) with K >= 4.  label, target: (B,) int64.
@@ -78,7 +78,7 @@ def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
 
 
 def largest_other(logits: Tensor, label: Tensor) -> torch.return_types.max:
-    """Largest logit and its class among the classes that are not `label`: values (B,), indices (B,)."""
+    """The largest logit and its class among all classes except `label`: values (B,), indices (B,)."""
     return logits.scatter(1, label[:, None], -torch.inf).max(dim=1)
 
 
@@ -88,7 +88,7 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 def _largest(logits: Tensor, count: int, loss: str) -> Tensor:
     if logits.shape[1] < count:
-        raise InputError(f"loss {loss!r} compares {count} logits and the model has {logits.shape[1]} classes: use cw")
+        raise InputError(f"loss {loss!r} needs {count} classes, the model has {logits.shape[1]}: use loss cw")
     return logits.topk(count, dim=1).values
 
 
@@ -107,10 +107,10 @@ def get_loss(name: str) -> Loss:
 
 
 def objective(name: str) -> AttackLoss:
-    """What an attack with the loss called `name` ascends: (logits, y, target or None) -> (B,).
+    """The objective that an attack with loss `name` maximises: (logits, y, target or None) -> (B,).
 
-    Untargeted it is the loss to the true label y; targeted, minus the loss to the target (section
-    4.2), but for "dlr", whose targeted form weighs target and true label against each other.
+    Untargeted, it is the loss for the true label y. Targeted, it is minus the loss for the target (section 4.2),
+    except for "dlr", which has a targeted form of its own.
 
     Raises:
         ValueError: unknown name.

@@ -1,4 +1,4 @@
-"""Finding things by name: a new file in a package is enough, there is no list to edit."""
+"""Registries that discover components by name. A new file in the package is enough; there is no list to edit."""
 
 import importlib
 import pkgutil
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registration(Generic[T]):
-    """What one name, or one family of names made by a rule, stands for."""
+    """The item registered under one name, or under one family of names that follow a pattern."""
 
     item: T
     pattern: re.Pattern[str]
@@ -23,9 +23,9 @@ class Registration(Generic[T]):
 
 @dataclass
 class Registry(Generic[T]):
-    """Names of one kind of thing, filled by importing every module of a package once.
+    """The registered items of one kind. The first look-up imports every module of `package` once.
 
-    `kind` is the word used in errors; `package` the package whose modules register into it.
+    `kind` is the word that errors use. The modules of `package` register their items here.
     """
 
     kind: str
@@ -35,10 +35,10 @@ class Registry(Generic[T]):
     _discovered: bool = False
 
     def register(self, name: str, *, pattern: str | None = None, form: str = "") -> Callable[[T], T]:
-        """Decorator: `name` stands for what is decorated.
+        """Decorator that registers the decorated item under `name`.
 
-        With `pattern` (a regular expression with named groups) it stands for a whole family, described
-        to people by `form`, as `wrn_<depth>_<width>`; `name` is then the family's usual member.
+        With `pattern`, a regular expression with named groups, the item serves a whole family of names. `form`
+        describes the family to users, as in `wrn_<depth>_<width>`; `name` is then its default member.
         """
 
         def remember(item: T) -> T:
@@ -50,15 +50,15 @@ class Registry(Generic[T]):
         return remember
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted; a family by its usual member."""
+        """All names, sorted. A family is listed by its default member."""
         self._discover()
         return tuple(sorted(self._entries))
 
     def find(self, name: str) -> tuple[T, dict[str, str]]:
-        """The item that bears `name`, and what its pattern's groups captured.
+        """The item registered under `name`, and the values captured by its pattern's groups.
 
         Raises:
-            InputError: nothing bears that name.
+            InputError: the name is unknown.
         """
         self._discover()
         for entry in self._entries.values():

@@ -1,4 +1,4 @@
-"""Randomness from named seeds, drawn so that neither batch size nor sharding changes what is drawn."""
+"""Randomness from named seeds. Neither batch size nor sharding changes the numbers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def named_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed from a sweep's seed and a path of names, so that adding one name shifts no other."""
+    """A 63-bit seed from a sweep's seed and a path of names. Adding a name does not change the seeds of others."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -21,11 +21,11 @@ def named_generator(seed: int, *names: str | int, device: torch.device | str = "
 
 @dataclass(frozen=True)
 class BatchRNG:
-    """Random numbers for a batch, drawn for the whole global batch and sliced to this worker's share.
+    """Random numbers for a batch: drawn for the global batch, then sliced to this worker's share.
 
-    Worker `rank` of `size` holds examples rank, rank + size, ... of the global batch. Drawing for all
-    and keeping its own makes N workers see exactly what one worker with the same global batch sees.
-    `generator=None` is torch's global generator.
+    Worker `rank` of `size` has examples rank, rank + size, ... of the global batch. Each worker draws numbers for
+    all examples and keeps its own, so N workers see exactly the numbers of one worker with the same global batch.
+    `generator=None` means torch's global generator.
     """
 
     generator: torch.Generator | None = None
@@ -33,14 +33,14 @@ class BatchRNG:
     size: int = 1
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Uniform [0, 1), of the shape, type and device of `like` (B, ...)."""
+        """Uniform in [0, 1), with the shape, dtype and device of `like` (B, ...)."""
         shape = (like.shape[0] * self.size, *like.shape[1:])
         return self._share(
             torch.rand(shape, generator=self.generator, device=self._device(like), dtype=like.dtype), like
         )
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal, of the shape, type and device of `like` (B, ...)."""
+        """Standard normal, with the shape, dtype and device of `like` (B, ...)."""
         return torch.special.ndtri(self.uniform(like).clamp(torch.finfo(like.dtype).tiny, 1 - 2**-24))
 
     def integers(self, high: int, like: Tensor) -> Tensor:
@@ -49,11 +49,11 @@ class BatchRNG:
         return self._share(torch.randint(high, shape, generator=self.generator, device=self._device(like)), like)
 
     def restart(self, number: int) -> "BatchRNG":  # noqa: ARG002
-        """What restart `number` of an attack draws from: a generator simply goes on."""
+        """The source for restart `number` of an attack. A plain generator continues where it is."""
         return self
 
     def take(self, rows: Tensor) -> "BatchRNG":  # noqa: ARG002
-        """What some examples of the batch draw from: a generator knows no examples."""
+        """The source for some examples of the batch. A plain generator is the same for all examples."""
         return self
 
     def _device(self, like: Tensor) -> torch.device:
@@ -65,11 +65,10 @@ class BatchRNG:
 
 @dataclass(frozen=True)
 class PerExampleRNG(BatchRNG):
-    """Random numbers that belong to an example, whatever batch, shard or order it is met in.
+    """Random numbers that depend on the example only, not on its batch, shard or order.
 
-    Each example has a generator of its own, named by (seed, *names, its index), so that a verdict
-    does not depend on the batch size nor on how many workers share the test set. Asked twice, it
-    answers the same: a restart takes another name.
+    Each example has its own generator, seeded by (seed, *names, index), so a verdict does not depend on the batch
+    size or the number of workers. Repeated calls return the same numbers; a restart uses another name.
     """
 
     seed: int = 0
@@ -95,5 +94,5 @@ class PerExampleRNG(BatchRNG):
 
 
 def as_rng(generator: torch.Generator | BatchRNG | None) -> BatchRNG:
-    """What attacks accept as `generator=`: a torch generator, ready-made draws, or None."""
+    """Convert what attacks accept as `generator=`: a torch generator, a BatchRNG or None."""
     return generator if isinstance(generator, BatchRNG) else BatchRNG(generator)

@@ -1,19 +1,19 @@
-"""Learning rate as a function of progress alone, so that a resumed run needs no state for it."""
+"""The learning rate as a function of progress alone, so that resuming needs no scheduler state."""
 
 import math
 
 from bat_core.config import TrainConfig
 
-WARM_UP = 0.3  # share of a one-cycle schedule that rises, unless told otherwise
+WARM_UP = 0.3  # default share of a one-cycle schedule in which the rate rises
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """The learning rate at `progress`, the share of all updates that are done, in [0, 1).
+    """The learning rate at `progress`, the share of updates done, in [0, 1).
 
-    `one_cycle` rises linearly for 30 % and falls linearly to zero (Smith 2018, arXiv:1803.09820);
-    `multi_step` falls at each milestone, tenfold unless `drop` says otherwise; `cosine` is Loshchilov and
-    Hutter's (arXiv:1608.03983). The latter two rise linearly while they warm up, if they do, and go on
-    from there as if they had not.
+    `one_cycle` rises linearly for `warm_up` (default 30 %) and falls linearly to zero (Smith 2018,
+    arXiv:1803.09820). `multi_step` is multiplied by `drop` (default 0.1) at each milestone. `cosine` follows
+    Loshchilov and Hutter (arXiv:1608.03983). With a warm-up, the latter two rise linearly and then continue as if
+    there had been none.
     """
     one_cycle = config.schedule == "one_cycle"
     warm_up = (WARM_UP if one_cycle else 0.0) if config.warm_up is None else config.warm_up

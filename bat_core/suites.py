@@ -1,4 +1,4 @@
-"""Named sets of attacks: what a robustness is the robustness against."""
+"""Suites: named sets of attacks that a robust accuracy is measured against."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
-from bat_core.attacks.base import EVERY_MOST, Target
-from bat_core.config import FIGURE_1_STEPS, STEPS_OF_EPS, AttackConfig
+from bat_core.attacks.base import MAX_TARGETS, Target
+from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
@@ -19,20 +19,21 @@ ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
 class Entry:
     """One attack of a suite.
 
-    `steps` are the numbers of steps to read the accuracy at, off one trajectory. With `drop` an example
-    is let go as soon as it falls and the entry attacks only what the entries before left standing: the
-    worst case is the same, at a fraction of the cost, but there is no accuracy of this attack alone.
+    `steps` are the numbers of steps at which accuracy is read from one trajectory. With `skip_broken` the entry
+    attacks only examples that earlier entries did not break, and drops an example as soon as it is broken. The
+    worst case is the same at a fraction of the cost, but there is no accuracy under this attack alone.
     """
 
     name: str
     attack: Attack
     steps: tuple[int, ...] = ()
-    drop: bool = False
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps and self.drop:
+        if self.steps and self.skip_broken:
             raise InputError(
-                f"suite entry {self.name!r}: what falls is dropped, so nothing can be read at steps {self.steps}"
+                f"suite entry {self.name!r}: skip_broken drops broken examples, so accuracy cannot be read at steps"
+                f" {self.steps}: leave one of the two out"
             )
         taken = getattr(self.attack, "num_steps", 1)
         if self.steps and not 1 <= min(self.steps) <= max(self.steps) <= taken:
@@ -42,37 +43,37 @@ class Entry:
         """The attack's settings as plain values, for tables and records."""
         settings = {f.name: getattr(self.attack, f.name) for f in fields(self.attack)}
         plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
-        return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.drop}
+        return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.skip_broken}
 
     @property
-    def searches(self) -> int:
-        """How many targets are tried one after the other."""
-        return EVERY_MOST if self.attack.target == "every" else 1
+    def num_searches(self) -> int:
+        """The number of targets that are tried in sequence."""
+        return MAX_TARGETS if self.attack.target == "every" else 1
 
     @property
     def cost(self) -> float:
-        """About how many gradients an image costs, by which progress is reckoned."""
+        """The approximate number of gradients per image; progress bars use it."""
         if isinstance(self.attack, AutoAttack):
             return AUTOATTACK_COST[self.attack.part]
         if isinstance(self.attack, Transfer):
             return len(self.attack.sources) * Entry(name="crafted", attack=self.attack.crafted_by).cost
-        return float(getattr(self.attack, "num_steps", 1) * self.searches * self.attack.restarts)
+        return float(getattr(self.attack, "num_steps", 1) * self.num_searches * self.attack.restarts)
 
     def readings(self) -> list[tuple[str, int | None]]:
-        """What tables call each number: CE7, CE20 ... at their steps, else the attack's name."""
+        """The table heading and step of each accuracy: CE7, CE20, ... or the attack's name if it has no steps."""
         if not self.steps:
             return [(self.name.upper(), None)]
         if len(self.steps) == 1 and (isinstance(self.attack, FGSM) or any(map(str.isdigit, self.name))):
-            return [(self.name.upper(), self.steps[0])]  # the name says how many steps there are
+            return [(self.name.upper(), self.steps[0])]  # the name already contains the number of steps
         return [(f"{self.name.upper()}{step}", step) for step in self.steps]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Attacks that are run in order, each from the clean image; the worst of all is the robustness.
+    """Attacks that run in order, each from the clean image. Robust accuracy is the worst case over all of them.
 
-    `verified_by` names what in it makes the worst case trustworthy; None where only the paper's own
-    attacks ran, which can be off by 30 points (README). `subset` is how many images it is meant for.
+    `verified_by` names the attacks that make the worst case trustworthy. It is None for suites of the paper's own
+    attacks, which can be off by 30 points (README). `subset` is the number of images the suite is meant for.
     """
 
     name: str
@@ -83,18 +84,18 @@ class Suite:
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) < len(names):
-            raise InputError(f"suite {self.name!r} needs attacks with names of their own, it has {names}")
+            raise InputError(f"suite {self.name!r} has entries {names}: it needs at least one, each with a unique name")
 
     @property
     def label(self) -> str:
-        """The suite's name, with the words that a number without verification must bear."""
+        """The suite's name, marked "not verified" if nothing in the suite verifies the result."""
         return self.name if self.verified_by else f"{self.name}, not verified"
 
     def label_for(self, masking_status: str) -> str:
-        """The label, once the checks have given their verdict.
+        """The label, given the result of the masking checks.
 
-        Gradient attacks verify nothing on a model whose gradients are masked: there it takes a suite
-        with a black box, such as `standard`.
+        Gradient attacks verify nothing if the model's gradients are masked. Such a model needs a suite with a
+        black-box attack, such as `standard`.
         """
         black_box = any(isinstance(entry.attack, Square) or entry.name == "square" for entry in self.entries)
         if masking_status == "masked" and self.verified_by and not black_box:
@@ -127,8 +128,8 @@ def paper(*, eps: float, step_size: float) -> Suite:
 
 
 def diagnostic(*, eps: float, step_size: float) -> Suite:
-    """What the paper's Tables 1, 3 and 4 try: one step of three kinds with and without random start (rs), two
-    steps as long as the budget, and CE7 without random start."""
+    """The attacks of the paper's Tables 1, 3 and 4: three one-step attacks with and without random start (rs),
+    two steps as long as the budget, and CE7 without random start."""
     one_step = tuple(
         Entry(name=f"{name}{suffix}", attack=FGSM(eps=eps, target=target, random_start=bool(suffix)), steps=(1,))
         for name, target in ONE_STEP_TARGETS.items()
@@ -146,10 +147,10 @@ def diagnostic(*, eps: float, step_size: float) -> Suite:
     )
 
 
-def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the paper has a step for each attack)
-    """The paper's Table 9: untargeted (nt) and towards a random class (rd), ten steps and a hundred.
+def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the paper gives each attack its own step size)
+    """The paper's Table 9: untargeted (nt) and towards a random class (rd), with 10 and 100 steps.
 
-    A step is a tenth of the budget for ten of them, 1.6 pixels of 16, and a sixteenth for a hundred.
+    The step size is a tenth of the budget for 10 steps (1.6 pixels of 16) and a sixteenth for 100.
     """
     lengths = ((10, eps / 10), (100, eps / 16))
     targets: dict[str, Target] = {"nt": None, "rd": "random"}
@@ -168,18 +169,18 @@ def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the pap
 
 
 def curve(*, eps: float, step_size: float) -> Suite:
-    """Figure 1 and beyond: PGD with both losses, read from 1 step to 1,000."""
+    """Figure 1 and beyond: PGD with both losses, read at 1 to 1,000 steps."""
     steps = (*FIGURE_1_STEPS, 500, 1000)
     return Suite(name="curve", entries=tuple(_trajectory(loss, eps, step_size, steps) for loss in ("ce", "cw")))
 
 
-def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD finds its own steps)
-    """APGD-CE and APGD-T with AutoAttack's settings, on a subset: a verified number for searches."""
+def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD adapts its step size)
+    """APGD-CE and APGD-T with AutoAttack's settings, on a subset: verified accuracy for searches."""
     return Suite(
         name="quick",
         entries=(
-            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), drop=True),
-            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), drop=True),
+            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), skip_broken=True),
+            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), skip_broken=True),
         ),
         verified_by="APGD-CE, APGD-T",
         subset=1000,
@@ -187,10 +188,10 @@ def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD f
 
 
 def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
-    """AutoAttack, standard version, as its authors wrote it: the field's measure."""
+    """AutoAttack's standard version in its authors' implementation: the field's benchmark."""
     return Suite(
         name="standard",
-        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), drop=True) for part in PARTS),
+        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), skip_broken=True) for part in PARTS),
         verified_by="AutoAttack",
     )
 
@@ -206,32 +207,31 @@ SUITES: dict[str, Callable[..., Suite]] = {
 
 
 def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite:
-    """The suite called `name`, or several joined as "paper+standard".
+    """The suite called `name`, or several joined with a plus sign, as in "paper+standard".
 
     Args:
-        eps: budget, in the images' unit.
-        step_size: of attacks with fixed steps; default a quarter of eps, the paper's 2 pixels of 8.
+        eps: budget, in the unit of the images.
+        step_size: for attacks with fixed steps. Default: a quarter of eps, the paper's 2 pixels of 8.
     Raises:
         ValueError: unknown name.
     """
-    step_size = eps / STEPS_OF_EPS if step_size is None else step_size
+    step_size = eps / STEPS_PER_EPS if step_size is None else step_size
     parts = name.split("+")
     if missing := next((part for part in parts if part not in SUITES), None):
-        raise unknown_name("suite", missing, SUITES, forms="or several joined as paper+quick")
+        raise unknown_name("suite", missing, SUITES, forms="or several joined, as in paper+quick")
     return join([SUITES[part](eps=eps, step_size=step_size) for part in parts])
 
 
 def join(suites: Sequence[Suite]) -> Suite:
-    """All attacks of several suites, as one; an attack that two of them share is run once."""
+    """Join several suites into one. An attack that occurs in two of them runs once."""
     if len(suites) == 1:
         return suites[0]
     entries: dict[str, Entry] = {}
     for suite in suites:
         for entry in suite.entries:
-            known = next(
-                (one for one in entries.values() if (one.attack, one.drop) == (entry.attack, entry.drop)), None
-            )
-            name = known.name if known else _own_name(entry.name, suite.name, entries)
+            same = (entry.attack, entry.skip_broken)
+            known = next((one for one in entries.values() if (one.attack, one.skip_broken) == same), None)
+            name = known.name if known else _unique_name(entry.name, suite.name, entries)
             steps = sorted({*entry.steps, *(known.steps if known else ())})
             entries[name] = replace(entry, name=name, steps=tuple(steps))
     verified = ", ".join(suite.verified_by for suite in suites if suite.verified_by)
@@ -245,7 +245,7 @@ def join(suites: Sequence[Suite]) -> Suite:
 
 
 def trajectories(config: AttackConfig) -> Suite:
-    """A trial's own curves: one PGD trajectory a loss, read at the configured steps; and what it has `also`."""
+    """A trial's own curves: one PGD trajectory per loss, read at the configured steps, and the `also` suite."""
     entries = tuple(_trajectory(loss, config.eps, config.step_size, config.steps) for loss in config.losses)
     own = Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
     if config.also is None:
@@ -253,13 +253,13 @@ def trajectories(config: AttackConfig) -> Suite:
     return join([own, get_suite(config.also, eps=config.eps, step_size=config.step_size)])
 
 
-def suite_of(config: AttackConfig) -> Suite:
-    """All that a trial's evaluation holds against its model."""
+def evaluation_suite(config: AttackConfig) -> Suite:
+    """All attacks of a trial's evaluation."""
     return join([suite for suite in (trajectories(config), verification(config)) if suite])
 
 
 def verification(config: AttackConfig) -> Suite | None:
-    """What follows a trial's own curves to verify them; None where it is not to be."""
+    """The suite that verifies a trial's own curves; None if the trial does not verify."""
     return quick(eps=config.eps, step_size=config.step_size) if config.verify else None
 
 
@@ -267,8 +267,8 @@ def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...])
     return Entry(name=loss, attack=PGD(eps=eps, step_size=step_size, num_steps=steps[-1], loss=loss), steps=steps)
 
 
-def _own_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:
-    """`name`, or, if another attack bears it, one made of the suite's."""
+def _unique_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:
+    """`name`, or a name prefixed with the suite's if `name` is taken."""
     candidates = itertools.chain(
         [name, f"{suite}-{name}"], (f"{suite}-{name}-{number}" for number in itertools.count(2))
     )

@@ -1,4 +1,4 @@
-"""The L-infinity ball around an image, within [0, 1]: its bounds, a random start, projection, the check."""
+"""The L-infinity ball around an image within [0, 1]: bounds, random start, projection and check."""
 
 import contextlib
 import contextvars
@@ -11,28 +11,28 @@ from torch import Tensor
 from bat_core.errors import check_amount
 from bat_core.rng import BatchRNG
 
-_waits = contextvars.ContextVar("waits", default=True)
+_blocking = contextvars.ContextVar("blocking", default=True)
 
 
 @contextlib.contextmanager
-def without_waiting() -> Iterator[None]:
-    """Checks in the body do not wait for a GPU's answer: what fails one ends the process' work there (device assert).
+def async_checks() -> Iterator[None]:
+    """Make checks in the body asynchronous on a GPU: a failure raises a device assert instead of an exception.
 
-    For training, whose steps a GPU takes one after the other while the next is being prepared.
+    Training uses this so that the CPU can prepare the next step without waiting for the GPU.
     """
-    token = _waits.set(False)
+    token = _blocking.set(False)
     try:
         yield
     finally:
-        _waits.reset(token)
+        _blocking.reset(token)
 
 
 @dataclass(frozen=True)
 class LinfBall:
-    """All images within `eps` of x and in [0, 1] (eq. 2, there in [-1, 1]): the box [lower, upper].
+    """All images within `eps` of x and in [0, 1]: the box [lower, upper] (eq. 2, where images are in [-1, 1]).
 
-    The bounds are rounded inward, so that `max|z - x| <= eps` holds exactly for every z between
-    them, whether the comparison is made in the images' precision or in float64.
+    The bounds are rounded inward, so `max|z - x| <= eps` holds exactly for every z between them, in the precision
+    of the images and in float64.
     """
 
     x: Tensor
@@ -45,13 +45,13 @@ class LinfBall:
         """The ball around images x (B, C, H, W) in [0, 1].
 
         Raises:
-            ValueError: eps outside (0, 1], x not floating point, or x leaving [0, 1].
+            ValueError: eps outside (0, 1], x not floating point, or x outside [0, 1].
         """
         check_amount("eps", eps)
         if not x.is_floating_point():
-            raise ValueError(f"x is {x.dtype}: attacks take floating-point images in [0, 1]")
+            raise ValueError(f"x has dtype {x.dtype}: attacks take floating-point images in [0, 1]")
         if not _holds(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images are in [0, 1]")
+            raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images must be in [0, 1]")
         radius = _round_down(eps, x.dtype)
         upper, lower, exact = x + radius, x - radius, x.double()
         upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
@@ -67,14 +67,14 @@ class LinfBall:
         return torch.clamp(z, self.lower, self.upper)
 
     def take(self, rows: Tensor) -> "LinfBall":
-        """The balls around some of the images, chosen by positions or by a mask (B,)."""
+        """The balls around some of the images, selected by positions or by a mask (B,)."""
         return LinfBall(self.x[rows], self.eps, self.lower[rows], self.upper[rows])
 
     def check(self, x_adv: Tensor) -> Tensor:
-        """x_adv, when it is in the ball and in [0, 1].
+        """Return x_adv after checking that it is in the ball and in [0, 1].
 
         Raises:
-            RuntimeError: it is not, or holds NaN; an attack that cheats is a defect, not a result.
+            RuntimeError: it is not, or contains NaN. This is a defect of the attack.
         """
         inside = (x_adv >= self.lower) & (x_adv <= self.upper)
         if x_adv.shape != self.x.shape or not _holds(inside.all()):
@@ -85,14 +85,14 @@ class LinfBall:
 
 
 def _holds(condition: Tensor) -> bool:
-    if condition.is_cuda and not _waits.get():
-        torch._assert_async(condition, "an attack was given images outside [0, 1] or left its ball")
+    if condition.is_cuda and not _blocking.get():
+        torch._assert_async(condition, "an attack received images outside [0, 1] or left its ball")
         return True
     return bool(condition)
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:
-    """The largest number of `dtype` that is not above `value`."""
+    """The largest number of type `dtype` that does not exceed `value`."""
     rounded = torch.tensor(value, dtype=dtype)
     if rounded.double().item() > value:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))

@@ -1,4 +1,4 @@
-"""What became of each example under each attack, and the curves and worst cases that follow."""
+"""Per-example results of attacks, and the curves and worst cases computed from them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from bat_core.jsontext import read_json
 
 Reading: TypeAlias = Literal["final", "worst"]
 READINGS: tuple[Reading, ...] = ("final", "worst")
-UNBROKEN = -1  # attacked, and nothing broke it
-SKIPPED = -2  # not attacked: it had fallen before
+UNBROKEN = -1  # attacked and not broken
+SKIPPED = -2  # not attacked, because an earlier attack had broken it
 METADATA = "bat_sweeps"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one attack did to N examples.
+    """The result of one attack on N examples.
 
-    `broken_at` (N,) is the first step whose iterate was misclassified, 0 where the clean image or the
-    start already was, UNBROKEN where none was, SPARED where an earlier attack had broken the example.
-    `final` (N, len(steps)) says whether x^k, for each k in `steps`, was classified correctly.
+    `broken_at` (N,) is the first step whose iterate was misclassified: 0 if the clean image or the start already
+    was, UNBROKEN if none was, SKIPPED if an earlier attack had broken the example. `final` (N, len(steps)) is
+    whether x^k was classified correctly, for each k in `steps`.
     """
 
     broken_at: npt.NDArray[np.int64]
@@ -35,27 +35,27 @@ class Outcome:
     final: npt.NDArray[np.bool_]
 
     @property
-    def holds(self) -> npt.NDArray[np.bool_]:
-        """(N,): correct when clean and at every iterate. Spared examples do not hold."""
+    def robust(self) -> npt.NDArray[np.bool_]:
+        """(N,): correct when clean and at every iterate. Skipped examples are not robust."""
         return self.broken_at == UNBROKEN
 
     def curve(self, reading: Reading) -> npt.NDArray[np.float64]:
         """Accuracy after k steps for each k in `steps`: (len(steps),) in [0, 1].
 
-        "final" asks whether x^k is misclassified, as the paper does; "worst" whether any of the clean
-        image, x^0 ... x^k is.
+        "final" counts an example as broken if x^k is misclassified, as the paper does; "worst" if any of the clean
+        image and x^0 ... x^k is.
         """
         if reading == "final":
             return self.final.mean(axis=0)
-        return np.array([np.mean(self.holds | (self.broken_at > step)) for step in self.steps])
+        return np.array([np.mean(self.robust | (self.broken_at > step)) for step in self.steps])
 
     def take(self, positions: npt.NDArray[np.int64]) -> "Outcome":
-        """That of some examples, in the order of `positions`."""
+        """The outcome of the examples at `positions`, in that order."""
         return Outcome(broken_at=self.broken_at[positions], steps=self.steps, final=self.final[positions])
 
     @classmethod
     def concat(cls, parts: Sequence["Outcome"]) -> "Outcome":
-        """That of all parts' examples."""
+        """The outcome of the examples of all parts, in order."""
         return cls(
             broken_at=np.concatenate([part.broken_at for part in parts]),
             steps=parts[0].steps,
@@ -65,7 +65,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """What became of each of N examples. `rows` are their rows in the source, `outcomes` goes by attack."""
+    """The results on N examples. `rows` are their rows in the source; `outcomes` maps attack names to outcomes."""
 
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
@@ -82,9 +82,9 @@ class Verdicts:
 
     @property
     def one_class(self) -> bool:
-        """Whether the model is right on images of one class at most, of several that there are.
+        """Whether the images have several classes and the model is correct on one class at most.
 
-        So is one that answers the same class for every image: it cannot be attacked, and has learnt nothing.
+        This includes models that predict one class for every image: they cannot be attacked and have learnt nothing.
         """
         return len(set(self.labels.tolist())) > 1 >= len(set(self.labels[self.clean_correct].tolist()))
 
@@ -95,33 +95,37 @@ class Verdicts:
 
     @property
     def robust_acc(self) -> float:
-        """The headline, in [0, 1]: per-example worst case over all that was tried."""
+        """Robust accuracy in [0, 1]: the per-example worst case over all attacks."""
         return float(self.robust_correct.mean())
 
     def robust_after(self, count: int) -> npt.NDArray[np.bool_]:
-        """(N,): what stands after the first `count` attacks."""
-        return np.logical_and.reduce([self.clean_correct, *[one.holds for one in list(self.outcomes.values())[:count]]])
+        """(N,): the examples that remain robust after the first `count` attacks."""
+        outcomes = list(self.outcomes.values())[:count]
+        return np.logical_and.reduce([self.clean_correct, *[outcome.robust for outcome in outcomes]])
 
     def curve(self, name: str, reading: Reading) -> npt.NDArray[np.float64]:
         """`Outcome.curve` of the attack called `name`."""
         return self.outcomes[name].curve(reading)
 
-    def attacked(self, name: str, outcome: Outcome) -> "Verdicts":
-        """The same examples, after one attack more.
+    def with_outcome(self, name: str, outcome: Outcome) -> "Verdicts":
+        """The same examples after one more attack.
 
         Raises:
-            ValueError: an attack of that name was there, or it met another number of examples.
+            ValueError: an attack of that name exists, or the outcome has another number of examples.
         """
         if name in self.outcomes or len(outcome.broken_at) != len(self):
-            raise ValueError(f"attack {name!r} cannot be added to {len(self)} verdicts under {list(self.outcomes)}")
+            raise ValueError(
+                f"attack {name!r} with {len(outcome.broken_at)} examples cannot be added to {len(self)} verdicts under"
+                f" {list(self.outcomes)}: names must be unique and numbers of examples equal"
+            )
         return replace(self, outcomes={**self.outcomes, name: outcome})
 
-    def bare(self) -> "Verdicts":
+    def without_outcomes(self) -> "Verdicts":
         """The same examples before any attack."""
         return replace(self, outcomes={})
 
     def take(self, positions: npt.NDArray[np.int64]) -> "Verdicts":
-        """Those of some examples, in the order of `positions`."""
+        """The verdicts on the examples at `positions`, in that order."""
         return Verdicts(
             rows=self.rows[positions],
             labels=self.labels[positions],
@@ -134,14 +138,14 @@ class Verdicts:
         """The verdicts on all parts' examples, sorted by row.
 
         Raises:
-            ValueError: parts of different attacks, or an example that is judged twice.
+            ValueError: the parts differ in their attacks or steps, or a row occurs twice.
         """
         attacks = [{name: outcome.steps for name, outcome in part.outcomes.items()} for part in parts]
         if any(one != attacks[0] for one in attacks):
             raise ValueError("verdicts of different attacks or steps cannot be concatenated")
         rows = np.concatenate([part.rows for part in parts])
         if len(np.unique(rows)) < len(rows):
-            raise ValueError("an example is judged twice: rows must differ")
+            raise ValueError("duplicate rows in verdicts: each example may occur once")
         whole = cls(
             rows=rows,
             labels=np.concatenate([part.labels for part in parts]),
@@ -151,10 +155,10 @@ class Verdicts:
         return whole.take(np.argsort(rows, kind="stable"))
 
     def write(self, path: Path) -> None:
-        """One row an example.
+        """Write a Parquet file with one row per example.
 
         Columns: index, label, clean_correct, robust_correct; and for each attack attacked_<name> (false:
-        spared), broken_at_<name> (null: never) and final_<name>_<k>.
+        skipped), broken_at_<name> (null: never broken) and final_<name>_<k>.
         """
         columns: dict[str, pa.Array] = {
             "index": pa.array(self.rows),
@@ -173,10 +177,10 @@ class Verdicts:
 
     @classmethod
     def read(cls, path: Path) -> "Verdicts":
-        """What `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
-            InputError: the file is cut short, or holds something else.
+            InputError: the file is truncated or is not a verdicts file.
         """
         try:
             table = pq.read_table(path, partitioning=None)
@@ -188,14 +192,16 @@ class Verdicts:
                 outcomes={name: _read_outcome(table, name, tuple(read_at)) for name, read_at in steps.items()},
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise InputError(f"{str(path)!r} holds no whole verdicts: {said}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{str(path)!r} is not a complete verdicts file: {reason}") from error
 
 
 def _column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
     column = table.column(name)
     if column.type != kind or column.null_count:
-        raise ValueError(f"column {name} holds {column.type} with {column.null_count} nulls")
+        raise ValueError(
+            f"column {name} has type {column.type} with {column.null_count} nulls, not {kind} without nulls"
+        )
     return column.to_numpy()
 
 
@@ -203,7 +209,7 @@ def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome
     attacked = _column(table, f"attacked_{name}", pa.bool_())
     reached = table.column(f"broken_at_{name}")
     if reached.type != pa.int64():
-        raise ValueError(f"column broken_at_{name} holds {reached.type}")
+        raise ValueError(f"column broken_at_{name} has type {reached.type}, not int64")
     broken_at = reached.fill_null(UNBROKEN).to_numpy()
     final = [_column(table, f"final_{name}_{step}", pa.bool_()) for step in steps]
     return Outcome(

@@ -1,15 +1,15 @@
-"""Same attack, same accuracy: our PGD against foolbox's, our APGD against AutoAttack's own code.
+"""Do equal attacks give equal accuracy? Compares our PGD with foolbox's and our APGD with AutoAttack's own code.
 
 python benchmarks/agreement.py                                                      # digits, trains three models
 python benchmarks/agreement.py --models A B C --data-dir DIR --output agreement.json  # trained models' folders
 
-Same model, images, budget, step size and number of steps. PGD is read at its last iterate. Our APGD is that of suite
-quick, AutoAttack's that of its standard version; each part alone on what is classified correctly. A difference is ours
-less theirs: below zero our attack is the stronger.
+Both use the same model, images, budget, step size and number of steps. PGD is evaluated at its last iterate. Our APGD
+has the settings of suite quick, AutoAttack's those of its standard version; each part runs alone on the images that are
+classified correctly. A difference is our accuracy minus theirs: if it is negative, our attack is stronger.
 
-Random starts differ, so each attack runs with several seeds, and "by chance" is the difference of means that 95 of 100
-such comparisons of an attack with itself would stay within. An attack that is called "shared" gives both the same
-start instead: then hardly an image may differ. Run again with the same --output, what is there is not computed again.
+Random starts differ, so each attack runs with several seeds. "By chance" is the limit within which the difference of
+means stays in 95 of 100 comparisons of an attack with itself. An attack called "shared" gives both the same start, so
+almost no image may differ. A second run with the same --output reuses finished results.
 """
 
 import json
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from common import Flags, Images, Training, command, machine, say, write_report
 from cyclopts import Parameter
-from pairs import SHARED, Run, show, summary
-from peers import apgd_from, autoattack, foolbox_pgd, own_randomness
+from support.common import Flags, Images, Training, command, machine, say, write_report
+from support.pairs import SHARED, Run, show, summary
+from support.peers import apgd_from, autoattack, foolbox_pgd, own_randomness
 from torch import Tensor, nn
 
 from bat_core.checkpoint import load_model
@@ -46,33 +46,33 @@ class Options(Training):
     """Which models, which images, which seeds."""
 
     models: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = ()
-    """Folders of trained models. Default: one is trained by each of --recipes."""
+    """Folders of trained models. Default: train one with each of --recipes."""
     recipes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("R-MC-LA", "R-MC", "Madry")
-    """Recipes of the models that are trained where none are named."""
+    """Recipes of the models that are trained if no --models are given."""
     dataset: str | None = None
-    """Images: digits, cifar10, svhn. Default: those that the first model was trained on, or digits."""
+    """Images: digits, cifar10, svhn. Default: the data set of the first model, or digits."""
     data_dir: Path | None = None
     """Folder with the images."""
     attacks: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ATTACKS
-    """What to compare: pgd-20, pgd-100, apgd-ce, apgd-t; pgd-20-shared, apgd-ce-shared from one start, once."""
+    """Attacks: pgd-20, pgd-100, apgd-ce, apgd-t; pgd-20-shared and apgd-ce-shared use a common start and one seed."""
     n: int | None = None
-    """Test images. Default: 1,000, or all there are if there are fewer."""
+    """Number of test images. Default: 1,000, or all if there are fewer."""
     batch_size: int = 200
-    """Images at once."""
+    """Images per batch."""
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2)
     """Seeds of the random starts."""
     threads: int = 2
-    """Threads that torch may use."""
+    """Number of torch's CPU threads."""
     device: str = "cpu"
     """cpu or cuda."""
     output: Path | None = None
-    """A JSON file for the results."""
+    """JSON file for the results."""
 
 
 def main(options: Options = Options()) -> dict[str, Any]:
-    """Compare the accuracies that our attacks and other libraries' leave; see the top of the file."""
+    """Compare accuracies under our attacks and other libraries'. The top of the file describes the method."""
     if unknown := set(options.attacks) - set(ATTACKS):
-        raise InputError(f"--attacks {sorted(unknown)[0]!r} is unknown: give some of {', '.join(ATTACKS)}")
+        raise InputError(f"unknown --attacks {sorted(unknown)[0]!r}: give one or more of {', '.join(ATTACKS)}")
     torch.set_num_threads(options.threads)
     dataset, folders = _models(options)
     n = min(1000, len(dataset.test)) if options.n is None else options.n
@@ -105,8 +105,8 @@ def _compare(model: nn.Module, config: TrialConfig, images: Images, attack: str,
         recipe=config.recipe.name,
         attack=attack,
         seed=seed,
-        ours="".join("01"[int(stands)] for stands in ours),
-        theirs="".join("01"[int(stands)] for stands in theirs),
+        ours="".join("01"[int(robust)] for robust in ours),
+        theirs="".join("01"[int(robust)] for robust in theirs),
         our_seconds=our_seconds,
         their_seconds=their_seconds,
     )
@@ -152,7 +152,7 @@ def _theirs(model: nn.Module, images: Images, attack: str, seed: int) -> Flags:
 
 
 def _parse(attack: str) -> tuple[str, int]:
-    """Our name of the attack, by which its starts are drawn, and PGD's number of steps: "ce", 20 of "pgd-20"."""
+    """Our name of the attack, which seeds its random starts, and PGD's number of steps: ("ce", 20) for "pgd-20"."""
     name = attack.removesuffix(SHARED)
     return ("ce", int(name.removeprefix("pgd-"))) if name.startswith("pgd-") else (name, 0)
 
@@ -181,7 +181,7 @@ def _runs_so_far(output: Path | None, settings: dict[str, Any]) -> list[Run]:
         return []
     report = json.loads(output.read_text())
     if report.get("settings") != settings:
-        raise InputError(f"{output} holds results of other settings, {report.get('settings')}: name another --output")
+        raise InputError(f"{output} has results for other settings, {report.get('settings')}: give another --output")
     return [Run(**{name: run[name] for name in Run.__dataclass_fields__}) for run in report["runs"]]
 
 

@@ -1,19 +1,19 @@
-"""How fast attacks and evaluation are, side by side with foolbox, torchattacks and AutoAttack's own code.
+"""The speed of attacks and evaluation, compared with foolbox, torchattacks and AutoAttack's own code.
 
 python benchmarks/evaluate.py                                                   # digits, trains a model first
 python benchmarks/evaluate.py --dataset cifar10 --data-dir DIR --model MODEL_FOLDER --output evaluate.json
 
-Every contender gets the same model in evaluation mode, the same images, budget and step size. They take
-turns on each batch of images, and each turn begins with another one. A speed-up is the other's time over
-ours of the same turn: the median over turns, and the least and the most. Parts:
+All contenders get the same model in evaluation mode, images, budget and step size. They take turns on each batch; each
+turn starts with another contender. A speed-up is the other's time divided by ours in the same turn, given as median,
+minimum and maximum over turns. Parts:
 
-a  whole PGD curves, which we read off one trajectory a loss and a user of a library runs one by one
-b  the worst case over a suite, with examples dropped as they fall and without
-c  searches in bfloat16 with float32 verdicts, against float32 throughout
-d  milliseconds a gradient step
+a  whole PGD curves: we read one trajectory per loss at all steps; with other libraries each point is a separate attack
+b  the worst case over a suite, with and without dropping examples as they are broken
+c  searches in bfloat16 with float32 verdicts, compared with float32 throughout
+d  milliseconds per gradient step
 
-foolbox also computes gradients of the weights, which no attack needs; "foolbox frozen" is foolbox after its
-user has switched those off. torchattacks is no dependency: it takes part where it can be imported
+foolbox also computes gradients of the weights, which no attack needs; "foolbox frozen" is foolbox with these gradients
+disabled by the user. torchattacks is not a dependency: it is included if it can be imported
 (pip install --no-deps torchattacks).
 """
 
@@ -26,10 +26,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from common import Flags, Images, Training, command, discordant, machine, met, points, say, write_report
 from cyclopts import Parameter
-from peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
-from timing import Comparison, ModelCache, Report
+from support.common import Flags, Images, Training, command, discordant, machine, points, say, write_report, yes_or_no
+from support.peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
+from support.timing import BenchSetup, Comparison, Report
 from torch import Tensor, nn
 
 from bat_core.attacks import APGD, pgd
@@ -37,19 +37,19 @@ from bat_core.checkpoint import load_model
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.data import Split, load_dataset
 from bat_core.errors import InputError
-from bat_core.evaluate import classified
+from bat_core.evaluate import is_correct
 from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
 
-BF16_STEPS = 50  # of part c
-BF16_POINTS = 0.2  # how far its accuracies may be apart
-TIMED_STEPS = 20  # of part d
+BF16_STEPS = 50  # attack steps in part c
+BF16_POINTS = 0.2  # tolerated difference of accuracies in part c, in percentage points
+TIMED_STEPS = 20  # attack steps in part d
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options(Training):
-    """Which model, which images, how often."""
+    """Which model, which images, how many repeats."""
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
     """What to measure: a (curves), b (dropping), c (bfloat16), d (steps)."""
@@ -58,41 +58,41 @@ class Options(Training):
     data_dir: Path | None = None
     """Folder with the images."""
     model: Path | None = None
-    """Folder of a trained model. Default: one is trained and kept in --cache."""
+    """Folder of a trained model. Default: train one and keep it in --cache."""
     recipe: str = "R-MC-LA"
-    """The recipe it is trained by, at 8 pixels."""
+    """Recipe of the model that is trained, at 8 pixels."""
     n: int = 200
-    """Test images."""
+    """Number of test images."""
     batch_size: int = 200
-    """Images at once."""
+    """Images per batch."""
     repeats: int = 3
-    """Turns on each batch of images."""
+    """Turns per batch."""
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = FIGURE_1_STEPS
-    """Where the curves of part a are read."""
+    """Steps of the curves in part a."""
     suites: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("quick", "paper+quick")
-    """What part b runs."""
+    """Suites of part b."""
     threads: int = 2
-    """Threads that torch may use."""
+    """Number of torch's CPU threads."""
     device: str = "cpu"
     """cpu or cuda."""
     output: Path | None = None
-    """A JSON file for everything that was measured."""
+    """JSON file for all measurements."""
 
 
 def main(options: Options = Options()) -> dict[str, Any]:
-    """Measure attacks and evaluation side by side with other libraries; the top of the file describes the parts."""
+    """Compare the speed of attacks and evaluation with other libraries. The top of the file describes the parts."""
     if unknown := set(options.parts) - set(PARTS):
-        raise InputError(f"--parts {sorted(unknown)[0]!r} is unknown: give some of {', '.join(PARTS)}")
+        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of {', '.join(PARTS)}")
     if options.repeats < 1 or options.batch_size < 1:
         raise InputError("--repeats and --batch-size must be at least 1")
     torch.set_num_threads(options.threads)
     dataset = load_dataset(options.dataset, options.data_dir)
     model, _ = load_model(options.model or options.trained(dataset, options.recipe))
     images = Images.of(dataset, n=options.n, batch_size=options.batch_size)
-    bench = ModelCache(model.to(options.device), images, options.repeats, options.device)
+    bench = BenchSetup(model.to(options.device), images, options.repeats, options.device)
     _warm_up(bench)
     if not torchattacks():
-        say("torchattacks is left out: it cannot be imported")
+        say("torchattacks is skipped: it cannot be imported")
     report: dict[str, Any] = {"machine": machine(options.device), "options": asdict(options), "parts": {}}
     for name in options.parts:
         say(f"part {name}")
@@ -103,15 +103,15 @@ def main(options: Options = Options()) -> dict[str, Any]:
     return report
 
 
-def _warm_up(bench: ModelCache) -> None:
-    """The first calls build kernels, and are not timed."""
+def _warm_up(bench: BenchSetup) -> None:
+    """Run untimed calls first, because the first calls compile kernels."""
     attack = AttackConfig(**bench.budget, steps=(2,), losses=("ce",))
     for precision in ("float32", "bfloat16"):
-        bench.judging(attack, precision)(bench.images.blocks[0])
+        bench.evaluation(attack, precision)(bench.images.blocks[0])
 
 
-def curves(bench: ModelCache, options: Options) -> Report:
-    """Part a. PGD read at several numbers of steps: one trajectory, against an attack for each number."""
+def curves(bench: BenchSetup, options: Options) -> Report:
+    """Part a: PGD at several numbers of steps, from one trajectory or with one attack per number."""
     losses, counts = ("ce", "cw"), options.steps
     contenders: dict[str, Callable[[Split], Flags]] = {}
     for loss in losses:
@@ -124,19 +124,19 @@ def curves(bench: ModelCache, options: Options) -> Report:
         contenders["torchattacks ce"] = _each(bench, _torchattacks_correct, counts)
         rivals["torchattacks"] = ("ce",)
     measured = bench.run(contenders)
-    run_finalists = {name: np.concatenate(parts) for name, parts in measured.results.items()}
+    final = {name: np.concatenate(parts) for name, parts in measured.results.items()}
     comparisons = [
         Comparison(
             what=f"{'CE + CW' if len(shared) > 1 else 'CE alone'}, {mine} vs {rival}",
             ours=measured.total(*(f"{mine} {loss}" for loss in shared)),
             other=measured.total(*(f"{rival} {loss}" for loss in shared)),
             target=5,
-            accuracy=_apart([(run_finalists[f"{mine} {loss}"], run_finalists[f"{rival} {loss}"]) for loss in shared]),
+            accuracy=_apart([(final[f"{mine} {loss}"], final[f"{rival} {loss}"]) for loss in shared]),
         )
         for rival, shared in rivals.items()
         for mine in ("ours", "ours in bfloat16")
     ]
-    accuracies = {name: final.mean(axis=0).tolist() for name, final in run_finalists.items()}
+    accuracies = {name: one.mean(axis=0).tolist() for name, one in final.items()}
     title = (
         f"a: PGD read at {', '.join(map(str, counts))} steps, n = {len(bench.images)}:"
         f" {max(counts)} gradients a loss off one trajectory, {sum(counts)} one by one"
@@ -144,13 +144,13 @@ def curves(bench: ModelCache, options: Options) -> Report:
     return Report(title, comparisons, measured.seconds, {"accuracies": accuracies})
 
 
-def _our_curve(bench: ModelCache, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
-    judged = bench.judging(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
+def _our_curve(bench: BenchSetup, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
+    judged = bench.evaluation(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
     return lambda block: judged(block).outcomes[loss].final
 
 
-def _each(bench: ModelCache, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
-    """One attack for each number of steps: (B, len(counts))."""
+def _each(bench: BenchSetup, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
+    """One attack per number of steps: (B, len(counts))."""
 
     def run(block: Split) -> Flags:
         x, y = bench.unit(block)
@@ -163,7 +163,7 @@ def _each(bench: ModelCache, attack: Callable[..., Tensor], counts: tuple[int, .
 def _torchattacks_correct(model: nn.Module, x: Tensor, y: Tensor, **settings: Any) -> Tensor:
     x_adv = torchattacks_pgd(model, x, y, **settings)
     with torch.no_grad():
-        return classified(model(x_adv), y)
+        return is_correct(model(x_adv), y)
 
 
 def _apart(curves: list[tuple[Flags, Flags]]) -> str:
@@ -171,17 +171,19 @@ def _apart(curves: list[tuple[Flags, Flags]]) -> str:
     return f"at most {100 * largest:.1f} points apart"
 
 
-def dropping(bench: ModelCache, options: Options) -> Report:
-    """Part b. The worst case over a suite: attacks that let an example go when it falls, or do not."""
+def dropping(bench: BenchSetup, options: Options) -> Report:
+    """Part b: the worst case over a suite, with and without dropping broken examples."""
     comparisons, seconds, details = [], {}, {}
     for name in options.suites:
         suite = get_suite(name, **bench.budget)
-        keeping = replace(suite, entries=tuple(replace(entry, drop=False) for entry in suite.entries))
-        measured = bench.run({f"{name}, dropping": bench.judging(suite), f"{name}, keeping": bench.judging(keeping)})
+        keeping = replace(suite, entries=tuple(replace(entry, skip_broken=False) for entry in suite.entries))
+        measured = bench.run(
+            {f"{name}, dropping": bench.evaluation(suite), f"{name}, keeping": bench.evaluation(keeping)}
+        )
         (_, ours), (_, other) = measured.seconds.items()
         one, another = (Verdicts.concat(parts).robust_correct for parts in measured.results.values())
         differ = int((one != another).sum())
-        says = f"{one.mean():.2%} robust; {differ} of {len(one)} verdicts differ (identical: {met(not differ)})"
+        says = f"{one.mean():.2%} robust; {differ} of {len(one)} verdicts differ (identical: {yes_or_no(not differ)})"
         comparisons.append(
             Comparison(what=f"{name}, dropping vs keeping", ours=ours, other=other, target=2, accuracy=says)
         )
@@ -190,8 +192,8 @@ def dropping(bench: ModelCache, options: Options) -> Report:
     return Report(f"b: worst case, n = {len(bench.images)}", comparisons, seconds, {"verdicts": details})
 
 
-def reduced_precision(bench: ModelCache, options: Options) -> Report:  # noqa: ARG001
-    """Part c. Searches in bfloat16 and in float32, both judged in float32."""
+def reduced_precision(bench: BenchSetup, options: Options) -> Report:  # noqa: ARG001
+    """Part c: searches in bfloat16 and in float32, both with float32 verdicts."""
     attacks: dict[str, AttackConfig | Suite] = {
         f"PGD-{BF16_STEPS} {loss.upper()}": AttackConfig(**bench.budget, steps=(BF16_STEPS,), losses=(loss,))
         for loss in ("ce", "cw")
@@ -199,7 +201,7 @@ def reduced_precision(bench: ModelCache, options: Options) -> Report:  # noqa: A
     attacks["quick"] = get_suite("quick", **bench.budget)
     comparisons, seconds, details = [], {}, {}
     for name, attack in attacks.items():
-        measured = bench.run({f"{name} {kind}": bench.judging(attack, kind) for kind in ("bfloat16", "float32")})
+        measured = bench.run({f"{name} {kind}": bench.evaluation(attack, kind) for kind in ("bfloat16", "float32")})
         half, single = (Verdicts.concat(parts) for parts in measured.results.values())
         for reading in ("worst",) if name == "quick" else ("final", "worst"):
             what = f"{name}, {reading}"
@@ -233,13 +235,13 @@ def _paired(half: Flags, single: Flags) -> dict[str, float]:
 def _in_words(pair: dict[str, float]) -> str:
     return (
         f"{pair['bfloat16']:.2%} and {pair['float32']:.2%}: {pair['points']:+.2f} points"
-        f" (within {BF16_POINTS}: {met(abs(pair['points']) <= BF16_POINTS)});"
+        f" (within {BF16_POINTS}: {yes_or_no(abs(pair['points']) <= BF16_POINTS)});"
         f" only one broke {pair['only_bfloat16_broke']} and {pair['only_float32_broke']}, p = {pair['sign_test_p']:.2g}"
     )
 
 
-def steps(bench: ModelCache, options: Options) -> Report:
-    """Part d. A gradient step of PGD and of APGD, on one batch that the model classifies correctly."""
+def steps(bench: BenchSetup, options: Options) -> Report:
+    """Part d: a gradient step of PGD and of APGD, on one batch that the model classifies correctly."""
     model, batch = bench.model, bench.correct_batch(options.batch_size)
     settings = {**bench.budget, "num_steps": TIMED_STEPS}
     generator = torch.Generator(bench.device).manual_seed(0)
@@ -271,7 +273,7 @@ def steps(bench: ModelCache, options: Options) -> Report:
     return Report(title, comparisons, per_step, {"batch": len(batch)})
 
 
-def _on(bench: ModelCache, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
+def _on(bench: BenchSetup, attack: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Split], Tensor]:
     return lambda block: attack(*bench.unit(block))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from common import command, machine, say, table, write_report
 from cyclopts import Parameter
+from support.common import command, machine, say, table, write_report
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,17 +1,17 @@
-"""Everything that a GPU is wanted for, in one go: is it right, how fast is it, what comes out.
+"""All measurements that need a GPU in one run: correctness, speed and results.
 
 python benchmarks/gpu.py --data-dir DIR --output results.json                  # one GPU, all sections
 python benchmarks/gpu.py --device cpu --network small_cnn_8 --wide small_cnn_8 --sections references rate steps
 
-references  logits, labels, an attack's step and gradients of the weights on this device against float64 on the CPU
-rate        the card's bf16 matrix rate as measured, and the share of it that an R-MC-LA step reaches
+references  logits, labels, an attack step and weight gradients on this device, compared with float64 on the CPU
+rate        the measured bf16 matrix rate of the GPU, and the share of it that an R-MC-LA step reaches
 steps       benchmarks/speed.py on both networks: layouts, precisions, torch.compile
-evaluation  gradient steps a second of PGD by batch size, against forward and backward passes alone
+evaluation  gradient steps per second of PGD by batch size, compared with the bare forward and backward passes
 speedrun    benchmarks/speedrun.py
 reproduce   benchmarks/reproduce.py
 
-Every section's result is written as soon as it is there, and one that fails does not stop the others. Needs bat_core
-alone, and pyautoattack for AutoAttack.
+The result of each section is written as soon as it is available. A section that fails does not stop the others. Needs
+bat_core only, and pyautoattack for AutoAttack.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import speed
 import speedrun
 import torch
 import torch.nn.functional as F
-from bare import machine, parser, spread, synchronise, table, tell, write
+from support.bare import machine, parser, say, spread, synchronise, table, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,15 +40,15 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import initial_state
-from bat_core.forward import autocast, judging, resolve_precision
+from bat_core.forward import autocast, eval_without_tf32, resolve_precision
 from bat_core.labels import adversarial_label
 
 PASSES = speed.PASSES["R-MC-LA"]
-ASKED_SHARE = 0.5  # of the matrix rate, by WRN-28-10
+TARGET_SHARE = 0.5  # target for WRN-28-10, as a share of the matrix rate
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run the sections; returns what is written."""
+    """Run the sections and return the report."""
     options = _options(arguments)
     device = torch.device(options.device)
     report: dict[str, Any] = {"machine": machine(device), "sections": {}}
@@ -61,30 +61,30 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         "reproduce": run_paper,
     }
     for name in options.sections:
-        tell(f"== {name}")
+        say(f"== {name}")
         began = time.perf_counter()
         try:
             found = sections[name](options, device)
         except Exception:
             found = {"failed": traceback.format_exc(limit=4)}
-            tell(found["failed"])
+            say(found["failed"])
         report["sections"][name] = found | {"seconds": time.perf_counter() - began}
         write(options.output, report)
-    print(shown(report))
+    print(format_report(report))
     return report
 
 
 def references(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Largest differences from float64 on the CPU, and the share of pixels that a step moves the same way."""
+    """The largest differences from float64 on the CPU, and the share of pixels that a step moves identically."""
     dataset = speed.noise(32, options.image_size, seed=0)
     config = TrialConfig(model=options.network, recipe=RecipeConfig(name="R-MC-LA"))
     model = initial_state(config, dataset, device).model
     exact = initial_state(config, dataset, torch.device("cpu")).model.double()
     exact.load_state_dict({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     x, y = to_unit(dataset.train.images), dataset.train.labels
-    with judging(model), judging(exact), torch.no_grad():
+    with eval_without_tf32(model), eval_without_tf32(exact), torch.no_grad():
         logits, true = model(x.to(device)).cpu().double(), exact(x.double())
-    with judging(model), judging(exact):
+    with eval_without_tf32(model), eval_without_tf32(exact):
         moved = fgsm(model, x.to(device), y.to(device), eps=8 / 255).cpu()
         moved_exactly = fgsm(exact, x.double(), y, eps=8 / 255)
     label = adversarial_label(true.float().to(device), y.to(device), beta=9.0).cpu().double()
@@ -99,7 +99,7 @@ def references(options: argparse.Namespace, device: torch.device) -> dict[str, A
 
 
 def _gradient_difference(model: nn.Module, exact: nn.Module, x: Tensor, y: Tensor, device: torch.device) -> float:
-    """Relative difference of the weights' gradients in training mode, in float32 here and in float64 on the CPU."""
+    """Relative difference of the weight gradients in training mode: float32 on this device, float64 on the CPU."""
     F.cross_entropy(model.train()(x.to(device)), y.to(device)).backward()
     F.cross_entropy(exact.train()(x.double()), y).backward()
     pairs = [(one.grad, other.grad) for one, other in zip(model.parameters(), exact.parameters(), strict=True)]
@@ -133,7 +133,7 @@ def rate(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 
 def _forward_flops(network: str, size: int) -> float:
-    """Floating-point operations of one image's forward pass, as torch counts them."""
+    """Floating-point operations of the forward pass of one image, as counted by torch."""
     config = TrialConfig(model=network)
     model = initial_state(config, speed.noise(8, size, seed=0), torch.device("cpu")).model.eval()
     counter = FlopCounterMode(display=False)
@@ -143,7 +143,7 @@ def _forward_flops(network: str, size: int) -> float:
 
 
 def steps(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Ratios to plain training, by network and variant."""
+    """Time relative to plain training, by network and variant."""
     found = {}
     for network, batch in ((options.network, options.batch), (options.wide, options.wide_batch)):
         arguments = ["--model", network, "--batch-size", str(batch), "--passes", "--variants", *options.variants]
@@ -159,7 +159,7 @@ def _steps(options: argparse.Namespace, device: torch.device, arguments: Sequenc
 
 
 def evaluation(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Images times gradient steps a second: PGD as `evaluate` runs it, and its passes alone."""
+    """Images times gradient steps per second: PGD as run by `evaluate`, and its bare passes."""
     dataset = speed.noise(max(options.batches), options.image_size, seed=0)
     config = TrialConfig(model=options.network)
     model = initial_state(config, dataset, device).model.eval()
@@ -186,12 +186,12 @@ def evaluation(options: argparse.Namespace, device: torch.device) -> dict[str, A
 
 
 def run_fast(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The speedrun, with what was asked for it."""
+    """The speedrun, with the options of --speedrun."""
     return speedrun.main([*_data(options), "--device", str(device), *options.speedrun])
 
 
 def run_paper(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """R-MC-LA at full size."""
+    """The full-size reproduction, with the options of --reproduce."""
     return reproduce.main([*_data(options), "--device", str(device), *options.reproduce])
 
 
@@ -200,7 +200,7 @@ def _data(options: argparse.Namespace) -> list[str]:
 
 
 def _seconds(run: Callable[[], object], device: torch.device, count: int) -> float:
-    """Median of three turns of `count` calls each, after one to warm up, for one call."""
+    """Seconds per call: the median of three turns of `count` calls each, after a warm-up turn."""
     turns = []
     for turn in range(4):
         synchronise(device)
@@ -213,8 +213,8 @@ def _seconds(run: Callable[[], object], device: torch.device, count: int) -> flo
     return spread(turns)["median"]
 
 
-def shown(report: dict[str, Any]) -> str:
-    """The sections in short."""
+def format_report(report: dict[str, Any]) -> str:
+    """A short summary of all sections."""
     said = [json.dumps(report["machine"])]
     for name, found in report["sections"].items():
         said.append(f"\n{name} ({found['seconds']:.0f} s)" + (": FAILED" if "failed" in found else ""))
@@ -224,13 +224,13 @@ def shown(report: dict[str, Any]) -> str:
             said += [f"  {key}: {value:.3g}" for key, value in found.items() if key != "seconds"]
         elif name == "rate":
             said.append(
-                f"  matrix product: {found['matrix_tflops']:.1f} TFLOP/s; asked for {ASKED_SHARE:.0%} by the first"
+                f"  matrix product: {found['matrix_tflops']:.1f} TFLOP/s; target of the first: {TARGET_SHARE:.0%}"
             )
             said += [f"  {key}: {one['tflops']:.1f} TFLOP/s, {one['share']:.1%}" for key, one in found["steps"].items()]
         elif name == "steps":
             for network, variants in found.items():
                 if network != "seconds":
-                    said += [f"{network}\n{speed.shown(variant, one)}" for variant, one in variants.items()]
+                    said += [f"{network}\n{speed.format_variant(variant, one)}" for variant, one in variants.items()]
         elif name == "evaluation":
             rows = [
                 [key, f"{one['ours']:.0f}", f"{one['passes']:.0f}", f"{one['share']:.1%}"]
@@ -239,7 +239,7 @@ def shown(report: dict[str, Any]) -> str:
             ]
             said.append(table(["batch", "images x steps/s", "passes alone", "share"], rows))
         elif name == "speedrun":
-            said.append(speedrun.shown(found))
+            said.append(speedrun.format_report(found))
         else:
             said += [f"  eps_x {one['eps_x']}: {one['ours']}" for one in found["models"]]
     return "\n".join(said)
@@ -256,7 +256,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--wide", default="wrn_28_10")
     made.add_argument("--wide-batch", type=int, default=256)
     made.add_argument("--image-size", type=int, default=32)
-    made.add_argument("--images", type=int, default=32_768, help="images of an epoch of random ones")
+    made.add_argument("--images", type=int, default=32_768, help="random images per epoch")
     made.add_argument("--variants", nargs="+", default=["bfloat16", "contiguous", "compile", "graphs", "float32"])
     made.add_argument("--turns", type=int, default=5)
     made.add_argument("--steps", type=int, default=10)
@@ -268,7 +268,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _words(text: str) -> list[str]:
-    """Options for a section, as one argument: --speedrun="--runs 2 --n 100"."""
+    """Split the options of a section, given as one argument: --speedrun="--runs 2 --n 100"."""
     return text.split()
 
 

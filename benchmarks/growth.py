@@ -1,14 +1,14 @@
-"""How time and memory grow with the amount of work: each is to be linear or better.
+"""How time and memory grow with the amount of work. Growth should be linear or better.
 
 python benchmarks/growth.py                              # images, steps, workers, trials; about 20 minutes on 2 cores
 
-An exponent is the slope of log time against log amount, by least squares, with its 95 % interval: 1 is linear, less is
-better. Fixed costs pull it down, so it is fitted to the upper half of the amounts too.
+An exponent is the least-squares slope of log time against log amount, with its 95 % interval: 1 is linear, less is
+better. Fixed costs lower it, so it is also fitted to the upper half of the amounts.
 
-images   one epoch of training, and one evaluation by PGD-20, on 1,000 to 50,000 random images
-steps    one evaluation of 100 images by PGD of 1 to 1,000 steps
-workers  the same epoch by 1 process and by 2, a thread each
-trials   a sweep of 1 to 64 trials that do next to nothing: seconds, and the driver's own memory
+images   one epoch of training, and one PGD-20 evaluation, on 1,000 to 50,000 random images
+steps    one evaluation of 100 images with PGD of 1 to 1,000 steps
+workers  the same epoch with 1 and 2 processes, one thread each
+trials   a sweep of 1 to 64 minimal trials: seconds, and the memory of the driver
 """
 
 import multiprocessing
@@ -29,10 +29,10 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
-from common import command, machine, say, table, write_report
 from cyclopts import Parameter
 from scipy import stats
 from speed import noise
+from support.common import command, machine, say, table, write_report
 
 from bat_core.config import AttackConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.evaluate import evaluate
@@ -42,16 +42,16 @@ from bat_core.workers import Workers
 MIB = 2**20
 PARTS = ("images", "steps", "workers", "trials")
 ROOT = Path(__file__).parents[1]
-SIZE = 16  # height and width of images: the shortest work that is still work
+SIZE = 16  # height and width of the images: small, so that the benchmark is fast
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is measured, and how far."""
+    """What to measure, and for which amounts."""
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = PARTS
-    """images, steps, workers, trials."""
+    """What to measure: images, steps, workers, trials."""
     images: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1000, 3000, 10_000, 25_000, 50_000)
     """Numbers of images."""
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 3, 10, 30, 100, 300, 1000)
@@ -63,13 +63,13 @@ class Options:
     model: str = "small_cnn_8"
     """The network."""
     repeats: int = 3
-    """How often each is timed; the median counts."""
+    """Timings of each amount; the median counts."""
     output: Path | None = None
-    """A JSON file for everything that was measured."""
+    """JSON file for all measurements."""
 
 
 def main(options: Options = Options()) -> dict[str, Any]:
-    """Measure and fit."""
+    """Measure time and memory, and fit exponents."""
     report: dict[str, Any] = {"machine": machine("cpu"), "options": asdict(options), "parts": {}}
     measure: dict[str, Callable[[Options], dict[str, Any]]] = {
         "images": images,
@@ -85,7 +85,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def images(options: Options) -> dict[str, Any]:
-    """Each number in a fresh process: an epoch, an evaluation, the most memory meanwhile."""
+    """For each number of images, in a fresh process: an epoch, an evaluation and the peak memory."""
     found = [_fresh(_epoch_and_evaluation, options, count) for count in options.images]
     return {
         "train": _fitted("an epoch of R-MC-LA", "images", options.images, [one["train"] for one in found]),
@@ -109,7 +109,7 @@ def _epoch_and_evaluation(options: Options, count: int) -> dict[str, Any]:
 
 
 def steps(options: Options) -> dict[str, Any]:
-    """PGD of so many steps on the same images."""
+    """PGD with each number of steps on the same images."""
     return _fresh(_steps, options, 100)
 
 
@@ -130,7 +130,7 @@ def _steps(options: Options, count: int) -> dict[str, Any]:
 
 
 def workers(options: Options) -> dict[str, Any]:
-    """The same epoch, shared."""
+    """The same epoch, shared by each number of workers."""
     times = {size: _shared(options, size) for size in options.workers}
     alone = np.median(times[1])
     rows = [
@@ -165,7 +165,7 @@ def _rank(options: Options, rank: int, size: int, port: int) -> list[float]:
 
 
 def trials(options: Options) -> dict[str, Any]:
-    """Whole sweeps by the command line, on digits; what a sweep of one trial takes is Ray's start and the end."""
+    """Whole sweeps from the command line, on digits. The time for one trial is mostly Ray's start and shutdown."""
     found = {count: _sweep(count) for count in options.trials}
     seconds, memory = ([[one[name]] for one in found.values()] for name in ("seconds", "driver_mib"))
     return {
@@ -193,7 +193,7 @@ def _sweep(count: int) -> dict[str, float]:
 
 
 class _peak:  # noqa: N801 (a context manager)
-    """The most present memory of one process while the body runs, looked at ten times a second."""
+    """The peak resident memory of one process while the body runs, sampled ten times per second."""
 
     def __init__(self, pid: int | None = None) -> None:
         self.process, self.most, self._stop = psutil.Process(pid), 0, threading.Event()

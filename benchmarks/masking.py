@@ -1,9 +1,9 @@
-"""Do the red flags tell masked models from honest ones? Seven kinds of models, made for it.
+"""Do the red flags distinguish masked models from sound ones? Tests seven kinds of models.
 
 python benchmarks/masking.py --dataset digits --cache outputs/masking --output benchmarks/results/masking_digits.json
 python benchmarks/masking.py --dataset cifar10 --data-dir DIR --cache outputs/masking --output ...
 
-Limits in `bat_core/flags.py` were set on seed 100 and are judged here on others.
+The limits in `bat_core/masking/flags.py` were set with seed 100 and are tested here with other seeds.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PIXELS = 8
 
 
 class Scaled(nn.Module):
-    """Logits times 10^4: softmax saturates, and cross-entropy's gradient is zero in float32."""
+    """Logits times 10^4: the softmax saturates, and the gradient of cross-entropy is zero in float32."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Scaled(nn.Module):
 
 
 class Quantised(Scaled):
-    """Images rounded to nine levels: no gradient comes through."""
+    """Images rounded to nine levels: the gradient is zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model((x * 8).round() / 8)
 
 
 class Noisy(Scaled):
-    """Gaussian noise on every image, anew at every pass."""
+    """Fresh Gaussian noise on every image in every pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x + 0.1 * torch.randn_like(x))
@@ -61,10 +61,10 @@ class Noisy(Scaled):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model: the recipe it is trained by, what is done to it after, and what must be found."""
+    """A kind of model: its training recipe, a modification after training, and the expected status."""
 
     recipe: str
-    must: str = ""  # "clear", "not clear", or nothing where the finding is what is asked
+    expected: str = ""  # "clear", "not clear", or empty if there is no expectation
     wrap: Callable[[nn.Module], nn.Module] | None = None
 
 
@@ -81,10 +81,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How models are trained on one data set; `leaking` is FGSM's own, under which it leaks the label.
+    """Training settings for one data set. `leaking` are the settings for FGSM that cause label leaking.
 
-    Small networks do not leak at a budget of 8 pixels: it takes a larger one, few images and many
-    passes. Such a model is judged at the budget it was trained with, `leaking_pixels`.
+    Small networks do not leak at a budget of 8 pixels; it takes a larger budget, few images and many epochs. Such a
+    model is evaluated at its training budget, `leaking_pixels`.
     """
 
     model: str
@@ -119,7 +119,7 @@ SCALES = {
 
 
 def trial(dataset: Dataset, recipe: str, seed: int) -> TrialConfig:
-    """The config that a recipe is trained with here."""
+    """The config for training a recipe."""
     scale, leaks = SCALES[dataset.name], recipe == "FGSM"
     eps = (scale.leaking_pixels if leaks else PIXELS) * dataset.pixel
     return TrialConfig(
@@ -133,7 +133,7 @@ def trial(dataset: Dataset, recipe: str, seed: int) -> TrialConfig:
 
 
 def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
-    """The trained model, from the cache if it is there."""
+    """The trained model, from the cache if possible."""
     folder = cache / f"{dataset.name}-{config.recipe.name}-{config.hash}"
     if not folder.exists():
         images = dataset
@@ -145,8 +145,8 @@ def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
     return load_model(folder)[0]
 
 
-def evaluator(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
-    """Findings on test images, with the verified suite where the checks are the full ones."""
+def findings_of(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tuple[Findings, dict[str, float]]:
+    """Findings on test images; full checks include a verified suite."""
     part = dataset.test.take(slice(IMAGES))
     accuracies: dict[str, float] = {}
     verified = None
@@ -162,7 +162,7 @@ def evaluator(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> tup
 def run(
     dataset: Dataset, seeds: list[int], names: list[str], cache: Path, depths: list[str], console: Console
 ) -> list[dict[str, Any]]:
-    """Every kind with every seed."""
+    """Check every kind of model with every seed."""
     rows = []
     for seed in seeds:
         for name in names:
@@ -170,16 +170,16 @@ def run(
             config = trial(dataset, kind.recipe, seed)
             model = trained(config, dataset, cache)
             model = kind.wrap(model) if kind.wrap else model
-            torch.manual_seed(seed)  # what is random at inference
+            torch.manual_seed(seed)  # for models that are random at inference
             for depth in depths:
-                findings, numbers = evaluator(model.eval(), dataset, config.attack.eps, depth)
+                findings, numbers = findings_of(model.eval(), dataset, config.attack.eps, depth)
                 rows.append(
                     {
                         "kind": name,
                         "seed": seed,
                         "depth": depth,
-                        "must": kind.must,
-                        "as_it_must": _as_it_must(kind, findings),
+                        "must": kind.expected,
+                        "as_it_must": _as_expected(kind, findings),
                         "eps_pixels": config.attack.eps / dataset.pixel,
                         **numbers,
                         **findings.describe(),
@@ -190,12 +190,12 @@ def run(
     return rows
 
 
-def _as_it_must(kind: Kind, findings: Findings) -> bool:
-    return not kind.must or (findings.masking_status == "clear") == (kind.must == "clear")
+def _as_expected(kind: Kind, findings: Findings) -> bool:
+    return not kind.expected or (findings.masking_status == "clear") == (kind.expected == "clear")
 
 
 def table(rows: list[dict[str, Any]], title: str) -> Table:
-    """A line a kind: what each seed got."""
+    """One row per kind of model, with the result of each seed."""
     drawn = Table(title=title, title_justify="left")
     for column in ("kind", "eps", "clean", "PGD-CE", "verified", "full checks", "cheap checks", "must be"):
         drawn.add_column(column)
@@ -213,7 +213,7 @@ def table(rows: list[dict[str, Any]], title: str) -> Table:
             _range([row["verified"] for row in of["full"]]),
             ", ".join(row["verdict"] for row in of["full"]),
             ", ".join(row["verdict"] for row in of["cheap"]),
-            kind.must or "(whatever it is)",
+            kind.expected or "(any)",
         )
     return drawn
 

@@ -1,12 +1,12 @@
-"""The paper's best method at full size on one GPU, beside the paper's numbers and what AutoAttack leaves of them.
+"""The paper's best method at full size on one GPU, compared with the paper's accuracies and with AutoAttack.
 
 python benchmarks/reproduce.py --data-dir DIR                                       # PreActResNet-18, 30 epochs
 python benchmarks/reproduce.py --data-dir DIR --model wrn_28_10 --epochs 100 --schedule multi_step
-python benchmarks/reproduce.py --dataset digits --model small_cnn --epochs 3 --n 100   # whether it runs, on a CPU
+python benchmarks/reproduce.py --dataset digits --model small_cnn --epochs 3 --n 100   # smoke test on a CPU
 
-Trains R-MC-LA at 8 and at 4 pixels, evaluates both under the suites `paper` and `standard` on the same test images,
-and asks for red flags of masking. Needs bat_core and what that needs, and pyautoattack for `standard`: no Ray, no
-MLflow. The last thing printed, and written to --output, is a JSON object.
+Trains R-MC-LA at 8 and at 4 pixels, evaluates both models with the suites `paper` and `standard` on the same test
+images, and runs the masking checks. Needs bat_core and its dependencies, and pyautoattack for `standard`; neither Ray
+nor MLflow. The last line printed, also written to --output, is a JSON object.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from bare import attacked, clean, machine, parser, plain, takes_images, tell, write
+from support.bare import add_image_options, evaluate_clean, evaluate_suite, machine, parser, say, stored_options, write
 
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig, to_dict
 from bat_core.data import Dataset, load_dataset
@@ -34,13 +34,13 @@ ROBUSTBENCH = {4: {"clean": 92.80, "AutoAttack": 29.35}}  # the authors' model, 
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """Train and evaluate each budget; returns what is written."""
+    """Train and evaluate a model for each budget, and return the report."""
     options = _options(arguments)
     device = torch.device(options.device)
     dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
     report: dict[str, Any] = {
         "machine": machine(device),
-        "options": plain(options),
+        "options": stored_options(options),
         "robustbench": ROBUSTBENCH,
         "models": [],
     }
@@ -53,24 +53,24 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     config = _config(pixels, dataset, options)
-    tell(f"{options.recipe} at {pixels} pixels: {options.epochs} epochs of {options.model}")
+    say(f"{options.recipe} at {pixels} pixels: {options.epochs} epochs of {options.model}")
     began, seconds, reports = time.perf_counter(), [], []
     for one in fit(config, dataset, device=device):
         seconds.append(one.seconds)
         reports.append(one.metrics())
-        tell(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
+        say(f"epoch {one.epoch}: {one.seconds:.1f} s, clean {one.val_clean_acc:.3f}, robust {one.val_robust_acc:.3f}")
     trained = time.perf_counter() - began
     model = one.state.model
     evaluator = Evaluator(model, seed=options.seed, precision=options.precision)
     part = dataset.test.take(slice(options.n)).in_memory()
-    verdicts = clean(evaluator, part, options.batch)
+    verdicts = evaluate_clean(evaluator, part, options.batch)
     took = {}
     suites = [get_suite(one, eps=config.attack.eps, step_size=config.attack.step_size) for one in options.suites]
     for suite in suites:
         began = time.perf_counter()
-        verdicts = attacked(evaluator, verdicts, part, suite, options.batch)
+        verdicts = evaluate_suite(evaluator, verdicts, part, suite, options.batch)
         took[suite.name] = time.perf_counter() - began
-        tell(f"{suite.name}: {verdicts.robust_acc:.3f} hold, {took[suite.name]:.0f} s")
+        say(f"{suite.name}: {verdicts.robust_acc:.3f} hold, {took[suite.name]:.0f} s")
     findings = examine(
         model, dataset.val.images, dataset.val.labels, eps=config.attack.eps, depth="cheap", seed=options.seed
     )
@@ -92,7 +92,7 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
 
 
 def _accuracies(verdicts: Verdicts, suites: Sequence[Suite]) -> dict[str, float]:
-    """In percent: what stands under each attack that has steps to be read at, and after all."""
+    """Accuracies in percent: clean, under each attack with listed steps, and the worst case."""
     found = {"clean": 100 * verdicts.clean_acc}
     for entry in (entry for suite in suites for entry in suite.entries if entry.steps):
         stands = verdicts.outcomes[entry.name].final.mean(0)
@@ -122,7 +122,7 @@ def _config(pixels: int, dataset: Dataset, options: argparse.Namespace) -> Trial
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    made = takes_images(parser(__doc__))
+    made = add_image_options(parser(__doc__))
     made.add_argument("--recipe", default="R-MC-LA")
     made.add_argument("--eps-x", type=int, nargs="+", default=[8, 4], help="training budgets in pixels")
     made.add_argument("--model", default="preact_resnet18")

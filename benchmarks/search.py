@@ -1,15 +1,16 @@
-"""Is the search worth its compute, and is what it finds real?
+"""Is the search worth its compute, and are its results real?
 
 python benchmarks/search.py                                                     # digits
 python benchmarks/search.py --dataset cifar10 --data-dir DIR --train-size 4000 --model small_cnn_16
 
-Searches run as a bare loop, a process each. Every trial has the same epochs; hypervolumes are of (clean, verified
-robust) accuracy above (0, 0), on validation images, times 100 x 100. Run again, what is there is not computed again.
+Each search runs as a bare loop in its own process. All trials have the same number of epochs. Hypervolumes are of
+(clean, verified robust) accuracy above (0, 0), on validation images, times 100 x 100. A second run reuses finished
+results.
 
-a  TPE against random search: hypervolume after all trials, and after half of them
-b  successive halving against full trials: what it loses and what it saves
-c  the same search aimed at PGD-20 and at the verified suite: both fronts under AutoAttack's standard suite
-d  what the platform adds: the same trials on Ray Tune and as a bare loop
+a  TPE compared with random search: hypervolume after all trials and after half of them
+b  successive halving compared with full trials: what it loses and what it saves
+c  the same search with objective PGD-20 and with the verified suite: both fronts under AutoAttack's standard suite
+d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
 """
 
 import multiprocessing
@@ -20,11 +21,11 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-from common import command, machine, met, say, table, write_report
 from cyclopts import Parameter
-from search_masks import masks
-from search_overhead import overhead
-from searches import Kind, Outcome, Setting, run
+from support.common import command, machine, say, table, write_report, yes_or_no
+from support.search_masks import compare_fronts
+from support.search_overhead import overhead
+from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
 
@@ -36,10 +37,10 @@ WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Which images, how large the trials are, how many searches."""
+    """Which images, which trials, how many searches."""
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
-    """What to measure: a (samplers), b (halving), c (PGD as the aim), d (overhead)."""
+    """What to measure: a (samplers), b (halving), c (PGD as the objective), d (overhead)."""
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
@@ -49,35 +50,35 @@ class Options:
     epochs: int = 10
     """Passes over the training images."""
     train_size: int = 700
-    """Train on so many images."""
+    """Number of training images."""
     val_size: int = 200
-    """Judge on so many images, held out of train."""
+    """Number of validation images, held out of train."""
     num_trials: int = 40
     """Trials of each search."""
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2, 3, 4)
     """Searches of each kind."""
     grace: int | None = None
-    """Epochs before part b's halving may stop a trial. Default: the search's own."""
+    """Epochs before part b's halving may stop a trial. Default: that of the search."""
     standard_n: int = 200
-    """Test images that part c runs AutoAttack on."""
+    """Test images for AutoAttack in part c."""
     standard_seeds: int = 2
-    """How many searches' fronts part c does that for."""
+    """Number of searches whose fronts part c evaluates."""
     long_epochs: int = 200
     """Epochs of part d's long trials, enough for 30 seconds each."""
     processes: int = 2
-    """Searches at once, one thread each."""
+    """Concurrent searches, one thread each."""
     cache: Path = Path("outputs/benchmarks/search")
-    """Where searches are kept."""
+    """Folder of the searches."""
     output: Path | None = None
-    """A JSON file for everything that was measured."""
+    """JSON file for all measurements."""
     figure: Path | None = None
-    """A PNG file for part c's picture."""
+    """PNG file for the figure of part c."""
 
 
 def main(options: Options = Options()) -> dict[str, Any]:
-    """Measure the search; the top of the file describes the parts."""
+    """Measure the search. The top of the file describes the parts."""
     if unknown := set(options.parts) - set("abcd"):
-        raise InputError(f"--parts {sorted(unknown)[0]!r} is unknown: give some of a, b, c, d")
+        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of a, b, c, d")
     setting = Setting(
         dataset=options.dataset,
         data_dir=options.data_dir,
@@ -101,7 +102,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
         elif part == "b":
             report["parts"][part] = halving(outcomes[TPE], outcomes[halved])
         elif part == "c":
-            report["parts"][part] = masks(
+            report["parts"][part] = compare_fronts(
                 {"verified": outcomes[TPE], "PGD-20": outcomes[PGD]},
                 setting,
                 n=options.standard_n,
@@ -115,7 +116,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict[Kind, list[Outcome]]:
-    """Every kind with every seed, several at once; PGD as the aim with those alone that part c looks at."""
+    """Run every kind of search with every seed, several at once; PGD searches only with the seeds of part c."""
     outcomes: dict[Kind, list[Outcome]] = {kind: [] for kind in kinds}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
@@ -136,7 +137,7 @@ def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict
 
 
 def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str, Any]:
-    """Part a."""
+    """Part a: hypervolumes of TPE and random search."""
     every, half = options.num_trials, options.num_trials // 2
     volumes = {
         kind.name: {after: [1e4 * outcome.volume(after) for outcome in outcomes[kind]] for after in (half, every)}
@@ -149,7 +150,7 @@ def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str,
             f"{median(values):.0f}",
             f"{min(values):.0f}-{max(values):.0f}",
             "" if name == "random" else f"{sum(value > bar for value in values)} of {len(values)}",
-            "" if name == "random" else met(median(values) > bar),
+            "" if name == "random" else yes_or_no(median(values) > bar),
         ]
         for name, by_count in volumes.items()
         for after, values in by_count.items()
@@ -161,7 +162,7 @@ def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str,
 
 
 def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, Any]:
-    """Part b: pairs of searches with the same seed."""
+    """Part b: pairs of searches with and without halving, with the same seed."""
     rows, pairs = [], []
     for full, halved in zip(whole, stopped, strict=True):
         lost = 100 * (full.volume(full.proposed) - halved.volume(halved.proposed))
@@ -176,8 +177,8 @@ def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, A
     rows.append(["median", f"{lost:+.2f}", "", f"{share:.0%}", ""])
     columns = ("search", "hypervolume lost, points", "most robust, full / halved", "compute", "trials finished")
     table("b: successive halving against full trials", columns, rows)
-    print(f"within {WITHIN_POINTS:g} point: {met(lost <= WITHIN_POINTS)}")
-    print(f"at most {SHARE_OF_COMPUTE:.0%} of the compute: {met(share <= SHARE_OF_COMPUTE)}")
+    print(f"within {WITHIN_POINTS:g} point: {yes_or_no(lost <= WITHIN_POINTS)}")
+    print(f"at most {SHARE_OF_COMPUTE:.0%} of the compute: {yes_or_no(share <= SHARE_OF_COMPUTE)}")
     return {"pairs": pairs, "median": {"lost": lost, "share": share}}
 
 

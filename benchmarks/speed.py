@@ -1,14 +1,16 @@
-"""How fast a training step is, counted in steps of plain training: the limit, ours, and what it is made of.
+"""The time of a training step relative to plain training: the theoretical value, the measured one and its parts.
 
 python benchmarks/speed.py                                             # a CPU, random images, a small network
 python benchmarks/speed.py --model wrn_28_10 --batch-size 256 --variants bfloat16 compile --device cuda
 
-F is one forward pass; a backward pass to the images costs about F, one to images and weights 2F. Plain training takes
-3F. R-MC-LA: clean logits F, attack 2F, update 3F, together 6F, 2.0 times plain; R-MC-LA-5F 1.67 times; Madry 17F.
+F is one forward pass. A backward pass to the images costs about F, one to images and weights 2F. Plain training costs
+3F. R-MC-LA costs 6F (clean logits F, attack 2F, update 3F), 2.0 times plain; R-MC-LA-5F costs 1.67 times plain and
+Madry 17F.
 
-Recipes take turns on the same network, images, precision and batch, another one first each turn, and a ratio is that
-of times of one turn: median, least and most over turns. Steps are those of `bat_core.fit`, with augmentation and
-optimiser. `--passes` times the passes themselves. Needs bat_core alone; the last line printed is a JSON object.
+Recipes take turns on the same network, images, precision and batch; each turn starts with another recipe. Ratios
+compare times of the same turn and are given as median, minimum and maximum over turns. Steps are those of
+`bat_core.fit`, with augmentation and optimiser. `--passes` also times the passes. Needs bat_core only; the last line
+printed is a JSON object.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import machine, parser, plain, spread, synchronise, table, tell, write
+from support.bare import machine, parser, say, spread, stored_options, synchronise, table, write
 
 from bat_core.attacks.gradient import input_gradient
 from bat_core.config import RecipeConfig, TrainConfig, TrialConfig
@@ -31,7 +33,7 @@ from bat_core.forward import autocast, evaluation_mode, resolve_layout, resolve_
 
 PASSES = {"Undefended": 3, "R-MC-LA": 6, "R-MC-LA-5F": 5, "Madry": 17}
 PLAIN, BAT, MADRY = "Undefended", "R-MC-LA", "Madry"
-WITHIN, AT_LEAST = 0.05, 2.7  # targets: R-MC-LA over plain within 5 % of 2.0, Madry over R-MC-LA
+WITHIN, AT_LEAST = 0.05, 2.7  # targets: R-MC-LA within 5 % of 2.0 times plain; Madry at least 2.7 times R-MC-LA
 VARIANTS = {
     "float32": {"precision": "float32"},
     "bfloat16": {"precision": "bfloat16"},
@@ -40,31 +42,31 @@ VARIANTS = {
     "graphs": {"precision": "bfloat16", "compile": "graphs"},
     "float32-compile": {"precision": "float32", "compile": "on"},
 }
-WARM_UP = 3  # steps before anything is timed
+WARM_UP = 3  # untimed steps at the start
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """Time every variant; returns what is written."""
+    """Time every variant and return the report."""
     options = _options(arguments)
     device = torch.device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {"machine": machine(device), "options": plain(options), "variants": {}}
+    report: dict[str, Any] = {"machine": machine(device), "options": stored_options(options), "variants": {}}
     dataset = noise(options.images, options.image_size, seed=0)
     for variant in options.variants:
-        tell(f"{variant}: {options.model}, batch {options.batch_size}")
+        say(f"{variant}: {options.model}, batch {options.batch_size}")
         measured = steps(variant, dataset, options, device)
         if options.passes:
             measured["passes"] = passes(variant, dataset, options, device)
         report["variants"][variant] = measured
         write(options.output, report)
-        print(shown(variant, measured))
+        print(format_variant(variant, measured))
     print(json.dumps(report))
     return report
 
 
 def steps(variant: str, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Seconds of a step by recipe and turn, and the ratios of turns."""
+    """Seconds per step for each recipe and turn, and the ratios per turn."""
     running = {recipe: _updates(_config(recipe, variant, options), dataset, device) for recipe in options.recipes}
     began = time.perf_counter()
     for one in running.values():
@@ -95,7 +97,7 @@ def steps(variant: str, dataset: Dataset, options: argparse.Namespace, device: t
 
 
 def passes(variant: str, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Milliseconds of the passes a step is made of, each by itself: what the count takes for granted."""
+    """Milliseconds of each pass of a step, to verify the assumed costs."""
     config = _config(PLAIN, variant, options)
     model = initial_state(config, dataset, device).model
     precision = resolve_precision(config.train.precision, device)
@@ -137,8 +139,8 @@ def passes(variant: str, dataset: Dataset, options: argparse.Namespace, device: 
     return {"milliseconds": {name: spread(times) for name, times in milliseconds.items()}, "over_forward": over}
 
 
-def shown(variant: str, measured: dict[str, Any]) -> str:
-    """One variant's table, and whether the targets are met."""
+def format_variant(variant: str, measured: dict[str, Any]) -> str:
+    """The table of one variant, and whether the targets are met."""
     rows = [
         [
             recipe,
@@ -163,7 +165,7 @@ def shown(variant: str, measured: dict[str, Any]) -> str:
 
 
 def noise(count: int, size: int, *, seed: int) -> Dataset:
-    """Random images: a step takes as long on them."""
+    """A data set of random images: the time of a step does not depend on their content."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     split = Split.of(images, torch.randint(10, (count,), generator=generator))
@@ -185,7 +187,7 @@ def _config(recipe: str, variant: str, options: argparse.Namespace) -> TrialConf
 
 
 def _updates(config: TrialConfig, dataset: Dataset, device: torch.device) -> Iterator[TrainState]:
-    """Updates without end; validation images are few, and epochs longer than what is timed."""
+    """An endless sequence of updates. Epochs are longer than the timed turns, so validation is rare."""
     for event in fit_by_batch(config, dataset, device=device):
         if isinstance(event, TrainState):
             yield event
@@ -207,11 +209,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--model", default="small_cnn")
     made.add_argument("--batch-size", type=int, default=128)
     made.add_argument("--image-size", type=int, default=32)
-    made.add_argument("--images", type=int, default=4096, help="images of an epoch: it is to be longer than a turn")
+    made.add_argument(
+        "--images", type=int, default=4096, help="images per epoch; an epoch should be longer than a turn"
+    )
     made.add_argument("--turns", type=int, default=7)
-    made.add_argument("--steps", type=int, default=3, help="steps of each recipe in a turn")
-    made.add_argument("--passes", action="store_true", help="time forward and backward passes too")
-    made.add_argument("--threads", type=int, help="of torch on a CPU")
+    made.add_argument("--steps", type=int, default=3, help="steps per recipe and turn")
+    made.add_argument("--passes", action="store_true", help="also time forward and backward passes")
+    made.add_argument("--threads", type=int, help="number of torch's CPU threads")
     return made.parse_args(arguments)
 
 

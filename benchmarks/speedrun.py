@@ -1,16 +1,17 @@
-"""How fast can a network be trained that holds? Seconds of one GPU to a robust accuracy that AutoAttack confirms.
+"""How fast can a robust network be trained? Seconds on one GPU to a robust accuracy verified by AutoAttack.
 
 python benchmarks/speedrun.py --data-dir DIR                                       # one GPU, five runs
 python benchmarks/speedrun.py --dataset digits --network small_cnn_8 --epochs 2 --runs 2 --n 20 --suite quick
 
-CIFAR-10, L-inf 8/255. A run counts when at least 43.2 % of the test images hold under AutoAttack's standard suite and
-80 % are right when clean (Fast-AT, Wong et al. 2020: 83.3 % and 43.2 %); further rows ask for 48 % and 50 %. Time is
-that of training, first step to last, and the total with compiling and loading; evaluation is not part of either.
+CIFAR-10, L-inf 8/255. A run counts if its accuracy on test images is at least 43.2 % under AutoAttack's standard suite
+and at least 80 % clean (Fast-AT, Wong et al. 2020: 43.2 % and 83.3 %); further rows require 48 % and 50 %. The report
+gives the training time from the first to the last step, and the total time with compilation and data loading. Neither
+includes evaluation.
 
-The method: one step from noise of twice the budget, not cut back to the ball (N-FGSM, de Jorge et al. 2022), which
-keeps one-step training from collapsing; one cycle; weights averaged over time; each image mirrored every other epoch,
-not at random (K. Jordan's airbench); early epochs on smaller images. Needs bat_core alone, and pyautoattack for
-`standard`. The last line printed is a JSON object.
+The method: one step from noise of twice the budget, without projection to the ball (N-FGSM, de Jorge et al. 2022),
+which prevents catastrophic overfitting; a one-cycle schedule; averaged weights; mirroring of each image in every other
+epoch instead of at random (K. Jordan's airbench); smaller images in early epochs. Needs bat_core only, and pyautoattack
+for `standard`. The last line printed is a JSON object.
 """
 
 import argparse
@@ -24,7 +25,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bare import attacked, clean, machine, parser, plain, synchronise, table, takes_images, tell, write
+from support.bare import (
+    add_image_options,
+    evaluate_clean,
+    evaluate_suite,
+    machine,
+    parser,
+    say,
+    stored_options,
+    synchronise,
+    table,
+    write,
+)
 from torch import Tensor, nn
 
 from bat_core.attacks.gradient import input_gradient
@@ -36,19 +48,19 @@ from bat_core.models import build_model
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
 
-ASKED = ((0.432, 0.80), (0.48, 0.80), (0.50, 0.80))  # verified robust accuracy, clean accuracy
-NOISE = 2.0  # budgets
+TARGETS = ((0.432, 0.80), (0.48, 0.80), (0.50, 0.80))  # verified robust accuracy, clean accuracy
+NOISE = 2.0  # as a multiple of the budget
 PAD, MID_GREY = 4, 128
-PEAK = 0.3  # share of training at which the learning rate is highest
+PEAK = 0.3  # share of training after which the learning rate peaks
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """Train and verify `--runs` networks; returns what is written."""
+    """Train and verify `--runs` networks, and return the report."""
     options = _options(arguments)
     device = torch.device(options.device)
     torch.backends.cudnn.benchmark = True
     dataset = load_dataset(options.dataset, options.data_dir, train_size=options.train_size)
-    report: dict[str, Any] = {"machine": machine(device), "options": plain(options), "runs": []}
+    report: dict[str, Any] = {"machine": machine(device), "options": stored_options(options), "runs": []}
     for seed in range(options.runs):
         began = time.perf_counter()
         model, seconds = train(dataset, options, device, seed)
@@ -56,25 +68,25 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         report["runs"].append(
             {"seed": seed, "seconds": seconds, "total": total, **verify(model, dataset, options, seed)}
         )
-        tell(f"run {seed}: {report['runs'][-1]}")
+        say(f"run {seed}: {report['runs'][-1]}")
         write(options.output, report)
     report["rows"] = rows(report["runs"])
     write(options.output, report)
-    print(shown(report))
+    print(format_report(report))
     print(json.dumps(report))
     return report
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images uint8 (B, C, H, W) and their classes (B,)."""
+    """Images uint8 (B, C, H, W) and their classes y (B,)."""
 
     images: Tensor
     y: Tensor
 
 
 def train(dataset: Dataset, options: argparse.Namespace, device: torch.device, seed: int) -> tuple[nn.Module, float]:
-    """The averaged network, and the seconds from the first step to the last."""
+    """The averaged network, and the seconds from the first to the last step."""
     torch.manual_seed(seed)
     shape = dataset.image_shape
     model = build_model(options.network, num_classes=dataset.num_classes, image_shape=shape)
@@ -118,7 +130,7 @@ def _update(
     options: argparse.Namespace,
     device: torch.device,
 ) -> None:
-    """One step from noise, one update on where it leads."""
+    """One attack step from noise, then one update on the result."""
     precision = resolve_precision(options.precision, device)
     if run is not model:
         torch.compiler.cudagraph_mark_step_begin()
@@ -134,7 +146,7 @@ def _update(
 
 
 def _epoch(images: Tensor, labels: Tensor, epoch: int, size: int, batch_size: int, *, flip: bool) -> Any:
-    """Batches of images cropped at random; each is mirrored in every other epoch, half of them in the even ones."""
+    """Batches of randomly cropped images. Each image is mirrored in every other epoch, half of them in even epochs."""
     device, count = labels.device, len(labels)
     order = torch.randperm(count, device=device)
     reach = images.shape[-1] - size
@@ -162,7 +174,7 @@ def _warm_up(
     options: argparse.Namespace,
     device: torch.device,
 ) -> None:
-    """Compile for every size of image, and leave the network as it was."""
+    """Compile for every image size, then restore the network's weights."""
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = _optimizer(model, options, device)
     for each in dict.fromkeys(_size(size, part / 100, options) for part in range(100)):
@@ -185,7 +197,7 @@ def _one_cycle(done: float) -> float:
 
 
 def _size(full: int, done: float, options: argparse.Namespace) -> int:
-    """Height and width of training images after a share of training: growing by fours to full size."""
+    """Height and width of training images after a share of training; grows in steps of four to full size."""
     if options.small_until <= 0 or done >= options.small_until:
         return full
     grown = options.small + (1 - options.small) * done / options.small_until
@@ -198,7 +210,7 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def _average(averaged: list[Tensor], model: nn.Module, decay: float) -> None:
-    """The exponential moving average of weights and statistics."""
+    """Update the exponential moving average of weights and batch norm statistics."""
     torch._foreach_lerp_(averaged, [tensor.float() for tensor in model.state_dict().values()], 1 - decay)
 
 
@@ -208,7 +220,7 @@ def verify(model: nn.Module, dataset: Dataset, options: argparse.Namespace, seed
     evaluator = Evaluator(model, seed=seed)
     suite = get_suite(options.suite, eps=dataset.pixel * options.eps)
     began = time.perf_counter()
-    verdicts = attacked(evaluator, clean(evaluator, part, options.batch), part, suite, options.batch)
+    verdicts = evaluate_suite(evaluator, evaluate_clean(evaluator, part, options.batch), part, suite, options.batch)
     return {
         "clean_acc": verdicts.clean_acc,
         "robust_acc": verdicts.robust_acc,
@@ -220,7 +232,7 @@ def verify(model: nn.Module, dataset: Dataset, options: argparse.Namespace, seed
 
 
 def rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each bar, and how many runs reached it."""
+    """Each target, and the number of runs that reached it."""
     return [
         {
             "robust_acc": robust,
@@ -228,12 +240,12 @@ def rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "reached": sum(one["robust_acc"] >= robust and one["clean_acc"] >= clean for one in runs),
             "of": len(runs),
         }
-        for robust, clean in ASKED
+        for robust, clean in TARGETS
     ]
 
 
-def shown(report: dict[str, Any]) -> str:
-    """Means and deviations over runs, and the bars."""
+def format_report(report: dict[str, Any]) -> str:
+    """Means and standard deviations over runs, and the targets."""
     runs = report["runs"]
 
     def over(name: str, scale: float, unit: str) -> str:
@@ -254,24 +266,24 @@ def shown(report: dict[str, Any]) -> str:
         ],
     )
     bars = [
-        f"{row['reached']} of {row['of']} runs hold {row['robust_acc']:.1%} at {row['clean_acc']:.0%} clean"
+        f"{row['reached']} of {row['of']} runs reach {row['robust_acc']:.1%} robust at {row['clean_acc']:.0%} clean"
         for row in report["rows"]
     ]
     return "\n".join([said, *bars])
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    made = takes_images(parser(__doc__))
+    made = add_image_options(parser(__doc__))
     made.set_defaults(n=10_000)
     made.add_argument("--network", default="preact_resnet18")
     made.add_argument("--epochs", type=int, default=12)
     made.add_argument("--batch-size", type=int, default=256)
     made.add_argument("--lr", type=float, default=0.2)
     made.add_argument("--weight-decay", type=float, default=5e-4)
-    made.add_argument("--smoothing", type=float, default=0.0, help="of labels")
-    made.add_argument("--decay", type=float, default=0.998, help="of the averaged weights, a step")
-    made.add_argument("--small", type=float, default=0.75, help="share of the images' size to begin with")
-    made.add_argument("--small-until", type=float, default=0.4, help="share of training until which images grow")
+    made.add_argument("--smoothing", type=float, default=0.0, help="label smoothing")
+    made.add_argument("--decay", type=float, default=0.998, help="decay of the averaged weights per step")
+    made.add_argument("--small", type=float, default=0.75, help="initial image size, as a share of the full size")
+    made.add_argument("--small-until", type=float, default=0.4, help="share of training in which images grow")
     made.add_argument("--precision", default="auto")
     made.add_argument("--compile", default="off", choices=("off", "on", "graphs"))
     made.add_argument("--eps", type=float, default=8, help="budget in pixels")

@@ -1,6 +1,6 @@
-"""Images in files: how much memory a trial takes as their number grows, and how many a second are decoded.
+"""Images in files: the memory of a trial as their number grows, and decoded images per second.
 
-python benchmarks/streaming.py --data-dir DIR        # a folder of ImageNet's layout
+python benchmarks/streaming.py --data-dir DIR        # a folder in ImageNet's layout
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import psutil
 import torch
-from common import Parameter, command, machine, say, table, write_report
+from support.common import Parameter, command, machine, say, table, write_report
 from torch import nn
 
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
@@ -33,23 +33,23 @@ HOW = ("streamed", "in memory")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is measured."""
+    """What to measure."""
 
     data_dir: Path
     """Folder with the images."""
     counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (100, 400, 900)
-    """Training images of each trial; it is judged on 4 test images for every 9."""
+    """Numbers of training images; a trial has 4 test images for every 9 training images."""
     image_size: int = 224
     """Height and width."""
     workers: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2)
-    """Decoding processes whose speed is compared; the most of them serve the trials."""
+    """Numbers of decoding processes to compare; trials use the largest."""
     report: Path | None = None
-    """Keep the numbers in this JSON file."""
+    """JSON file for the measurements."""
 
 
 @MODELS.register("pooled")
 def pooled(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """One layer: the memory that is measured is that of images."""
+    """A single linear layer, so that images dominate the memory."""
     channels, height, width = image_shape
     return nn.Sequential(
         nn.AvgPool2d(16), nn.Flatten(), nn.Linear(channels * (height // 16) * (width // 16), num_classes)
@@ -57,7 +57,7 @@ def pooled(*, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
 
 
 def main(options: Options) -> None:
-    """Memory of a trial on images in files and in memory, and decoding speed."""
+    """Measure the memory of a trial on images in files and in memory, and the decoding speed."""
     started, most = machine("cpu"), max(options.workers)
     trials: list[dict[str, Any]] = []
     for how in HOW:
@@ -68,18 +68,18 @@ def main(options: Options) -> None:
     rows = [
         [one["how"], f"{one['train']} + {one['test']}", f"{one['before']:.0f}", f"{one['peak']:.0f}"] for one in trials
     ]
-    table("present memory of a trial's process, MiB", ("images", "train + test", "before", "at most"), rows)
+    table("resident memory of a trial's process, MiB", ("images", "train + test", "before", "peak"), rows)
     speeds = {workers: speed(options, workers) for workers in options.workers}
     table(
         f"training crops of {options.image_size}x{options.image_size}, batches of {BATCH}",
-        ("decoding processes", "images a second"),
+        ("decoding processes", "images per second"),
         [[str(workers), f"{images:.0f}"] for workers, images in speeds.items()],
     )
     write_report(options.report, {"machine": started, "trials": trials, "images_a_second": speeds})
 
 
 def trial(options: Options, count: int, how: str, workers: int) -> dict[str, Any]:
-    """One epoch of training, validation, evaluation and red flags in this process, which must be a fresh one."""
+    """One epoch of training, validation, evaluation and masking checks in this process, which must be fresh."""
     torch.set_num_threads(1)
     dataset = load(options, workers, train_size=count, val_size=VAL, test_size=count * 4 // 9)
     if how == HOW[1]:
@@ -107,7 +107,7 @@ def trial(options: Options, count: int, how: str, workers: int) -> dict[str, Any
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The process's present memory, looked at again and again: `ru_maxrss` would tell of what was before too."""
+    """Sample the resident memory of the process. `ru_maxrss` would include earlier peaks."""
     process, seen, stop = psutil.Process(), [0], threading.Event()
 
     def watch() -> None:
@@ -124,7 +124,7 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 def speed(options: Options, workers: int) -> float:
-    """Images a second that reach the process that trains, from the first to the last of an epoch."""
+    """Images per second that reach the training process over one epoch."""
     train = load(options, workers).train
     started = time.perf_counter()
     for _ in train.batches(torch.arange(len(train)).split(BATCH), crops=Crops(0, 1)):
@@ -133,7 +133,7 @@ def speed(options: Options, workers: int) -> float:
 
 
 def load(options: Options, workers: int, **sizes: int) -> Dataset:
-    """The images in files."""
+    """Load the images in files."""
     return load_dataset("imagenet", options.data_dir, image_size=options.image_size, data_workers=workers, **sizes)
 
 

@@ -1,20 +1,19 @@
-"""Adversarial training here against the same written with other libraries: time, memory, and what is spent on what.
+"""The speed and memory of adversarial training, compared with the same training written with other libraries.
 
 python benchmarks/training.py                                  # a CPU, random images, a small network
-python benchmarks/training.py --art                            # IBM ART too, in an environment made for it
+python benchmarks/training.py --art                            # also IBM ART, in its own environment
 python benchmarks/training.py --network preact_resnet18 --batch-size 128 --device cuda
 
-Every contender trains the same network from the same weights on the same batches of float32 images, with SGD, in
-float32. foolbox and torchattacks are called as their users call them, in a plain loop: crafting in evaluation mode, the
-update in train mode. They take turns, another one first each turn; a ratio is the other's time over ours of one turn.
-torchattacks takes part where it can be imported (pip install --no-deps torchattacks). ART's AdversarialTrainer runs in
-a process of its own on the same torch; its own packages are installed into a virtual environment beside.
+All contenders train the same network from the same weights on the same batches of images, with SGD, in float32. foolbox
+and torchattacks are used as in user code, in a plain loop: crafting in evaluation mode, the update in train mode. The
+contenders take turns, and each turn starts with another one; a ratio is the other's time divided by ours in one turn.
+torchattacks is included if it can be imported (pip install --no-deps torchattacks). ART's AdversarialTrainer runs in
+its own process with the same torch; its packages are installed into a separate virtual environment.
 """
 
 import copy
 import os
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -29,12 +28,12 @@ from typing import Any
 import foolbox
 import torch
 import torch.nn.functional as F
-from bare import spread
-from common import command, machine, say, table, write_report
 from cyclopts import Parameter
-from peers import torchattacks
 from safetensors.torch import save_file
-from timing import synchronise
+from support.bare import spread
+from support.common import command, machine, say, table, write_report
+from support.peers import torchattacks
+from support.timing import synchronise
 from torch import Tensor, nn
 
 from bat_core.labels import adversarial_label
@@ -46,7 +45,7 @@ from bat_core.rng import BatchRNG
 EPS, STEP, STEPS, BETA = 8 / 255, 2 / 255, 7, 9.0
 OURS = "bat-sweeps"
 ART_PACKAGES = ("adversarial-robustness-toolbox==1.20.1", "six", "tqdm")
-ART_LOOP = Path(__file__).with_name("art_loop.py")
+ART_LOOP = Path(__file__).parent / "support" / "art_loop.py"
 
 Step = Callable[[Tensor, Tensor], None]
 Loss = Callable[[Tensor], Tensor]
@@ -55,30 +54,30 @@ Loss = Callable[[Tensor], Tensor]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is trained, and how often it is timed."""
+    """What to train, and how often to time it."""
 
     network: str = "small_cnn"
     """The network."""
     batch_size: int = 128
-    """Images a step."""
+    """Images per step."""
     image_size: int = 32
     """Height and width."""
     steps: int = 4
-    """Steps of each contender in a turn."""
+    """Steps per contender and turn."""
     turns: int = 5
-    """How often each has its turn."""
+    """Number of turns."""
     art: bool = False
-    """Measure IBM ART too; its packages are fetched by pip."""
+    """Also measure IBM ART; pip downloads its packages."""
     threads: int | None = None
-    """Of torch on a CPU."""
+    """Number of torch's CPU threads."""
     device: str = "cpu"
     """cpu or cuda."""
     output: Path | None = None
-    """A JSON file for everything that was measured."""
+    """JSON file for all measurements."""
 
 
 def main(options: Options = Options()) -> dict[str, Any]:
-    """Time Madry's training and R-MC-LA here and elsewhere."""
+    """Time Madry's training and R-MC-LA here and with other libraries."""
     if options.threads:
         torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"machine": machine(options.device), "options": asdict(options), "recipes": {}}
@@ -94,7 +93,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def measured(recipe: str, steps: Mapping[str, Step], x: Tensor, y: Tensor, options: Options) -> dict[str, Any]:
-    """Seconds a step of each contender, how many times ours that is, memory on a GPU."""
+    """Seconds per step of each contender, the ratio to ours, and the memory on a GPU."""
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, int] = {}
@@ -107,7 +106,7 @@ def measured(recipe: str, steps: Mapping[str, Step], x: Tensor, y: Tensor, optio
             for _ in range(options.steps):
                 steps[name](x, y)
             synchronise(options.device)
-            if turn:  # the first warms up
+            if turn:  # the first turn is a warm-up
                 seconds[name].append((time.perf_counter() - began) / options.steps)
             if options.device == "cuda":
                 memory[name] = torch.cuda.max_memory_allocated()
@@ -127,7 +126,7 @@ def measured(recipe: str, steps: Mapping[str, Step], x: Tensor, y: Tensor, optio
     ]
     table(
         f"{recipe}: {options.network}, batch {options.batch_size}, float32, {options.turns} turns",
-        ("trained by", "images/s", "takes so many times ours", "memory"),
+        ("trained with", "images/s", "time relative to ours", "memory"),
         rows,
     )
     return {"seconds": seconds, "over_ours": ratios, "memory_bytes": memory}
@@ -135,7 +134,7 @@ def measured(recipe: str, steps: Mapping[str, Step], x: Tensor, y: Tensor, optio
 
 @contextmanager
 def contenders(options: Options, x: Tensor, y: Tensor) -> Iterator[dict[str, dict[str, Step]]]:
-    """Each recipe's step by who wrote it, each on a copy of one network."""
+    """The training steps by recipe and library, each with its own copy of one network."""
     torch.manual_seed(0)
     shape = (3, options.image_size, options.image_size)
     first = build_model(options.network, num_classes=10, image_shape=shape).to(options.device)
@@ -160,7 +159,7 @@ def contenders(options: Options, x: Tensor, y: Tensor) -> Iterator[dict[str, dic
 
 
 def ours(recipe: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
-    """As `bat_core.fit` takes a step, without the augmentation that the others lack."""
+    """A step as in `bat_core.fit`, without augmentation, which the other libraries lack."""
     made = get_recipe(recipe)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = BatchRNG()
@@ -181,7 +180,7 @@ def ours(recipe: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Ste
 def updated(
     model: nn.Module, optimizer: torch.optim.Optimizer, x_adv: Tensor, loss: Callable[[Tensor], Tensor]
 ) -> None:
-    """The update of a plain loop."""
+    """One update in a plain training loop."""
     model.train()
     optimizer.zero_grad(set_to_none=True)
     loss(model(x_adv)).backward()
@@ -241,7 +240,7 @@ def torchattacks_bat(library: Any, model: nn.Module, optimizer: torch.optim.Opti
 
 @contextmanager
 def art_trainer(options: Options, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[Step]:
-    """One step of ART's AdversarialTrainer with PGD-7, in a process that waits for its turns."""
+    """One step of ART's AdversarialTrainer with PGD-7, in a process that waits for commands."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         python = art_environment(place / "art")
@@ -255,14 +254,14 @@ def art_trainer(options: Options, model: nn.Module, x: Tensor, y: Tensor) -> Ite
         assert commands
         assert answers
 
-        def step(x: Tensor, y: Tensor) -> None:  # noqa: ARG001 (it has the same)
+        def step(x: Tensor, y: Tensor) -> None:  # noqa: ARG001 (the process already has the same batch)
             commands.write("step\n")
             commands.flush()
             if answers.readline().strip() != "done":
-                raise RuntimeError("ART's process ended")
+                raise RuntimeError("ART's process exited")
 
         if answers.readline().strip() != "ready":
-            raise RuntimeError("ART's process did not begin")
+            raise RuntimeError("ART's process did not start")
         try:
             yield step
         finally:
@@ -271,7 +270,7 @@ def art_trainer(options: Options, model: nn.Module, x: Tensor, y: Tensor) -> Ite
 
 
 def art_environment(place: Path) -> Path:
-    """A virtual environment with ART's own packages in front of ours. Returns its python."""
+    """Create a virtual environment with ART's packages in front of ours, and return its python."""
     venv.create(place, with_pip=True)
     python = place / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -283,5 +282,4 @@ def art_environment(place: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     command(main)

@@ -1,1 +1,1 @@
-"""What a search may vary: pure data, without ray and without torch."""
+"""Search spaces as pure data: no imports of ray or torch."""

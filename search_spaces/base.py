@@ -1,4 +1,4 @@
-"""What may vary: parameters with ranges and conditions. Pure data, without ray and without torch."""
+"""Search spaces: parameters with ranges and conditions. Pure data, no imports of ray or torch."""
 
 import importlib
 import math
@@ -16,12 +16,12 @@ Kind: TypeAlias = Literal["float", "integer", "choice"]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One thing that varies.
+    """One parameter of a space.
 
-    A "float" or "integer" lies in [low, high], on a logarithmic scale if `log`; a "choice" is one of
-    `options`. It is there only `when` every parameter named in it has one of the values listed. `field_path`
-    is the field of a trial that it sets, `default` what the paper has. Bounds in `unit` "pixel" are
-    multiples of the data set's pixel until `Space.at` makes them amounts in [0, 1].
+    A "float" or "integer" is in [low, high], on a logarithmic scale if `log`; a "choice" is one of `options`. The
+    parameter applies only if every parameter in `when` has one of the listed values. `field_path` is the field of a
+    trial that it sets; `default` is the paper's value. With `unit` "pixel", bounds are multiples of the data set's
+    pixel until `Space.at` converts them to [0, 1].
     """
 
     name: str
@@ -37,21 +37,21 @@ class Parameter:
     when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def applies(self, point: Mapping[str, Value]) -> bool:
-        """Whether the point that is drawn so far has this parameter."""
+        """Whether this parameter applies to a partial point."""
         return all(point.get(name) in values for name, values in self.when.items())
 
     def admits(self, value: Value) -> bool:
-        """Whether a point may have this value."""
+        """Whether the value is in the parameter's range."""
         if self.kind == "choice":
             return value in self.options
         return is_number(value) and self.low <= float(value) <= self.high
 
     def condition(self) -> str:
-        """When it is there, for people."""
+        """The condition as text."""
         return " and ".join(f"{name} = {' or '.join(map(show_value, values))}" for name, values in self.when.items())
 
     def fixed_value(self) -> Value | None:
-        """The one value that is left, if it cannot vary."""
+        """The only possible value, or None if the parameter varies."""
         if self.kind == "choice":
             return self.options[0] if len(self.options) == 1 else None
         if self.low < self.high:
@@ -59,7 +59,7 @@ class Parameter:
         return round(self.low) if self.kind == "integer" else self.low
 
     def bounds(self) -> str:
-        """Its range, for people."""
+        """The range as text."""
         if self.kind == "choice":
             return ", ".join(map(show_value, self.options))
         unit = f" {self.unit}s" if self.unit else ""
@@ -68,10 +68,10 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Parameters in the order in which they are drawn: what a condition names comes before.
+    """Parameters in sampling order: a condition may only refer to earlier parameters.
 
-    `fixed` are fields of a trial that belong to the space as a whole. `forms` say how a field is put
-    together from several parameters, one form for each value of the parameter that sets it.
+    `fixed` are trial fields that the whole space sets. `forms` are templates that build a field from several
+    parameters, one template per value of the parameter that sets the field.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Space:
         known: dict[str, Parameter] = {}
         for parameter in self.parameters:
             if parameter.name in known:
-                raise InputError(f"space {self.name!r} has parameter {parameter.name!r} twice")
+                raise InputError(f"space {self.name!r}: duplicate parameter {parameter.name!r}")
             _check(parameter, known, self.name)
             known[parameter.name] = parameter
 
@@ -92,7 +92,7 @@ class Space:
         """The parameter called `name`.
 
         Raises:
-            InputError: there is none.
+            InputError: unknown name.
         """
         names = {parameter.name: parameter for parameter in self.parameters}
         if name not in names:
@@ -101,15 +101,15 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All parameters' names."""
+        """The names of all parameters."""
         return tuple(parameter.name for parameter in self.parameters)
 
     def at(self, pixel: float) -> "Space":
-        """The space with all amounts of pixel change in [0, 1], for images with such a pixel."""
+        """The space with all pixel amounts converted to [0, 1], for images with this `pixel`."""
         return replace(self, parameters=tuple(_in_unit_range(parameter, pixel) for parameter in self.parameters))
 
     def describe(self) -> list[str]:
-        """Each parameter in a line: two spaces are the same if these are."""
+        """One line per parameter. Two spaces are equal if their lines are."""
         lines = []
         for parameter in self.parameters:
             scale = ", log" if parameter.log else ""
@@ -118,7 +118,7 @@ class Space:
         return lines
 
     def default_point(self) -> Point:
-        """The paper's point, as far as the space still admits it."""
+        """The paper's values, each moved into the space's range if necessary."""
         point: Point = {}
         for parameter in self.parameters:
             if parameter.applies(point):
@@ -127,13 +127,13 @@ class Space:
 
 
 def compose(spaces: Sequence[Space]) -> Space:
-    """One space with the parameters of all.
+    """Combine several spaces into one with all their parameters.
 
     Raises:
-        InputError: two have a parameter or a field in common, or there are none.
+        InputError: two spaces share a parameter or a field, or `spaces` is empty.
     """
     if not spaces:
-        raise InputError("name at least one --space")
+        raise InputError("no search space: give at least one --space")
     if len(spaces) == 1:
         return spaces[0]
     fields: dict[str, str] = {}
@@ -141,7 +141,7 @@ def compose(spaces: Sequence[Space]) -> Space:
         for parameter in space.parameters:
             for taken in filter(None, {parameter.field_path, parameter.name}):
                 if (other := fields.setdefault(taken, space.name)) != space.name:
-                    raise InputError(f"spaces {other!r} and {space.name!r} both vary {taken!r}: they do not compose")
+                    raise InputError(f"spaces {other!r} and {space.name!r} both vary {taken!r}: leave one of them out")
     return Space(
         name="+".join(space.name for space in spaces),
         description="; ".join(space.description for space in spaces),
@@ -152,10 +152,10 @@ def compose(spaces: Sequence[Space]) -> Space:
 
 
 def get_space(name: str) -> Space:
-    """The space called `name`: SPACE in the module of that name here.
+    """The space called `name`: the constant SPACE of the module with that name in this package.
 
     Raises:
-        InputError: there is none.
+        InputError: unknown name.
     """
     names = space_names()
     if name not in names:
@@ -166,21 +166,19 @@ def get_space(name: str) -> Space:
 
 
 def space_names() -> tuple[str, ...]:
-    """Every space's name, sorted; a new file here is a new space."""
+    """Every space's name, sorted. A new file in this package adds a space."""
     package = importlib.import_module("search_spaces")
-    machinery = {"base", "narrowing"}
-    return tuple(
-        sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in machinery)
-    )
+    helpers = {"base", "narrowing"}
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in helpers))
 
 
 def is_number(value: object) -> bool:
-    """Whether it is an int or a float, and finite; True is none."""
+    """Whether it is a finite int or float. Bools are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def show_value(value: Value) -> str:
-    """A value as it is written on the command line."""
+    """A value as written on the command line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -190,17 +188,17 @@ def _check(parameter: Parameter, known: Mapping[str, Parameter], space: str) -> 
     where = f"space {space!r}, parameter {parameter.name!r}"
     for name, values in parameter.when.items():
         if name not in known:
-            raise InputError(f"{where}: its condition names {name!r}, which is not drawn before it")
+            raise InputError(f"{where}: its condition refers to {name!r}, which must come before it in the space")
         if not values or not all(known[name].kind != "choice" or known[name].admits(value) for value in values):
-            raise InputError(f"{where}: its condition on {name!r} never holds: {name} is {known[name].bounds()}")
+            raise InputError(f"{where}: its condition on {name!r} is never true: {name} is {known[name].bounds()}")
     if parameter.kind == "choice":
         if not parameter.options:
-            raise InputError(f"{where}: there are no options")
+            raise InputError(f"{where}: a choice needs at least one option")
         return
     if not (math.isfinite(parameter.low) and math.isfinite(parameter.high)) or parameter.low > parameter.high:
         raise InputError(f"{where}: the range from {parameter.low:g} to {parameter.high:g} is empty")
     if parameter.log and parameter.low <= 0:
-        raise InputError(f"{where}: a logarithmic range must begin above 0, not at {parameter.low:g}")
+        raise InputError(f"{where}: a logarithmic range must start above 0, not at {parameter.low:g}")
 
 
 def _in_unit_range(parameter: Parameter, pixel: float) -> Parameter:
@@ -217,7 +215,7 @@ def _in_unit_range(parameter: Parameter, pixel: float) -> Parameter:
 
 
 def _nearest(parameter: Parameter) -> Value:
-    """The paper's value, or the one nearest to it that is admitted."""
+    """The paper's value, or the closest one in the parameter's range."""
     if parameter.kind == "choice":
         return parameter.default if parameter.default in parameter.options else parameter.options[0]
     assert is_number(parameter.default)

@@ -1,4 +1,4 @@
-"""Bilateral adversarial training: how the image and the label are attacked while training."""
+"""Bilateral adversarial training: the attacks on the image and the label during training."""
 
 from search_spaces.base import Parameter, Space
 

@@ -1,4 +1,4 @@
-"""Which network: its family, width and depth."""
+"""The network: family, width and depth."""
 
 from search_spaces.base import Parameter, Space
 

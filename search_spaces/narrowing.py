@@ -1,4 +1,4 @@
-"""Narrowing a space by what is typed: `--set eps=4/255`, `--range beta=4:64`, `--range target=mc,ll`."""
+"""Narrows a space from the command line: `--set eps=4/255`, `--range beta=4:64`, `--range target=mc,ll`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,30 +7,29 @@ from fractions import Fraction
 from bat_core.errors import InputError
 from search_spaces.base import Kind, Parameter, Point, Space, Value, show_value
 
-TRUTHS = {"yes": True, "no": False, "true": True, "false": False}
-ALIASES = {"eps_x": "eps"}  # as the paper writes it
+BOOLEANS = {"yes": True, "no": False, "true": True, "false": False}
+ALIASES = {"eps_x": "eps"}  # the paper's notation
 
 
 def narrow(space: Space, *, fixed: Sequence[str] = (), ranges: Sequence[str] = ()) -> Space:
-    """The part of a space where parameters are fixed, or keep to a smaller range.
+    """Fix parameters of a space or restrict their ranges.
 
-    A number may be fixed outside its range too, where the space would not have looked; whether a trial
-    takes it is for the trial to say.
+    A number may be fixed outside its range in the space; the trial then validates it.
 
     Args:
-        space: with amounts in [0, 1].
-        fixed: name=value each.
-        ranges: name=low:high each, or name=one,another for a choice.
+        space: with pixel amounts in [0, 1].
+        fixed: entries name=value.
+        ranges: entries name=low:high, or name=one,another for a choice.
     Raises:
-        InputError: a name that is not there, a value outside the space, two that contradict each other,
-            or a parameter that cannot apply any more.
+        InputError: an unknown name, a value outside the space, a parameter that is narrowed twice, or one whose
+            condition can no longer be true.
     """
     narrowed: dict[str, Parameter] = {}
     for option, entries in (("--set", fixed), ("--range", ranges)):
         for entry in entries:
             name, text = _split(option, entry)
             if name in narrowed:
-                raise InputError(f"{option} {entry}: {name!r} is narrowed twice")
+                raise InputError(f"{option} {entry}: {name!r} is narrowed twice: give each parameter once")
             narrowed[name] = _narrowed(space[name], text, f"{option} {entry}", single=option == "--set")
     parameters: list[Parameter] = []
     for parameter in space.parameters:
@@ -38,12 +37,12 @@ def narrow(space: Space, *, fixed: Sequence[str] = (), ranges: Sequence[str] = (
         if impossible is None:
             parameters.append(changed)
         elif parameter.name in narrowed:
-            raise InputError(f"{parameter.name!r} is narrowed, and cannot apply: {impossible}")
+            raise InputError(f"{parameter.name!r} is narrowed but cannot apply: {impossible}")
     return replace(space, parameters=tuple(parameters))
 
 
 def parse_point(space: Space, values: Point) -> Point:
-    """Values with the types that the space gives them."""
+    """The values, converted to the types of the space."""
     return {name: _typed(space[name], value) for name, value in values.items()}
 
 
@@ -60,7 +59,7 @@ def _narrowed(parameter: Parameter, text: str, where: str, *, single: bool) -> P
         parts = [text] if single else text.split(",")
         options = tuple(_option(parameter, part, where) for part in parts)
         if len(set(options)) < len(options):
-            raise InputError(f"{where}: an option stands there twice")
+            raise InputError(f"{where}: duplicate option: give each option once")
         return replace(parameter, options=options)
     low, colon, high = (text, ":", text) if single else text.partition(":")
     if not colon:
@@ -76,23 +75,23 @@ def _narrowed(parameter: Parameter, text: str, where: str, *, single: bool) -> P
 
 
 def _with_conditions(parameter: Parameter, before: Sequence[Parameter]) -> tuple[Parameter, str | None]:
-    """The parameter with what is left of its conditions, or why none can hold."""
+    """The parameter with the conditions that can still be true, or the reason why none can."""
     known = {other.name: other for other in before}
     left = {}
     for name, values in parameter.when.items():
         wanted = " or ".join(map(show_value, values))
         if name not in known:
-            return parameter, f"it takes {name} = {wanted}"
+            return parameter, f"it requires {name} = {wanted}"
         possible = tuple(value for value in values if known[name].admits(value))
         if not possible:
-            return parameter, f"it takes {name} = {wanted}, and {name} is {known[name].bounds()}"
+            return parameter, f"it requires {name} = {wanted}, but {name} is {known[name].bounds()}"
         left[name] = possible
     return replace(parameter, when=left), None
 
 
 def _option(parameter: Parameter, text: str, where: str) -> Value:
     named = {show_value(option): option for option in parameter.options}
-    truth = TRUTHS.get(text.lower())
+    truth = BOOLEANS.get(text.lower())
     if text not in named and truth in parameter.options and truth is not None:
         return truth
     if text not in named:
@@ -105,9 +104,9 @@ def _number(text: str, kind: Kind, where: str) -> float:
         number = Fraction(text.replace(" ", ""))
         amount = float(number)
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise InputError(f"{where}: {text!r} is no number: write 9, 0.5 or 8/255") from None
+        raise InputError(f"{where}: {text!r} is not a number: write 9, 0.5 or 8/255") from None
     if kind == "integer" and number.denominator != 1:
-        raise InputError(f"{where}: {text} is no whole number")
+        raise InputError(f"{where}: {text} is not an integer")
     return amount
 
 

@@ -1,4 +1,4 @@
-"""How the weights are fitted: the learning rate and how it changes, weight decay, length."""
+"""Training: learning rate and schedule, weight decay and number of epochs."""
 
 from search_spaces.base import Parameter, Space
 

@@ -12,7 +12,7 @@ from bat_core.config import FIGURE_1_STEPS, AttackConfig, RecipeConfig, TrialCon
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.recipes import recipe_params
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.app import command
 from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget, short_name
 from sweeps.engine.cli.plotting import save_figure
@@ -108,7 +108,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     scope = Scope(
         n=len(judged[0].verdicts),
         verified_n=len(judged[0].headline),
-        suite=suite_of(attack).label,
+        suite=evaluation_suite(attack).label,
         seeds=counted(len({one.trial.config.seed for one in judged}), "seed"),
     )
     eps, step_size = attack.eps / pixel, attack.step_size / pixel

@@ -1,4 +1,4 @@
-"""Attacks in the L-infinity ball. A new file here that registers a class is a new attack."""
+"""Attacks in the L-infinity ball. A new file that registers a class here adds an attack."""
 
 from bat_core.attacks.apgd import APGD
 from bat_core.attacks.autoattack import AutoAttack

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent that finds its own step sizes."""
+"""Auto-PGD: projected gradient ascent with adaptive step sizes."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from bat_core.attacks.gradient import GradientAttack, StepRule
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
-FIRST, SHRINK, LEAST = 0.22, 0.03, 0.06  # of num_steps: the first period, how much each is shorter, the shortest
-RISING = 0.75  # a period in which the objective rose in fewer steps than this share has stalled
-MOMENTUM = 0.75  # weight of the new step against the last one
+FIRST_PERIOD, PERIOD_DECREMENT, MIN_PERIOD = 0.22, 0.03, 0.06  # periods between checkpoints, as shares of num_steps
+MIN_RISING = 0.75  # the search has stalled if the objective rose in less than this share of a period's steps
+MOMENTUM = 0.75  # weight of the new step relative to the last one
 
 
 @ATTACKS.register("apgd")
 @dataclass(frozen=True, kw_only=True)
 class APGD(GradientAttack):
-    """Auto-PGD. With loss "dlr" and target "every" it is APGD-T, with loss "ce" APGD-CE.
+    """Auto-PGD. It is APGD-CE with loss "ce", and APGD-T with loss "dlr" and target "every".
 
-    Steps begin at twice the budget. At checkpoints that come ever closer, an example whose objective has
-    stalled goes back to its best point and halves its step.
+    The initial step size is twice the budget. At checkpoints, whose distance shrinks, an example whose objective has
+    stalled returns to its best point and halves its step size.
 
     Source: Croce and Hein 2020, arXiv:2003.01690, algorithm 1.
     """
@@ -33,7 +33,7 @@ class APGD(GradientAttack):
         return _AutoSteps(ball, self.num_steps)
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
-        """The first misclassified point of each example, the last point where there was none."""
+        """The first misclassified point of each example, or its last point if there was none."""
         found = torch.zeros_like(problem.y, dtype=torch.bool)
         x_adv = problem.ball.x
         for iterate in self.iterates(logits_fn, problem, rng, None):
@@ -44,7 +44,7 @@ class APGD(GradientAttack):
 
 
 class _AutoSteps:
-    """Step sizes, best points and what happened since the last checkpoint, for each example."""
+    """Per-example step sizes, best points and progress since the last checkpoint."""
 
     def __init__(self, ball: LinfBall, num_steps: int) -> None:
         count = len(ball.x)
@@ -53,7 +53,7 @@ class _AutoSteps:
         self.period_start = 0
         self.size = torch.full((count, 1, 1, 1), 2 * ball.eps, dtype=ball.x.dtype, device=ball.x.device)
         self.best = torch.full((count,), -math.inf, device=ball.x.device)
-        self.best_before = self.best.clone()  # at the last checkpoint
+        self.best_before = self.best.clone()  # the best value at the last checkpoint
         self.halved_before = torch.ones(count, dtype=torch.bool, device=ball.x.device)
         self.rises = torch.zeros(count, device=ball.x.device)
         self.last_value = self.best.clone()
@@ -77,16 +77,16 @@ class _AutoSteps:
             halve = self._halve()[:, None, None, None]
             x = torch.where(halve, self.best_x, x)
             gradient = torch.where(halve, self.best_gradient, gradient)
-        hold_lease = ball.project(x + self.size * gradient.sign())
+        next_x = ball.project(x + self.size * gradient.sign())
         if self.step > 0:
-            hold_lease = ball.project(x + MOMENTUM * (hold_lease - x) + (1 - MOMENTUM) * (x - self.last_x))
+            next_x = ball.project(x + MOMENTUM * (next_x - x) + (1 - MOMENTUM) * (x - self.last_x))
         self.last_x = x
         self.step += 1
-        return hold_lease
+        return next_x
 
     def _halve(self) -> Tensor:
-        """Halve the steps of examples that have stalled, and say which."""
-        stalled = self.rises < RISING * (self.step - self.period_start)
+        """Halve the step sizes of examples that have stalled, and return their mask."""
+        stalled = self.rises < MIN_RISING * (self.step - self.period_start)
         stuck = ~self.halved_before & (self.best <= self.best_before)
         halve = stalled | stuck
         self.size = torch.where(halve[:, None, None, None], self.size / 2, self.size)
@@ -97,11 +97,11 @@ class _AutoSteps:
 
 
 def checkpoints(num_steps: int) -> frozenset[int]:
-    """The steps at which step sizes are reviewed: 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
-    period = max(int(FIRST * num_steps), 1)
+    """The steps at which step sizes are updated: 22, 41, 57, 70, 80, 87, 93, 99 for 100 steps."""
+    period = max(int(FIRST_PERIOD * num_steps), 1)
     found, step = [], period
     while step < num_steps:
         found.append(step)
-        period = max(period - max(int(SHRINK * num_steps), 1), int(LEAST * num_steps), 1)
+        period = max(period - max(int(PERIOD_DECREMENT * num_steps), 1), int(MIN_PERIOD * num_steps), 1)
         step += period
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""AutoAttack, part by part, as its authors wrote it (the package pyautoattack)."""
+"""AutoAttack, part by part, in its authors' implementation (package pyautoattack)."""
 
 import logging
 import sys
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks.base import ATTACKS, EVERY_MOST, Attack, Iterate, LogitsFn, Problem
+from bat_core.attacks.base import ATTACKS, MAX_TARGETS, Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_choice
 from bat_core.rng import BatchRNG
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
-LEAST_CLASSES = 4  # the targeted DLR loss compares four logits
+MIN_CLASSES = 4  # the targeted DLR loss compares four logits
 
 
 @ATTACKS.register("autoattack")
@@ -23,10 +23,10 @@ LEAST_CLASSES = 4  # the targeted DLR loss compares four logits
 class AutoAttack(Attack):
     """One part of AutoAttack's standard version for L-infinity.
 
-    The parts run one after the other on what still stands make up the standard evaluation. With fewer
-    than ten classes the targeted parts take every wrong class there is.
+    The standard evaluation runs the parts in order, each on the examples that remain robust. With fewer than ten
+    classes the targeted parts try every wrong class.
 
-    Source: Croce and Hein 2020, arXiv:2003.01690; package pyautoattack, which is its code unchanged.
+    Source: Croce and Hein 2020, arXiv:2003.01690; package pyautoattack, which contains their code unchanged.
     """
 
     takes_target: ClassVar[bool] = False
@@ -37,7 +37,9 @@ class AutoAttack(Attack):
         super().__post_init__()
         check_choice("attack.part", self.part, PARTS)
         if self.restarts != 1:
-            raise InputError(f"attack.restarts={self.restarts}: AutoAttack's standard version makes one search a part")
+            raise InputError(
+                f"attack.restarts={self.restarts} must be 1: AutoAttack's standard version does not restart"
+            )
 
     def iterates(
         self,
@@ -48,18 +50,18 @@ class AutoAttack(Attack):
     ) -> Iterator[Iterate]:
         library = library_attack()
         x, y = problem.ball.x.float().contiguous(), problem.y
-        model = _AsTheLibraryTakesIt(logits_fn, problem.ball.x.dtype)
+        model = _LibraryModel(logits_fn, problem.ball.x.dtype)
         with torch.no_grad():
             num_classes = model(x[:1]).shape[1]
-        if num_classes < LEAST_CLASSES:
+        if num_classes < MIN_CLASSES:
             raise InputError(
-                f"AutoAttack needs {LEAST_CLASSES} classes, the model has {num_classes}: use --suite paper"
+                f"AutoAttack needs {MIN_CLASSES} or more classes, the model has {num_classes}: use --suite paper"
             )
-        with _own_randomness(x.device), _quiet():
+        with _isolated_randomness(x.device), _silenced():
             seed = int(rng.integers(2**31 - 1, y)[0])
             attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
             attack.attacks_to_run = [self.part]
-            targets = min(EVERY_MOST, num_classes - 1)
+            targets = min(MAX_TARGETS, num_classes - 1)
             attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
             x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=len(x))
         yield Iterate(1, problem.rows, problem.ball.project(x_adv.detach().to(problem.ball.x.dtype)))
@@ -72,16 +74,16 @@ def library_attack() -> Any:
         InputError: the package is not installed.
     """
     try:
-        from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (the core runs without it)
+        from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (optional dependency)
     except ImportError as error:
         raise InputError(
-            "AutoAttack comes with the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
+            "AutoAttack needs the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
         ) from error
     return Library
 
 
-class _AsTheLibraryTakesIt(nn.Module):
-    """The model as a module on float32 images, whose input gradients can be viewed as rows."""
+class _LibraryModel(nn.Module):
+    """The model as a module on float32 images with contiguous input gradients, which the library's `.view` needs."""
 
     def __init__(self, logits_fn: LogitsFn, dtype: torch.dtype) -> None:
         super().__init__()
@@ -102,8 +104,8 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 @contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """AutoAttack seeds torch's global generator and ends every trace function; here nobody else notices."""
+def _isolated_randomness(device: torch.device) -> Iterator[None]:
+    """Restore torch's global generator, which AutoAttack seeds, and the trace function, which it removes."""
     tracing = sys.gettrace()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -113,8 +115,8 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Its warnings (random model, probabilities, zero gradients) are measured and said by `checks`."""
+def _silenced() -> Iterator[None]:
+    """Silence its warnings (randomised model, probabilities, zero gradients): `masking.checks` reports these."""
     logger = logging.getLogger("auto-attack")
     before = logger.level
     logger.setLevel(logging.ERROR)

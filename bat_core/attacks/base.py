@@ -1,4 +1,4 @@
-"""What every attack shares: its checks, its targets and restarts, and the registry that finds it."""
+"""The base of all attacks: checks, targets, restarts and the registry."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,15 +19,15 @@ TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
 Target: TypeAlias = TargetName | Tensor | None
 
 TARGETS: tuple[TargetName, ...] = ("mc", "ll", "random", "every")
-EVERY_MOST = 9  # "every" takes so many classes at most, as AutoAttack does
+MAX_TARGETS = 9  # the largest number of targets for "every", as in AutoAttack
 ATTACKS: Registry[type["Attack"]] = Registry("attack", "bat_core.attacks")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be attacked: the balls around M images, their classes y (M,), the classes to push them to.
+    """The input of a search: the balls around M images, their classes y (M,) and their target classes (M,), if any.
 
-    `rows` (M,) are the images' positions in the batch that the caller gave.
+    `rows` (M,) are the positions of the images in the caller's batch.
     """
 
     ball: LinfBall
@@ -36,7 +36,7 @@ class Problem:
     rows: Tensor
 
     def keep(self, mask: Tensor) -> "Problem":
-        """Of these examples, the ones where `mask` (M,) holds."""
+        """The examples where `mask` (M,) is true."""
         target = None if self.target is None else self.target[mask]
         return Problem(self.ball.take(mask), self.y[mask], target, self.rows[mask])
 
@@ -45,7 +45,7 @@ class Problem:
 class Iterate:
     """One point of a search: the images x (M, C, H, W) at positions `rows` (M,) of the batch.
 
-    Step 0 is the start. `logits` are logits_fn's at x where the search needed them, else None.
+    Step 0 is the start. `logits` are logits_fn(x) if the search computed them, else None.
     """
 
     step: int
@@ -56,16 +56,16 @@ class Iterate:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """An attack within the L-infinity ball of radius `eps`, ready to be called on a batch.
+    """An attack within the L-infinity ball of radius `eps`; call it on a batch.
 
-    Subclasses write `iterates`. The base alone makes the balls, resolves the targets, repeats the
-    search and checks what comes back, so that no attack can leave its budget.
+    Subclasses implement `iterates`. Only the base class creates the balls, resolves targets, repeats searches and
+    checks their results, so no attack can exceed its budget.
 
-    `eps` is in the images' unit (8/255). `target` is None (untargeted), "mc" (most confusing: the
-    likeliest wrong class), "ll" (least likely class), "random" (a uniform wrong class), "every" (the
-    likeliest nine wrong classes, one search each) or a (B,) int64 tensor; all but "random" are read
-    from the clean images' logits. `restarts` is how often the search is made, each time from another
-    start. Of several searches the worst counts, for each example.
+    `eps` is in the unit of the images (8/255). `target` is None (untargeted), "mc" (most confusing: the likeliest
+    wrong class), "ll" (least likely class), "random" (a uniformly random wrong class), "every" (the nine likeliest
+    wrong classes, one search each) or a (B,) int64 tensor. Named targets except "random" are chosen from the logits
+    of the clean images. `restarts` is the number of searches per target, each from another start. The worst case
+    over all searches counts for each example.
     """
 
     takes_target: ClassVar[bool] = True
@@ -79,7 +79,7 @@ class Attack(ABC):
         if isinstance(self.target, str):
             check_choice("attack.target", self.target, TARGETS)
         if self.target is not None and not self.takes_target:
-            raise InputError(f"attack.target={self.target!r}: {type(self).__name__} has no targets of its own")
+            raise InputError(f"attack.target={self.target!r}: {type(self).__name__} takes no target: leave it out")
         if self.restarts < 1:
             raise InputError(f"attack.restarts={self.restarts} must be at least 1")
 
@@ -95,10 +95,10 @@ class Attack(ABC):
         """Adversarial images for x.
 
         Args:
-            logits_fn: (B, C, H, W) -> (B, K), in the mode it is to be attacked in.
+            logits_fn: (B, C, H, W) -> (B, K), in the mode in which it is attacked.
             x: (B, C, H, W) float in [0, 1].  y: (B,) int64.
             generator: source of the random start and random target.
-            clean_logits: gives logits_fn(x) where the caller has use for it too; saves a forward pass.
+            clean_logits: returns logits_fn(x) if the caller needs it too; saves a forward pass.
         Returns:
             x_adv like x, detached, in [0, 1], within eps of x.
         Raises:
@@ -110,7 +110,7 @@ class Attack(ABC):
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
             found = ball.check(self.search(logits_fn, problem, rng).detach())
             if worst is not None:
-                holds = _classified(logits_fn, worst, y)
+                holds = _is_correct(logits_fn, worst, y)
                 found = torch.where(holds[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
@@ -125,13 +125,13 @@ class Attack(ABC):
         generator: torch.Generator | BatchRNG | None = None,
         active: Tensor | None = None,
     ) -> Iterator[Iterate]:
-        """Every point that the searches pass through, one search after the other.
+        """Every point that the searches visit, one search after another.
 
-        One PGD trajectory holds every PGD-k with k up to its number of steps.
+        One PGD trajectory contains every PGD-k with k up to its number of steps.
 
         Args:
-            standing: (B,) bool, the examples to attack; default all. The caller may clear more of it
-                between two points, for instance where an example has fallen, and the search leaves those.
+            active: (B,) bool, the examples to attack; default all. The caller may clear entries between two points,
+                for example when an example is broken; the search then drops these examples.
         Raises:
             ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball.
         """
@@ -151,7 +151,7 @@ class Attack(ABC):
                 yield iterate
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
-        """The outcome of one search: its last point, unless a subclass knows better."""
+        """The result of one search: its last point, unless a subclass overrides this."""
         *_, last = self.iterates(logits_fn, problem, rng, None)
         return last.x
 
@@ -159,10 +159,9 @@ class Attack(ABC):
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
-        """One search: points in the problem's balls, away from y or (if given) towards `problem.target`.
+        """One search: points in the problem's balls, away from y or, if given, towards `problem.target`.
 
-        Examples that `active` (over the whole batch) no longer holds are to be left out when it is
-        cheap to do so.
+        `active` covers the whole batch. Implementations drop examples that are no longer active where that is cheap.
         """
 
     def _searches(
@@ -173,7 +172,7 @@ class Attack(ABC):
         rng: BatchRNG,
         clean_logits: Callable[[], Tensor] | None,
     ) -> Iterator[tuple[Problem, BatchRNG]]:
-        """Each search with its own target and its own source of randomness."""
+        """Each search, with its own target and source of randomness."""
         rows = torch.arange(len(y), device=y.device)
         targets = choose_targets(self.target, logits_fn, ball.x, y, rng=rng, clean_logits=clean_logits)
         for number, target in enumerate(target for target in targets for _ in range(self.restarts)):
@@ -189,7 +188,7 @@ def choose_targets(
     rng: BatchRNG,
     clean_logits: Callable[[], Tensor] | None = None,
 ) -> list[Tensor | None]:
-    """The classes each example is pushed towards, one search after the other: (B,) int64 each.
+    """The target classes of each example, one (B,) int64 tensor per search.
 
     Returns:
         [None] for an untargeted attack, several entries for "every", else one.
@@ -201,7 +200,7 @@ def choose_targets(
         return [None]
     if isinstance(target, Tensor):
         if target.shape != y.shape or target.dtype != torch.int64:
-            raise InputError(f"target is {tuple(target.shape)} {target.dtype}; it must be {tuple(y.shape)} torch.int64")
+            raise InputError(f"target is {tuple(target.shape)} {target.dtype}: it must be {tuple(y.shape)} torch.int64")
         return [target]
     check_choice("attack.target", target, TARGETS)
     with torch.no_grad():
@@ -212,10 +211,10 @@ def choose_targets(
         return [largest_other(-logits, y).indices]
     if target == "every":
         wrong = logits.scatter(1, y[:, None], -torch.inf)
-        return list(wrong.topk(min(EVERY_MOST, logits.shape[1] - 1), dim=1).indices.unbind(1))
+        return list(wrong.topk(min(MAX_TARGETS, logits.shape[1] - 1), dim=1).indices.unbind(1))
     return [(y + 1 + rng.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
 
 
 @torch.no_grad()
-def _classified(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
+def _is_correct(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
     return logits_fn(x).argmax(1) == y

@@ -14,7 +14,7 @@ from bat_core.threat import LinfBall
 @ATTACKS.register("fgsm")
 @dataclass(frozen=True, kw_only=True)
 class FGSM(GradientAttack):
-    """One signed gradient step as long as the budget, see `fgsm`."""
+    """One signed gradient step of size `eps`; see `fgsm`."""
 
     num_steps: int = field(default=1, init=False)
     random_start: bool = False
@@ -39,7 +39,7 @@ def fgsm(
         logits_fn: (B, C, H, W) -> (B, K).
         x: (B, C, H, W) float in [0, 1].  y: (B,) int64.  eps: in the unit of x (8/255).
         target: None | "mc" | "ll" | "random" | "every" | (B,) int64 tensor.
-        random_start: take the step from a uniform point of the ball, as training recipes named R- do.
+        random_start: step from a uniformly random point in the ball, as the recipes with prefix R- do.
     Returns:
         x_adv like x, detached, in [0, 1], within eps of x.
     Raises:

@@ -1,4 +1,4 @@
-"""What gradient attacks are composed of: a loss, a target, a start, a rule for the steps, restarts."""
+"""Gradient attacks, composed of a loss, a target, a start, a step rule and restarts."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ from bat_core.threat import LinfBall
 
 
 class StepRule(Protocol):
-    """Where a search goes from x. It may remember what it needs of each example."""
+    """Computes the next point of a search. It may keep state for each example."""
 
     def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
         """The next point in the ball, from x (M, ...), the objective's `values` (M,) there and its gradient."""
         ...
 
     def keep(self, mask: Tensor) -> None:
-        """Forget the examples where `mask` (M,) does not hold."""
+        """Drop the state of examples where `mask` (M,) is false."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientAttack(Attack):
-    """`num_steps` steps up the gradient of `loss`, by the rule that a subclass gives.
+    """`num_steps` gradient ascent steps on `loss`, with the step rule of a subclass.
 
-    `loss` is "ce", "cw" or "dlr". `random_start` starts uniformly in the ball, else at x. `eot` is the
-    number of passes whose gradients are averaged; only models that are random need more than one
-    (expectation over transformation, Athalye et al. 2018, arXiv:1802.00420).
+    `loss` is "ce", "cw" or "dlr". With `random_start` the search starts uniformly in the ball, else at x. `eot` is
+    the number of passes over which gradients are averaged; only randomised models need more than one (expectation
+    over transformation, Athalye et al. 2018, arXiv:1802.00420).
     """
 
     num_steps: int
@@ -50,7 +50,7 @@ class GradientAttack(Attack):
 
     @abstractmethod
     def rule(self, ball: LinfBall) -> StepRule:
-        """The rule for one search in `ball`."""
+        """The step rule for one search in `ball`."""
 
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
@@ -74,14 +74,14 @@ class GradientAttack(Attack):
 def _input_gradient(
     logits_fn: LogitsFn, ascended: AttackLoss, x: Tensor, problem: Problem, eot: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (M, K), objective (M,) and its gradient with respect to x, the mean of `eot` passes."""
+    """Logits (M, K), objective (M,) and its gradient with respect to x, averaged over `eot` passes."""
     x = x.detach().requires_grad_()
     passes = []
     for _ in range(eot):
         with torch.enable_grad():
             logits = logits_fn(x)
             values = ascended(logits, problem.y, problem.target)
-            # A model that breaks its gradient off leaves an attack where it is; `checks` says so.
+            # If the model detaches its gradient, the attack does not move; `masking.checks` reports that.
             gradient = input_gradient(values, x)
         passes.append((logits.detach(), values.detach(), gradient))
     if eot == 1:
@@ -91,7 +91,7 @@ def _input_gradient(
 
 
 def input_gradient(values: Tensor, x: Tensor) -> Tensor:
-    """The gradient of the sum of `values` with respect to x; zero where a model breaks it off."""
+    """The gradient of the sum of `values` with respect to x; zero if the model detaches it."""
     if not values.requires_grad:
         return torch.zeros_like(x)
     (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
@@ -100,7 +100,7 @@ def input_gradient(values: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class FixedSteps:
-    """Signed steps of one size (eq. 4). The sign of NaN is 0: there is no direction where a model breaks down."""
+    """Signed steps of a fixed size (eq. 4). The sign of a NaN gradient is 0, so such pixels do not move."""
 
     size: float
 
@@ -111,4 +111,4 @@ class FixedSteps:
         return ball.project(torch.add(x, gradient.sign(), alpha=self.size))
 
     def keep(self, mask: Tensor) -> None:
-        """Nothing is remembered."""
+        """There is no state to drop."""

@@ -1,4 +1,4 @@
-"""Random noise in the ball: what any attack has to beat."""
+"""Random noise in the ball: the baseline for every attack."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +15,7 @@ from bat_core.rng import BatchRNG
 @ATTACKS.register("noise")
 @dataclass(frozen=True, kw_only=True)
 class Noise(Attack):
-    """`num_steps` images drawn at random from the corners of the ball, +-eps at every pixel.
-
-    Corners, for they hold the largest noise that the budget allows.
-    """
+    """`num_steps` random corners of the ball: +-eps at every pixel, the largest noise within the budget."""
 
     takes_target: ClassVar[bool] = False
 

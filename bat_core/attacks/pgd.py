@@ -14,7 +14,7 @@ from bat_core.threat import LinfBall
 @ATTACKS.register("pgd")
 @dataclass(frozen=True, kw_only=True)
 class PGD(GradientAttack):
-    """`num_steps` signed gradient steps of size `step_size` on `loss`, see `pgd`."""
+    """`num_steps` signed gradient steps of size `step_size` on `loss`; see `pgd`."""
 
     step_size: float
 
@@ -40,9 +40,9 @@ def pgd(
     restarts: int = 1,
     generator: torch.Generator | BatchRNG | None = None,
 ) -> Tensor:
-    """Move x inside the L-inf ball so that the loss grows, by signed gradient steps (eq. 3, 4).
+    """Maximise the loss within the L-inf ball around x by signed gradient steps (eq. 3, 4).
 
-    A targeted attack lowers the loss to its target instead.
+    A targeted attack minimises the loss with respect to its target instead.
 
     Args:
         logits_fn: (B, C, H, W) -> (B, K).
@@ -50,7 +50,7 @@ def pgd(
         eps, step_size: in the unit of x (8/255).  num_steps: >= 1.
         loss: "ce" | "cw" | "dlr".  target: None | "mc" | "ll" | "random" | "every" | (B,) int64 tensor.
         random_start: start uniformly in the ball, else at x.
-        restarts: searches from other starts; of several, one that ends misclassified counts.
+        restarts: the number of searches, each from another start. A misclassified result takes precedence.
     Returns:
         x_adv like x, detached, in [0, 1], within eps of x: the last iterate.
     Raises:

@@ -1,4 +1,4 @@
-"""Square Attack: random search that asks the model for logits alone, never for a gradient."""
+"""Square Attack: a random search that queries logits only, without gradients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ SCHEDULED = 10_000
 @ATTACKS.register("square")
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Squares of +-eps are tried at random places and kept where the margin grows.
+    """Tries squares of +-eps at random positions and keeps those that increase the margin.
 
-    An attack without gradients: where it breaks what gradient attacks cannot, gradients are masked.
-    `num_steps` is the number of queries, `area` the first squares' share of the image.
+    It uses no gradients: if it breaks images that gradient attacks cannot break, gradients are masked. `num_steps`
+    is the number of queries, `area` the initial squares' share of the image.
 
-    Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 and 2; schedule of its appendix,
-    which AutoAttack does not stretch to the number of queries, and so neither does this.
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 and 2, with the schedule of its appendix. As
+    in AutoAttack, the schedule is not scaled to the number of queries.
     """
 
     num_steps: int = 5000
@@ -67,7 +67,7 @@ class Square(Attack):
             candidate = self._with_square(problem, x, numbers[:, step], side)
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
-        """The point of the largest margin."""
+        """The point with the largest margin."""
         ascended, best, x_adv = objective(self.loss), None, problem.ball.x
         for iterate in self.iterates(logits_fn, problem, rng, None):
             assert iterate.logits is not None
@@ -78,13 +78,13 @@ class Square(Attack):
         return x_adv
 
     def _numbers(self, problem: Problem, rng: BatchRNG) -> Tensor:
-        """All random numbers of the search, (M, .) in [0, 1): the stripes, then place and signs of each square."""
+        """All random numbers of the search, (M, .) in [0, 1): the stripes, then position and signs of each square."""
         _, channels, _, width = problem.ball.x.shape
         count = channels * width + self.num_steps * (2 + channels)
         return rng.uniform(problem.ball.x.new_empty(len(problem.rows), count))
 
     def _with_square(self, problem: Problem, x: Tensor, numbers: Tensor, side: int) -> Tensor:
-        """x with a square of `side` pixels set to +-eps around the clean image, placed and signed by `numbers`."""
+        """x with a square of side `side` set to +-eps around the clean image; `numbers` give position and signs."""
         height, width = x.shape[2:]
         tops = (numbers[:, 0] * (height - side + 1)).long()
         lefts = (numbers[:, 1] * (width - side + 1)).long()
@@ -97,11 +97,11 @@ class Square(Attack):
 
 
 def square_side(area: float, step: int, height: int, width: int) -> int:
-    """Pixels of a square's side after `step` queries: its area halves as the search goes on."""
+    """Side length of the square in pixels after `step` queries; its area halves as the search proceeds."""
     share = area / 2 ** sum(step >= query for query in HALVINGS)
     return min(max(round((share * height * width) ** 0.5), 1), height, width)
 
 
 def _sign(numbers: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) as -1 or 1."""
+    """Map uniform numbers in [0, 1) to -1 or 1."""
     return torch.where(numbers < 0.5, -1.0, 1.0).to(numbers.dtype)

@@ -1,4 +1,4 @@
-"""Black-box attack by transfer: crafted on other models, judged on this one."""
+"""Transfer attack: crafted on other models, evaluated on this one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from bat_core.rng import BatchRNG
 @ATTACKS.register("transfer")
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Attack):
-    """The attack `crafted_by`, made on each of `sources` and handed on (Table 7).
+    """The images of attack `crafted_by` on each of `sources`, applied to another model (Table 7).
 
-    Sources are modules that take the same images; they are put in evaluation mode meanwhile. The
-    attacked model is not asked while they are crafted.
+    Sources are modules that take the same images; crafting runs them in evaluation mode. Crafting does not query
+    the attacked model.
     """
 
     takes_target: ClassVar[bool] = False
@@ -30,12 +30,12 @@ class Transfer(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources:
-            raise InputError("attack.sources is empty: a transfer attack needs a model to be crafted on")
+            raise InputError("attack.sources is empty: a transfer attack needs at least one source model")
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
-        """Of each example, the first source's image that the attacked model does not see through."""
+        """For each example, the image of the first source that the attacked model misclassifies, else the last one."""
         first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]
         for x_adv in others:
             with torch.no_grad():
@@ -45,7 +45,7 @@ class Transfer(Attack):
 
     def iterates(
         self,
-        logits_fn: LogitsFn,  # noqa: ARG002 (a black box: it is judged, not asked)
+        logits_fn: LogitsFn,  # noqa: ARG002 (a black box: crafting does not query it)
         problem: Problem,
         rng: BatchRNG,
         active: Tensor | None,

@@ -1,4 +1,4 @@
-"""Data sets by name. A new file here that registers a loader is a new data set."""
+"""Data sets by name. A new file that registers a loader here adds a data set."""
 
 from bat_core.data.augment import Augmentation, to_unit
 from bat_core.data.base import DATASETS, Dataset, Images, Request, Source, Split, dataset_names, load_dataset

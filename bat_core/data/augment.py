@@ -1,4 +1,4 @@
-"""From uint8 to [0, 1], with random crops and flips, on whatever device the images are on."""
+"""Conversion from uint8 to [0, 1], random crops and flips, on the device of the images."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ MID_GREY = 128
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad by `pad` pixels of mid-grey and crop at random; mirror left to right with probability 1/2."""
+    """Pad with `pad` pixels of mid-grey and crop at random; if `flip`, mirror left to right with probability 1/2."""
 
     pad: int = 0
     flip: bool = False
 
     def __call__(self, images: Tensor, rng: BatchRNG) -> Tensor:
-        """uint8 (B, C, H, W) -> uint8 (B, C, H, W), each image moved on its own."""
+        """uint8 (B, C, H, W) -> uint8 (B, C, H, W), each image augmented independently."""
         if self.pad:
             images = self._crop(images, rng)
         if self.flip:
@@ -43,5 +43,5 @@ CROP = Augmentation(pad=4)
 
 
 def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 -> [0, 1]; images that are floating point already pass unchanged."""
+    """uint8 -> [0, 1]; floating-point images are returned unchanged."""
     return images if images.is_floating_point() else images.to(dtype) / 255

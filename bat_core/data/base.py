@@ -1,4 +1,4 @@
-"""Data sets in one canonical order, split so that test is never chosen on."""
+"""Data sets in a canonical order, with a validation split taken from train so that test is never used to choose."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,8 @@ from bat_core.errors import InputError, check_finite
 from bat_core.models.base import ImageShape
 from bat_core.registry import Registry
 
-VAL_FRACTION = 10  # one train image in ten ...
-VAL_MOST = 1000  # ... and at most so many are held out to choose by
+VAL_DIVISOR = 10  # the validation split is a tenth of the train images ...
+VAL_MAX = 1000  # ... and at most this many
 
 Images: TypeAlias = Tensor | ImageFiles
 
@@ -25,7 +25,7 @@ Images: TypeAlias = Tensor | ImageFiles
 class Split:
     """Images uint8 (N, C, H, W), labels int64 (N,), and each image's row in its source, int64 (N,).
 
-    Images are a tensor, or files of which those that are indexed are decoded: `images[:200]` is a tensor.
+    Images are a tensor, or files that are decoded when indexed: `images[:200]` is a tensor in both cases.
     """
 
     images: Images
@@ -34,21 +34,21 @@ class Split:
 
     @classmethod
     def of(cls, images: Images, labels: Tensor) -> "Split":
-        """A split whose rows are simply numbered."""
+        """A split with rows 0 ... N-1."""
         return cls(images, labels, torch.arange(len(images)))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, positions: Tensor | slice) -> "Split":
-        """The examples at `positions`, in that order; files stay files."""
+        """The examples at `positions`, in that order. Images in files are not decoded."""
         images = self.images[positions] if isinstance(self.images, Tensor) else self.images.take(positions)
         return Split(images, self.labels[positions], self.rows[positions])
 
     def batches(self, parts: Sequence[Tensor], *, crops: Crops | None = None) -> Iterator["Split"]:
-        """The examples at each of `parts` (positions), with their images in memory; files are decoded ahead.
+        """The examples at each of `parts` (positions), with images in memory; files are decoded ahead of use.
 
-        `crops` names the random crops of images in files. A data set in memory has its `augmentation`.
+        `crops` determines the random crops of images in files. Data sets in memory use `augmentation` instead.
         """
         if isinstance(self.images, Tensor):
             yield from map(self.take, parts)
@@ -58,21 +58,21 @@ class Split:
                 yield Split(images, self.labels[part], self.rows[part])
 
     def in_memory(self) -> "Split":
-        """The same examples, their images decoded."""
+        """The same examples with decoded images."""
         return replace(self, images=self.images[:])
 
     def to(self, device: torch.device) -> "Split":
-        """The same examples, their labels and what images are in memory on `device`."""
+        """The same examples with labels, and images that are in memory, on `device`."""
         images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
         return replace(self, images=images, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a data set's loader returns: the published splits and what is known of the images.
+    """The result of a data set's loader: the published splits and the properties of the images.
 
-    `pixel` is the unit in which budgets are counted, in [0, 1]: 1/255 where images have the usual
-    256 levels. `augmentation` is what training on images in memory usually does.
+    `pixel` is the unit of budgets, in [0, 1]: 1/255 for images with 256 levels. `augmentation` is the usual
+    augmentation for training on images in memory.
     """
 
     train: Split
@@ -84,7 +84,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set ready to use: train to fit, val (a part of the published train) to choose, test to report."""
+    """A data set: train for fitting, val (taken from the published train split) for choices, test for reporting."""
 
     name: str
     train: Split
@@ -111,9 +111,9 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where a loader looks: `data_dir` as the user named it, and whether it may download there.
+    """The user's request to a loader: the folder `data_dir`, and whether to download into it.
 
-    `image_size` and `workers` are for images in files: height and width, and the processes that decode.
+    `image_size` (height and width) and `workers` (number of decoding processes) apply to images in files.
     """
 
     name: str
@@ -123,22 +123,22 @@ class Request:
     workers: int | None = None
 
     def require_dir(self, *, downloadable: bool = True) -> Path:
-        """The folder, when it is one and holds something (or may be filled).
+        """The folder, after checking that it exists and is not empty, or may be downloaded into.
 
         Raises:
-            InputError: no folder was named, or it is missing or empty, or there is nothing to download.
+            InputError: no folder was given, it is missing or empty, or the data set cannot be downloaded.
         """
         if self.data_dir is None:
-            raise InputError(f"data set {self.name!r} is read from a folder: name it with --data-dir DIR")
+            raise InputError(f"data set {self.name!r} is read from a folder: give it with --data-dir DIR")
         if self.download and not downloadable:
-            raise InputError(f"data set {self.name!r} cannot be fetched by --download: name a folder that has it")
+            raise InputError(f"data set {self.name!r} does not support --download: give a folder that contains it")
         if self.download:
             return self.data_dir
         remedy = ", or add --download" if downloadable else ""
         if not self.data_dir.is_dir():
-            raise InputError(f"data folder {str(self.data_dir)!r} does not exist: name an existing one{remedy}")
+            raise InputError(f"data folder {str(self.data_dir)!r} does not exist: give an existing one{remedy}")
         if not any(self.data_dir.iterdir()):
-            raise InputError(f"data folder {str(self.data_dir)!r} is empty: name one with {self.name} in it{remedy}")
+            raise InputError(f"data folder {str(self.data_dir)!r} is empty: give one that contains {self.name}{remedy}")
         return self.data_dir
 
 
@@ -157,25 +157,25 @@ def load_dataset(
     image_size: int | None = None,
     data_workers: int | None = None,
 ) -> Dataset:
-    """Load a data set into memory, or list its files where it is one of files (imagenet).
+    """Load a data set into memory; a data set of image files (imagenet) is only listed.
 
-    Images are put in the order of a hash of their content, so that a split or a subset is the same
-    whichever format and row order they were stored in; those in files in the order of a hash of class and
-    file name. Validation images are the first of train in that order; subsets are the first of what remains.
+    Images in memory are sorted by a hash of their content, so that splits and subsets do not depend on the storage
+    format or row order. Images in files are sorted by a hash of class and file name. Validation images are the
+    first of train in this order; subsets are the first of the remaining images.
 
     Args:
-        data_dir: folder with the images; not needed where they are embedded (digits).
-        train_size, val_size, test_size: at most so many images. Default: all for train and test,
-            a tenth of train and at most 1,000 for val.
+        data_dir: folder with the images; not needed for embedded data sets (digits).
+        train_size, val_size, test_size: number of images. Default: all for train and test, a tenth of train and at
+            most 1,000 for val.
         image_size: height and width of images in files. Default: the data set's own (imagenet: 224).
-        data_workers: processes that decode files; 0: none but this one. Default: one for each thread that
-            torch has, at most 8. Nothing but the time it takes depends on it.
+        data_workers: processes that decode files; 0 decodes in this process. Default: one per torch thread, at most
+            8. It affects speed only.
     Returns:
         `.train .val .test` with images uint8 (N, C, H, W) and labels int64 (N,). Images in files are decoded
         when they are indexed or iterated over by `batches`.
     Raises:
-        ValueError: unknown name, folder missing or empty, damaged file, labels out of range, a size
-            that the data set does not have.
+        ValueError: unknown name, folder missing or empty, damaged file, labels out of range, or a size that the
+            data set does not have.
     """
     loader, _ = DATASETS.find(name)
     if data_workers is not None:
@@ -190,10 +190,10 @@ def load_dataset(
         raise InputError(f"data set {name!r}: train and test images differ in size")
     _, _, height, width = source.train.images.shape
     if image_size not in (None, height):
-        raise InputError(f"image_size={image_size}: the images of data set {name!r} are {height}x{width}, leave it out")
+        raise InputError(f"image_size={image_size}: images of data set {name!r} are {height}x{width}: leave it out")
     train = _canonical(source.train)
     if val_size is None:
-        val_size = min(len(train) // VAL_FRACTION, VAL_MOST)
+        val_size = min(len(train) // VAL_DIVISOR, VAL_MAX)
     val = _first("val_size", train, val_size, below=len(train))
     rest = train.take(slice(len(val), None))
     return Dataset(
@@ -214,11 +214,11 @@ def dataset_names() -> tuple[str, ...]:
 
 def _check(name: str, part: str, split: Split, num_classes: int) -> None:
     if len(split) == 0:
-        raise InputError(f"data set {name!r}: its {part} split holds no images")
+        raise InputError(f"data set {name!r}: the {part} split has no images")
     low, high = int(split.labels.min()), int(split.labels.max())
     if low < 0 or high >= num_classes:
         raise InputError(
-            f"data set {name!r}: {part} labels span {low}..{high}, but with {num_classes} classes they must lie in"
+            f"data set {name!r}: {part} labels span {low}..{high}, but with {num_classes} classes they must be in"
             f" 0..{num_classes - 1}"
         )
 
@@ -236,5 +236,5 @@ def _first(where: str, split: Split, size: int | None, *, below: int | None = No
         return split
     if not 1 <= size <= len(split) or size == below:
         most = len(split) if below is None else below - 1
-        raise InputError(f"{where}={size} must lie in 1..{most}: so many images are there")
+        raise InputError(f"{where}={size} must be in 1..{most}: the split has no more images")
     return split.take(slice(size))

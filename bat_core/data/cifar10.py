@@ -1,4 +1,4 @@
-"""CIFAR-10, from the Hugging Face hub's Parquet files or from the binary version that its authors publish."""
+"""CIFAR-10, from Parquet files as on the Hugging Face hub or from the authors' binary version."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ BINARY, PICKLED = "cifar-10-batches-bin", "cifar-10-batches-py"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = ("test_batch.bin",)
 IMAGE = 3 * 32 * 32
-RECORD = 1 + IMAGE  # bytes: the label, then all of red, all of green, all of blue, row by row
+RECORD = 1 + IMAGE  # bytes: the label, then the red, green and blue channels, each row by row
 
 
 @DATASETS.register("cifar10")
 def cifar10(request: Request) -> Source:
     """50,000 train and 10,000 test images, 3x32x32.
 
-    The version for Python is a set of pickles, and no pickle from outside is read here: it is refused.
+    The authors' version for Python is rejected: it consists of pickles, which can run code.
 
     Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
@@ -43,20 +43,20 @@ def _binary_folder(folder: Path, *, download: bool) -> Path:
     if binary.is_dir():
         return binary
     if not download:
-        there = f"only {PICKLED}/, which is pickles and could run code" if (folder / PICKLED).is_dir() else "neither"
+        pickled = f", only {PICKLED}/, whose pickles can run code" if (folder / PICKLED).is_dir() else ""
         raise InputError(
-            f"{folder} holds {there}; name a folder with train-*.parquet or {BINARY}/, or add --download to fetch the"
-            " latter"
+            f"{folder} has neither train-*.parquet nor {BINARY}/{pickled}: give a folder with one of them, or add"
+            f" --download to fetch {BINARY}/"
         )
     try:
         download_and_extract_archive(URL, str(folder), filename=ARCHIVE, md5=MD5)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"CIFAR-10 cannot be downloaded into {folder}: {error}") from error
+        raise InputError(f"cannot download CIFAR-10 into {folder}: {error}") from error
     return binary
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> Split:
-    """All records of some files, one after the other."""
+    """The records of several files, concatenated."""
     records = np.concatenate([_records(folder / name) for name in names])
     images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
     return Split.of(images, torch.from_numpy(records[:, 0].astype(np.int64)))
@@ -66,7 +66,7 @@ def _records(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     if not content or len(content) % RECORD:
-        raise InputError(f"{path} is cut short: {len(content)} bytes are no whole number of records of {RECORD}")
+        raise InputError(f"{path} is truncated: its size of {len(content)} bytes is not a multiple of {RECORD}")
     return np.frombuffer(content, dtype=np.uint8).reshape(-1, RECORD)

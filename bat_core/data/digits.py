@@ -1,4 +1,4 @@
-"""scikit-learn's embedded handwritten digits: real images that need no download."""
+"""scikit-learn's embedded handwritten digits: real images without a download."""
 
 import hashlib
 
@@ -14,17 +14,18 @@ PIXEL = 5 / 255
 
 @DATASETS.register("digits")
 def digits(_: Request) -> Source:
-    """1,797 digits of 8x8 with 17 levels of ink; 397 of them, picked by a hash of their content, are test.
+    """1,797 digits of 8x8 pixels with 17 grey levels; 397 of them, selected by a hash of their content, are test.
 
-    One "pixel" of budget is 5/255 here. On strokes as coarse as these a budget of 8/255 hardly moves
-    an undefended network; 8 pixels of 5/255 break it while a trained one holds, as 8/255 does on CIFAR-10.
+    One "pixel" of budget is 5/255 here. On images this coarse a budget of 8/255 hardly affects an undefended
+    network. A budget of 8 pixels of 5/255 breaks it, while an adversarially trained one stays robust, as with 8/255
+    on CIFAR-10.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
     try:
-        from sklearn.datasets import load_digits  # noqa: PLC0415 (the core runs without it)
+        from sklearn.datasets import load_digits  # noqa: PLC0415 (optional dependency)
     except ImportError as error:
-        raise InputError("data set 'digits' comes with scikit-learn: pip install scikit-learn") from error
+        raise InputError("data set 'digits' needs scikit-learn: pip install scikit-learn") from error
     bunch = load_digits()
     images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))

@@ -1,4 +1,4 @@
-"""ImageNet, or any folder of its layout: {train,val}/<class>/*.JPEG. Images are streamed, never all in memory."""
+"""ImageNet, or any folder in its layout, {train,val}/<class>/*.JPEG. Images are streamed, never all in memory."""
 
 import os
 from pathlib import Path
@@ -12,38 +12,38 @@ from bat_core.data.files import ImageFiles
 from bat_core.errors import InputError
 
 LAYOUT = "{train,val}/<class>/*.JPEG"
-USUAL_SIZE = 224
+DEFAULT_SIZE = 224
 
 
 @DATASETS.register("imagenet")
 def imagenet(request: Request) -> Source:
-    """Photographs, 3x224x224 or of another size that was asked for; test is the published val.
+    """Photographs, 3x224x224 or of the requested size; the test split is the published val.
 
-    Trained on random crops (8 % to 100 % of an image) and flips, tested on the middle 7/8.
+    Training uses random crops (8 % to 100 % of an image) and flips; testing uses the central 7/8.
     Source: J. Deng et al., ImageNet: a large-scale hierarchical image database, CVPR 2009.
     """
     folder = request.require_dir(downloadable=False)
-    size = request.image_size or USUAL_SIZE
+    size = request.image_size or DEFAULT_SIZE
     (train, class_names), (test, others) = (
-        _listed(folder, part, size=size, workers=request.workers) for part in ("train", "val")
+        _list_split(folder, part, size=size, workers=request.workers) for part in ("train", "val")
     )
     if odd := set(class_names) ^ set(others):
-        raise InputError(f"{folder}: train/ and val/ must hold the same classes, and only one has {min(odd)!r}")
+        raise InputError(f"{folder}: train/ and val/ must have the same classes, but only one has {min(odd)!r}")
     return Source(train=train, test=test, class_names=class_names)
 
 
-def _listed(folder: Path, part: str, *, size: int, workers: int | None) -> tuple[Split, tuple[str, ...]]:
+def _list_split(folder: Path, part: str, *, size: int, workers: int | None) -> tuple[Split, tuple[str, ...]]:
     root = folder / part
     if not root.is_dir():
-        raise InputError(f"data folder {str(folder)!r} has no {part}/ in it: name one that holds {LAYOUT}")
+        raise InputError(f"data folder {str(folder)!r} has no {part}/: give one with the layout {LAYOUT}")
     try:
         found = ImageFolder(str(root))
     except OSError as error:
-        raise InputError(f"data folder {str(folder)!r} must hold {LAYOUT}: {error}") from error
+        raise InputError(f"data folder {str(folder)!r} must have the layout {LAYOUT}: {error}") from error
     names = [path[len(str(root)) + 1 :] for path, _ in found.samples]
     if nested := next((name for name in names if name.count(os.sep) != 1), None):
         raise InputError(
-            f"data folder {str(folder)!r} must hold {LAYOUT}, and has {part}/{nested}: one folder too deep"
+            f"data folder {str(folder)!r} must have the layout {LAYOUT}: {part}/{nested} is nested too deeply"
         )
     files = ImageFiles(root.absolute(), np.array([os.fsencode(name) for name in names]), size, workers)
     return Split.of(files, torch.tensor(found.targets)), tuple(found.classes)

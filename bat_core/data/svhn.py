@@ -13,7 +13,7 @@ from bat_core.errors import InputError
 
 @DATASETS.register("svhn")
 def svhn(request: Request) -> Source:
-    """73,257 train and 26,032 test images, 3x32x32; the additional training images are not used (section 5.3).
+    """73,257 train and 26,032 test images, 3x32x32; the extra training images are not used (section 5.3).
 
     Source: Netzer et al., Reading Digits in Natural Images, NIPS workshop 2011.
     """
@@ -30,7 +30,7 @@ def _matlab_file(folder: Path, split: str, *, download: bool) -> Split:
         published = SVHN(str(folder), split=split, download=download)
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{folder} holds neither train-*.parquet nor a sound {split}_32x32.mat:"
-            " name SVHN's folder, or add --download"
+            f"{folder} has neither train-*.parquet nor a valid {split}_32x32.mat:"
+            " give a folder that contains SVHN, or add --download"
         ) from error
     return Split.of(torch.from_numpy(published.data), torch.from_numpy(published.labels).long())

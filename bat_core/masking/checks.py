@@ -1,4 +1,4 @@
-"""Looks for red flags of gradient masking: signs that an attack failed for another reason than robustness."""
+"""Measures the red flags of gradient masking: signs that an attack failed for a reason other than robustness."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,17 @@ from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
 from bat_core.data import Images, to_unit
 from bat_core.errors import check_choice
-from bat_core.evaluate import Evaluator, classified, is_out_of_memory
-from bat_core.forward import judging
+from bat_core.evaluate import Evaluator, is_correct, is_out_of_memory
+from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
-from bat_core.masking.flags import DEPTHS, FEW, Depth, Evidence, Findings, conclude, get_check
+from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
 from bat_core.verdicts import Verdicts
 
-IMAGES = 200  # what the checks look at
-LARGE_EPS = 0.5  # a ball that holds plain grey for every image: nothing can stand in it
-EOT = 8  # passes a gradient is averaged over for a model that is random
+IMAGES = 200  # the number of images that the checks use
+LARGE_EPS = 0.5  # this ball contains plain grey for every image, so no model can be robust in it
+EOT = 8  # forward passes per averaged gradient, for randomised models
 
 
 def examine(
@@ -34,33 +34,33 @@ def examine(
     precision: str = "float32",
     verified: Tensor | None = None,
 ) -> Findings:
-    """Look for red flags of gradient masking.
+    """Check a model for red flags of gradient masking.
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K).
-        images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are looked at.  labels: (N,) int64.
-        eps: the budget that the model is judged at.
-        depth: "cheap" costs about 60 gradients an image, "full" about 450 and a black-box attack.
-        verified: (N,) bool, what stood against a verified suite, where one ran.
+        images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are used.  labels: (N,) int64.
+        eps: the budget at which the model is evaluated.
+        depth: "cheap" costs about 60 gradients per image, "full" about 450 plus a black-box attack.
+        verified: (N,) bool, the examples that remained robust under a verified suite, if one ran.
     Returns:
-        The verdict, the flags that led to it and all that was measured.
+        The masking status, the raised flags and all measurements.
     """
     check_choice("checks.depth", depth, DEPTHS)
     images, labels = images[:IMAGES], labels[:IMAGES]
     evaluator = Evaluator(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
     verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)
-    measured = _probed(evaluator, images, labels, eps)
+    measured = _measure_within_memory(evaluator, images, labels, eps)
     if measured["pass_difference"] >= get_check("random_output").suspect:
         eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
-        measured["eot_acc"] = evaluator.extend(verdicts.bare(), images, eot).curve("eot", "final").item()
+        measured["eot_acc"] = evaluator.extend(verdicts.without_outcomes(), images, eot).curve("eot", "final").item()
     if verified is not None:
         measured["verified_acc"] = float(verified[:IMAGES].double().mean())
     return conclude(_evidence(verdicts, measured), depth)
 
 
 def attacks(eps: float, depth: Depth) -> Suite:
-    """What the checks try on the model. Its worst case is no robustness: some budgets are not `eps`."""
+    """The attacks that the checks run. Their worst case is not a robust accuracy: some budgets differ from `eps`."""
     steps = (1, 5, 10, 20) if depth == "cheap" else (1, 5, 10, 20, 50, 100)
     entries = [
         Entry(name="noise", attack=Noise(eps=eps, num_steps=10)),
@@ -72,7 +72,7 @@ def attacks(eps: float, depth: Depth) -> Suite:
     if depth == "full":
         entries += [
             _pgd("restarts", eps, loss="ce", steps=(20,), restarts=5),
-            Entry(name="square", attack=Square(eps=eps, num_steps=1000), drop=True),
+            Entry(name="square", attack=Square(eps=eps, num_steps=1000), skip_broken=True),
             _pgd("large-ce", LARGE_EPS, loss="ce", steps=(20,)),
             _pgd("large-cw", LARGE_EPS, loss="cw", steps=(20,)),
         ]
@@ -92,7 +92,7 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     def stands(*names: str) -> Any:
         holds = verdicts.clean_correct
         for name in names:
-            holds = holds & verdicts.outcomes[name].holds
+            holds = holds & verdicts.outcomes[name].robust
         return holds
 
     deeper: dict[str, float] = {}
@@ -118,24 +118,27 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     )
 
 
-def _probed(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """`_probe`, on as many of the images as fit into memory."""
+def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """`_measure` on as many images as fit into memory."""
     try:
-        return _probe(evaluator, images, labels, eps)
+        return _measure(evaluator, images, labels, eps)
     except (MemoryError, RuntimeError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise
     half = len(images) // 2
-    return _probed(evaluator, images[:half], labels[:half], eps)
+    return _measure_within_memory(evaluator, images[:half], labels[:half], eps)
 
 
-def _probe(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """Gradients, two passes, and the loss before and after a short attack, where the clean image is right."""
+def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """Measure gradients, the difference of two passes, and the loss before and after a short attack.
+
+    The loss is compared on images that the model classifies correctly.
+    """
     x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
     totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
-    with judging(evaluator.model):
+    with eval_without_tf32(evaluator.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             own_x, own_y = x[part].requires_grad_(), y[part]
             logits = evaluator.model(own_x)
@@ -150,25 +153,25 @@ def _probe(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> 
             x_adv = attack(evaluator.model, own_x.detach(), own_y, generator=rng.take(part))
             with torch.no_grad():
                 after = cross_entropy(evaluator.model(x_adv), own_y)
-            totals["fell"].append((after <= before)[classified(logits, own_y)])
+            totals["fell"].append((after <= before)[is_correct(logits, own_y)])
     joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
     spread = float(joined["spread"].mean())
     return {
         "zero_gradient": float(joined["zero"].mean()),
-        "one_answer": one_answer(joined["given"], y),
+        "largest_class_share": largest_class_share(joined["given"], y),
         "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
         "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
     }
 
 
-def one_answer(given: Tensor, y: Tensor) -> float | None:
-    """The largest share of images that a model gives one class.
+def largest_class_share(given: Tensor, y: Tensor) -> float | None:
+    """The largest share of images that a model assigns to one class.
 
     Args:
-        given: (N,) the classes it gives them.  y: (N,) their own.
+        given: (N,) the predicted classes.  y: (N,) the true classes.
     Returns:
-        None where they are too few to say anything by that, or all of one class.
+        A share in (0, 1]; None if there are fewer than MIN_IMAGES images or all of them have one true class.
     """
-    if len(y) < FEW or len(y.unique()) == 1:
+    if len(y) < MIN_IMAGES or len(y.unique()) == 1:
         return None
     return float(given.unique(return_counts=True)[1].max()) / len(given)

@@ -1,6 +1,14 @@
-"""What the red flags of gradient masking are, and the verdict they lead to.
+"""The red flags of gradient masking, and the masking status they lead to.
 
-What a flag measures and where its limits lie stands in CHECKS. A verdict is the worst flag's word.
+CHECKS defines what each flag measures and its two limits. The masking status is that of the worst flag.
+
+A flag is raised when its value is equal to or above a limit. Most values are shares of the `n` images, or
+differences of two shares, so they are multiples of 1/n: a limit L is reached at L * n images, and one image more
+or less can raise or clear a flag. Every limit on a share is a multiple of 1/200, so at the usual n = 200 a value
+can equal a limit exactly; for a difference, floating-point rounding then decides. With fewer images a flag rests
+on fewer of them: the 2 % limits are 4 images at n = 200 and a single image at n = 50 or below. A status from few
+images is therefore only indicative. MIN_IMAGES guards the `one_class` check alone; the other checks run at any n.
+
 Source of the list: Athalye et al. 2018, arXiv:1802.00420; Carlini et al. 2019, arXiv:1902.06705.
 """
 
@@ -11,21 +19,21 @@ from typing import Any, Literal, TypeAlias
 from bat_core.config import to_dict
 
 MaskingStatus: TypeAlias = Literal["clear", "suspect", "masked"]
-VERDICTS: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
+MASKING_STATUSES: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
 Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
-FEW = 20  # of fewer images an honest model may give all the same class
+MIN_IMAGES = 20  # with fewer images a sound model may well predict one class for all of them
 ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was measured on `n` images; shares and accuracies in [0, 1], None where it was not measured.
+    """Measurements on `n` images: shares and accuracies in [0, 1]. None means not measured.
 
-    `ce` and `cw` hold accuracies after so many PGD steps (final iterate). `ce_worst` counts every iterate.
-    `one_answer` is the largest share of the clean images that the model gives one class; it is None where they
-    are fewer than FEW, or all of one class.
+    `ce` and `cw` map a number of PGD steps to the accuracy of the final iterate. `ce_worst` counts every iterate.
+    `largest_class_share` is the largest share of the clean images that the model assigns to one class; None if
+    there are fewer than MIN_IMAGES images or all of them have one true class.
     """
 
     n: int
@@ -44,22 +52,26 @@ class Evidence:
     black_box_only: float | None = None
     eot_acc: float | None = None
     verified_acc: float | None = None
-    one_answer: float | None = None
+    largest_class_share: float | None = field(default=None, metadata={"key": "one_answer"})
 
     @property
     def ce_acc(self) -> float:
-        """Under the longest cross-entropy attack."""
+        """Accuracy under the longest cross-entropy attack."""
         return self.ce[max(self.ce)]
 
     @property
     def cw_acc(self) -> float:
-        """Under the longest margin attack."""
+        """Accuracy under the longest margin attack."""
         return self.cw[max(self.cw)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One red flag: its number (the larger the worse), two limits, what it says and why that matters."""
+    """One red flag: a measured value (larger is worse), two inclusive limits, a description and a reason.
+
+    A value equal to `suspect` raises the flag as "suspect", one equal to `masked` as "masked". The module's
+    docstring explains what this means for few images.
+    """
 
     name: str
     measure: Callable[[Evidence], float | None]
@@ -69,7 +81,7 @@ class Check:
     why: str
 
     def flag(self, evidence: Evidence) -> "Flag | None":
-        """The flag, where the number reaches a limit."""
+        """The raised flag if the value reaches a limit, else None."""
         value = self.measure(evidence)
         if value is None or value < self.suspect:
             return None
@@ -98,7 +110,7 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the checks of one model came to."""
+    """The result of all checks on one model."""
 
     masking_status: MaskingStatus = field(metadata={"key": "verdict"})
     flags: tuple[Flag, ...]
@@ -106,7 +118,7 @@ class Findings:
     depth: Depth
 
     def describe(self) -> dict[str, Any]:
-        """As plain values."""
+        """The findings as plain JSON values."""
         return to_dict(self)
 
 
@@ -115,7 +127,7 @@ def _minus(high: float | None, low: float | None) -> float | None:
 
 
 def _noise_share(evidence: Evidence) -> float | None:
-    """Of what the attack breaks, the share that noise breaks too; None where noise breaks next to nothing."""
+    """The share of the images broken by the attack that noise breaks too; None if noise breaks fewer than 2 %."""
     by_noise, by_attack = evidence.clean_acc - evidence.noise_acc, evidence.clean_acc - evidence.ce_worst
     if by_noise < 0.02:
         return None
@@ -128,8 +140,8 @@ CHECKS: tuple[Check, ...] = (
         measure=lambda e: e.zero_gradient,
         suspect=0.05,
         masked=0.30,
-        description="{value} of the images have no input gradient at all (zero, or not finite)",
-        why="a gradient attack cannot move where there is no gradient: the network saturates, rounds or breaks off",
+        description="{value} of the images have no input gradient at all (zero or not finite)",
+        why="a gradient attack cannot move without a gradient: the network saturates, rounds or detaches",
     ),
     Check(
         name="random_output",
@@ -137,7 +149,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.001,
         masked=2.0,
         description="two passes over the same images differ by {value} of the logits' spread",
-        why="an attack follows one draw and is judged by another; average gradients over draws (eot) before believing",
+        why="an attack optimises one sample of the network and is evaluated on another; average gradients (eot) first",
     ),
     Check(
         name="random_gradient",
@@ -145,7 +157,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.03,
         masked=0.10,
         description="averaging gradients over passes breaks {value} more images",
-        why="randomness hid the gradient from the attack",
+        why="randomness hides the gradient from the attack",
     ),
     Check(
         name="more_steps_help",
@@ -153,7 +165,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.03,
         masked=0.10,
         description="accuracy is {value} higher after more attack steps than after fewer",
-        why="an attack that goes on should not get worse: its gradients lead astray",
+        why="more steps should not weaken an attack: its gradients are misleading",
     ),
     Check(
         name="one_step_beats_many",
@@ -161,7 +173,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.02,
         masked=0.10,
         description="accuracy under one step is {value} lower than under many",
-        why="many small steps can do all that one large step can, unless the gradient is no guide",
+        why="many small steps can do all that one large step can, unless the gradient is misleading",
     ),
     Check(
         name="label_leaking",
@@ -169,23 +181,23 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.03,
         masked=0.10,
         description="accuracy rises by {value} as the one-step attack grows",
-        why="the network reads the label off the one-step perturbation it was trained on (Kurakin et al. 2017)",
+        why="the network infers the label from the one-step perturbation it was trained on (Kurakin et al. 2017)",
     ),
     Check(
         name="black_box_beats_white_box",
         measure=lambda e: e.black_box_only,
         suspect=0.02,
         masked=0.05,
-        description="{value} of the images fall to random search alone, and to no gradient attack",
-        why="who knows the gradient knows more than who does not, unless the gradient is masked",
+        description="{value} of the images are broken by random search only, and by no gradient attack",
+        why="an attack with gradients is stronger than one without, unless the gradient is masked",
     ),
     Check(
         name="large_budget_survived",
         measure=lambda e: e.large_eps_acc,
         suspect=0.05,
         masked=0.20,
-        description="{value} stand in a ball so large that it holds plain grey",
-        why="accuracy must reach 0 as eps grows, else the attack fails, not the perturbation",
+        description="{value} of the images remain robust in a ball so large that it contains plain grey",
+        why="accuracy must reach 0 as eps grows; otherwise the attack fails, not the perturbation",
     ),
     Check(
         name="restarts_matter",
@@ -193,7 +205,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.05,
         masked=0.15,
         description="five random starts break {value} more images than one",
-        why="the loss surface is so rough that it depends on luck where an attack ends",
+        why="the loss surface is so rough that an attack's result depends on its random start",
     ),
     Check(
         name="ce_far_above_margin",
@@ -201,15 +213,15 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.08,
         masked=0.20,
         description="accuracy under cross-entropy is {value} above that under the margin loss",
-        why="labels or logits were shaped so that cross-entropy's gradient says little",
+        why="the training labels or the scale of the logits make the cross-entropy gradient uninformative",
     ),
     Check(
         name="pgd_far_above_verified",
         measure=lambda e: _minus(min(e.ce_acc, e.cw_acc), e.verified_acc),
         suspect=0.08,
         masked=0.15,
-        description="PGD overstates the robustness by {value}",
-        why="attacks that choose their own steps and targets break what fixed-step PGD leaves standing",
+        description="PGD overestimates robust accuracy by {value}",
+        why="attacks with adaptive steps and targets break images that fixed-step PGD does not",
     ),
     Check(
         name="loss_does_not_rise",
@@ -217,7 +229,7 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.05,
         masked=0.30,
         description="for {value} of the images the loss did not rise along the attack",
-        why="steps up the gradient must raise the loss; here they do not",
+        why="steps along the gradient must increase the loss; here they do not",
     ),
     Check(
         name="noise_as_strong",
@@ -225,26 +237,28 @@ CHECKS: tuple[Check, ...] = (
         suspect=0.50,
         masked=0.90,
         description="random noise breaks {value} of what the attack breaks",
-        why="an attack that is no better than noise has found no direction",
+        why="an attack that is no better than noise has found no useful direction",
     ),
     Check(
         name=ONE_CLASS,
-        measure=lambda e: e.one_answer,
+        measure=lambda e: e.largest_class_share,
         suspect=1.0,
         masked=2.0,
-        description="{value} of the images are given the same class",
-        why="no attack moves an answer that does not depend on the image: what stands is that class's share",
+        description="the model assigns {value} of the images to the same class",
+        why="no attack can change a prediction that does not depend on the image: the accuracy is that class's share",
     ),
 )
 
 
 def conclude(evidence: Evidence, depth: Depth) -> Findings:
-    """The verdict that follows from what was measured."""
+    """The flags that the evidence raises, and the masking status of the worst one."""
     flags = tuple(flag for check in CHECKS if (flag := check.flag(evidence)) is not None)
-    masking_status = max((flag.masking_status for flag in flags), key=VERDICTS.index, default=VERDICTS[0])
+    masking_status = max(
+        (flag.masking_status for flag in flags), key=MASKING_STATUSES.index, default=MASKING_STATUSES[0]
+    )
     return Findings(masking_status=masking_status, flags=flags, evidence=evidence, depth=depth)
 
 
 def get_check(name: str) -> Check:
-    """The check of that name."""
+    """The check called `name`."""
     return next(check for check in CHECKS if check.name == name)

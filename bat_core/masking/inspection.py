@@ -1,4 +1,4 @@
-"""What people get wrong when they bring a model: does it take images in [0, 1] and return logits?"""
+"""Inspects a user's model for common mistakes: does it take images in [0, 1] and return logits?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import classified, is_out_of_memory
-from bat_core.forward import judging
+from bat_core.evaluate import is_correct, is_out_of_memory
+from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
-from bat_core.masking.checks import one_answer
+from bat_core.masking.checks import largest_class_share
 from bat_core.masking.flags import ONE_CLASS
 
-IMAGES = 128  # what the inspection looks at
-CLEARLY_BETTER = 0.10  # accuracy gained on another range that says the model was made for it
-BROKEN_OFF = "the logits do not depend on the image differentiably: no gradient attack works"
-NOTICEABLE = 1e-3  # of the logits' spread: a difference between two passes
+IMAGES = 128  # the number of images that the inspection uses
+RANGE_MARGIN = 0.10  # an accuracy gain on another input range that shows the model expects that range
+NO_GRADIENT = "the logits are not differentiable with respect to the image: no gradient attack works"
+PASS_TOLERANCE = 1e-3  # largest difference between two passes, as a share of the logits' spread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something about a model that an evaluation must not pass over.
+    """A problem with a model that affects its evaluation.
 
-    An "error" makes the numbers meaningless, a "warning" has to be known to read them.
+    An "error" makes the numbers meaningless. A "warning" is needed to interpret them.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Finding:
 
 
 def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: int) -> tuple[Finding, ...]:
-    """Whether a model keeps to what an evaluation takes for granted.
+    """Check that a model meets the assumptions of an evaluation.
 
     Args:
-        model: as its owner made it, in whatever mode.
-        images: (N, C, H, W) uint8, or float in [0, 1]; the first 128 are looked at.  labels: (N,) int64.
-        num_classes: of the data set.
+        model: the user's model, in any mode.
+        images: (N, C, H, W) uint8, or float in [0, 1]; the first 128 are used.  labels: (N,) int64.
+        num_classes: the number of classes of the data set.
     Returns:
-        What is wrong, errors first; nothing where all is well.
+        All problems, errors first; empty if there are none.
     """
     training = model.training
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
@@ -48,22 +48,22 @@ def inspect(model: nn.Module, images: Images, labels: Tensor, *, num_classes: in
     found = [_training_mode()] if training else []
     while True:
         try:
-            return _inspected(model, x, y, found, num_classes)
+            return _findings(model, x, y, found, num_classes)
         except (MemoryError, RuntimeError) as error:
             if len(x) == 1 or not is_out_of_memory(error):
                 raise
             x, y = x[: len(x) // 2], y[: len(y) // 2]
 
 
-def _inspected(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
-    with judging(model):
+def _findings(model: nn.Module, x: Tensor, y: Tensor, found: list[Finding], num_classes: int) -> tuple[Finding, ...]:
+    with eval_without_tf32(model):
         logits, broken = _forward(model, x, num_classes)
         if logits is None:
             return (broken,) if broken else ()
         if not logits.isfinite().all(1).any():
-            return (_error("not_finite", "the model gives NaN or infinity for every image"),)
-        for look in (_finite, _probabilities):
-            found = found + look(logits)
+            return (_error("not_finite", "the model returns NaN or infinity for every image"),)
+        for check in (_finite, _probabilities):
+            found = found + check(logits)
         found = (
             found
             + _one_class(logits, y)
@@ -84,7 +84,7 @@ def _warning(name: str, description: str) -> Finding:
 
 def _training_mode() -> Finding:
     return _warning(
-        "training_mode", "the model came in training mode (dropout, batch norm); it is evaluated in evaluation mode"
+        "training_mode", "the model is in training mode (dropout, batch norm); it is evaluated in evaluation mode"
     )
 
 
@@ -96,37 +96,39 @@ def _forward(model: nn.Module, x: Tensor, num_classes: int) -> tuple[Tensor | No
         if is_out_of_memory(error):
             raise
         shape = "x".join(map(str, x.shape[1:]))
-        return None, _error("forward", f"the model does not take images of {shape}: {str(error).splitlines()[0][:160]}")
+        return None, _error("forward", f"the model does not accept {shape} images: {str(error).splitlines()[0][:160]}")
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         given = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         return None, _error("output", f"the model returns {given}: it must return floating-point logits (N, classes)")
     if logits.shape[1] != num_classes:
         return None, _error(
-            "classes", f"the model has {logits.shape[1]} classes and the data set {num_classes}: they must be equal"
+            "classes", f"the model has {logits.shape[1]} classes and the data set has {num_classes}: they must match"
         )
     return logits, None
 
 
 def _finite(logits: Tensor) -> list[Finding]:
     broken = int((~logits.isfinite().all(1)).sum())
-    description = f"the model gives NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
+    description = f"the model returns NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
     return [_warning("not_finite", description)] if broken else []
 
 
 def _probabilities(logits: Tensor) -> list[Finding]:
     sound = logits[logits.isfinite().all(1)].double()
     if bool((sound >= -1e-6).all() and (sound <= 1 + 1e-6).all() and ((sound.sum(1) - 1).abs() < 1e-3).all()):
-        description = "the model returns probabilities: a softmax hides the gradient, so return the logits before it"
+        description = "the model returns probabilities: a softmax hides the gradient, so return the logits instead"
         return [_error("probabilities", description)]
     return []
 
 
 def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
-    """A model that has learnt nothing: no attack moves it, and the share of its class stands."""
+    """A constant prediction: no attack can change it, so its accuracy is not robustness."""
     given = logits.argmax(1)
-    if one_answer(given, y) != 1:
+    if largest_class_share(given, y) != 1:
         return []
-    description = f"the model gives class {int(given[0])} to each of {len(y)} images: what it holds is no robustness"
+    description = (
+        f"the model predicts class {int(given[0])} for all {len(y)} images: its robust accuracy is meaningless"
+    )
     return [_warning(ONE_CLASS, description)]
 
 
@@ -141,13 +143,13 @@ def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Findi
     with torch.no_grad():
         accuracies = {name: _accuracy(model(rescale(x)), y) for name, rescale in others.items()}
     best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] < own + max(CLEARLY_BETTER, 2 / len(y) ** 0.5):  # more than chance on few images
+    if accuracies[best] < own + max(RANGE_MARGIN, 2 / len(y) ** 0.5):  # more than chance on few images
         return []
     return [
         _error(
             "range",
-            f"the model seems made for {best}: it is right on {accuracies[best]:.0%} there and on {own:.0%} of the"
-            " images in [0, 1]; put the normalisation inside the model",
+            f"the model seems to expect {best}: its accuracy is {accuracies[best]:.0%} there and {own:.0%} on images"
+            " in [0, 1]; put the normalisation inside the model",
         )
     ]
 
@@ -157,13 +159,13 @@ def _passes(model: nn.Module, x: Tensor, logits: Tensor) -> list[Finding]:
     with torch.no_grad():
         again = model(x)
         alone = torch.cat([model(one) for one in x[:8].split(1)])
-    if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
+    if (apart := float((again - logits).abs().nan_to_num().mean()) / spread) > PASS_TOLERANCE:
         description = (
-            f"two passes over the same images differ (by {apart:.1%} of the logits' spread): the model is random"
+            f"two passes over the same images differ by {apart:.1%} of the logits' spread: the model is randomised"
         )
         return [_warning("random", description)]
-    if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > NOTICEABLE:
-        description = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
+    if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > PASS_TOLERANCE:
+        description = f"an image's logits depend on the other images in its batch (by {apart:.1%} of their spread)"
         return [_warning("batch_dependent", description)]
     return []
 
@@ -173,17 +175,17 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> list[Finding]:
     with torch.enable_grad():
         logits = model(x)
         if not logits.requires_grad:
-            return [_error("no_gradient", BROKEN_OFF)]
+            return [_error("no_gradient", NO_GRADIENT)]
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(cross_entropy(logits, y).sum(), x, allow_unused=True)
     gradient = gradients[0]
     if gradient is None:
-        return [_error("no_gradient", BROKEN_OFF)]
+        return [_error("no_gradient", NO_GRADIENT)]
     broken = int((~gradient.flatten(1).isfinite().all(1)).sum())
     if broken:
-        description = f"the gradient is not finite for {broken} of {len(x)} images: attacks have no direction there"
+        description = f"the gradient is not finite for {broken} of {len(x)} images: attacks cannot move them"
         return [_warning("gradient_not_finite", description)]
     return []
 
 
 def _accuracy(logits: Tensor, y: Tensor) -> float:
-    return float(classified(logits, y).double().mean())
+    return float(is_correct(logits, y).double().mean())

@@ -1,4 +1,4 @@
-"""Classifiers by name. A new file here that registers a builder is a new model."""
+"""Classifiers by name. A new file that registers a builder here adds a model."""
 
 from bat_core.models.base import MODELS, ImageShape, build_model, model_names
 

@@ -1,4 +1,4 @@
-"""Building a model by name; every model takes images in [0, 1] and normalises inside."""
+"""Builds models by name. Every model takes images in [0, 1] and normalises them itself."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -15,7 +15,7 @@ MODELS: Registry[ModelFactory] = Registry("model", "bat_core.models")
 
 
 def build_model(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:
-    """A freshly initialised classifier, drawn from torch's global generator.
+    """A freshly initialised classifier; the weights are drawn from torch's global generator.
 
     Args:
         name: one of `model_names()`, or a member of a family such as wrn_<depth>_<width>.
@@ -23,7 +23,7 @@ def build_model(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.M
     Returns:
         A module that takes (B, C, H, W) in [0, 1] and returns (B, num_classes) logits.
     Raises:
-        ValueError: unknown name, or a size that the family does not have.
+        ValueError: unknown name, or a size that the family does not support.
     """
     factory, captured = MODELS.find(name)
     sizes = {key: int(text) if text.isdecimal() else text for key, text in captured.items()}
@@ -31,26 +31,28 @@ def build_model(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.M
 
 
 def model_names() -> tuple[str, ...]:
-    """Every model's name, sorted; a family by its usual member."""
+    """Every model's name, sorted. A family is listed by its default member."""
     return MODELS.names()
 
 
 class ToUnitRange(nn.Module):
-    """[0, 1] -> [-1, 1], as the paper's footnote 1: normalisation is inside the model, eps outside."""
+    """[0, 1] -> [-1, 1], as in the paper's footnote 1. Normalisation is part of the model, so eps is in [0, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x - 1
 
 
 def require_size(name: str, image_shape: ImageShape, *, multiple: int) -> None:
-    """Height and width are multiples of a model's total stride.
+    """Check that height and width are multiples of the model's total stride, `multiple`.
 
     Raises:
         InputError: they are not.
     """
     _, height, width = image_shape
     if height % multiple or width % multiple:
-        raise InputError(f"model {name!r} halves images down by {multiple}: {height}x{width} is no multiple of it")
+        raise InputError(
+            f"model {name!r} needs a height and width that are multiples of {multiple}, not {height}x{width}"
+        )
 
 
 def global_average(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pre-activation ResNet-18, the field's usual network for fast adversarial training."""
+"""Pre-activation ResNet-18, the standard network for fast adversarial training."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class PreActResNet18(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Norm, activation, convolution, twice; a 1x1 convolution as shortcut where the shape changes."""
+    """Norm, activation and convolution, twice; the shortcut is a 1x1 convolution if the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
         super().__init__()

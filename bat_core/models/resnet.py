@@ -1,4 +1,4 @@
-"""torchvision's residual networks, as the paper trains them on ImageNet; their weights start from nothing."""
+"""torchvision's residual networks, as trained on ImageNet in the paper; without pretrained weights."""
 
 from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnet152
@@ -7,12 +7,12 @@ from bat_core.errors import InputError
 from bat_core.models.base import MODELS, ImageShape, ToUnitRange
 
 NETWORKS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
-STRIDE = 32  # how much smaller the last feature map is than the image
+STRIDE = 32  # total stride from the image to the last feature map
 
 
 @MODELS.register("resnet50", pattern=r"resnet(?P<depth>\d+)", form="resnet<depth>")
 def resnet(*, num_classes: int, image_shape: ImageShape, depth: int) -> nn.Module:
-    """ResNet-depth for large photographs: a 7x7 stem that halves them twice, then four stages.
+    """ResNet-depth for large photographs: a 7x7 stem with a total stride of 4, then four stages.
 
     Source: He et al. 2016, Deep residual learning for image recognition, arXiv:1512.03385.
     """
@@ -21,7 +21,7 @@ def resnet(*, num_classes: int, image_shape: ImageShape, depth: int) -> nn.Modul
     channels, height, width = image_shape
     if channels != 3 or min(height, width) < STRIDE:
         raise InputError(
-            f"model 'resnet{depth}' takes colour images of at least {STRIDE}x{STRIDE}, and these are"
+            f"model 'resnet{depth}' needs colour images of at least {STRIDE}x{STRIDE}, not"
             f" {channels}x{height}x{width}: use small_cnn, preact_resnet18 or a wide ResNet"
         )
     return nn.Sequential(ToUnitRange(), NETWORKS[depth](num_classes=num_classes))

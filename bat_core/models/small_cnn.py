@@ -1,4 +1,4 @@
-"""A convolutional network small enough to train on a laptop while one watches."""
+"""A convolutional network that is small enough to train interactively on a laptop."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,19 @@ from torch import nn
 from bat_core.errors import InputError
 from bat_core.models.base import MODELS, ImageShape, ToUnitRange
 
-SMALL_IMAGE = 16  # up to this height and width, three layers see enough and the images cannot shrink twice
+SMALL_IMAGE = 16  # up to this height three layers suffice, and the feature maps are too small to be halved twice
 GROUPS = 8
 
 
 @MODELS.register("small_cnn", pattern=r"small_cnn(?:_(?P<width>\d+))?", form="small_cnn_<width>")
 def small_cnn(*, num_classes: int, image_shape: ImageShape, width: int = 32) -> nn.Module:
-    """Three 3x3 convolutions for images up to 16 pixels wide, five above; batch norm after each."""
+    """Three 3x3 convolutions for images up to 16 pixels, five for larger ones; batch norm after each."""
     return _build(num_classes, image_shape, width, nn.BatchNorm2d)
 
 
 @MODELS.register("small_cnn_gn", pattern=r"small_cnn_gn(?:_(?P<width>\d+))?", form="small_cnn_gn_<width>")
 def small_cnn_gn(*, num_classes: int, image_shape: ImageShape, width: int = 32) -> nn.Module:
-    """The same with group norm, which knows nothing of the batch: N workers then equal one."""
+    """`small_cnn` with group norm. It is independent of the batch, so N workers compute the same as one."""
     if width % GROUPS:
         raise InputError(f"model 'small_cnn_gn_{width}': width must be a multiple of {GROUPS}")
     return _build(num_classes, image_shape, width, lambda channels: nn.GroupNorm(GROUPS, channels))
@@ -29,7 +29,7 @@ def _build(num_classes: int, image_shape: ImageShape, width: int, norm: Callable
     if width < 1:
         raise InputError("model 'small_cnn': width must be at least 1")
     in_channels, height, _ = image_shape
-    # (channels, stride) of each convolution
+    # (channels, stride) per convolution
     plan = [(width, 1), (2 * width, 2), (2 * width, 1)]
     if height > SMALL_IMAGE:
         plan = [(width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1)]

@@ -1,4 +1,4 @@
-"""Wide residual networks as the paper's authors trained them."""
+"""Wide residual networks in the form used by the paper's authors."""
 
 import math
 
@@ -15,11 +15,11 @@ SLOPE = 0.1  # of the leaky ReLU
 def wide_resnet(*, num_classes: int, image_shape: ImageShape, depth: int, width: int) -> nn.Module:
     """WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times `width` channels.
 
-    Source: Zagoruyko and Komodakis 2016, arXiv:1605.07146, in the form of the authors of BAT: leaky
-    ReLU of slope 0.1, shortcuts by average pooling and zero-padded channels.
+    Source: Zagoruyko and Komodakis 2016, arXiv:1605.07146, in the form of the authors of BAT: leaky ReLU with slope
+    0.1, and shortcuts by average pooling and zero-padded channels.
     """
     if depth < 10 or (depth - 4) % 6:
-        raise InputError(f"model 'wrn_{depth}_{width}': depth must be 6n + 4, as 10, 16, 22, 28, 34")
+        raise InputError(f"model 'wrn_{depth}_{width}': depth must be 6n + 4, such as 10, 16, 22, 28 or 34")
     if width < 1:
         raise InputError(f"model 'wrn_{depth}_{width}': width must be at least 1")
     require_size(f"wrn_{depth}_{width}", image_shape, multiple=4)
@@ -57,7 +57,7 @@ class WideResNet(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Norm, activation, convolution, twice, beside a shortcut without parameters."""
+    """Norm, activation and convolution, twice, with a parameter-free shortcut."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training recipes by the paper's names. A new file here that registers functions adds recipes."""
+"""Training recipes under the paper's names. A new file that registers functions here adds recipes."""
 
 from bat_core.recipes.base import (
     RECIPES,

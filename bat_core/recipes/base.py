@@ -1,4 +1,4 @@
-"""What a training recipe is: an attack on the image, a label, and the loss that is lowered."""
+"""The base of training recipes: an attack on the image, a label and a loss."""
 
 import functools
 import inspect
@@ -21,9 +21,9 @@ CleanLogits: TypeAlias = Callable[[], Tensor]
 
 
 class Label(Protocol):
-    """Makes the label to train on, a class (B,) or a distribution (B, K), from the true classes y (B,).
+    """Computes the training label, a class (B,) or a distribution (B, K), from the true classes y (B,).
 
-    `clean_logits()` gives the clean images' (B, K); a label that does not call it costs no forward pass.
+    `clean_logits()` returns the logits (B, K) of the clean images; a label that does not call it saves that pass.
     """
 
     def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor: ...
@@ -31,7 +31,7 @@ class Label(Protocol):
 
 @dataclass(frozen=True)
 class OneHot:
-    """All mass on the true class, said by the class itself."""
+    """All mass on the true class, represented by its index."""
 
     def __call__(self, y: Tensor, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         return y
@@ -68,18 +68,18 @@ class Adversarial:
 class Recipe:
     """How one batch becomes one training loss.
 
-    Methods that need another loss than cross-entropy on the attacked images override `loss`. `attack` has the
-    method's budget, also where `attacked` goes another way.
+    Recipes with a loss other than cross-entropy on the adversarial images override `loss`. `attack` carries the
+    recipe's budget, even if the recipe overrides `perturb`.
     """
 
     attack: Attack | None = None
     label: Label = OneHot()
 
     def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
-        """Attacked images (B, C, H, W) in [0, 1] and their labels, (B,) or (B, K), all detached.
+        """Adversarial images (B, C, H, W) in [0, 1] and their labels, (B,) or (B, K), all detached.
 
-        `logits_fn` is the bare model with batch norm on its running statistics. The clean images
-        pass it at most once, for the label and the target together.
+        `logits_fn` is the unwrapped model with batch norm on its running statistics. It sees the clean images at
+        most once, for the label and the target together.
         """
 
         @functools.cache
@@ -88,27 +88,27 @@ class Recipe:
                 return logits_fn(x)
 
         label = self.label(y, clean_logits)
-        return self.attacked(logits_fn, x, y, rng, clean_logits), label
+        return self.perturb(logits_fn, x, y, rng, clean_logits), label
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
-        """The images to train on (B, C, H, W), detached; methods with a search of their own override it."""
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
+        """The training images (B, C, H, W), detached. Recipes with their own search override this."""
         if self.attack is None:
             return x
         return self.attack(logits_fn, x, y, generator=rng, clean_logits=clean_logits)
 
     @property
-    def reach(self) -> float:
-        """How far from the clean images those to train on may lie, in the unit of x."""
+    def max_distance(self) -> float:
+        """The largest distance of a training image from its clean image, in the unit of x."""
         return self.attack.eps if self.attack else 0.0
 
     def loss(
         self,
         model: nn.Module,
-        x: Tensor,  # noqa: ARG002 (for methods that train on clean images too)
+        x: Tensor,  # noqa: ARG002 (for recipes that also train on clean images)
         x_adv: Tensor,
         label: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Per-example training loss (B,) and the logits (B, K) of the images trained on, in train mode."""
+        """Per-example training loss (B,) and logits (B, K) of the training images, in train mode."""
         logits = model(x_adv)
         return cross_entropy(logits, label), logits
 
@@ -118,25 +118,25 @@ RECIPES: Registry[RecipeFactory] = Registry("recipe", "bat_core.recipes")
 
 
 def get_recipe(name: str, **params: Param) -> Recipe:
-    """The recipe called `name` in the paper, with the paper's parameters unless given.
+    """The recipe called `name` in the paper, with the paper's parameters by default.
 
     Args:
-        params: what the recipe takes: `eps` (unit of x, default 8/255), `beta`, `gamma`, `eps_y` ...
+        params: the recipe's parameters: `eps` (unit of x, default 8/255), `beta`, `gamma`, `eps_y`, ...
     Raises:
-        ValueError: unknown name, a parameter the recipe does not take, or a value outside its range.
+        ValueError: unknown name, unknown parameter, or a value outside its range.
     """
     factory, captured = RECIPES.find(name)
     known = recipe_params(name)
     for param, value in params.items():
         if param not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
             raise InputError(f"recipe {name!r} has no parameter {param!r}: {takes}")
         _check_kind(param, value, known[param])
     return factory(**captured, **params)
 
 
 def _check_kind(name: str, value: Param, default: Param) -> None:
-    """A value of the kind that the default is of: text, yes or no, a whole number, a number."""
+    """Check that a value has the same kind as the default: string, bool, integer or number."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, bool):
         fits, kind = isinstance(value, bool), "true or false"
@@ -151,7 +151,7 @@ def _check_kind(name: str, value: Param, default: Param) -> None:
 
 
 def recipe_params(name: str) -> Mapping[str, Param]:
-    """The parameters that recipe `name` takes, with their defaults."""
+    """The parameters of recipe `name`, with their defaults."""
     factory, captured = RECIPES.find(name)
     parameters = inspect.signature(factory).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in captured}

@@ -1,4 +1,4 @@
-"""What bilateral training is compared with."""
+"""Baselines for bilateral training."""
 
 from bat_core.attacks import FGSM, PGD
 from bat_core.recipes.base import RECIPES, Adversarial, Recipe
@@ -12,7 +12,7 @@ def undefended() -> Recipe:
 
 @RECIPES.register("FGSM")
 def fgsm(*, eps: float = 8 / 255) -> Recipe:
-    """One untargeted step from the clean image, which leaks the label (Table 3).
+    """One untargeted step from the clean image; prone to label leaking (Table 3).
 
     Source: Goodfellow et al. 2015, arXiv:1412.6572; label leaking, Kurakin et al. 2017, arXiv:1611.01236.
     """
@@ -27,7 +27,7 @@ def r_fgsm(*, eps: float = 8 / 255) -> Recipe:
 
 @RECIPES.register("LL")
 def ll(*, eps: float = 8 / 255) -> Recipe:
-    """One step towards the least likely class, from the clean image; leaks the label too (Table 3).
+    """One step towards the least likely class from the clean image; also prone to label leaking (Table 3).
 
     Source: Kurakin et al. 2017, arXiv:1611.01236.
     """
@@ -36,7 +36,7 @@ def ll(*, eps: float = 8 / 255) -> Recipe:
 
 @RECIPES.register("R-LL")
 def r_ll(*, eps: float = 8 / 255) -> Recipe:
-    """One step towards the least likely class, from a random start (Table 3)."""
+    """One step towards the least likely class from a random start (Table 3)."""
     return Recipe(attack=FGSM(eps=eps, target="ll", random_start=True))
 
 
@@ -46,9 +46,9 @@ def _pgd7(eps: float) -> PGD:
 
 @RECIPES.register("Madry")
 def madry(*, eps: float = 8 / 255) -> Recipe:
-    """PGD7-2: seven steps of a quarter of the budget from a random start.
+    """PGD7-2: seven steps of a quarter of the budget, from a random start.
 
-    Source: Madry et al. 2018, arXiv:1706.06083 (steps of 2 pixels at a budget of 8).
+    Source: Madry et al. 2018, arXiv:1706.06083 (steps of 2 pixels for a budget of 8).
     """
     return Recipe(attack=_pgd7(eps))
 
@@ -61,5 +61,5 @@ def madry_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) ->
 
 @RECIPES.register("PGD2-8")
 def pgd2_8(*, eps: float = 8 / 255) -> Recipe:
-    """Two steps as long as the budget, from a random start: weaker than PGD7-2 in training (Table 1)."""
+    """Two steps as long as the budget, from a random start; weaker than PGD7-2 in training (Table 1)."""
     return Recipe(attack=PGD(eps=eps, step_size=eps, num_steps=2))

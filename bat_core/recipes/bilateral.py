@@ -1,7 +1,7 @@
 """Bilateral adversarial training: one targeted step from a random start, with a perturbed label.
 
-Source: Wang and Zhang 2019, sections 4 and 5.1; RAND and MOSA from the authors' release. R- random start,
-MC most confusing target, LS label smoothing, LA label adversary.
+Source: Wang and Zhang 2019, sections 4 and 5.1; RAND and MOSA from the authors' release. In names, R- means random
+start, MC most confusing target, LS label smoothing and LA label adversary.
 """
 
 from dataclasses import dataclass, replace
@@ -24,13 +24,13 @@ def _one_step(eps: float) -> FGSM:
 
 @RECIPES.register("MC")
 def mc(*, eps: float = 8 / 255) -> Recipe:
-    """One step towards the most confusing class, from the clean image (Table 3)."""
+    """One step towards the most confusing class from the clean image (Table 3)."""
     return Recipe(attack=FGSM(eps=eps, target="mc"))
 
 
 @RECIPES.register("R-MC")
 def r_mc(*, eps: float = 8 / 255) -> Recipe:
-    """The image alone is attacked (Table 3)."""
+    """One step towards the most confusing class from a random start; only the image is attacked (Table 3)."""
     return Recipe(attack=_one_step(eps))
 
 
@@ -42,47 +42,47 @@ def r_fgsm_ls(*, eps: float = 8 / 255, eps_y: float = 0.5) -> Recipe:
 
 @RECIPES.register("R-MC-LS")
 def r_mc_ls(*, eps: float = 8 / 255, eps_y: float = 0.5) -> Recipe:
-    """With label smoothing (Table 5)."""
+    """R-MC with label smoothing (Table 5)."""
     return Recipe(attack=_one_step(eps), label=Smooth(eps_y))
 
 
 @RECIPES.register("R-MC-LA")
 def r_mc_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
-    """With the adversarial label: the paper's method (Tables 5 to 8, Figure 1)."""
+    """R-MC with the adversarial label: the paper's method (Tables 5 to 8, Figure 1)."""
     return Recipe(attack=_one_step(eps), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MC-LA-5F")
 def r_mc_la_five_passes(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
-    """R-MC-LA a sixth cheaper: target and label are read from the attack's own forward pass, at its random start.
+    """R-MC-LA with one pass fewer: target and label come from the attack's own forward pass at its random start.
 
-    Five passes a step where the paper's method takes six; not in the paper.
+    A step costs five passes instead of the paper's six. Not in the paper.
     """
-    return OwnForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
+    return SharedForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MC-LA-2step")
 def r_mc_la_two_steps(*, eps: float = 16 / 255, beta: float = 100.0, gamma: float = 0.01) -> Recipe:
-    """Two steps of half the budget, for budgets at which one step leaks the label: ImageNet's recipe (Table 9)."""
+    """Two steps of half the budget, for budgets at which one step leaks the label: the ImageNet recipe (Table 9)."""
     attack = PGD(eps=eps, step_size=eps / 2, num_steps=2, target="mc")
     return Recipe(attack=attack, label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-RAND-LA")
 def r_rand_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
-    """Towards a wrong class drawn for each image."""
+    """One step towards a random wrong class, with the adversarial label."""
     return Recipe(attack=FGSM(eps=eps, target="random", random_start=True), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MOSA-LA")
 def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
-    """Towards the class whose boundary is nearest, as the last layer's weights have it."""
+    """One step towards the class with the nearest decision boundary, estimated from the weights of the last layer."""
     return NearestBoundary(attack=_one_step(eps), label=Adversarial(beta, gamma))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnForward(Recipe):
-    """One targeted step whose start is all that passes the network: clean images never do."""
+class SharedForward(Recipe):
+    """One targeted step that shares its forward pass with the label: clean images never pass the network."""
 
     def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         assert isinstance(self.attack, FGSM)
@@ -98,9 +98,9 @@ class OwnForward(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class NearestBoundary(Recipe):
-    """The target is the class with the smallest gap of logits for the distance between the classes' weights."""
+    """The target is the class with the smallest ratio of logit gap to distance between class weights."""
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         assert self.attack is not None
         target = nearest_boundary(clean_logits(), y, class_weights(logits_fn))
         return replace(self.attack, target=target)(logits_fn, x, y, generator=rng)
@@ -110,7 +110,7 @@ def nearest_boundary(logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """The class other than y with the least (z_y - z_k) / ||w_y - w_k||.
 
     Args:
-        logits: (B, K) of the clean images.  y: (B,) int64.  weights: (K, D), a row a class.
+        logits: (B, K) of the clean images.  y: (B,) int64.  weights: (K, D), one row per class.
     Returns:
         (B,) int64.
     Source: the authors' release, target MOSA; the distance to a linear boundary, Moosavi-Dezfooli et al. 2016,
@@ -125,11 +125,11 @@ def class_weights(model: LogitsFn) -> Tensor:
     """The rows (K, D) of a network's last linear layer.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the network has no linear layer.
     """
     layers = (
         [layer for layer in model.modules() if isinstance(layer, nn.Linear)] if isinstance(model, nn.Module) else []
     )
     if not layers:
-        raise InputError("recipe R-MOSA-LA needs a network that ends in a linear layer")
+        raise InputError("recipe R-MOSA-LA needs a network that ends in a linear layer: use another model or recipe")
     return layers[-1].weight.detach()

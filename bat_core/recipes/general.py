@@ -1,4 +1,4 @@
-"""Bilateral training with everything free, for searches: the named recipes are points of it."""
+"""Bilateral training with all settings as parameters, for searches. The named recipes are special cases."""
 
 from bat_core.attacks import PGD
 from bat_core.attacks.base import Target
@@ -22,10 +22,10 @@ def bat(
     gamma: float = 0.01,
     eps_y: float = 0.5,
 ) -> Recipe:
-    """Any attack on the image with any label: R-MC-LA unless told otherwise.
+    """Any attack on the image with any label. The defaults are R-MC-LA.
 
     Args:
-        eps: unit of x.  rel_step_size: as a share of eps.  num_steps: >= 1.
+        eps: in the unit of x.  rel_step_size: a share of eps.  num_steps: >= 1.
         target: "none", "mc", "ll" or "random".  label: "one-hot", "smooth" (eps_y) or "adversarial" (beta, gamma).
     Source: Wang and Zhang 2019, sections 4 and 5.1.
     """

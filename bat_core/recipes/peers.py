@@ -1,4 +1,4 @@
-"""What a user would pick instead: TRADES, and one-step training that avoids catastrophic overfitting."""
+"""Alternatives to bilateral training: TRADES, and one-step methods that avoid catastrophic overfitting."""
 
 from dataclasses import dataclass
 
@@ -14,21 +14,21 @@ from bat_core.recipes.base import RECIPES, CleanLogits, Recipe
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
-TRADES_START = 0.001  # standard deviation of TRADES' noise, in the unit of x
+TRADES_START = 0.001  # standard deviation of TRADES' initial noise, in the unit of x
 
 
 @RECIPES.register("Fast-AT")
 def fast_at(*, eps: float = 8 / 255, rel_step_size: float = 1.25) -> Recipe:
     """One untargeted step, longer than the budget, from a random start.
 
-    Source: Wong et al. 2020, arXiv:2001.03994 (10 pixels at a budget of 8).
+    Source: Wong et al. 2020, arXiv:2001.03994 (10 pixels for a budget of 8).
     """
     return Recipe(attack=PGD(eps=eps, step_size=rel_step_size * eps, num_steps=1))
 
 
 @RECIPES.register("N-FGSM")
 def n_fgsm(*, eps: float = 8 / 255, noise: float = 2.0) -> Recipe:
-    """One untargeted step as long as the budget from noise of twice the budget, not cut back to the ball.
+    """One untargeted step as long as the budget, from noise of twice the budget, without projection to the ball.
 
     Source: de Jorge et al. 2022, arXiv:2202.01181 (noise k = 2, step alpha = eps).
     """
@@ -37,14 +37,14 @@ def n_fgsm(*, eps: float = 8 / 255, noise: float = 2.0) -> Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyStep(Recipe):
-    """`noise` is in budgets; images lie up to noise + 1 budgets away."""
+    """`noise` is a multiple of eps; training images are at most (noise + 1) eps away from the clean images."""
 
     noise: float
 
     def __post_init__(self) -> None:
         check_finite("recipe.noise", self.noise)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert self.attack is not None
         eps = self.attack.eps
         start = (x + self.noise * eps * (2 * rng.uniform(x) - 1)).requires_grad_()
@@ -53,14 +53,14 @@ class NoisyStep(Recipe):
         return (start.detach() + eps * gradient.sign()).clamp(0, 1)
 
     @property
-    def reach(self) -> float:
+    def max_distance(self) -> float:
         assert self.attack is not None
         return (self.noise + 1) * self.attack.eps
 
 
 @RECIPES.register("TRADES")
 def trades(*, eps: float = 8 / 255, num_steps: int = 10, weight: float = 6.0) -> Recipe:
-    """Right on clean images, and the same on those around them: cross-entropy plus `weight` times the divergence.
+    """TRADES: cross-entropy on clean images plus `weight` times the divergence to adversarial images.
 
     Source: Zhang et al. 2019, arXiv:1901.08573 (1/lambda = 6; ten steps of a quarter of the budget).
     """
@@ -69,14 +69,14 @@ def trades(*, eps: float = 8 / 255, num_steps: int = 10, weight: float = 6.0) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Trades(Recipe):
-    """The attack climbs the divergence KL(p(x) || p(x_adv)), and so does the loss."""
+    """The attack maximises the divergence KL(p(x) || p(x_adv)); the loss penalises it."""
 
     weight: float
 
     def __post_init__(self) -> None:
         check_finite("recipe.weight", self.weight, strict=True)
 
-    def attacked(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
+    def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:  # noqa: ARG002
         assert isinstance(self.attack, PGD)
         ball, steps = LinfBall.around(x, self.attack.eps), FixedSteps(self.attack.step_size)
         log_p = F.log_softmax(clean_logits().float(), dim=1)
@@ -90,7 +90,7 @@ class Trades(Recipe):
         return ball.check(x_adv)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        clean, adversarial = model(x), model(x_adv)  # each with batch statistics of its own
+        clean, adversarial = model(x), model(x_adv)  # separate passes, each with its own batch statistics
         log_p = F.log_softmax(clean.float(), dim=1)
         return cross_entropy(clean, label) + self.weight * divergence(log_p, adversarial), adversarial
 

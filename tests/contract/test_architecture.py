@@ -91,7 +91,7 @@ def test_the_core_runs_where_only_its_own_needs_are_installed():
     program = f"""
 import sys
 for name in {forbidden}: sys.modules[name] = None
-import bat_core.fit, bat_core.evaluate, bat_core.checks
+import bat_core.fit, bat_core.evaluate, bat_core.masking.checks
 from bat_core.attacks import ATTACKS
 from bat_core.data import dataset_names
 from bat_core.models import model_names

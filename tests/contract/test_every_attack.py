@@ -134,7 +134,7 @@ def test_examples_that_are_let_go_are_not_met_again_and_shift_no_other(name, pro
 @pytest.mark.parametrize("name", [name for name in NAMES if not ATTACKS.find(name)[0].takes_target])
 @pytest.mark.parametrize("target", ["mc", "every", torch.zeros(6, dtype=torch.int64)])
 def test_a_target_that_it_has_no_use_for_is_refused(name, target, problem):
-    with pytest.raises(InputError, match=r"attack\.target=.* has no targets of its own"):
+    with pytest.raises(InputError, match=r"attack\.target=.* takes no target"):
         make(name, problem[0], target=target)
 
 

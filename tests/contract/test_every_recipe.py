@@ -39,12 +39,12 @@ def test_one_epoch_trains_with_a_finite_loss(name, make_trial, digits):
 @every_recipe
 def test_crafted_images_stay_in_the_ball(name, batch):
     model, x, y = batch
-    reach = get_recipe(name).reach
+    max_distance = get_recipe(name).max_distance
     x_adv, label = craft(name, model, x, y)
     assert x_adv.shape == x.shape
     assert not x_adv.requires_grad
     assert not label.requires_grad
-    assert (x_adv.double() - x.double()).abs().max().item() <= reach * (1 + 1e-6 * (name == "N-FGSM"))
+    assert (x_adv.double() - x.double()).abs().max().item() <= max_distance * (1 + 1e-6 * (name == "N-FGSM"))
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
 

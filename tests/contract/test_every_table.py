@@ -7,7 +7,7 @@ import pytest
 
 import sweeps
 from bat_core.recipes import get_recipe
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.options import short_name
 from sweeps.engine.paper.reported import PAPER
 from sweeps.engine.paper.run import TableOptions, trials_of
@@ -43,7 +43,7 @@ def test_every_row_and_column_of_the_papers_has_its_place(table):
 
 @every
 def test_every_attack_that_is_read_is_run(table, digits):
-    suite = suite_of(trials(table, "smoke", digits)[0].config.attack)
+    suite = evaluation_suite(trials(table, "smoke", digits)[0].config.attack)
     cells = [*table.cells().values(), *(cell for one in table.claims for cell in (one.first, one.second) if cell)]
     for _, column in cells:
         if isinstance(column, White):

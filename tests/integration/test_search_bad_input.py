@@ -11,7 +11,7 @@ CASES = {
     "unknown parameter": (["--set", "gama=3"], "unknown parameter 'gama'"),
     "empty range": (["--range", "beta=64:4"], "the range is empty, 64 is above 4"),
     "range outside": (["--range", "beta=4:6400"], "6400 is outside the space, beta is 2 to 128"),
-    "contradiction": (["--set", "label=one-hot", "--range", "beta=4:64"], "'beta' is narrowed, and cannot apply"),
+    "contradiction": (["--set", "label=one-hot", "--range", "beta=4:64"], "'beta' is narrowed but cannot apply"),
     "budget in pixels": (["--set", "eps=8"], "recipe.eps=8 is outside (0, 1]"),
     "unknown option of a choice": (["--set", "target=fc"], "'fc' is outside the space"),
     "malformed": (["--set", "beta"], "--set name=value"),

@@ -116,7 +116,7 @@ def test_a_question_without_an_answer_is_said_and_asked_again(apart, black_boxes
         ("table_5.py", ("--rows", "TRADE"), "did you mean 'TRADES'?"),
         ("table_5.py", ("--rows", "Madry"), "unknown row of table 5 'Madry'"),
         ("table_9.py", ("--model", "small_cnn"), "table 9 compares networks"),
-        ("table_5.py", ("--scale", "small"), "name it with --data-dir DIR"),
+        ("table_5.py", ("--scale", "small"), "give it with --data-dir DIR"),
         ("table_1.py", ("--resume", "outputs", "--scale", "small"), "--scale cannot be given with --resume"),
     ],
 )

@@ -8,7 +8,7 @@ from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset
 from bat_core.evaluate import evaluate
 from bat_core.fit import fit
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.trial_sync import MODEL
 from tests.integration.conftest import TINY
@@ -43,7 +43,7 @@ def test_two_workers_equal_one_of_the_same_global_batch(place: Place) -> None:
 
     verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
     first = test.take(slice(8))
-    suite = suite_of(trial.config.attack)
+    suite = evaluation_suite(trial.config.attack)
     model, _ = load_model(output.folder.trial(trial))
     alone = evaluate(model, first.images, first.labels, attack=suite, rows=first.rows)
     assert verified.rows.tolist() == alone.rows.tolist()

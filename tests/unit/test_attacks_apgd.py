@@ -127,7 +127,7 @@ def test_it_returns_the_first_point_that_was_misclassified():
 
 
 def active(robust_digits, attack, seed):
-    suite = Suite(name="one", entries=(Entry(name="apgd", attack=attack, drop=True),))
+    suite = Suite(name="one", entries=(Entry(name="apgd", attack=attack, skip_broken=True),))
     model, images, labels = robust_digits
     return torch.from_numpy(evaluate(model, images, labels, attack=suite, seed=seed).robust_correct)
 

@@ -228,7 +228,7 @@ def test_no_search_at_all_is_refused():
 
 @pytest.mark.parametrize("target", ["mc", torch.zeros(8, dtype=torch.int64)])
 def test_a_target_for_an_attack_that_takes_none(target):
-    with pytest.raises(ValueError, match=r"attack\.target=.*: Noise has no targets of its own"):
+    with pytest.raises(ValueError, match=r"attack\.target=.*: Noise takes no target"):
         Noise(eps=0.1, target=target)
 
 

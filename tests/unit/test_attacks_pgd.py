@@ -122,7 +122,7 @@ def test_a_step_costs_one_forward_pass(num_steps):
         ({"step_size": 0}, r"attack\.step_size=0 is outside \(0, 1\]"),
         ({"step_size": math.nan}, r"attack\.step_size=nan is outside \(0, 1\]"),
         ({"loss": "clw"}, "unknown loss 'clw'; did you mean 'cw'"),
-        ({"loss": "dlr"}, "loss 'dlr' compares 3 logits and the model has 2 classes: use cw"),
+        ({"loss": "dlr"}, "loss 'dlr' needs 3 classes, the model has 2: use loss cw"),
         ({"restarts": 0}, r"attack\.restarts=0 must be at least 1"),
     ],
 )

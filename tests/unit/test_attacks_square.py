@@ -112,7 +112,7 @@ def test_it_never_asks_for_a_gradient():
 
 
 def active(robust_digits, attack, *, model=None, seed=0):
-    suite = Suite(name="one", entries=(Entry(name="one", attack=attack, drop=True),))
+    suite = Suite(name="one", entries=(Entry(name="one", attack=attack, skip_broken=True),))
     verdicts = evaluate(
         model or robust_digits.model, robust_digits.images, robust_digits.labels, attack=suite, seed=seed
     )

@@ -81,7 +81,9 @@ def test_a_source_is_in_evaluation_mode_meanwhile_and_left_as_it_was():
 
 
 def test_it_needs_a_source():
-    with pytest.raises(ValueError, match=r"attack\.sources is empty: a transfer attack needs a model"):
+    with pytest.raises(
+        ValueError, match=r"attack\.sources is empty: a transfer attack needs at least one source model"
+    ):
         Transfer(eps=EPS, sources=(), crafted_by=CRAFTED_BY)
 
 

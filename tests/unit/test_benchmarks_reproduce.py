@@ -17,8 +17,8 @@ TINY = ("--dataset", "digits", "--train-size", "256", "--model", "small_cnn_8", 
 def reproduce(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     yield importlib.import_module("reproduce")
-    for name in ("reproduce", "bare"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name == "reproduce" or name.partition(".")[0] == "support"]:
+        del sys.modules[name]
 
 
 def test_both_budgets_are_trained_and_judged_by_both_suites(reproduce, tmp_path):

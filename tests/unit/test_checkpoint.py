@@ -194,7 +194,7 @@ def test_another_trials_checkpoint_is_passed_over(saved, make_trial, digits):
     assert load_checkpoint(folder, make_trial(seed=1), digits, CPU) is None
     assert load_checkpoint(folder, make_trial(epochs=4), digits, CPU) is None
     said = find_resume_point(folder, make_trial(epochs=4)).passed_over["epoch_0002"]
-    assert said == f"{folder / 'epoch_0002'} is of another config: train.epochs is 3 there and 4 here"
+    assert said == f"{folder / 'epoch_0002'} has another config: train.epochs is 3 there and 4 here"
 
 
 def test_a_checkpoint_is_not_written_where_its_trials_folder_was(saved, digits):

@@ -14,10 +14,10 @@ PEAK = CollapseDetector(robust_acc=0.6, one_step_acc=0.5)
 
 
 def test_the_peak_is_the_best_epoch_whatever_comes_after():
-    peak = CollapseDetector()
+    collapse_detector = CollapseDetector()
     for robust_acc, one_step_acc in [(0.2, 0.3), (0.6, 0.5), (0.6, 0.9), (0.1, 0.9)]:
-        peak = peak.after(robust_acc, one_step_acc)
-    assert peak == PEAK
+        collapse_detector = collapse_detector.updated(robust_acc, one_step_acc)
+    assert collapse_detector == PEAK
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def made_up(monkeypatch):
 def test_fit_says_in_which_epochs_training_is_collapsed(made_up, make_trial, digits):
     reports = list(fit(make_trial("FGSM", epochs=5), digits))
     assert [report.collapsed for report in reports] == [False, False, True, True, False]
-    assert reports[-1].state.peak == PEAK
+    assert reports[-1].state.collapse_detector == PEAK
     assert all(isinstance(value, int | float) for value in reports[2].metrics().values())
     assert "collapsed" not in reports[2].metrics()
 

@@ -81,7 +81,7 @@ def test_a_subset_begins_the_whole():
 def test_a_size_that_is_not_there(size, most):
     load_dataset("digits", **{size: 1})
     for value in (most + 1, 0, -5):
-        with pytest.raises(InputError, match=rf"^{size}={value} must lie in 1\.\.{most}"):
+        with pytest.raises(InputError, match=rf"^{size}={value} must be in 1\.\.{most}"):
             load_dataset("digits", **{size: value})
 
 
@@ -114,12 +114,12 @@ def test_an_unknown_data_set_is_named_with_the_known_ones():
 
 @pytest.mark.parametrize("name", [name for name in dataset_names() if name != "digits"])
 def test_a_folder_must_be_named_exist_and_hold_something(name, tmp_path):
-    with pytest.raises(InputError, match=f"data set '{name}' is read from a folder: name it with --data-dir DIR"):
+    with pytest.raises(InputError, match=f"data set '{name}' is read from a folder: give it with --data-dir DIR"):
         load_dataset(name)
     remedy = "" if name == "imagenet" else ", or add --download"
-    with pytest.raises(InputError, match=f"does not exist: name an existing one{remedy}$"):
+    with pytest.raises(InputError, match=f"does not exist: give an existing one{remedy}$"):
         load_dataset(name, tmp_path / "nowhere")
-    with pytest.raises(InputError, match=f"is empty: name one with {name} in it{remedy}$"):
+    with pytest.raises(InputError, match=f"is empty: give one that contains {name}{remedy}$"):
         load_dataset(name, tmp_path)
     (tmp_path / "notes.txt").write_text("none here")
     with pytest.raises(InputError) as caught:

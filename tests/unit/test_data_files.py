@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from bat_core.data import Crops, ImageFiles, load_dataset
-from bat_core.data.files import AHEAD, CHUNK
+from bat_core.data.files import CHUNK, PREFETCH
 from bat_core.errors import InputError
 from bat_core.rng import named_seed
 
@@ -121,11 +121,11 @@ class Watched(list):
             yield part
 
 
-@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, AHEAD // CHUNK), (2, AHEAD // CHUNK)])
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (1, PREFETCH // CHUNK), (2, PREFETCH // CHUNK)])
 def test_what_is_decoded_ahead_is_bounded(files, workers, ahead):
     many = with_workers(files, workers).take(torch.arange(90).repeat(20))
     parts = Watched(torch.arange(len(many)).split(CHUNK))
-    assert len(parts) > 3 * AHEAD / CHUNK
+    assert len(parts) > 3 * PREFETCH / CHUNK
     batches = many.batches(parts)
     next(batches)
     counted, *others = parts.seen  # for the loader, and for who asks
@@ -214,10 +214,10 @@ def test_a_damaged_file_is_named(tmp_path, damage, workers):
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b"<html></html>"}[damage])
-    reason = "No such file" if damage == "gone" else "it is empty, cut short or no image; replace or remove it"
+    reason = "No such file" if damage == "gone" else "it is empty, truncated or not an image; replace or remove it"
     with pytest.raises(InputError) as caught:
         read_through(dataset)
-    assert str(caught.value).startswith(f"{path} cannot be decoded: {reason}")
+    assert str(caught.value).startswith(f"cannot decode {path}: {reason}")
     assert "\n" not in str(caught.value)
 
 

@@ -82,7 +82,7 @@ def test_images_have_the_size_that_is_asked_for(folder):
 
 def test_a_data_set_in_memory_has_one_size():
     assert load_dataset("digits", image_size=8).image_shape == (1, 8, 8)
-    with pytest.raises(InputError, match="image_size=64: the images of data set 'digits' are 8x8, leave it out"):
+    with pytest.raises(InputError, match="image_size=64: images of data set 'digits' are 8x8: leave it out"):
         load_dataset("digits", image_size=64)
 
 
@@ -139,13 +139,13 @@ def other_classes(folder):
 @pytest.mark.parametrize(
     ("spoil", "description"),
     [
-        (missing("train"), "has no train/ in it: name one that holds {train,val}/<class>/*.JPEG"),
-        (missing("val"), "has no val/ in it: name one that holds {train,val}/<class>/*.JPEG"),
+        (missing("train"), "has no train/: give one with the layout {train,val}/<class>/*.JPEG"),
+        (missing("val"), "has no val/: give one with the layout {train,val}/<class>/*.JPEG"),
         (emptied, "must hold {train,val}/<class>/*.JPEG: Found no valid file for the classes n01, n02, n03"),
         (one_class_empty, "must hold {train,val}/<class>/*.JPEG: Found no valid file for the classes n02"),
         (flat, "must hold {train,val}/<class>/*.JPEG: Couldn't find any class folder"),
-        (nested, "must hold {train,val}/<class>/*.JPEG, and has train/train/n01/n01_0.JPEG: one folder too deep"),
-        (other_classes, "train/ and val/ must hold the same classes, and only one has 'n03'"),
+        (nested, "must have the layout {train,val}/<class>/*.JPEG: train/train/n01/n01_0.JPEG is nested too deeply"),
+        (other_classes, "train/ and val/ must have the same classes, but only one has 'n03'"),
     ],
 )
 def test_another_layout_is_refused_in_a_sentence(folder, tmp_path, spoil, description):
@@ -159,9 +159,9 @@ def test_another_layout_is_refused_in_a_sentence(folder, tmp_path, spoil, descri
 
 
 def test_nothing_is_downloaded(tmp_path):
-    with pytest.raises(InputError, match="data set 'imagenet' cannot be fetched by --download: name a folder"):
+    with pytest.raises(InputError, match="data set 'imagenet' does not support --download: give a folder"):
         load(tmp_path, download=True)
-    with pytest.raises(InputError, match=r"is empty: name one with imagenet in it$"):
+    with pytest.raises(InputError, match=r"is empty: give one that contains imagenet$"):
         Request(name="imagenet", data_dir=tmp_path).require_dir(downloadable=False)
 
 

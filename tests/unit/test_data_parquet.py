@@ -48,37 +48,37 @@ def cell(content):
 SOUND = shards.png(shards.images(1, 0)[0])
 
 DAMAGE = {
-    "cut short": (lambda f: (f / TRAIN).write_bytes((f / TRAIN).read_bytes()[:-100]), "is cut short or damaged"),
-    "cut to nothing": (lambda f: (f / TRAIN).write_bytes(b""), "is cut short or damaged"),
-    "no test": (lambda f: (f / TEST).unlink(), "no file test-00000-of-NNNNN.parquet in it"),
-    "no train": (lambda f: (f / TRAIN).unlink(), "no file train-00000-of-NNNNN.parquet in it"),
+    "cut short": (lambda f: (f / TRAIN).write_bytes((f / TRAIN).read_bytes()[:-100]), "is truncated or damaged"),
+    "cut to nothing": (lambda f: (f / TRAIN).write_bytes(b""), "is truncated or damaged"),
+    "no test": (lambda f: (f / TEST).unlink(), "no file test-00000-of-NNNNN.parquet"),
+    "no train": (lambda f: (f / TRAIN).unlink(), "no file train-00000-of-NNNNN.parquet"),
     "missing shard": (
         lambda f: (f / TRAIN).rename(f / "train-00001-of-00002.parquet"),
         "shard 0 of the 2 of split 'train' is missing",
     ),
     "no label": (
         lambda f: write_train(f, pa.table({"img": [cell(SOUND)]})),
-        "columns are img; needed: img or image, and label",
+        "has columns img: it needs img or image, and label",
     ),
     "no image": (
         lambda f: write_train(f, pa.table({"picture": [1], "label": [1]})),
-        "columns are picture, label; needed: img or image, and label",
+        "has columns picture, label: it needs img or image, and label",
     ),
-    "no picture in the bytes": (lambda f: write_train(f, with_cells([cell(b"no picture")])), "cannot be decoded"),
-    "empty bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(b"")])), "cannot be decoded"),
-    "null bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(None)])), "cannot be decoded"),
-    "null image": (lambda f: write_train(f, with_cells([cell(SOUND), None])), "cannot be decoded"),
+    "no picture in the bytes": (lambda f: write_train(f, with_cells([cell(b"no picture")])), "cannot decode an image"),
+    "empty bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(b"")])), "cannot decode an image"),
+    "null bytes": (lambda f: write_train(f, with_cells([cell(SOUND), cell(None)])), "cannot decode an image"),
+    "null image": (lambda f: write_train(f, with_cells([cell(SOUND), None])), "cannot decode an image"),
     "a picture of a format that may start programs": (
         lambda f: write_train(f, with_cells([cell(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n")])),
-        "cannot be decoded: cannot identify image file",
+        "cannot decode an image: cannot identify image file",
     ),
-    "cut picture": (lambda f: write_train(f, with_cells([cell(SOUND[:60])])), "cannot be decoded"),
-    "plain bytes": (lambda f: write_train(f, with_cells([SOUND])), "cannot be decoded"),
+    "cut picture": (lambda f: write_train(f, with_cells([cell(SOUND[:60])])), "cannot decode an image"),
+    "plain bytes": (lambda f: write_train(f, with_cells([SOUND])), "cannot decode an image"),
     "high label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [0, 10])), "train labels span 0..10"),
     "low label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [-1, 3])), "train labels span -1..3"),
     "null label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [None, 3])), "label"),
     "word label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, ["a", "b"])), "label"),
-    "no rows": (lambda f: write_train(f, shards.table([], [])), "its train split holds no images"),
+    "no rows": (lambda f: write_train(f, shards.table([], [])), "the train split has no images"),
     "two sizes": (
         lambda f: write_train(f, with_cells([cell(SOUND), cell(shards.png(torch.zeros(3, 4, 4, dtype=torch.uint8)))])),
         "the images of split 'train' differ in size",
@@ -155,8 +155,11 @@ def test_a_pixel_stands_where_the_format_says(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: f.write_bytes(f.read_bytes()[:-10]), r"data_batch_2.bin is cut short: 6136 bytes are no whole"),
-        (lambda f: f.write_bytes(b""), r"data_batch_2.bin is cut short: 0 bytes"),
+        (
+            lambda f: f.write_bytes(f.read_bytes()[:-10]),
+            r"data_batch_2.bin is truncated: its size of 6136 bytes is not a multiple",
+        ),
+        (lambda f: f.write_bytes(b""), r"data_batch_2.bin is truncated: its size of 0 bytes"),
         (lambda f: f.unlink(), r"data_batch_2.bin cannot be read: No such file or directory$"),
         (lambda f: f.write_bytes(b"\x0a" + f.read_bytes()[1:]), r"train labels span 0..10"),
     ],
@@ -181,7 +184,7 @@ def test_the_archive_is_unpacked_if_its_digest_is_the_published_one(binary_cifar
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(InputError, match=r"CIFAR-10 cannot be downloaded into .*fetched"):
+    with pytest.raises(InputError, match=r"cannot download CIFAR-10 into .*fetched"):
         load_dataset("cifar10", place, download=True)
     assert cifar10.URL in asked
     digest = hashlib.md5((place / cifar10.ARCHIVE).read_bytes(), usedforsecurity=False).hexdigest()
@@ -199,5 +202,5 @@ def test_svhn_is_read_from_the_same_layout(tmp_path):
 
 def test_a_damaged_mat_file_is_told(tmp_path):
     (tmp_path / "train_32x32.mat").write_bytes(b"no matrix")
-    with pytest.raises(InputError, match=r"holds neither train-\*\.parquet nor a sound train_32x32\.mat"):
+    with pytest.raises(InputError, match=r"has neither train-\*\.parquet nor a valid train_32x32\.mat"):
         load_dataset("svhn", tmp_path)

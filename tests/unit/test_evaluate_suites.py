@@ -27,7 +27,7 @@ def mostly_right(count=40):
 def suite(**attacks):
     """Each attack under its keyword; a pair is (attack, drop)."""
     pairs = {name: one if isinstance(one, tuple) else (one, False) for name, one in attacks.items()}
-    return Suite(name="s", entries=tuple(Entry(name=n, attack=a, drop=drop) for n, (a, drop) in pairs.items()))
+    return Suite(name="s", entries=tuple(Entry(name=n, attack=a, skip_broken=drop) for n, (a, drop) in pairs.items()))
 
 
 def kept(quick, **changes):
@@ -138,11 +138,11 @@ def test_a_saved_image_classified_again_gives_the_verdict(precision, dtype):
     evaluator = Evaluator(Narrow(model, 16, MemoryError()), precision=precision)  # in several parts
     verdicts = evaluator.extend(evaluator.clean(x, y, rows), x, suite(**MIXED), save=save)
     for number, entry in enumerate(suite(**MIXED).entries):
-        attacked = np.flatnonzero(verdicts.robust_after(number)) if entry.drop else np.arange(40)
+        attacked = np.flatnonzero(verdicts.robust_after(number)) if entry.skip_broken else np.arange(40)
         assert sorted(saved[entry.name]) == rows[attacked].tolist()
         x_adv = torch.stack([saved[entry.name][row] for row in rows[attacked].tolist()])
         holds = model(x_adv).argmax(1) == y[attacked]
-        np.testing.assert_array_equal(holds, verdicts.outcomes[entry.name].holds[attacked])
+        np.testing.assert_array_equal(holds, verdicts.outcomes[entry.name].robust[attacked])
         assert (x_adv - x[attacked]).abs().max() <= entry.attack.eps
 
 

@@ -201,6 +201,6 @@ def test_a_batch_larger_than_the_data_is_refused(make_trial, digits):
 
 
 def test_a_batch_that_workers_cannot_share_is_refused(make_trial):
-    with pytest.raises(ValueError, match=r"train\.batch_size=32 cannot be shared equally by 3 workers"):
+    with pytest.raises(ValueError, match=r"train\.batch_size=32 must be a multiple of the number of workers, 3"):
         batches_per_epoch(make_trial(), 128, Workers(0, 3))
     assert batches_per_epoch(make_trial(), 127, Workers(0, 2)) == 3

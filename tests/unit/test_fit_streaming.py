@@ -98,7 +98,7 @@ def test_workers_decode_shares_that_make_up_the_epoch(trial, streamed, monkeypat
         with monkeypatch.context() as patch:
             real = ImageFiles.decode
             patch.setattr(ImageFiles, "decode", lambda self, p, c: names.append(self.names[p]) or real(self, p, c))
-            batches = [(images.clone(), labels.clone()) for images, labels in trainer._source(1, 0)]
+            batches = [(images.clone(), labels.clone()) for images, labels in trainer._share_batches(1, 0)]
         return names, batches
 
     alone, whole = decoded(0, 1)
@@ -116,7 +116,7 @@ def test_an_epoch_can_be_entered_at_any_batch(trial, streamed):
 
     state = bat_core.fit.initial_state(trial, streamed, CPU)
     trainer = bat_core.fit._Trainer(trial, streamed, state, CPU, Workers())
-    whole, rest = list(trainer._source(2, 0)), list(trainer._source(2, 3))
+    whole, rest = list(trainer._share_batches(2, 0)), list(trainer._share_batches(2, 3))
     assert (len(whole), len(rest)) == (4, 1)
     assert torch.equal(whole[3][0], rest[0][0])
     assert torch.equal(whole[3][1], rest[0][1])

@@ -101,9 +101,9 @@ def test_equal_logits_give_a_dlr_of_zero():
 
 def test_dlr_of_too_few_classes_is_refused():
     y = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="'dlr' compares 3 logits and the model has 2 classes: use cw"):
+    with pytest.raises(ValueError, match="'dlr' needs 3 classes, the model has 2: use loss cw"):
         dlr(torch.zeros(2, 2), y)
-    with pytest.raises(ValueError, match="'targeted dlr' compares 4 logits and the model has 3 classes: use cw"):
+    with pytest.raises(ValueError, match="'targeted dlr' needs 4 classes, the model has 3: use loss cw"):
         targeted_dlr(torch.zeros(2, 3), y, 1 - y)
     assert len(dlr(torch.zeros(2, 3), y)) == len(targeted_dlr(torch.zeros(2, 4), y, 1 - y)) == 2
 

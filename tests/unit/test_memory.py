@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from bat_core import memory
 from bat_core.attacks import PGD
-from bat_core.forward import judging
-from bat_core.memory import OVERHEAD, SHARE, fitting_batch, free_memory, kept_for_backward
+from bat_core.forward import eval_without_tf32
+from bat_core.memory import OVERHEAD, SHARE, activation_bytes, free_memory, max_batch_size
 from bat_core.models import build_model
 
 IMAGES = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -22,9 +22,9 @@ def network(name="small_cnn_8"):
 @pytest.mark.parametrize("name", ["small_cnn_16", "preact_resnet18"])
 def test_what_is_kept_and_its_overhead_cover_what_an_attack_takes(name):
     model, x = network(name), torch.rand(16, 3, 16, 16)
-    kept = kept_for_backward(model, x)
+    kept = activation_bytes(model, x)
     attack = PGD(eps=8 / 255, step_size=2 / 255, num_steps=2)
-    with judging(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with eval_without_tf32(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         attack(model, x, torch.zeros(16, dtype=torch.int64))
     held = most = 0
     for event in profiled.profiler.kineto_results.events():
@@ -36,7 +36,7 @@ def test_what_is_kept_and_its_overhead_cover_what_an_attack_takes(name):
 
 def test_what_is_kept_grows_with_the_images_and_leaves_the_model_as_it_was():
     model = network().train()
-    one, four = (kept_for_backward(model, torch.rand(count, 3, 16, 16)) for count in (1, 4))
+    one, four = (activation_bytes(model, torch.rand(count, 3, 16, 16)) for count in (1, 4))
     assert four == 4 * one
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -47,8 +47,8 @@ def test_a_model_without_weights_or_gradient_keeps_its_images_alone():
         def forward(self, x):
             return torch.zeros(len(x), 10)
 
-    assert kept_for_backward(Still(), torch.rand(2, 3, 4, 4)) == 2 * 3 * 4 * 4 * 4
-    assert fitting_batch(Still(), IMAGES, most=50) == 50
+    assert activation_bytes(Still(), torch.rand(2, 3, 4, 4)) == 2 * 3 * 4 * 4 * 4
+    assert max_batch_size(Still(), IMAGES, most=50) == 50
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_a_model_without_weights_or_gradient_keeps_its_images_alone():
 )
 def test_the_batch_follows_from_the_free_memory(images, processes, fits, monkeypatch):
     model = network()
-    each = OVERHEAD * kept_for_backward(model, torch.rand(1, 3, 16, 16))
+    each = OVERHEAD * activation_bytes(model, torch.rand(1, 3, 16, 16))
     monkeypatch.setattr(memory, "free_memory", lambda device: (images + 0.5) * each / SHARE)
-    assert fitting_batch(model, IMAGES, most=250, processes=processes) == fits
+    assert max_batch_size(model, IMAGES, most=250, processes=processes) == fits
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):

@@ -111,8 +111,12 @@ def test_a_group_norm_model_knows_nothing_of_its_batch():
         ("wrn_11_1", (3, 32, 32), r"model 'wrn_11_1': depth must be 6n \+ 4"),
         ("wrn_4_1", (3, 32, 32), r"model 'wrn_4_1': depth must be 6n \+ 4"),
         ("wrn_10_0", (3, 32, 32), "model 'wrn_10_0': width must be at least 1"),
-        ("wrn_10_1", (3, 30, 30), "model 'wrn_10_1' halves images down by 4: 30x30"),
-        ("preact_resnet18", (3, 28, 28), "model 'preact_resnet18' halves images down by 8: 28x28"),
+        ("wrn_10_1", (3, 30, 30), "model 'wrn_10_1' needs a height and width that are multiples of 4, not 30x30"),
+        (
+            "preact_resnet18",
+            (3, 28, 28),
+            "model 'preact_resnet18' needs a height and width that are multiples of 8, not 28x28",
+        ),
         ("small_cnn_0", (1, 8, 8), "width must be at least 1"),
         ("small_cnn_gn_12", (1, 8, 8), "model 'small_cnn_gn_12': width must be a multiple of 8"),
         ("small_cn", (1, 8, 8), "unknown model 'small_cn'; did you mean 'small_cnn'.* wrn_<depth>_<width>"),
@@ -138,7 +142,7 @@ def test_a_resnet_takes_photographs_of_any_size(shape):
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 28, 64), (1, 8, 8)])
 def test_a_resnet_refuses_what_is_no_photograph(shape):
-    with pytest.raises(ValueError, match=r"model 'resnet50' takes colour images of at least 32x32, and these are"):
+    with pytest.raises(ValueError, match=r"model 'resnet50' needs colour images of at least 32x32, not"):
         build("resnet50", shape)
 
 

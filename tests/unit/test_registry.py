@@ -81,8 +81,8 @@ def test_amounts_out_of_range_are_told(value, message):
 @pytest.mark.parametrize(
     ("value", "rule", "message"),
     [
-        (math.nan, {}, "n=nan is not a number: give one at least 0"),
-        (math.inf, {"strict": True}, "n=inf is not finite: give a number above 0"),
+        (math.nan, {}, "n=nan is not a number: it must be at least 0"),
+        (math.inf, {"strict": True}, "n=inf is not finite: it must be a finite number, above 0"),
         (-math.inf, {"allow_inf": True}, "n=-inf must be at least 0"),
         (0, {"strict": True}, "n=0 must be above 0"),
         (1, {"low": 2}, "n=1 must be at least 2"),

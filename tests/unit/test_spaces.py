@@ -26,21 +26,21 @@ def space(*parameters, name="s", **more):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ([number(), choice("x")], "space 's' has parameter 'x' twice"),
-        ([number(when={"c": ("a",)}), choice()], "its condition names 'c', which is not drawn before it"),
-        ([number(when={"x": (1.0,)})], "its condition names 'x', which is not drawn before it"),
-        ([choice(), number(when={"c": ()})], "its condition on 'c' never holds: c is a, b"),
-        ([choice(), number(when={"c": ("a", "z")})], "its condition on 'c' never holds"),
-        ([choice(options=("a",)), number(when={"c": ("b",)})], "its condition on 'c' never holds: c is a"),
+        ([number(), choice("x")], "space 's': duplicate parameter 'x'"),
+        ([number(when={"c": ("a",)}), choice()], "its condition refers to 'c', which must come before it"),
+        ([number(when={"x": (1.0,)})], "its condition refers to 'x', which must come before it"),
+        ([choice(), number(when={"c": ()})], "its condition on 'c' is never true: c is a, b"),
+        ([choice(), number(when={"c": ("a", "z")})], "its condition on 'c' is never true"),
+        ([choice(options=("a",)), number(when={"c": ("b",)})], "its condition on 'c' is never true: c is a"),
         (
             [Parameter(name="c", kind="choice", description="", default="a")],
-            "space 's', parameter 'c': there are no options",
+            "space 's', parameter 'c': a choice needs at least one option",
         ),
         ([number(low=4, high=1)], "the range from 4 to 1 is empty"),
         ([number(low=1, high=math.inf)], "the range from 1 to inf is empty"),
         ([number(low=math.nan, high=1)], "the range from nan to 1 is empty"),
-        ([number(low=0, log=True)], "a logarithmic range must begin above 0, not at 0"),
-        ([number(low=-1, log=True)], "a logarithmic range must begin above 0, not at -1"),
+        ([number(low=0, log=True)], "a logarithmic range must start above 0, not at 0"),
+        ([number(low=-1, log=True)], "a logarithmic range must start above 0, not at -1"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(parameters, message):
@@ -128,7 +128,7 @@ def test_two_spaces_are_described_differently_if_they_are_different():
 def test_composing_takes_at_least_one_space_and_one_is_itself():
     one = space(number())
     assert compose([one]) is one
-    with pytest.raises(InputError, match="name at least one --space"):
+    with pytest.raises(InputError, match="give at least one --space"):
         compose([])
 
 
@@ -141,7 +141,7 @@ def test_composing_takes_at_least_one_space_and_one_is_itself():
     ],
 )
 def test_spaces_that_vary_the_same_do_not_compose(other, taken):
-    with pytest.raises(InputError, match=f"spaces 's' and 't' both vary '{taken}': they do not compose"):
+    with pytest.raises(InputError, match=f"spaces 's' and 't' both vary '{taken}': leave one of them out"):
         compose([space(number("x", field_path="train.lr")), other])
 
 

@@ -117,16 +117,16 @@ def test_dropping_goes_on_through_conditions_on_what_was_dropped():
                                                  choice("z", when={"y": ("b",)})))  # fmt: skip
     assert narrow(chain, fixed=["x=b"]).names == ("x",)
     assert narrow(chain, fixed=["y=a"]).names == ("x", "y")
-    with pytest.raises(InputError, match="'z' is narrowed, and cannot apply: it takes y = b"):
+    with pytest.raises(InputError, match="'z' is narrowed but cannot apply: it requires y = b"):
         narrow(chain, fixed=["x=b", "z=a"])
 
 
 @pytest.mark.parametrize(
     ("fixed", "ranges", "message"),
     [
-        (["beta=4", "label=one-hot"], [], "'beta' is narrowed, and cannot apply: it takes label = adversarial, and"),
-        (["label=one-hot"], ["beta=4:8"], "'beta' is narrowed, and cannot apply"),
-        (["eps_y=0.5"], ["label=one-hot,adversarial"], "it takes label = smooth, and label is one-hot, adversarial"),
+        (["beta=4", "label=one-hot"], [], "'beta' is narrowed but cannot apply: it requires label = adversarial, and"),
+        (["label=one-hot"], ["beta=4:8"], "'beta' is narrowed but cannot apply"),
+        (["eps_y=0.5"], ["label=one-hot,adversarial"], "it requires label = smooth, but label is one-hot, adversarial"),
         (["eps=4/255", "eps=4/255"], [], "--set eps=4/255: 'eps' is narrowed twice"),
         (["eps=4/255", "eps_x=8/255"], [], "--set eps_x=8/255: 'eps' is narrowed twice"),
         (["eps=4/255"], ["eps=2/255:8/255"], "--range eps=2/255:8/255: 'eps' is narrowed twice"),
@@ -136,12 +136,12 @@ def test_dropping_goes_on_through_conditions_on_what_was_dropped():
         ([], ["beta=1:64"], "--range beta=1:64: 1 is outside the space, beta is 2 to 128"),
         ([], ["beta=4:1000"], "1000 is outside the space"),
         ([], ["lr=-0.1:0.1"], "-0.1 is outside the space"),
-        (["lr=1e400"], [], "--set lr=1e400: '1e400' is no number"),
-        (["num_steps=2.5"], [], "--set num_steps=2.5: 2.5 is no whole number"),
+        (["lr=1e400"], [], "--set lr=1e400: '1e400' is not a number"),
+        (["num_steps=2.5"], [], "--set num_steps=2.5: 2.5 is not an integer"),
         (["target=mcc"], [], "--set target=mcc: 'mcc' is outside the space, target is none, mc, ll, random"),
         (["target=mc,ll"], [], "'mc,ll' is outside the space"),
-        ([], ["target=mc,mc"], "--range target=mc,mc: an option stands there twice"),
-        ([], ["random_start=yes,true"], "an option stands there twice"),
+        ([], ["target=mc,mc"], "--range target=mc,mc: duplicate option"),
+        ([], ["random_start=yes,true"], "duplicate option"),
         ([], ["target=mc,"], "'' is outside the space"),
         (["random_start=maybe"], [], "'maybe' is outside the space, random_start is yes, no"),
         (["target=yes"], [], "'yes' is outside the space"),
@@ -153,13 +153,13 @@ def test_dropping_goes_on_through_conditions_on_what_was_dropped():
         (["beta="], [], "--set 'beta=': write --set name=value"),
         ([], ["beta"], "--range 'beta': write --range name=low:high, or name=one,another"),
         ([], ["beta=4"], "--range beta=4: write beta=low:high"),
-        ([], ["beta=4:"], "'' is no number: write 9, 0.5 or 8/255"),
-        ([], ["beta=4:8:16"], "'8:16' is no number"),
-        (["beta=four"], [], "--set beta=four: 'four' is no number"),
-        (["beta=nan"], [], "'nan' is no number"),
-        (["beta=inf"], [], "'inf' is no number"),
-        (["eps=4/0"], [], "'4/0' is no number"),
-        (["beta=4:8"], [], "'4:8' is no number"),
+        ([], ["beta=4:"], "'' is not a number: write 9, 0.5 or 8/255"),
+        ([], ["beta=4:8:16"], "'8:16' is not a number"),
+        (["beta=four"], [], "--set beta=four: 'four' is not a number"),
+        (["beta=nan"], [], "'nan' is not a number"),
+        (["beta=inf"], [], "'inf' is not a number"),
+        (["eps=4/0"], [], "'4/0' is not a number"),
+        (["beta=4:8"], [], "'4:8' is not a number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_narrowed_is_told_in_one_sentence(fixed, ranges, message):

@@ -44,5 +44,5 @@ def test_more_images_narrow_it():
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (-1, 4), (5, 4), (0, -1)])
 def test_counts_that_cannot_be(correct, n):
-    with pytest.raises(ValueError, match=rf"{correct} correct of {n}: there must be at least one example"):
+    with pytest.raises(ValueError, match=rf"{correct} correct of {n} examples: n must be at least 1"):
         wilson(correct, n)

@@ -63,23 +63,23 @@ def test_the_two_readings_of_a_curve():
 
 def test_an_example_that_was_spared_has_fallen():
     spared = hand_made().outcomes["apgd-t"]
-    assert spared.holds.tolist() == [False, False, False]
+    assert spared.robust.tolist() == [False, False, False]
     assert spared.curve("worst").tolist() == [0]
     assert outcome([SKIPPED, UNBROKEN], (1, 2), [[False, False], [True, True]]).curve("worst").tolist() == [0.5, 0.5]
 
 
 def test_one_attack_more():
     verdicts = hand_made(outcomes={})
-    more = verdicts.attacked("ce", hand_made().outcomes["ce"]).attacked("fgsm", hand_made().outcomes["fgsm"])
+    more = verdicts.with_outcome("ce", hand_made().outcomes["ce"]).with_outcome("fgsm", hand_made().outcomes["fgsm"])
     assert list(more.outcomes) == ["ce", "fgsm"]
     assert verdicts.outcomes == {}
-    assert_same(more.bare(), verdicts)
+    assert_same(more.without_outcomes(), verdicts)
 
 
 @pytest.mark.parametrize(("name", "added"), [("ce", outcome([0, 0, 0])), ("cw", outcome([0, 0]))])
 def test_an_attack_twice_or_on_other_examples_is_not_added(name, added):
     with pytest.raises(ValueError, match=rf"attack '{name}' cannot be added to 3 verdicts under \['ce', 'fgsm', "):
-        hand_made().attacked(name, added)
+        hand_made().with_outcome(name, added)
 
 
 def test_some_of_the_examples():
@@ -103,7 +103,7 @@ def test_parts_of_different_attacks_or_of_the_same_examples_are_not_joined():
     for part in (fewer, hand_made(outcomes=others, **elsewhere)):
         with pytest.raises(ValueError, match="different attacks or steps"):
             Verdicts.concat([whole, part])
-    with pytest.raises(ValueError, match="judged twice"):
+    with pytest.raises(ValueError, match="duplicate rows"):
         Verdicts.concat([whole, whole])
 
 
@@ -174,7 +174,7 @@ def test_a_file_that_holds_no_whole_verdicts(damage, tmp_path):
     path = tmp_path / "v.parquet"
     hand_made().write(path)
     damage(path)
-    with pytest.raises(InputError, match=r"v\.parquet' holds no whole verdicts"):
+    with pytest.raises(InputError, match=r"v\.parquet' is not a complete verdicts file"):
         Verdicts.read(path)
 
 

@@ -16,5 +16,5 @@ def test_one_worker_shares_with_nobody():
     assert alone == Workers(0, 1)
     assert alone.wrap(model) is model
     assert torch.equal(alone.sum(counts), torch.tensor([1.0, 2.0]))
-    alone.agree(model)
+    alone.average_buffers(model)
     assert torch.equal(model.running_var, torch.ones(2))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from bat_core.config import EVAL_PIXELS, STEPS_OF_EPS, DataConfig, TrainConfig
+from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig
 from bat_core.errors import InputError, check_finite
 from sweeps.engine.storage.files import is_uri, refuse_if_used
 from sweeps.engine.sweep.spec import SPEC, Resources
@@ -212,7 +212,7 @@ def short_name(recipe: str) -> tuple[str, bool]:
 def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:
     """Budget and step size in [0, 1]. Default: the paper's 8 pixels, and a quarter of the budget."""
     eps = _or(eps, EVAL_PIXELS * pixel)
-    return eps, _or(step_size, eps / STEPS_OF_EPS)
+    return eps, _or(step_size, eps / STEPS_PER_EPS)
 
 
 def timestamped(name: str) -> Path:

@@ -18,8 +18,8 @@ from bat_core.attacks.gradient import input_gradient
 from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
 from bat_core.data import Split, to_unit
-from bat_core.evaluate import classified
-from bat_core.forward import judging
+from bat_core.evaluate import is_correct
+from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.rng import PerExampleRNG
 from sweeps.engine.storage.files import write_atomically
@@ -65,13 +65,13 @@ class GradientQuery:
     ) -> Columns:
         """The columns for one batch of images x (B, C, H, W) in [0, 1] with classes y (B,)."""
         model = models[self.trial]
-        with judging(model):
+        with eval_without_tf32(model):
             x = x.detach().requires_grad_()
             with torch.enable_grad():
                 logits = model(x)
                 gradient = input_gradient(cross_entropy(logits, y), x)
             squared = gradient.double().flatten(1).square().sum(1) / 4  # a step of 1 in [0, 1] is one of 2 in [-1, 1]
-        return {"correct": classified(logits.detach(), y).cpu().numpy(), "squared_norm": squared.cpu().numpy()}
+        return {"correct": is_correct(logits.detach(), y).cpu().numpy(), "squared_norm": squared.cpu().numpy()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +108,11 @@ class TransferQuery:
         correct: Columns = {}
         for name, attack in attacks.items():
             rng = PerExampleRNG(seed=config.seed, names=("crafted", name), indices=list(rows))
-            with judging(models[self.source]):
+            with eval_without_tf32(models[self.source]):
                 x_adv = attack(models[self.source], x, y, generator=rng)
             for target in self.targets:
-                with judging(models[target]), torch.no_grad():
-                    correct[f"{name}:{target}"] = classified(models[target](x_adv), y).cpu().numpy()
+                with eval_without_tf32(models[target]), torch.no_grad():
+                    correct[f"{name}:{target}"] = is_correct(models[target](x_adv), y).cpu().numpy()
         return correct
 
 

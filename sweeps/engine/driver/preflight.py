@@ -10,7 +10,7 @@ from bat_core.errors import InputError
 from bat_core.fit import batches_per_epoch
 from bat_core.models import build_model
 from bat_core.recipes import get_recipe
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from bat_core.workers import Workers
 from sweeps.engine.sweep.spec import Resources
 
@@ -22,7 +22,7 @@ def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None
         InputError: one of them is missing or does not fit.
     """
     get_recipe(config.recipe.name, **config.recipe.params)
-    suite_of(config.attack)
+    evaluation_suite(config.attack)
     with torch.device("meta"):
         build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
     batches_per_epoch(config, len(dataset.train), workers)

@@ -64,7 +64,7 @@ def _attacks(evaluation: Evaluation, device: str) -> Suite:
         sources=tuple(model.load(device, NOUN) for model in evaluation.transfer_from),
         crafted_by=PGD(eps=evaluation.eps, step_size=evaluation.step_size, num_steps=TRANSFERRED_STEPS),
     )
-    entry = Entry(name="transfer", attack=transfer, drop=True)
+    entry = Entry(name="transfer", attack=transfer, skip_broken=True)
     return replace(suite, name=evaluation.name, entries=(*suite.entries, entry))
 
 
@@ -118,8 +118,8 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
             outcome = evaluator.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
             if saver:
                 saver.close()
-            write_verdicts(verdicts.bare().attacked(entry.name, outcome), path)
-        verdicts = verdicts.attacked(entry.name, outcome)
+            write_verdicts(verdicts.without_outcomes().with_outcome(entry.name, outcome), path)
+        verdicts = verdicts.with_outcome(entry.name, outcome)
 
 
 def check_model(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split) -> None:
@@ -157,7 +157,7 @@ def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
         verdicts = Verdicts.read(place / f"{CLEAN}.parquet")
         for number, entry in enumerate(evaluation.attacks().entries):
             outcome = Verdicts.read(place / f"{number:02d}-{entry.name}.parquet").outcomes[entry.name]
-            verdicts = verdicts.attacked(entry.name, outcome)
+            verdicts = verdicts.with_outcome(entry.name, outcome)
         parts.append(verdicts)
     return Verdicts.concat(parts)
 
@@ -206,19 +206,19 @@ def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, An
     for number, entry in enumerate(suite.entries):
         outcome, settings = verdicts.outcomes[entry.name], entry.describe()
         for position, (name, step) in enumerate(entry.readings()):
-            if entry.drop:
+            if entry.skip_broken:
                 correct = verdicts.robust_after(number + 1)
             else:
-                correct = outcome.holds if step is None else outcome.final[:, position]
+                correct = outcome.robust if step is None else outcome.final[:, position]
             lines.append(
                 {
                     "name": name,
                     "acc": float(correct.mean()),
                     "interval": list(wilson(int(correct.sum()), len(correct))),
                     "n": len(correct),
-                    "alone": not entry.drop,
+                    "alone": not entry.skip_broken,
                     "steps": step or settings.get("num_steps"),
-                    "searches": entry.searches,
+                    "searches": entry.num_searches,
                     "step_size": settings.get("step_size"),
                     "restarts": settings["restarts"],
                     "loss": settings.get("loss"),

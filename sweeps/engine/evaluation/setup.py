@@ -10,7 +10,7 @@ from rich.console import Console
 from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError
 from bat_core.masking.inspection import inspect
-from bat_core.memory import fitting_batch
+from bat_core.memory import max_batch_size
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.options import evaluation_budget
 from sweeps.engine.cli.text import counted
@@ -145,7 +145,7 @@ def _inspect_models(
         said = tuple(finding.description for finding in findings)
         examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
         if not options.batch_size:
-            fits = min(fits, fitting_batch(model, images.images, most=default, processes=options.processes()))
+            fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:
         console.print(
             f"{counted(fits, 'image')} per batch fit into the free memory (change with --batch-size)", highlight=False

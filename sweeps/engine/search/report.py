@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.text import count_of, percent, pipe_table
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
@@ -119,7 +119,7 @@ def _attack(snapshot: Snapshot) -> str:
     """The attack settings that all trials share."""
     attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
     steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
-    verified = suite_of(attack).verified_by
+    verified = evaluation_suite(attack).verified_by
     then = (
         f"; {verified} with AutoAttack's settings then attacks the images that remain correct"
         if verified

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bat_core.config import TrialConfig, from_dict, to_dict
-from bat_core.errors import InputError, shown
+from bat_core.errors import InputError, brief_repr
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
 from sweeps.engine.storage.files import write_atomically
@@ -36,7 +36,9 @@ class Final:
 
     def __post_init__(self) -> None:
         if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
-            raise InputError(f"--register={shown(self.registered_name)} is not a valid model name: remove ' \" / and :")
+            raise InputError(
+                f"--register={brief_repr(self.registered_name)} is not a valid model name: remove ' \" / and :"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from search_spaces.base import Parameter, Point, Value, show_value
 from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
@@ -68,7 +68,7 @@ def evaluated_on(snapshot: Snapshot) -> str:
     if not snapshot.finished:
         return f"Evaluated on {split} images."
     clean, attacked = counts(one.n for one in snapshot.finished), counts(one.robust_n for one in snapshot.finished)
-    verified = suite_of(snapshot.search.base.attack).verified_by
+    verified = evaluation_suite(snapshot.search.base.attack).verified_by
     by = f" ({verified})" if verified else ""
     return (
         f"Evaluated on {split} images: clean n = {clean}; robust n = {attacked}, the per-example worst case over"

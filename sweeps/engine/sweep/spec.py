@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import bat_core
 from bat_core.config import Param, TrialConfig
-from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
+from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
 
 SPEC = "sweep.json"
 
@@ -107,5 +107,5 @@ def check_time(where: str, written: str) -> None:
         datetime.datetime.fromisoformat(written).timestamp()
     except (ValueError, OverflowError) as error:
         raise InputError(
-            f"{where}={shown(written)} is not an ISO 8601 timestamp: write it as 2026-01-31T12:00:00+00:00"
+            f"{where}={brief_repr(written)} is not an ISO 8601 timestamp: write it as 2026-01-31T12:00:00+00:00"
         ) from error

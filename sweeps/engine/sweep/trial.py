@@ -19,7 +19,7 @@ from bat_core.data import Dataset
 from bat_core.evaluate import Evaluator
 from bat_core.fit import TrainState, fit_by_batch
 from bat_core.masking.checks import examine
-from bat_core.suites import suite_of, trajectories, verification
+from bat_core.suites import evaluation_suite, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
 from sweeps.engine.storage.locks import exclusive
@@ -275,7 +275,7 @@ class _Writer:
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
-            suite=suite_of(self.config.attack).label_for(findings.masking_status),
+            suite=evaluation_suite(self.config.attack).label_for(findings.masking_status),
             verdict=findings.masking_status,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),

@@ -16,7 +16,7 @@ from bat_core.attacks import FGSM, PGD
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator, is_out_of_memory
-from bat_core.forward import autocast, judging, resolve_precision
+from bat_core.forward import autocast, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
@@ -142,7 +142,7 @@ def craft(matrix: Matrix, entry: Entry, model: nn.Module, x: Tensor, y: Tensor, 
             return model(z)
 
     try:
-        with judging(model):
+        with eval_without_tf32(model):
             return entry.attack(searched, x, y, generator=rng)
     except (MemoryError, RuntimeError) as error:
         if len(x) == 1 or not is_out_of_memory(error):

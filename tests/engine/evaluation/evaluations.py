@@ -56,12 +56,12 @@ def drawn(suite: Suite, n: int, *, seed: int = 0, rows: list[int] | None = None)
     )
     for entry in suite.entries:
         broken_at = np.where(rng.random(n) < 0.3, rng.integers(1, 200, size=n), UNBROKEN)
-        if entry.drop:
+        if entry.skip_broken:
             broken_at = np.where(verdicts.robust_correct, broken_at, SKIPPED)
         broken_at = np.where(clean, broken_at, 0)
         read = (n, len(entry.steps))
         final = (broken_at == UNBROKEN)[:, None] | ((rng.random(read) < 0.5) & (broken_at != SKIPPED)[:, None])
-        verdicts = verdicts.attacked(entry.name, Outcome(broken_at=broken_at, steps=entry.steps, final=final))
+        verdicts = verdicts.with_outcome(entry.name, Outcome(broken_at=broken_at, steps=entry.steps, final=final))
     return verdicts
 
 

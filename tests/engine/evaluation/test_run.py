@@ -12,7 +12,7 @@ import torch
 
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
-from bat_core.evaluate import Evaluator, classified
+from bat_core.evaluate import Evaluator, is_correct
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
 from sweeps.engine.evaluation.attack import (
@@ -149,14 +149,14 @@ def test_the_first_images_of_the_test_split_are_judged(finished):
     verdicts = verdicts_of(finished)
     test = load_dataset("digits").test
     assert verdicts.rows.tolist() == sorted(test.rows[:N].tolist())
-    clean = classified(net()(to_unit(test.images[:N])), test.labels[:N])
+    clean = is_correct(net()(to_unit(test.images[:N])), test.labels[:N])
     assert verdicts.clean_acc == clean.double().mean()
     assert 0 < verdicts.robust_acc < verdicts.clean_acc
 
 
 def test_the_summary_and_the_tables_are_those_of_the_verdicts(finished, capsys):
     verdicts, summary = verdicts_of(finished), json.loads((model_folder(finished) / "summary.json").read_text())
-    robust = np.logical_and.reduce([verdicts.clean_correct, *[one.holds for one in verdicts.outcomes.values()]])
+    robust = np.logical_and.reduce([verdicts.clean_correct, *[one.robust for one in verdicts.outcomes.values()]])
     assert summary["robust_acc"] == robust.mean() == verdicts.robust_acc
     assert (summary["suite"], summary["verdict"]) == ("paper, not verified", "not checked")
     assert pq.read_table(model_folder(finished) / "verdicts.parquet")["robust_correct"].to_pylist() == robust.tolist()
@@ -187,9 +187,9 @@ def test_saved_images_classified_again_give_the_verdicts(finished):
             x = to_unit(clean.images)
             assert (x_adv - x).abs().max() <= EPS
             assert 0 <= x_adv.min() <= x_adv.max() <= 1
-            stands = torch.from_numpy(outcome.holds[np.searchsorted(verdicts.rows, rows)])
+            stands = torch.from_numpy(outcome.robust[np.searchsorted(verdicts.rows, rows)])
             with torch.no_grad():
-                assert torch.equal(classified(model(x_adv), clean.labels), stands)
+                assert torch.equal(is_correct(model(x_adv), clean.labels), stands)
             assert (x_adv != x)[stands].flatten(1).any(1).all()  # the last one tried, not the clean one
             seen += rows
         assert sorted(seen) == verdicts.rows.tolist()

@@ -92,13 +92,13 @@ def test_what_an_inspection_warns_of_is_kept(capsys):
         torch.manual_seed(0)
         folder = evaluated(random, n=4, batch_size=4)
     (finding,) = json.loads((model_folder(folder) / "summary.json").read_text())["findings"]
-    assert "the model is random" in finding
-    assert "the model is random" in " ".join(capsys.readouterr().out.split())
+    assert "the model is randomised" in finding
+    assert "the model is randomised" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("n", [None, 1, 4])
 def test_a_model_made_for_other_images_is_refused_however_few_are_attacked(n):
-    assert "made for [0, 255]" in refused(of_bytes, n=n)
+    assert "expect [0, 255]" in refused(of_bytes, n=n)
 
 
 def test_a_factory_that_makes_another_model_each_time_is_refused():
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_other_classes_is_refused(digits, tmp_path):
     seven = replace(digits, class_names=digits.class_names[:7])
     save_model(tmp_path / "seven", initial_state(config, seven, torch.device("cpu")), config, seven)
     for insisting in (False, True):
-        with pytest.raises(InputError, match="the model has 7 classes and the data set 10: they must be equal"):
+        with pytest.raises(InputError, match="the model has 7 classes and the data set has 10: they must match"):
             run_evaluation([str(tmp_path / "seven")], options(despite_findings=insisting))
     assert {path.name for path in tmp_path.iterdir()} == {"seven"}
 
@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_made_smaller(checks):
 
 def test_shards_are_as_large_as_the_free_memory_allows(alone, monkeypatch, capsys):
     images = load_dataset("digits").test.images
-    each = memory.OVERHEAD * memory.kept_for_backward(net(), images[:1].float() / 255)
+    each = memory.OVERHEAD * memory.activation_bytes(net(), images[:1].float() / 255)
     monkeypatch.setattr(memory, "free_memory", lambda device: 9 * each / memory.SHARE)
     folder = evaluated(n=20, batch_size=None)
     assert EvaluationFolder(folder).load().shard_size == 8
@@ -167,9 +167,9 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
         one = whole.take(np.arange(made.n)[shard])
         place = tmp_path / SHARDS / f"{shard.start:06d}"
         place.mkdir(parents=True)
-        write_verdicts(one.bare(), place / "clean.parquet")
+        write_verdicts(one.without_outcomes(), place / "clean.parquet")
         for number, (name, outcome) in enumerate(one.outcomes.items()):
-            write_verdicts(one.bare().attacked(name, outcome), place / f"{number:02d}-{name}.parquet")
+            write_verdicts(one.without_outcomes().with_outcome(name, outcome), place / f"{number:02d}-{name}.parquet")
     check_model(made, tmp_path, Evaluator(Still()), part)
     found = json.loads((tmp_path / CHECKS).read_text())
     assert found["evidence"]["verified_acc"] == (pytest.approx(whole.robust_acc) if known else None)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bat_core.config import AttackConfig, TrialConfig
-from bat_core.suites import suite_of, trajectories
+from bat_core.suites import evaluation_suite, trajectories
 from bat_core.verdicts import UNBROKEN, Outcome, Verdicts
 from sweeps.engine.paper.results import Result
 from sweeps.engine.paper.table_spec import Table
@@ -27,7 +27,7 @@ def verdicts(suite, active) -> Verdicts:
             steps=entry.steps,
             final=np.repeat(holds[:, None], len(entry.steps), axis=1),
         )
-        made = made.attacked(entry.name, outcome)
+        made = made.with_outcome(entry.name, outcome)
     return made
 
 
@@ -47,6 +47,6 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
             continue
         record, home = Record(folder.trial(trial)), folder.trial(trial)
         verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
-        verdicts(suite_of(ATTACK), active(name, seed)).write(home / VERIFIED)
-        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), verdict=masking_status)
+        verdicts(evaluation_suite(ATTACK), active(name, seed)).write(home / VERIFIED)
+        record.append("finished", suite=evaluation_suite(ATTACK).label_for(masking_status), verdict=masking_status)
     return Result(table, sweep, folder)

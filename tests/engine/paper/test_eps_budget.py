@@ -3,7 +3,7 @@
 import pytest
 
 from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
-from bat_core.suites import suite_of, trajectories
+from bat_core.suites import evaluation_suite, trajectories
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
@@ -30,8 +30,8 @@ def sentence(tmp_path):
             record = Record(folder.trial(one))
             drawn(trajectories(attack), 40, seed=seed).write(folder.trial(one) / VERDICTS)
             if attack.verify:
-                drawn(suite_of(attack), 40, seed=seed).write(folder.trial(one) / VERIFIED)
-            record.append("finished", suite=suite_of(attack).label_for(masking_status), verdict=masking_status)
+                drawn(evaluation_suite(attack), 40, seed=seed).write(folder.trial(one) / VERIFIED)
+            record.append("finished", suite=evaluation_suite(attack).label_for(masking_status), verdict=masking_status)
         return draw(sweep, folder).sentence
 
     return make

@@ -38,7 +38,7 @@ NAMES = {
     "long in bytes": "ä" * 150,
 }
 leads_out = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-REFUSAL = "is no name for a file"
+REFUSAL = "is not a valid file name"
 
 
 def sweep_of(*trials, **more):
@@ -173,15 +173,15 @@ def test_nothing_was_written_outside(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": NaN}', "NaN is no JSON value"),
-        ('{"a": -Infinity}', "-Infinity is no JSON value"),
-        ('{"a": 1, "a": 2}', "key 'a' stands in one object twice"),
-        ('{"b": {"a": 1, "a": 1}}', "key 'a' stands in one object twice"),
-        ("[" * 100_000, "nested too deep"),
-        ("{", "no JSON"),
-        (b"\xff", "no JSON"),
-        ("1" * 5000, "no JSON"),
-        ("", "no JSON"),
+        ('{"a": NaN}', "NaN is not a JSON value"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON value"),
+        ('{"a": 1, "a": 2}', "duplicate key 'a' in a JSON object"),
+        ('{"b": {"a": 1, "a": 1}}', "duplicate key 'a' in a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        ("1" * 5000, "not valid JSON"),
+        ("", "not valid JSON"),
     ],
 )
 def test_json_is_read_strictly(text, said):

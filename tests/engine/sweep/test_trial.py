@@ -13,7 +13,7 @@ from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
 from bat_core.data import Dataset
 from bat_core.fit import fit
-from bat_core.suites import suite_of
+from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
@@ -52,7 +52,7 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
     assert status.result["pgd_acc"] == verdicts.robust_acc
     assert status.result["robust_acc"] == verified.robust_acc
     assert list(verified.outcomes) == ["ce", "cw", "apgd-ce", "apgd-t"]
-    assert status.result["suite"] == suite_of(trial.config.attack).label_for(status.result["verdict"])
+    assert status.result["suite"] == evaluation_suite(trial.config.attack).label_for(status.result["verdict"])
     assert status.result["robust_n"] == len(verified) == 10
     assert len(verdicts) == len(digits.test)
     assert load_model(tmp_path)[1] == trial.config

@@ -98,7 +98,7 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
         (RIDGES, {"split": "train"}, "unknown --split 'train'"),
         (RIDGES, {"n": 9999}, "--n=9999 is more than the 397 images"),
         (RIDGES, {"dataset": None}, "name them with --dataset"),
-        ((f"{matrices.__name__}:first", RIDGES[0]), {}, "the model does not take images of 1x8x8"),
+        ((f"{matrices.__name__}:first", RIDGES[0]), {}, "the model does not accept 1x8x8 images"),
     ],
 )
 def test_input_that_cannot_be_used_leaves_nothing_behind(empty, models, changes, sentence):

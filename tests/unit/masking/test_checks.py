@@ -19,7 +19,7 @@ def evidence(**changes):
     measured = {
         "n": 200, "clean_acc": 0.9, "zero_gradient": 0.0, "pass_difference": 0.0, "loss_fell": 0.0, "noise_acc": 0.89,
         "fgsm_acc": 0.5, "half_fgsm_acc": 0.7, "ce": by_steps, "cw": by_steps, "ce_worst": 0.4, "restarts_acc": 0.4,
-        "large_eps_acc": 0.0, "black_box_only": 0.0, "verified_acc": 0.4, "one_answer": 0.3,
+        "large_eps_acc": 0.0, "black_box_only": 0.0, "verified_acc": 0.4, "largest_class_share": 0.3,
     }  # fmt: skip
     return Evidence(**{**measured, **changes})
 
@@ -48,7 +48,7 @@ CASES = {  # what raises each check to a value, in every way there is
     ],
     "loss_does_not_rise": [lambda v: {"loss_fell": v}],
     "noise_as_strong": [lambda v: {"clean_acc": 1.0, "noise_acc": 1 - v, "ce_worst": 0.0}],
-    "one_class": [lambda v: {"one_answer": v}],
+    "one_class": [lambda v: {"largest_class_share": v}],
 }
 every_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 
@@ -251,7 +251,7 @@ def test_one_class_for_every_image_is_found_out(after, count, share):
     assert ("one_class" in {flag.name for flag in findings.flags}) == (share == 1)
     if share is None and count >= 20:
         share = y.bincount().max() / count
-    assert findings.evidence.one_answer == share
+    assert findings.evidence.largest_class_share == share
 
 
 def test_images_of_one_class_say_nothing_of_a_model_that_gives_it():
@@ -260,7 +260,7 @@ def test_images_of_one_class_say_nothing_of_a_model_that_gives_it():
     x, y = x[common], y[common]
     assert len(y) >= 20
     findings = examine(model, x, y, eps=0.1, depth="cheap")
-    assert findings.evidence.one_answer is None
+    assert findings.evidence.largest_class_share is None
 
 
 class Backwards(torch.autograd.Function):

@@ -69,9 +69,9 @@ def test_the_number_of_classes_must_be_the_data_sets(look):
 
 
 RANGES = {
-    "[0, 255]": (lambda x: x / 255, 1.0, "made for [0, 255]"),
-    "[-1, 1]": (lambda x: (x + 1) / 2, 1.0, "made for"),  # on digits, standardised images are nearly the same
-    "standardised": (lambda x: (x * 0.38 + 0.3).clamp(0, 1), 0.1, "made for standardised images"),  # but not dimmed
+    "[0, 255]": (lambda x: x / 255, 1.0, "expect [0, 255]"),
+    "[-1, 1]": (lambda x: (x + 1) / 2, 1.0, "expect"),  # on digits, standardised images are nearly the same
+    "standardised": (lambda x: (x * 0.38 + 0.3).clamp(0, 1), 0.1, "expect standardised images"),  # but not dimmed
 }
 
 
@@ -103,7 +103,7 @@ def test_a_few_images_do_not_make_a_range(robust_digits, count):
 def test_a_model_that_answers_one_class_alone_is_told(look, robust_digits):
     (finding,) = look(after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES))
     assert (finding.name, finding.severity) == ("one_class", "warning")
-    assert "the model gives class 3 to each of 100 images" in finding.description
+    assert "the model predicts class 3 for all 100 images" in finding.description
     _, images, labels = robust_digits
     model = Altered(robust_digits.model, after=lambda logits: logits + 1e5 * F.one_hot(torch.tensor(3), CLASSES)).eval()
     alike = labels == 3
@@ -212,7 +212,7 @@ def test_an_output_that_is_no_logits_is_an_error_that_says_what_it_is(look, give
 def test_a_model_that_does_not_take_the_images_is_an_error_in_one_line(robust_digits, model):
     (finding,) = inspect(model.eval(), robust_digits.images, robust_digits.labels, num_classes=CLASSES)
     assert (finding.name, finding.severity) == ("forward", "error")
-    assert "does not take images of 1x8x8" in finding.description
+    assert "does not accept 1x8x8 images" in finding.description
     assert "\n" not in finding.description
 
 

@@ -1,4 +1,4 @@
-"""Other libraries' attacks, each called as its users call it."""
+"""Attacks of other libraries, called as in user code."""
 
 import importlib
 import logging
@@ -19,11 +19,11 @@ from bat_core.forward import frozen
 logging.getLogger("auto-attack").setLevel(logging.ERROR)
 
 PARTS = ("apgd-ce", "apgd-t")
-MOST_TARGETS = 9
+MAX_TARGETS = 9
 
 
 class LinfMarginPGD(foolbox.attacks.LinfPGD):  # type: ignore[misc]
-    """foolbox has no L-infinity attack on the margin (CW) loss; this is the hook it offers for one."""
+    """An L-infinity attack on the margin (CW) loss, which foolbox lacks, by the hook that foolbox provides."""
 
     def get_loss_fn(self, model: foolbox.Model, labels: ep.Tensor) -> Callable[[ep.Tensor], ep.Tensor]:
         def margin(inputs: ep.Tensor) -> ep.Tensor:
@@ -48,10 +48,9 @@ def foolbox_pgd(
     freeze: bool = False,
     start: Tensor | None = None,
 ) -> Tensor:
-    """(B,) bool: what foolbox's PGD leaves classified correctly, by foolbox's own verdict on the last iterate.
+    """(B,) bool: whether foolbox judges the last iterate of its PGD as classified correctly.
 
-    It computes gradients of the weights too, unless they are frozen, which is left to its user. `start` takes the
-    place of its own random start.
+    foolbox also computes gradients of the weights unless the user freezes them. `start` replaces its random start.
     """
     with frozen(model) if freeze else nullcontext():
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
@@ -64,7 +63,7 @@ def foolbox_pgd(
 
 
 def torchattacks() -> Any:
-    """The package torchattacks where it can be imported, else None."""
+    """The package torchattacks if it can be imported, else None."""
     try:
         return importlib.import_module("torchattacks")
     except ImportError:
@@ -77,14 +76,14 @@ def torchattacks_pgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, step
 
 
 def apgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, num_steps: int) -> Tensor:
-    """(B, C, H, W): APGD-CE of AutoAttack's own code, `num_steps` + 1 gradients on images that are classified right."""
+    """(B, C, H, W): APGD-CE of AutoAttack's own code, `num_steps` + 1 gradients on correctly classified images."""
     attack = APGDAttack(model, n_iter=num_steps, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
     with own_randomness():
         return attack.perturb(x, y)
 
 
 def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Tensor:
-    """(B,) bool: what APGD-CE of AutoAttack's own code leaves classified correctly, from a given start."""
+    """(B,) bool: what remains correctly classified under APGD-CE of AutoAttack's own code, from a given start."""
     with torch.no_grad():
         correct = model(x).argmax(1) == y
     attack = APGDAttack(model, n_iter=100, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
@@ -95,12 +94,12 @@ def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tens
 
 
 def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, part: str, seed: int, batch_size: int) -> Tensor:
-    """(B,) bool: what one part of AutoAttack's standard version, run alone, leaves classified correctly."""
+    """(B,) bool: what remains correctly classified under one part of AutoAttack's standard version, run alone."""
     with own_randomness():
         attack = AutoAttack(model, norm="Linf", eps=eps, seed=seed, version="standard", device=x.device)
         attack.attacks_to_run = [part]
         with torch.no_grad():
-            targets = min(MOST_TARGETS, model(x[:1]).shape[1] - 1)
+            targets = min(MAX_TARGETS, model(x[:1]).shape[1] - 1)
         attack.apgd_targeted.n_target_classes = targets
         _, y_adv = attack.run_standard_evaluation(x, y, batch_size=batch_size)
     return y_adv == y
@@ -108,7 +107,7 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, part: str,
 
 @contextmanager
 def own_randomness(seed: int | None = None) -> Iterator[None]:
-    """These libraries draw from torch's global generator; nobody else notices."""
+    """Restore torch's global generator, from which these libraries draw."""
     with torch.random.fork_rng():
         if seed is not None:
             torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Part d of the search benchmark: the same trials on Ray Tune and as a bare loop, in turns."""
+"""Part d of the search benchmark: the same trials on Ray Tune and as a bare loop, taking turns."""
 
 import multiprocessing
 import shutil
@@ -9,24 +9,25 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import met, say, table
-from searches import Setting, new_sweep, run_one, timed
-from sweeps.engine.search.tune import run_search
 
 from bat_core.data import Dataset
+from support.common import say, table, yes_or_no
+from support.searches import Setting, new_sweep, run_one, timed
 from sweeps.engine.ray_backend import cluster
+from sweeps.engine.ray_backend.search import search_trials
+from sweeps.engine.ray_backend.tuning import TuneRun
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep, Trial
 
-MOST_SHARE, MOST_SECONDS = 0.10, 3.0  # targets: of the wall time of long trials; of each short one
+MAX_SHARE, MAX_SECONDS = 0.10, 3.0  # targets: share of the wall time of long trials; seconds per short trial
 TURNS = 3
-SHORT, LONG = 12, 6  # trials of a turn
+SHORT, LONG = 12, 6  # trials per turn
 
 
 def overhead(setting: Setting, *, long_epochs: int, processes: int) -> dict[str, Any]:
-    """Wall time of a search on Ray less that of its trials in bare processes, `processes` at a time."""
+    """The wall time of a search on Ray minus that of its trials in bare processes, `processes` at a time."""
     dataset = setting.images()
     base = setting.search(dataset, seed=0, num_trials=SHORT, sampler="random", objective="clean+robust")
     cases = {"short": (base, SHORT, TURNS), "long": (_longer(base, long_epochs), LONG, 1)}
@@ -42,14 +43,14 @@ def overhead(setting: Setting, *, long_epochs: int, processes: int) -> dict[str,
         added = median(pair["ray"] - pair["bare"] for pair in pairs)
         share = median(pair["ray"] / pair["bare"] - 1 for pair in pairs)
         each = median(pair["bare"] for pair in pairs) * processes / count
-        held = share <= MOST_SHARE if name == "long" else added / count <= MOST_SECONDS
+        held = share <= MAX_SHARE if name == "long" else added / count <= MAX_SECONDS
         measured[name] = {"pairs": pairs, "trials": count, "seconds_each": each, "added": added, "share": share}
         rows.append(
             [f"{count} {name} trials", f"{each:.1f}", f"{median(p['bare'] for p in pairs):.1f}",
-             f"{median(p['ray'] for p in pairs):.1f}", f"{added / count:+.2f}", f"{share:+.1%}", met(held)]
+             f"{median(p['ray'] for p in pairs):.1f}", f"{added / count:+.2f}", f"{share:+.1%}", yes_or_no(held)]
         )  # fmt: skip
-    columns = ("", "s a trial", "bare s", "Ray s", "added a trial, s", "added", "target met")
-    table(f"d: what the platform adds, {processes} trials at a time, median of turns", columns, rows)
+    columns = ("", "s per trial", "bare s", "Ray s", "added s per trial", "added", "target met")
+    table(f"d: overhead of the platform, {processes} trials at a time, median of turns", columns, rows)
     return measured
 
 
@@ -58,7 +59,7 @@ def _longer(search: Search, epochs: int) -> Search:
 
 
 def _trials(search: Search, count: int, dataset: Dataset, setting: Setting) -> list[Trial]:
-    """The points that the search will propose, known beforehand: random search hears of no result."""
+    """The points that the search will propose. They are known in advance, because random search ignores results."""
     folder, sweep = _fresh(setting.cache / "overhead-points", dataset)
     search.write(folder)
     study = SearchStudy(replace(search, num_trials=count), sweep, folder)
@@ -74,13 +75,10 @@ def _run(how: str, search: Search, trials: list[Trial], dataset: Dataset, settin
     study = SearchStudy(replace(search, num_trials=len(trials)), sweep, folder)
     with cluster.cluster(address=None):
         ray_seconds = timed(
-            lambda: run_search(
-                search,
-                sweep,
-                dataset,
-                folder,
+            lambda: search_trials(
+                TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=processes),
                 study,
-                concurrent=processes,
+                rungs=None,
                 go_on=lambda: len(study.trials()) < len(trials),
             )
         )[1]

@@ -1,4 +1,4 @@
-"""Part c of the search benchmark: what a search that aims at PGD finds, seen by AutoAttack."""
+"""Part c of the search benchmark: the results of a search with objective PGD, evaluated with AutoAttack."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from common import say, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from searches import Outcome, Setting
 
 from bat_core.checkpoint import load_model
 from bat_core.evaluate import evaluate
 from bat_core.stats import wilson
 from bat_core.suites import get_suite
+from support.common import say, table
+from support.searches import Outcome, Setting
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.search.results import Score, front, undominated
 
@@ -25,8 +25,8 @@ COLORS = {"PGD-20": "tab:red", "verified": "tab:blue"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """A model of a front: what its search saw, what AutoAttack leaves of it on the same images and on test images."""
+class FrontModel:
+    """A model of a front: its accuracies in the search, and under AutoAttack on the same images and on test images."""
 
     aim: str
     seed: int
@@ -41,13 +41,13 @@ class Held:
     test_n: int
 
 
-def masks(
+def compare_fronts(
     outcomes: Mapping[str, Sequence[Outcome]], setting: Setting, *, n: int, searches: int, figure: Path | None
 ) -> dict[str, Any]:
-    """Both fronts under AutoAttack."""
+    """Evaluate both fronts with AutoAttack."""
     torch.set_num_threads(2)
-    held = [
-        _held(aim, one, outcome, setting, n)
+    models = [
+        _front_model(aim, one, outcome, setting, n)
         for aim, all_of_it in outcomes.items()
         for outcome in all_of_it[:searches]
         for one in claimed_front(aim, outcome.finished)
@@ -62,13 +62,13 @@ def masks(
             "{:.1%}-{:.1%}".format(*wilson(round(one.test_standard * one.test_n), one.test_n)),
             one.masking_status,
         ]
-        for one in held
+        for one in models
     ]
     columns = (
-        "aim",
-        "the search saw: clean / robust",
+        "objective",
+        "in the search: clean / robust",
         "standard",
-        "fell by",
+        "drop",
         "test: clean / standard",
         "95 %",
         "checks",
@@ -76,7 +76,7 @@ def masks(
     table(f"c: fronts under standard, n = {setting.val_size} validation and {n} test images", columns, rows)
     means = {}
     for aim in outcomes:
-        mine = [one for one in held if one.aim == aim]
+        mine = [one for one in models if one.aim == aim]
         means[aim] = {
             "claimed": fmean(one.claimed for one in mine),
             "standard": fmean(one.standard for one in mine),
@@ -85,25 +85,25 @@ def masks(
             "models": len(mine),
         }
         print(
-            f"aimed at {aim}: the front claims {means[aim]['claimed']:.1%} on average and holds"
-            f" {means[aim]['standard']:.1%} of the same images, {means[aim]['test_standard']:.1%} of test images;"
-            f" its best there {means[aim]['best_test_standard']:.1%} ({len(mine)} models)"
+            f"objective {aim}: mean robust accuracy {means[aim]['claimed']:.1%} in the search,"
+            f" {means[aim]['standard']:.1%} under standard on the same images, {means[aim]['test_standard']:.1%} on"
+            f" test images (best {means[aim]['best_test_standard']:.1%}, {len(mine)} models)"
         )
     if figure is not None:
-        save_figure(draw(held, setting, n, searches), figure.with_suffix(""))
-    return {"models": [asdict(one) for one in held], "means": means}
+        save_figure(draw(models, setting, n, searches), figure.with_suffix(""))
+    return {"models": [asdict(one) for one in models], "means": means}
 
 
 def claimed_front(aim: str, finished: Sequence[Score]) -> list[Score]:
-    """The front as the search itself saw it: a search for PGD knows neither verification nor masks."""
+    """The front as the search saw it: a search with objective PGD uses neither verification nor masking checks."""
     if aim == "verified":
         return front(finished)
     return undominated(finished, by=lambda one: one.pgd_acc)
 
 
-def _held(aim: str, one: Score, outcome: Outcome, setting: Setting, n: int) -> Held:
+def _front_model(aim: str, one: Score, outcome: Outcome, setting: Setting, n: int) -> FrontModel:
     seen, tested = (_under_standard(one, outcome, setting, split, n) for split in ("val", "test"))
-    return Held(
+    return FrontModel(
         aim=aim,
         seed=outcome.seed,
         trial=one.id,
@@ -132,16 +132,16 @@ def _under_standard(one: Score, outcome: Outcome, setting: Setting, split: str, 
     return dict(json.loads(kept.read_text()))
 
 
-def draw(held: Sequence[Held], setting: Setting, n: int, searches: int) -> Figure:
-    """Two panels: what each search claims, and how far it falls under AutoAttack."""
+def draw(models: Sequence[FrontModel], setting: Setting, n: int, searches: int) -> Figure:
+    """Two panels: the robust accuracy that each search reports, and its drop under AutoAttack."""
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (aim, color) in zip(panels, COLORS.items(), strict=True):
-        _panel(axes, [one for one in held if one.aim == aim], aim, color)
+        _panel(axes, [one for one in models if one.aim == aim], aim, color)
     panels[0].set_ylabel("robust accuracy")
-    figure.suptitle(f"{setting.dataset}: the same search aimed at PGD-20 and at the verified worst case", fontsize=12)
+    figure.suptitle(f"{setting.dataset}: the same search with objective PGD-20 and verified worst case", fontsize=12)
     note = (
-        f"Hollow: what the search saw; solid: AutoAttack (standard) on the same {setting.val_size} validation images;"
+        f"Hollow: in the search; solid: AutoAttack (standard) on the same {setting.val_size} validation images;"
         f" crosses: standard on n = {n} test images.\n{searches} searches each, fronts only; {setting.model},"
         f" {setting.epochs} epochs, eps = 8 px."
     )
@@ -149,15 +149,15 @@ def draw(held: Sequence[Held], setting: Setting, n: int, searches: int) -> Figur
     return figure
 
 
-def _panel(axes: Axes, held: Sequence[Held], aim: str, color: str) -> None:
-    for one in held:
+def _panel(axes: Axes, models: Sequence[FrontModel], aim: str, color: str) -> None:
+    for one in models:
         start, end = (one.claimed_clean, one.claimed), (one.claimed_clean, one.standard)
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.45})
         axes.plot(*start, "o", markerfacecolor="none", color=color)
         axes.plot(*end, "o", color=color)
         axes.plot(one.test_clean, one.test_standard, "x", color="0.55", markersize=5)
-    fell = fmean(one.claimed - one.standard for one in held)
-    axes.set_title(f"aimed at clean + {aim}: falls by {100 * fell:.1f} points on average", fontsize=10)
+    fell = fmean(one.claimed - one.standard for one in models)
+    axes.set_title(f"objective clean + {aim}: mean drop {100 * fell:.1f} points", fontsize=10)
     axes.set_xlabel("clean accuracy")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))

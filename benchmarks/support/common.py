@@ -1,4 +1,4 @@
-"""What the benchmarks share: images, models, counts, versions, tables, the report on disk, the command line."""
+"""Helpers for all benchmarks: images, models, statistics, versions, tables, reports and the command line."""
 
 import json
 import os
@@ -35,7 +35,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Test images in blocks of one batch each, and the budget they are attacked with."""
+    """Test images in blocks of one batch each, with the attack budget."""
 
     blocks: tuple[Split, ...]
     eps: float
@@ -44,13 +44,13 @@ class Images:
 
     @classmethod
     def of(cls, dataset: Dataset, *, n: int, batch_size: int) -> "Images":
-        """The first `n` test images, by their rows: verdicts come back in that order.
+        """The first `n` test images, sorted by row as verdicts are.
 
         Raises:
-            InputError: there are fewer.
+            InputError: there are fewer test images.
         """
         if not 1 <= n <= len(dataset.test):
-            raise InputError(f"--n={n} must lie in 1..{len(dataset.test)}: so many test images are there")
+            raise InputError(f"--n={n} must be in 1..{len(dataset.test)}, the number of test images")
         first = dataset.test.take(slice(n))
         blocks = tuple(first.take(positions).in_memory() for positions in first.rows.argsort().split(batch_size))
         eps, step_size = EVAL_PIXELS * dataset.pixel, STEP_PIXELS * dataset.pixel
@@ -60,7 +60,7 @@ class Images:
         return sum(len(block) for block in self.blocks)
 
     def whole(self) -> Split:
-        """All of them in one piece."""
+        """All blocks concatenated."""
         parts = zip(*((block.images, block.labels, block.rows) for block in self.blocks), strict=True)
         return Split(*(torch.cat(part) for part in parts))
 
@@ -68,19 +68,19 @@ class Images:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How models are trained where none are named."""
+    """Settings for training models if the user gives none."""
 
     cache: Path = Path("outputs/benchmarks")
-    """Where models trained here are kept, so that each is trained once."""
+    """Folder for trained models, so that each is trained once."""
     network: str = "small_cnn"
-    """The network that is trained."""
+    """The network to train."""
     epochs: int = 8
     """Passes over the training images."""
     train_size: int = 10_000
-    """Train on so many images, or all there are if there are fewer."""
+    """Number of training images, or all if there are fewer."""
 
     def trained(self, dataset: Dataset, recipe: str) -> Path:
-        """The folder of a model trained by `recipe` at 8 pixels."""
+        """The folder of a model trained with `recipe` at 8 pixels."""
         eps = EVAL_PIXELS * dataset.pixel
         train = dataset.train.take(slice(self.train_size))
         params = {"eps": eps} if "eps" in recipe_params(recipe) else {}
@@ -93,26 +93,26 @@ class Training:
         )
         folder = self.cache / f"{dataset.name}-{config.hash}"
         if not folder.is_dir():
-            say(f"trains {recipe} for {self.epochs} epochs into {folder}")
+            say(f"training {recipe} for {self.epochs} epochs into {folder}")
             *_, last = fit(config, replace(dataset, train=train))
             save_model(folder, last.state, config, dataset)
         return folder
 
 
 def discordant(one: Flags, other: Flags) -> tuple[int, int, float]:
-    """How many only `one` holds, how many only `other` does, and the exact two-sided sign test's p."""
+    """How many are true in `one` only, how many in `other` only, and p of the exact two-sided sign test."""
     only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
     pairs = only_one + only_other
     return only_one, only_other, float(binomtest(only_one, pairs).pvalue) if pairs else 1.0
 
 
 def points(one: Flags, other: Flags) -> float:
-    """Difference of two accuracies on the same images, in percentage points, without rounding errors."""
+    """The difference of two accuracies on the same images in percentage points, without rounding errors."""
     return 100 * (int(one.sum()) - int(other.sum())) / len(one)
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured with and on."""
+    """The versions and hardware of a measurement."""
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -140,7 +140,7 @@ def _cpu_name() -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but the first are numbers."""
+    """Print a table. All columns except the first are right-aligned."""
     drawn = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         drawn.add_column(column, justify="right" if number else "left")
@@ -150,17 +150,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def say(text: str) -> None:
-    """A line about where the run is, on standard error."""
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def met(holds: bool) -> str:
-    """Whether a target was reached."""
+def yes_or_no(holds: bool) -> str:
+    """Whether a target is met."""
     return "yes" if holds else "NO"
 
 
 def write_report(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write `report` as JSON, whole or not at all; of a path, its name alone: folders are each machine's own."""
+    """Write `report` as JSON, atomically. Paths are reduced to their names, because folders differ between machines."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +174,7 @@ def _plain(value: Any) -> str:
 
 
 def command(main: Callable[[Any], Any]) -> None:
-    """Run `main` with the options on the command line; input that cannot be used becomes one sentence."""
+    """Run `main` with the options of the command line. Invalid input ends it with a one-sentence error."""
     app = App(help=main.__doc__, help_format="plaintext", version_flags=[], default_parameter=Parameter(negative=""))
     app.default(main)
     try:

@@ -1,22 +1,22 @@
-"""Two attacks on the same images, image by image: what each run left standing, and what runs come to together."""
+"""Compares two attacks on the same images, image by image, in single runs and over several seeds."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from common import Flags, discordant, points, table
 from scipy.stats import binomtest
 
 from bat_core.stats import Z95
+from support.common import Flags, discordant, points, table
 
-TARGET = 0.3  # points
-SHARED = "-shared"  # ends the name of an attack that both make from the same start
+TARGET = 0.3  # largest accepted difference of mean accuracies, in percentage points
+SHARED = "-shared"  # suffix of attacks for which both implementations use the same start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One attack of ours and theirs on one model with one seed. `ours`, `theirs` (N,): 1 where it still stands."""
+    """Our attack and theirs on one model with one seed. `ours`, `theirs` are strings of N digits: 1 means robust."""
 
     model: str
     recipe: str
@@ -46,9 +46,9 @@ class Run:
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """One attack on one model over all seeds.
+    """Summarise one attack on one model over all seeds.
 
-    The sign test is over images: on how many more seeds broke ours than theirs, and on how many fewer.
+    The sign test is over images: it counts those that our attack breaks with more seeds than theirs, and vice versa.
     """
     pairs = [run.flags for run in runs]
     differences = [points(ours, theirs) for ours, theirs in pairs]
@@ -74,9 +74,9 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _by_chance(flags: Flags) -> float:
-    """Points that the means of two halves of these runs (2S, N) differ by at most, in 95 of 100 cases.
+    """The difference of the means of two halves of these runs (2S, N), in points, that 95 of 100 cases stay within.
 
-    Each image stands with a probability of its own in every run, whoever attacked it.
+    The model: each image is robust with its own probability, which is the same in every run of either attack.
     """
     runs, n = flags.shape
     variance = flags.var(axis=0, ddof=1).sum() * 2 / (runs / 2) / n**2
@@ -112,8 +112,8 @@ def show(report: dict[str, Any], n: int) -> None:
         for case in report["summary"]
     ]
     outcome = f"within {TARGET}"
-    columns = ("", "ours (range)", "theirs (range)", "points", "by chance", "oftener ours / theirs", "p", outcome)
-    table(f"Means over seeds, n = {n}; images broken oftener by ours / theirs", columns, means)
+    columns = ("", "ours (range)", "theirs (range)", "points", "by chance", "more often ours / theirs", "p", outcome)
+    table(f"Means over seeds, n = {n}; images broken more often by ours / theirs", columns, means)
 
 
 def _mean_and_range(values: Sequence[float]) -> str:
@@ -124,4 +124,4 @@ def _outcome(case: dict[str, Any]) -> str:
     if case["within_target"]:
         return "yes"
     by_chance = case["points_by_chance"] is not None and abs(case["mean_points"]) <= case["points_by_chance"]
-    return f"NO, ours is {'weaker' if case['ours_weaker'] else 'stronger'}{', as chance allows' if by_chance else ''}"
+    return f"NO, ours is {'weaker' if case['ours_weaker'] else 'stronger'}{', within chance' if by_chance else ''}"

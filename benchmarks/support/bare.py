@@ -1,4 +1,4 @@
-"""What benchmarks share that run on a bare GPU machine: bat_core and what that needs, nothing else."""
+"""Helpers for benchmarks on a bare GPU machine. They need bat_core and its dependencies only."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ from bat_core.verdicts import Verdicts
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The card with its driver and clocks as found, or the processor; versions."""
+    """The GPU with its driver and clocks, or the processor, and versions."""
     cuda = device.type == "cuda"
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
@@ -44,65 +44,65 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
-    """A command line with what all of these scripts take."""
+    """A command line with the options that all of these scripts share."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--output", type=Path, help="a JSON file for everything that was measured")
+    made.add_argument("--output", type=Path, help="JSON file for all measurements")
     return made
 
 
-def takes_images(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The same, with which images."""
+def add_image_options(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options that select images."""
     made.add_argument("--dataset", default="cifar10")
     made.add_argument("--data-dir", type=Path)
     made.add_argument("--train-size", type=int)
-    made.add_argument("--n", type=int, default=1000, help="test images")
-    made.add_argument("--batch", type=int, default=1000, help="test images at once")
+    made.add_argument("--n", type=int, default=1000, help="number of test images")
+    made.add_argument("--batch", type=int, default=1000, help="test images per batch")
     return made
 
 
-def plain(options: argparse.Namespace) -> dict[str, Any]:
-    """Options as they are kept with results: without folders."""
+def stored_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options to store with results: all except paths."""
     return {name: value for name, value in vars(options).items() if name not in {"data_dir", "output"}}
 
 
-def clean(evaluator: Evaluator, part: Split, batch: int) -> Verdicts:
-    """Verdicts on clean images, some at once."""
+def evaluate_clean(evaluator: Evaluator, part: Split, batch: int) -> Verdicts:
+    """Verdicts on clean images, in batches."""
     pieces = torch.arange(len(part)).split(batch)
     return Verdicts.concat([evaluator.clean(part.images[at], part.labels[at], part.rows[at]) for at in pieces])
 
 
-def attacked(evaluator: Evaluator, verdicts: Verdicts, part: Split, suite: Suite, batch: int) -> Verdicts:
-    """The verdicts after a suite, some images at once."""
+def evaluate_suite(evaluator: Evaluator, verdicts: Verdicts, part: Split, suite: Suite, batch: int) -> Verdicts:
+    """Extend the verdicts by a suite, in batches."""
     pieces = torch.arange(len(part)).split(batch)
     ordered = verdicts.take(np.searchsorted(verdicts.rows, part.rows.numpy()))
     return Verdicts.concat([evaluator.extend(ordered.take(at.numpy()), part.images[at], suite) for at in pieces])
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, minimum, maximum and count."""
     return {"median": median(values), "least": min(values), "most": max(values), "n": len(values)}
 
 
-def tell(text: str) -> None:
-    """Progress goes to stderr."""
+def say(text: str) -> None:
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(path: Path | None, report: dict[str, Any]) -> None:
-    """Keep what was measured so far."""
+    """Write the measurements so far."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=1))

@@ -1,4 +1,4 @@
-"""Whole searches as a bare loop in one process, without Ray: what benchmarks compare. Each goes on where it stopped."""
+"""Whole searches as a bare loop in one process, without Ray. An interrupted search resumes where it stopped."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
-from sweeps.engine.search.tune import EpochASHA
 
 from bat_core.data import Dataset
 from sweeps.engine.cli.options import load_images
+from sweeps.engine.ray_backend.search import EpochASHA, Rungs
+from sweeps.engine.ray_backend.tuning import TuneRun
 from sweeps.engine.search.options import FACTOR, SearchOptions, default_grace
 from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
@@ -28,7 +29,7 @@ PROCESSOR_SECONDS = "processor_seconds.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all searches of a benchmark have in common."""
+    """The settings that all searches of a benchmark share."""
 
     dataset: str
     data_dir: Path | None
@@ -62,7 +63,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One way to search."""
+    """One kind of search."""
 
     name: str
     sampler: str = "tpe"
@@ -73,7 +74,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A search that is over: its finished trials in order, and processor seconds that all its trials took."""
+    """A completed search: its finished trials in order, and the processor seconds of all its trials."""
 
     kind: Kind
     seed: int
@@ -83,12 +84,12 @@ class Outcome:
     seconds: float
 
     def volume(self, after: int) -> float:
-        """The hypervolume of its first trials."""
+        """The hypervolume of the first `after` trials."""
         return volume([one for one in self.finished if int(one.id.rpartition("-")[2]) < after])
 
 
 def run(setting: Setting, kind: Kind, seed: int, num_trials: int) -> Outcome:
-    """One search, trial after trial, on one thread."""
+    """Run one search, trial after trial, on one thread."""
     place = (setting.cache / f"{setting.dataset}-{kind.name}-{seed}").resolve()
     with sole_driver(place.with_name(f".{place.name}"), "search"):
         return _run(setting, kind, seed, num_trials, SweepFolder(place))
@@ -103,7 +104,11 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
-    halving = EpochASHA(search, study, folder) if kind.halving else None
+    halving = None
+    if search.halving:
+        run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
+        rungs = Rungs(grace=search.halving.grace, factor=search.halving.factor, longest=search.longest)
+        halving = EpochASHA(run, study.trials(), rungs)
     waiting = study.unfinished()
     while waiting or len(study.trials()) < num_trials:
         trial = waiting.pop(0) if waiting else study.propose()
@@ -114,7 +119,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
 
 
 def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochASHA | None = None) -> None:
-    """One trial to its end, or until it is stopped; a failure is in its record."""
+    """Run one trial until it ends or is stopped. A failure is recorded in its record."""
     epochs = trial_epochs(trial, dataset, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
     began = time.process_time()
     try:
@@ -138,7 +143,7 @@ def _sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
 
 
 def new_sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
-    """A search's sweep, in a new folder."""
+    """Create the sweep of a search in a new folder."""
     sweep = Sweep(
         name="search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
     )
@@ -147,12 +152,12 @@ def new_sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
 
 
 def seconds(folder: Path) -> float:
-    """What a trial took of a processor, over all attempts: the same on a machine with other work to do."""
+    """Processor seconds of a trial over all attempts. They do not depend on other work on the machine."""
     return sum(map(float, (folder / PROCESSOR_SECONDS).read_text().split()))
 
 
 def timed(function: Callable[..., T], *arguments: Any) -> tuple[T, float]:
-    """What a function returns, and its seconds."""
+    """The result of a function, and its seconds."""
     began = time.perf_counter()
     result = function(*arguments)
     return result, time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Contenders that take turns on the same images, and how many times faster one is than another."""
+"""Times contenders that take turns on the same images, and computes speed-ups."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,34 +7,34 @@ from statistics import median
 from typing import Any, Generic, TypeVar
 
 import torch
-from common import Images, met, say, table
 from torch import Tensor, nn
 
 from bat_core.config import AttackConfig
 from bat_core.data import Split, to_unit
-from bat_core.evaluate import classified, evaluate
+from bat_core.evaluate import evaluate, is_correct
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
+from support.common import Images, say, table, yes_or_no
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Measured(Generic[T]):
-    """Seconds and results of each contender: seconds by block and repeat, results by block."""
+    """The seconds of each contender by repeat and block, and its results by block."""
 
     seconds: Mapping[str, list[float]]
     results: Mapping[str, list[T]]
 
     def total(self, *names: str) -> list[float]:
-        """Seconds of several contenders together, by block and repeat."""
+        """The summed seconds of several contenders, by repeat and block."""
         return [sum(times) for times in zip(*(self.seconds[name] for name in names), strict=True)]
 
 
 def interleaved(
     contenders: Mapping[str, Callable[[Split], T]], blocks: Sequence[Split], *, repeats: int, device: str = "cpu"
 ) -> Measured[T]:
-    """Run all contenders on each block, `repeats` times over, another one first each time."""
+    """Run all contenders on each block, `repeats` times. Each turn starts with another contender."""
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     results: dict[str, list[T]] = {name: [] for name in names}
@@ -50,7 +50,7 @@ def interleaved(
 
 
 def timed(run: Callable[[Split], T], block: Split, *, device: str) -> tuple[float, T]:
-    """Seconds by the wall clock, and the result."""
+    """Wall-clock seconds, and the result."""
     synchronise(device)
     started = time.perf_counter()
     result = run(block)
@@ -59,14 +59,14 @@ def timed(run: Callable[[Split], T], block: Split, *, device: str) -> tuple[floa
 
 
 def synchronise(device: str) -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
-class ModelCache:
-    """The model under attack, its images, and how it is measured."""
+class BenchSetup:
+    """The model under attack, its images and the settings of the measurement."""
 
     model: nn.Module
     images: Images
@@ -81,8 +81,8 @@ class ModelCache:
         """Images in [0, 1] and labels, on the device."""
         return to_unit(block.images.to(self.device)), block.labels.to(self.device)
 
-    def judging(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
-        """Evaluation of a block, as our users call it."""
+    def evaluation(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
+        """A function that evaluates a block as in user code."""
 
         def run(block: Split) -> Verdicts:
             images, labels, size = block.images, block.labels, len(block)
@@ -93,19 +93,19 @@ class ModelCache:
         return run
 
     def run(self, contenders: Mapping[str, Callable[[Split], T]], blocks: Sequence[Split] = ()) -> Measured[T]:
-        """Contenders take turns, on all images or on other ones."""
+        """Time contenders that take turns, on all images or on the given blocks."""
         return interleaved(contenders, blocks or self.images.blocks, repeats=self.repeats, device=self.device)
 
     def correct_batch(self, size: int) -> Split:
-        """At most `size` images that the model classifies correctly: some attacks leave out what it does not."""
+        """At most `size` correctly classified images, because some attacks skip the others."""
         with torch.no_grad():
-            right = [classified(self.model(x), y) for x, y in map(self.unit, self.images.blocks)]
+            right = [is_correct(self.model(x), y) for x, y in map(self.unit, self.images.blocks)]
         return self.images.whole().take(torch.cat(right).cpu().nonzero().squeeze(1)[:size])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
-    """How many times faster ours is, pair by pair: other seconds over our seconds."""
+    """Paired speed-ups: the other's seconds divided by ours."""
 
     median: float
     least: float
@@ -123,7 +123,7 @@ class Speedup:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One line of a table: seconds of ours and of the other, turn by turn, and what target they were to meet."""
+    """One row of a table: our seconds and the other's, turn by turn, and the target speed-up."""
 
     what: str
     ours: list[float]
@@ -137,7 +137,7 @@ class Comparison:
 
     def cells(self) -> list[str]:
         goal = "" if self.target is None else f">= {self.target:g}x"
-        reached = "" if self.target is None else met(self.speedup.median >= self.target)
+        reached = "" if self.target is None else yes_or_no(self.speedup.median >= self.target)
         seconds = [f"{median(times):.3g}" for times in (self.ours, self.other)]
         return [self.what, *seconds, str(self.speedup), goal, reached, self.accuracy]
 
@@ -147,7 +147,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """What a part came to."""
+    """The result of one part."""
 
     title: str
     comparisons: list[Comparison]
@@ -155,7 +155,7 @@ class Report:
     details: Mapping[str, Any]
 
     def show(self) -> None:
-        columns = ("", "ours s", "other s", "speed-up (least-most)", "target", "met", "accuracy")
+        columns = ("", "ours s", "other s", "speed-up (min-max)", "target", "met", "accuracy")
         table(self.title, columns, [comparison.cells() for comparison in self.comparisons])
 
     def describe(self) -> dict[str, Any]:

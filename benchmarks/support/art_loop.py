@@ -1,4 +1,4 @@
-"""IBM ART's AdversarialTrainer, one batch at a time: run by `training.py` in an environment of its own."""
+"""IBM ART's AdversarialTrainer, one batch at a time. `benchmarks/training.py` runs it in a separate environment."""
 
 import sys
 
