@@ -8,7 +8,9 @@ from search_spaces.base import Parameter, Space, compose, get_space, is_number, 
 
 
 def number(name="x", low=1.0, high=4.0, kind="float", **more):
-    return Parameter(**{"name": name, "kind": kind, "description": "a number", "default": low, "low": low, "high": high} | more)
+    return Parameter(
+        **{"name": name, "kind": kind, "description": "a number", "default": low, "low": low, "high": high} | more
+    )
 
 
 def choice(name="c", options=("a", "b"), **more):
