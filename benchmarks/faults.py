@@ -57,7 +57,7 @@ ROWS = (
         (
             "integration/test_faults.py::test_a_trials_process_that_is_killed_or_told_to_end_is_replaced",
             "integration/test_faults_cluster.py::test_a_trial_saves_what_it_is_at_and_leaves_a_node_that_is_about_to_go",
-            "engine/test_trial.py::test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been",
+            "engine/sweep/test_trial.py::test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been",
         ),
     ),
     Row(
@@ -126,7 +126,7 @@ ROWS = (
         "lines of a record are damaged",
         "each is passed over and counted, the others stay true; what they said is done again where it must be",
         "what they said",
-        ("engine/test_records.py",),
+        ("engine/sweep/test_records.py",),
     ),
     Row(
         "two sweeps in one output folder",
@@ -144,15 +144,15 @@ ROWS = (
         "the clock jumps by hours and weeks, to and fro",
         "records, table and MLflow keep everything; times are as the clock had them",
         "nothing",
-        ("engine/test_clock_and_version.py::test_a_clock_that_jumps_to_and_fro_loses_no_record",),
+        ("engine/driver/test_clock_and_version.py::test_a_clock_that_jumps_to_and_fro_loses_no_record",),
     ),
     Row(
         "a worker, or who resumes, has another version of the package",
         "the worker's trial is refused, the resumed sweep goes on; both versions are named",
         "nothing",
         (
-            "engine/test_clock_and_version.py::test_a_worker_with_another_version_of_the_package_is_named",
-            "engine/test_clock_and_version.py::test_a_sweep_that_goes_on_with_another_version_says_so",
+            "engine/driver/test_clock_and_version.py::test_a_worker_with_another_version_of_the_package_is_named",
+            "engine/driver/test_clock_and_version.py::test_a_sweep_that_goes_on_with_another_version_says_so",
         ),
     ),
 )

@@ -1,6 +1,10 @@
 """Tiny data, trials and folders that tests share."""
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +17,13 @@ from torch import Tensor, nn
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset, load_dataset, to_unit
 from bat_core.models import build_model
+from tests.isolation import isolate
 from tests.stored.robust_digits import FILE
 
+HOME = Path(tempfile.mkdtemp(prefix="home-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+isolate(os.environ, HOME)
+sys.dont_write_bytecode = False  # as PYTHONDONTWRITEBYTECODE may have had it
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("fixed")
 

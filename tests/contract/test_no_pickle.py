@@ -28,7 +28,7 @@ from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.tracking.artifacts import OUR_LOADER, download_model
 
 CPU = torch.device("cpu")
-# A state_dict in a user's own file is in tests/engine/test_models.py, where --weights is tested.
+# A state_dict in a user's own file is in tests/engine/evaluation/test_model_sources.py, where --weights is tested.
 
 
 class Marks:

@@ -39,7 +39,6 @@ class Place:
 
     def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "OMP_NUM_THREADS": "1"}
-        environment.pop("RAY_ADDRESS", None)
         environment |= {"RAY_TMPDIR": RAY_FOLDER} | variables  # where no other cluster is to be found and joined
         return subprocess.Popen(
             [sys.executable, str(SWEEPS / script), *arguments],

@@ -1,6 +1,8 @@
 """Disks that are full, read-only or gone for a while, and servers that are away: real ones, in a trial's midst."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,9 +46,9 @@ def whole(trial: Trial, digits: Dataset, done: Path) -> Path:
 
 
 FAULTS: dict[str, tuple[Callable[[Disk], None], Callable[[Disk], None], str]] = {
-    "full": (Disk.fill, Disk.free, "No space left on device"),
-    "read-only": (Disk.read_only, Disk.writable, "Read-only file system"),
-    "gone": (Disk.unmount, Disk.mount, "No such file or directory"),
+    "full": (Disk.fill, Disk.free, os.strerror(errno.ENOSPC)),
+    "read-only": (Disk.read_only, Disk.writable, os.strerror(errno.EROFS)),
+    "gone": (Disk.unmount, Disk.mount, os.strerror(errno.ENOENT)),
 }
 
 
@@ -100,7 +102,7 @@ def test_a_line_that_the_disk_took_in_part_is_cut_off(disk: Disk, impatient: Non
     record = Record(disk.path)
     record.append("start")
     disk.fill()  # the record's page has room for less than a long line
-    with pytest.raises(StorageError, match=rf"{RECORD} cannot be written in .*: No space left on device"):
+    with pytest.raises(StorageError, match=rf"{RECORD} cannot be written in .*: {os.strerror(errno.ENOSPC)}"):
         record.append("epoch", epoch=1, note="x" * 10_000)
     assert (disk.path / RECORD).read_bytes().endswith(b"}\n")
     record.append("epoch", epoch=1)  # there is room for a short one
