@@ -15,6 +15,7 @@ from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from bat_core.losses import LOSSES
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
+EVAL_PIXELS = 8  # the paper's budget, of training and of evaluation, in pixels of the data set
 SCHEDULES = ("one_cycle", "multi_step", "cosine")
 PRECISIONS = ("auto", "float32", "bfloat16")
 ON_COLLAPSE = ("stop", "go_on")

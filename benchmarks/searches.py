@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
+from sweeps.engine.search.tune import EpochASHA
 
 from bat_core.data import Dataset
 from sweeps.engine.cli.options import load_images
@@ -15,12 +16,11 @@ from sweeps.engine.search.options import FACTOR, SearchOptions, usual_grace
 from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.spec import Halving, Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.tune import EpochASHA
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import trial_epochs
+from sweeps.engine.sweep.trial import TrialRuntime, trial_epochs
 
 T = TypeVar("T")
 PROCESSOR_SECONDS = "processor_seconds.txt"
@@ -115,7 +115,7 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
 
 def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochASHA | None = None) -> None:
     """One trial to its end, or until it is stopped; a failure is in its record."""
-    epochs = trial_epochs(trial, dataset, folder.trial(trial), device=torch.device("cpu"))
+    epochs = trial_epochs(trial, dataset, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
     began = time.process_time()
     try:
         for metrics in epochs:
@@ -139,8 +139,8 @@ def _sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
 
 def new_sweep(folder: SweepFolder, dataset: Dataset) -> Sweep:
     """A search's sweep, in a new folder."""
-    sweep = Sweep.new(
-        "search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
+    sweep = Sweep(
+        name="search", command="", data_dir=None, pixel=dataset.pixel, resources=Resources(), trials=(), open=True
     )
     folder.create(sweep)
     return sweep

@@ -23,7 +23,7 @@ from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig,
 from bat_core.data import Crops, Dataset, load_dataset
 from bat_core.models import MODELS
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 
 MIB = 2**20
 VAL, BATCH = 20, 20
@@ -93,7 +93,9 @@ def trial(options: Options, count: int, how: str, workers: int) -> dict[str, Any
     )
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as out, peak_memory() as peak:
-        run_trial(Trial(id="trial", config=config), dataset, Path(out) / "trial", device=torch.device("cpu"))
+        run_trial(
+            Trial(id="trial", config=config), dataset, Path(out) / "trial", TrialRuntime(device=torch.device("cpu"))
+        )
     return {
         "how": how,
         "train": len(dataset.train),

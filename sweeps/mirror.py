@@ -11,7 +11,7 @@ from sweeps.engine.cli.app import command
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status, unread_lines
-from sweeps.engine.tracking.background import Mirroring
+from sweeps.engine.tracking.background import BackgroundSync
 
 
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
@@ -21,7 +21,7 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
     """
     folder = SweepFolder(output.resolve())
     sweep = folder.load()
-    mirroring = Mirroring(sweep, folder)
+    mirroring = BackgroundSync(sweep, folder)
     if damage := unread_lines({trial.id: read_status(folder.trial(trial)) for trial in folder.trials(sweep)}):
         print(f"warning: {damage}", file=sys.stderr)
     if trouble := mirroring.once(patience=threading.TIMEOUT_MAX):

@@ -50,13 +50,13 @@ def survive(read: Callable[[Any], Any], made: Callable[[Any], Any]) -> tuple[int
 
 
 TRIAL = Trial(id="a", config=TrialConfig(), point={"eps": 0.1, "target": "mc", "random_start": True})
-SWEEP = Sweep.new(
-    "s",
+SWEEP = Sweep(
+    name="s",
     command="python x",
     data_dir=None,
     pixel=5 / 255,
     resources=Resources(),
-    trials=[TRIAL, Trial(id="b", config=TrialConfig(seed=1))],
+    trials=(TRIAL, Trial(id="b", config=TrialConfig(seed=1))),
 )
 
 
@@ -103,9 +103,7 @@ def test_records(tmpfs: Path) -> None:
     record.append("attack", done=4, of=9)
     record.append("failed", reason="RuntimeError: x")
     record.append("start")
-    record.append(
-        "finished", clean_acc=0.5, robust_acc=0.25, robust_n=8, n=8, suite="s", masking_status="clear", flags=[]
-    )
+    record.append("finished", clean_acc=0.5, robust_acc=0.25, robust_n=8, n=8, suite="s", verdict="clear", flags=[])
     sound = record.path.read_bytes()
     originals = sound.splitlines()
 

@@ -159,7 +159,7 @@ def test_a_running_sweep_is_not_run_again(empty: Path, monkeypatch: pytest.Monke
     folder = SweepFolder(empty / "sweep")
     trials = [Trial(id="one", config=TrialConfig())]
     folder.create(
-        Sweep.new("eps_budget", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
+        Sweep(name="eps_budget", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))
     )
     with exclusive(folder.path / ".lock"):
         code, said = attempt(monkeypatch, "eps_budget.py", "--resume", "sweep")

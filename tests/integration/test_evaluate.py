@@ -23,8 +23,8 @@ from sweeps.engine.evaluation.model_sources import fingerprint
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import run_trial
-from sweeps.engine.tracking.background import Mirroring
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
+from sweeps.engine.tracking.background import BackgroundSync
 from tests.engine.evaluation.evaluations import contents
 from tests.integration.nets import NETS, SETTINGS
 from tests.integration.running import Output, Place, attempt, snapshot
@@ -63,7 +63,7 @@ def evaluated(finished: tuple[Output, str], tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", place.uri)
         patch.chdir(place.path)
-        assert Mirroring(sweep.spec, sweep.folder).once() is None
+        assert BackgroundSync(sweep.spec, sweep.folder).once() is None
     made = Evaluated(place, sweep, place.path / "evaluated", "")
     registered = mlflow.register_model(made.run(BY_ALIAS).data.tags["bat.model"], "robust")
     MlflowClient(place.uri).set_registered_model_alias("robust", "champion", registered.version)
@@ -165,7 +165,7 @@ def test_going_on_with_a_finished_evaluation_adds_nothing(
 def test_mirroring_the_sweep_again_changes_nothing(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
     before = snapshot(evaluated.place.uri)
-    assert Mirroring(evaluated.sweep.spec, evaluated.sweep.folder).once() is None
+    assert BackgroundSync(evaluated.sweep.spec, evaluated.sweep.folder).once() is None
     for trial in TRIALS:
         own = read_status(evaluated.sweep.folder.path / "trials" / trial).result
         assert evaluated.run(trial).data.metrics["robust_acc"] == own["robust_acc"]
@@ -294,10 +294,12 @@ def test_a_collapse_is_told_in_mlflow(evaluated: Evaluated, make_trial, digits, 
         for config in configs
     ]
     folder = SweepFolder(evaluated.place.path / "collapsing")
-    folder.create(Sweep.new("s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials))
+    folder.create(
+        Sweep(name="s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))
+    )
     for trial in trials:
-        run_trial(trial, digits, folder.trial(trial), device=torch.device("cpu"))
-    assert Mirroring(folder.load(), folder).once() is None
+        run_trial(trial, digits, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
+    assert BackgroundSync(folder.load(), folder).once() is None
     one, other = (evaluated.run(trial.id).data for trial in trials)
     assert one.tags["bat.collapsed"] == "2"
     assert "bat.collapsed" not in other.tags

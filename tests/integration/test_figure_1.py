@@ -175,13 +175,13 @@ def test_mirroring_again_changes_nothing(finished: tuple[Output, str], place: Pl
 def test_an_empty_server_gets_everything_from_the_records(
     finished: tuple[Output, str], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.engine.tracking.background import Mirroring
+    from sweeps.engine.tracking.background import BackgroundSync
 
     output, _ = finished
     uri = f"sqlite:///{place.path / 'replaced.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.chdir(place.path)
-    assert Mirroring(output.spec, output.folder).once() is None
+    assert BackgroundSync(output.spec, output.folder).once() is None
 
     def values(state: dict) -> list:
         return sorted(repr((tags["bat.trial_id"], params, metrics)) for tags, params, metrics, *_ in state.values())
@@ -192,11 +192,11 @@ def test_an_empty_server_gets_everything_from_the_records(
 def test_a_server_that_is_away_is_told_and_harms_nothing(
     finished: tuple[Output, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sweeps.engine.tracking.background import Mirroring
+    from sweeps.engine.tracking.background import BackgroundSync
 
     output, _ = finished
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    trouble = Mirroring(output.spec, output.folder).once()
+    trouble = BackgroundSync(output.spec, output.folder).once()
     assert trouble
     assert "127.0.0.1" in trouble
     assert "\n" not in trouble

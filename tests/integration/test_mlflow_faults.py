@@ -14,9 +14,9 @@ from bat_core.workers import Workers
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from sweeps.engine.tracking import background
-from sweeps.engine.tracking.background import Mirroring
+from sweeps.engine.tracking.background import BackgroundSync
 from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place
 from tests.integration.servers import Proxy, Server
@@ -63,14 +63,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     )
     trials = [Trial(id=name, config=replace(config, seed=seed)) for seed, name in enumerate(IDS)]
     resources = Resources()
-    sweep = Sweep.new("faults", command="python x", data_dir=None, pixel=5 / 255, resources=resources, trials=trials)
+    sweep = Sweep(
+        name="faults", command="python x", data_dir=None, pixel=5 / 255, resources=resources, trials=tuple(trials)
+    )
     folder = SweepFolder(tmp_path_factory.mktemp("trained") / "faults")
     folder.create(sweep)
     Record(folder.trial(trials[1])).append("start")
     Record(folder.trial(trials[1])).append("failed", reason="RuntimeError: out of luck")
     dataset = load_dataset("digits", train_size=64, val_size=16, test_size=16)
     for trial in trials:
-        run_trial(trial, dataset, folder.trial(trial), device=torch.device("cpu"), workers=Workers())
+        run_trial(trial, dataset, folder.trial(trial), TrialRuntime(device=torch.device("cpu"), workers=Workers()))
     (folder.path / "figure.csv").write_text("x,y\n1,2\n")
     folder.write_report(Report(files=("figure.csv",), sentence="All is well."))
     return sweep, folder
@@ -81,8 +83,8 @@ def sweep(trained: tuple[Sweep, SweepFolder], tmp_path: Path) -> tuple[Sweep, Sw
     """The same trials in a folder and a sweep of their own."""
     shutil.copytree(trained[1].path, tmp_path / "faults")
     folder = SweepFolder(tmp_path / "faults")
-    own = Sweep.new(
-        "faults",
+    own = Sweep(
+        name="faults",
         command=trained[0].command,
         data_dir=None,
         pixel=trained[0].pixel,
@@ -114,9 +116,9 @@ class Mirrored:
         said = background.why
         patch.setattr(background, "why", lambda error: self.errors.append(error) or said(error))
 
-    def mirroring(self, uri: str) -> Mirroring:
+    def mirroring(self, uri: str) -> BackgroundSync:
         self.patch.setenv("MLFLOW_TRACKING_URI", uri)
-        return Mirroring(self.sweep, self.folder)
+        return BackgroundSync(self.sweep, self.folder)
 
     def failed_by(self, kind: type[OSError]) -> bool:
         """Whether the last error was, or came of, one of that kind, whatever it says of itself."""

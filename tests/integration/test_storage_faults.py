@@ -13,7 +13,7 @@ from bat_core.data import Dataset
 from sweeps.engine.storage.retry import StorageError
 from sweeps.engine.sweep.records import RECORD, VERDICTS, Record, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial, trial_epochs
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial, trial_epochs
 from tests.disks import Disk
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def whole(trial: Trial, digits: Dataset, done: Path) -> Path:
     """What the trial leaves where nothing disturbs it."""
-    run_trial(trial, digits, done, device=CPU)
+    run_trial(trial, digits, done, TrialRuntime(device=CPU))
     return done
 
 
@@ -58,7 +58,7 @@ def test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing(
 ) -> None:
     begin, end, said = FAULTS[fault]
     folder = disk.path / "trial"
-    running = trial_epochs(trial, digits, folder, device=CPU)
+    running = trial_epochs(trial, digits, folder, TrialRuntime(device=CPU))
     next(running), next(running)
     begin(disk)
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing(
     status = read_status(folder)
     assert [epoch["epoch"] for epoch in status.epochs] == [1, 2]
 
-    run_trial(trial, digits, folder, device=CPU)
+    run_trial(trial, digits, folder, TrialRuntime(device=CPU))
     status = read_status(folder)
     assert status.phase == "finished"
     assert [epoch["epoch"] for epoch in status.epochs] == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_a_disk_that_fails_for_a_while_is_waited_for(
 ) -> None:
     begin, end, _ = FAULTS[fault]
     folder = disk.path / "trial"
-    running = trial_epochs(trial, digits, folder, device=CPU)
+    running = trial_epochs(trial, digits, folder, TrialRuntime(device=CPU))
     next(running)
     begin(disk)
     while_it_waits += [lambda: None, lambda: end(disk)]
@@ -124,7 +124,7 @@ def test_a_line_that_could_not_even_be_cut_off_is_not_glued_to_the_next(disk: Di
 def test_a_reason_that_the_disk_does_not_take_hides_no_other(
     disk: Disk, trial: Trial, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = trial_epochs(trial, digits, disk.path / "trial", device=CPU)
+    running = trial_epochs(trial, digits, disk.path / "trial", TrialRuntime(device=CPU))
     next(running)
 
     def fail(*_: object) -> None:

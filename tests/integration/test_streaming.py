@@ -18,7 +18,7 @@ from bat_core.fit import fit
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from tests.exact import exact_state, linked
 from tests.unit import photographs
 
@@ -87,10 +87,10 @@ import sys
 from pathlib import Path
 import torch
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from tests.integration.test_streaming import CPU, EPOCHS, config, load
 torch.set_num_threads(1)
-run_trial(Trial(id="t", config=config(EPOCHS)), load(Path(sys.argv[1]), 2), Path(sys.argv[2]), device=CPU)
+run_trial(Trial(id="t", config=config(EPOCHS)), load(Path(sys.argv[1]), 2), Path(sys.argv[2]), TrialRuntime(device=CPU))
 """
 
 
@@ -119,7 +119,7 @@ def test_a_trial_that_is_killed_among_its_loaders_goes_on_bit_for_bit(
     assert read_status(tmp_path / "killed").phase == "training"
 
     for name in ("killed", "undisturbed"):
-        run_trial(trial, load(folder, 0), tmp_path / name, device=CPU)
+        run_trial(trial, load(folder, 0), tmp_path / name, TrialRuntime(device=CPU))
     assert read_status(tmp_path / "killed").attempts == 2
     results = [dict(read_status(tmp_path / name).result or {}) for name in ("killed", "undisturbed")]
     assert results[0].pop("time") != results[1].pop("time")

@@ -14,7 +14,7 @@ from bat_core.data.base import Request
 from bat_core.errors import InputError
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 
 from . import photographs
 
@@ -176,7 +176,7 @@ def test_real_photographs_are_learnt_from_and_judged(real_data, make_trial, tmp_
     config = make_trial("Undefended", params={}, epochs=1, batch_size=16)
     images = DataConfig(name="imagenet", train_size=64, val_size=20, image_size=32)
     config = dataclasses.replace(config, data=images, attack=dataclasses.replace(config.attack, verify=0))
-    run_trial(Trial(id="t", config=config), data, tmp_path, device=torch.device("cpu"))
+    run_trial(Trial(id="t", config=config), data, tmp_path, TrialRuntime(device=torch.device("cpu")))
     status = read_status(tmp_path)
     assert status.phase == "finished"
     assert status.result["n"] == 30

@@ -1,7 +1,6 @@
 """What a person sees while a sweep runs: a table of trials, drawn from the records."""
 
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 
-from sweeps.engine.paper.curves import budget_in_pixels
+from sweeps.engine.cli.text import PLAIN_INTERVAL
+from sweeps.engine.storage.periodic import every
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
@@ -18,7 +18,6 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
 MOST_ROWS = 30
 WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 5, "robust": 6, "left": 4}  # what a narrow terminal keeps
-PLAIN_INTERVAL = 15.0  # seconds between tables where the output is no terminal
 
 
 class StatusBoard:
@@ -60,19 +59,10 @@ def live_table(
         with Live(get_renderable=table, console=console, refresh_per_second=2):
             yield
         return
-    stop = threading.Event()
-
-    def print_now_and_then() -> None:
-        while not stop.wait(PLAIN_INTERVAL):
-            console.print(table())
-
-    printer = threading.Thread(target=print_now_and_then, daemon=True)
-    printer.start()
     try:
-        yield
+        with every(PLAIN_INTERVAL, lambda: console.print(table()), name="table"):
+            yield
     finally:
-        stop.set()
-        printer.join()
         console.print(table())
 
 
@@ -94,7 +84,7 @@ def status_table(board: StatusBoard, began: float, concurrent: int, expected: in
         table.add_column(column, justify=justify, no_wrap=True, min_width=WIDTHS.get(column))
     for trial, status in _shown(rows):
         clean, robust = _accuracies(status)
-        pixels = budget_in_pixels(trial, board.sweep.pixel)
+        pixels = board.sweep.budget_in_pixels(trial)
         budget = f"{pixels:.3g} px" if pixels else "-"
         table.add_row(
             *((trial.id, budget) if board.sweep.open else (trial.config.recipe.name, budget, str(trial.config.seed))),

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import torch
 from cyclopts import Parameter, Token
 
-from bat_core.config import DataConfig, TrainConfig
+from bat_core.config import EVAL_PIXELS, DataConfig, TrainConfig
 from bat_core.data import Dataset, load_dataset
 from bat_core.errors import InputError, check_finite
+from bat_core.suites import STEPS_OF_EPS
 from sweeps.engine.storage.files import refuse_if_used
 from sweeps.engine.storage.object_store import Storage, is_uri
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
@@ -21,7 +22,6 @@ WIDE_RESNET = "wrn_28_10"
 LONG = "+"  # the paper's mark of a model trained by the long schedule
 LONG_MILESTONES = (0.5, 0.75)  # shares of training at which the rate decays then
 USUAL_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # others: a wide ResNet
-EVAL_PIXELS, STEP_PIXELS = 8, 2  # evaluation budget and step size
 
 
 def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
@@ -199,7 +199,7 @@ def short_name(recipe: str) -> tuple[str, bool]:
 def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:
     """Budget and step size in [0, 1]: what was asked for, else the paper's 8 and 2 pixels."""
     eps = _or(eps, EVAL_PIXELS * pixel)
-    return eps, _or(step_size, eps * STEP_PIXELS / EVAL_PIXELS)
+    return eps, _or(step_size, eps / STEPS_OF_EPS)
 
 
 def timestamped(name: str) -> Path:

@@ -1,6 +1,5 @@
-"""Tables in Markdown."""
+"""How text for people is written: lines, counts, percentages, paths, Markdown tables, progress."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,42 +7,61 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sweeps.engine.storage.periodic import every
 
-def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[str] | None = None) -> str:
-    """A table; columns that are not `words` are set flush right. None stands for all."""
-    left = set(head if words is None else words)
-    rule = ["---" if name in left else "---:" for name in head]
-    return "\n".join([_line(head), _line(rule), *map(_line, rows)])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+PLAIN_INTERVAL = 15.0  # seconds between two reports of progress where the output is not a terminal
+BAR_INTERVAL = 0.5  # seconds between two updates of a progress bar
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """A line as it is: not wrapped, not coloured but by `style`."""
+    """Print a line as it is: no wrapping, no markup, no colour except `style`."""
     console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """1 seed, 2 seeds."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+
+
+def count_of(count: int, noun: str) -> str:
+    """1 trial, 2 trials; "no trial" for none."""
+    return counted(count, noun) if count else f"no {noun}"
+
+
+def percent(share: float) -> str:
+    """45.5%."""
+    return f"{share:.1%}"
+
+
+def percent_range(low: float, high: float) -> str:
+    """38.8%-52.4%, an interval in a cell of its own."""
+    return f"{percent(low)}-{percent(high)}"
+
+
+def with_interval(share: float, interval: tuple[float, float]) -> str:
+    """45.5% (38.8-52.4)."""
+    low, high = interval
+    return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def relative(path: Path) -> str:
-    """The path as a person standing in the working folder would write it."""
+    """A path relative to the working folder, where it lies below it."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 
 
-PLAIN_INTERVAL = 15.0  # seconds between two lines of progress where the output is no terminal
+def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[str] | None = None) -> str:
+    """A Markdown table. Columns that are not in `words` are right-aligned; None means that all columns are words."""
+    left = set(head if words is None else words)
+    rule = ["---" if name in left else "---:" for name in head]
+    return "\n".join([_line(head), _line(rule), *map(_line, rows)])
 
 
 @contextmanager
 def progress(console: Console, *, total: float, done: Callable[[], float], doing: Callable[[], str]) -> Iterator[None]:
-    """A bar with the time left while the body runs; a line now and then where there is no terminal."""
+    """Show a bar with the time left while the body runs, or a line now and then where there is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -53,25 +71,20 @@ def progress(console: Console, *, total: float, done: Callable[[], float], doing
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     task = bar.add_task("attacking", total=total)
-    bar.tasks[0].completed = done()  # an update would count it as done just now
-    stop = threading.Event()
+    bar.tasks[0].completed = done()  # through `update` it would count as work done just now
 
-    def watch() -> None:
-        interval = 0.5 if console.is_terminal else PLAIN_INTERVAL
-        while not stop.wait(interval):
-            now = done()
-            bar.update(task, completed=now, description=doing())
-            if not console.is_terminal:
-                left = bar.tasks[0].time_remaining
-                words = "" if left is None else f", about {round(left)} s left"
-                console.print(f"{doing()}: {now / total:.0%}{words}", highlight=False)
+    def update() -> None:
+        now = done()
+        bar.update(task, completed=now, description=doing())
+        if not console.is_terminal:
+            left = bar.tasks[0].time_remaining
+            remaining = "" if left is None else f", about {round(left)} s left"
+            console.print(f"{doing()}: {now / total:.0%}{remaining}", highlight=False)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    with bar:
-        watcher.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            watcher.join()
-            bar.update(task, completed=done())
+    with bar, every(BAR_INTERVAL if console.is_terminal else PLAIN_INTERVAL, update, name="progress"):
+        yield
+    bar.update(task, completed=done())
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

@@ -55,7 +55,7 @@ class GradientQuery:
         """What its file has for each test image."""
         return ("correct", "squared_norm")
 
-    def ask(
+    def measure(
         self,
         models: Models,
         x: torch.Tensor,
@@ -96,7 +96,7 @@ class TransferQuery:
         """What its file has for each test image."""
         return tuple(f"{attack}:{target}" for attack in ("fgsm", f"ce{BLACK_BOX_STEPS}") for target in self.targets)
 
-    def ask(
+    def measure(
         self, models: Models, x: torch.Tensor, y: torch.Tensor, rows: Sequence[int], config: TrialConfig
     ) -> Columns:
         """One batch of images x (B, C, H, W) in [0, 1] of classes y (B,)."""
@@ -186,12 +186,14 @@ class QueryAnswers:
             return None
 
 
-def ask(part: Split, config: TrialConfig, device: str, query: ModelQuery, models: Models) -> tuple[ModelQuery, Columns]:
+def answer_query(
+    part: Split, config: TrialConfig, device: str, query: ModelQuery, models: Models
+) -> tuple[ModelQuery, Columns]:
     """The answer over all images of `part`, asked in batches."""
     models = {name: model.to(device) for name, model in models.items()}
     answers: list[Columns] = []
     positions = torch.arange(len(part)).split(BATCH)
     for batch in part.batches(positions):
         x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
-        answers.append(query.ask(models, x, y, batch.rows.tolist(), config))
+        answers.append(query.measure(models, x, y, batch.rows.tolist(), config))
     return query, {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}

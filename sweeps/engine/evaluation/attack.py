@@ -29,7 +29,6 @@ from sweeps.engine.storage.files import write_atomically
 NOUN, SPEC = "evaluation", "evaluation.json"
 SUMMARY = "summary.json"
 CHECKS = "checks.json"
-VERDICTS = "verdicts.parquet"
 SHARDS = "shards"
 ADVERSARIAL = "adversarial"
 CLEAN = "clean"

@@ -1,239 +1,160 @@
-"""From the command line to models and images that can be attacked; how the attacking is spread and watched."""
+"""The life of an evaluation or a transfer matrix: begun or resumed, run shard by shard, concluded, logged."""
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
-import torch
-from cyclopts import Parameter
 from rich.console import Console
 
-from bat_core.config import PRECISIONS, SPLITS
-from bat_core.data import Dataset, Split, load_dataset
-from bat_core.errors import InputError, check_amount, check_choice, check_finite
-from bat_core.masking.inspection import inspect
-from bat_core.memory import fitting_batch
-from bat_core.suites import STEPS_OF_EPS
-from sweeps.engine.cli.app import command_line
-from sweeps.engine.cli.options import Amount
-from sweeps.engine.cli.text import counted
-from sweeps.engine.evaluation.model_sources import ModelSource, find_models, fingerprint
-from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
-
-PIXELS = 8  # of budget, unless another is asked for
-GPU_BATCH, CPU_BATCH = 1000, 250
-HOPELESS = {"forward", "output", "classes", "no_gradient"}  # findings on what cannot be attacked at all
+from bat_core.data import Split
+from bat_core.errors import InputError
+from sweeps.engine.cli.options import timestamped
+from sweeps.engine.cli.text import progress, relative, say
+from sweeps.engine.evaluation.options import JobOptions
+from sweeps.engine.evaluation.setup import found_again
+from sweeps.engine.evaluation.spec import EvaluationSpec
+from sweeps.engine.storage.files import refuse_if_used
+from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.tracking.background import failure_of, how_to_open, quiet_mlflow, time_limit, tracking_uri
 
 Run: TypeAlias = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], None]
+S = TypeVar("S", bound=EvaluationSpec)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class AssessOptions:
-    """Which images, which budget, on which machine. None stands for what is usual."""
+class JobFolder(Protocol[S]):
+    """Where a job's description and results are."""
 
-    dataset: str | None = None
-    """Images: digits, cifar10, svhn, imagenet. Default: what the model was trained on."""
-    data_dir: Path | None = None
-    """Folder with the images. Default: the one the model's sweep read."""
-    image_size: int | None = None
-    """Height and width of images in files. Default: what the model was trained on."""
-    data_workers: int | None = None
-    """Processes that decode images in files, beside each that attacks. Default: one a CPU core it has, at most 8."""
-    split: str = "test"
-    """test, or val: images held out of train, to choose by."""
-    n: int | None = None
-    """Attack so many images. Default: all."""
-    eps: Amount | None = None
-    """Budget, as 8/255. Default: 8 pixels of the data set."""
-    step_size: Amount | None = None
-    """Step of attacks with fixed steps. Default: a quarter of --eps."""
-    seed: int = 0
-    """Names the random starts."""
-    weights: Path | None = None
-    """state_dict for a package.module:factory: safetensors, or what torch.save wrote."""
-    precision: str = "float32"
-    """Of the search: float32, bfloat16 or auto. Verdicts are float32 always."""
-    batch_size: int | None = None
-    """Images at once, and in one shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
-    despite_findings: bool = False
-    """Attack a model even if it fails the inspection (probabilities, another range ...)."""
-    workers: int | None = None
-    """Processes that share the work. Default: one a GPU, on a cluster as many as fit, else this one alone."""
-    gpus_per_worker: float | None = None
-    """GPUs of each process. Default: 1 where there are GPUs."""
-    address: str | None = None
-    """Ray cluster to join. Default: RAY_ADDRESS, else none."""
-    output: Path | None = None
-    """A new folder for results."""
-    resume: Path | None = None
-    """Go on in this folder, at the shard where it stopped."""
+    @property
+    def path(self) -> Path:
+        """The folder."""
 
-    def check(self) -> None:
-        """Raises InputError for what cannot be used, before anything is loaded."""
-        check_choice("--split", self.split, SPLITS)
-        check_choice("--precision", self.precision, PRECISIONS)
-        for name in ("eps", "step_size"):
-            if getattr(self, name) is not None:
-                check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
-        for name in ("n", "batch_size", "workers", "image_size"):
-            if getattr(self, name) is not None:
-                check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
+    def create(self, spec: S, /) -> None:
+        """Write the description into a new folder."""
 
-    def refuse_beside_resume(self, models: Sequence[str], noun: str) -> None:
-        """A resumed `noun` is as it was set up."""
-        allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
-        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
-        if given:
-            raise InputError(f"{given[0]} cannot be given with --resume: the {noun} goes on as it was set up")
-
-    def gpus(self) -> float:
-        """GPUs of each process."""
-        default = 1.0 if torch.cuda.is_available() else 0.0
-        return default if self.gpus_per_worker is None else self.gpus_per_worker
-
-    def device(self) -> str:
-        """What models are put on."""
-        return "cuda" if self.gpus() else "cpu"
-
-    def processes(self) -> int:
-        """How many at most share a device's memory."""
-        if self.gpus():
-            return max(round(1 / self.gpus()), 1)
-        return 1 if self.alone() else self.workers or os.cpu_count() or 1
-
-    def alone(self) -> bool:
-        """Whether this process does all the work."""
-        several_gpus = bool(self.gpus()) and torch.cuda.device_count() > 1
-        cluster = self.address or os.environ.get("RAY_ADDRESS")
-        return self.workers == 1 or (self.workers is None and not cluster and not several_gpus)
+    def load(self) -> S:
+        """Read the description."""
 
 
-def decide(
-    models: Sequence[str], options: AssessOptions, folder: Path, console: Console, *, subset: int | None = None
-) -> tuple[dict[str, Any], Split]:
-    """The fields of an `EvaluationSpec` in `folder`, and its images; every model has been looked at.
+class Job(ABC, Generic[S]):
+    """An evaluation or a transfer matrix, from its options to its results.
 
-    Args:
-        subset: attack so many images, unless --n says otherwise.
-    Raises:
-        InputError: a model or the images cannot be used as they are.
+    `run` is the life of every job. Subclasses say what it consists of.
     """
-    sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
-    dataset, data_dir, image_size = _images(sources, options)
-    eps = options.eps if options.eps is not None else PIXELS * dataset.pixel
-    images = dataset.part(options.split)
-    n = _count(options.n, subset, len(images))
-    part = images.take(slice(n))
-    examined, fits = _examined(sources, images, dataset, options, console)
-    decided = {
-        "command": command_line(),
-        "models": examined,
-        "dataset": dataset.name,
-        "data_dir": data_dir,
-        "split": options.split,
-        "n": n,
-        "pixel": dataset.pixel,
-        "eps": eps,
-        "step_size": options.step_size if options.step_size is not None else eps / STEPS_OF_EPS,
-        "seed": options.seed,
-        "precision": options.precision,
-        "val_size": len(dataset.val),
-        "image_size": image_size,
-        "shard_size": options.batch_size or fits,
-    }
-    return decided, part
 
+    noun: ClassVar[str]
+    spec_file: ClassVar[str]
+    article: ClassVar[str] = "a"
 
-def found_again(assessment: EvaluationSpec, options: AssessOptions, noun: str) -> Split:
-    """The images of an assessment that is resumed.
+    spec: S
+    part: Split
 
-    Raises:
-        InputError: they are gone, or a model is another one by now.
-    """
-    dataset = load_dataset(
-        assessment.dataset,
-        options.data_dir or assessment.data_dir,
-        val_size=assessment.val_size,
-        image_size=assessment.image_size,
-        data_workers=options.data_workers,
-    )
-    for model in assessment.models:
-        model.load("cpu", noun)
-    return assessment.part(dataset)
+    def __init__(self, models: Sequence[str], options: JobOptions) -> None:
+        self.models, self.options, self.console = models, options, Console()
+        self.folder = self.folder_at(Path(options.resume or options.output or timestamped(self.stem)).resolve())
 
+    def run(self) -> int:
+        """Begin or resume, attack, conclude, log to MLflow.
 
-def _images(sources: Sequence[ModelSource], options: AssessOptions) -> tuple[Dataset, str | None, int | None]:
-    """The data set that all models are attacked on, its val without any image that one was trained on,
-    where it lies, and the size of its images where there is a choice."""
-    names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
-    if len(names) != 1:
-        said = f"the models were trained on {' and '.join(sorted(filter(None, names)))}" if names else "none is known"
-        raise InputError(f"name the images with --dataset: {said}")
-    (name,) = names
-    assert name is not None
-    known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
-    data_dir = str(options.data_dir.resolve()) if options.data_dir else known
-    size = options.image_size or _trained_size(sources)
-    load = partial(load_dataset, name, data_dir, image_size=size, data_workers=options.data_workers)
-    dataset = load()
-    held_out = min(source.val_size or len(dataset.val) for source in sources)
-    if held_out != len(dataset.val):
-        dataset = load(val_size=held_out)
-    return dataset, data_dir, size
+        Returns:
+            The exit code, 0.
+        Raises:
+            InputError: the input cannot be used; nothing was attacked.
+        """
+        self._resume() if self.options.resume else self._begin()
+        with sole_driver(self.folder.path, self.noun):
+            with progress(self.console, total=self.total(), done=self.done, doing=self.doing):
+                self.attack()
+            results = self.conclude()
+            self.say(f"Results: {relative(self.folder.path)} ({results})")
+            self._log()
+        return 0
 
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line."""
+        say(self.console, text, style)
 
-def _trained_size(sources: Sequence[ModelSource]) -> int | None:
-    sizes = {source.image_size for source in sources if source.dataset}
-    if len(sizes) > 1:
-        said = " and ".join(sorted("the usual size" if size is None else f"{size} pixels" for size in sizes))
-        raise InputError(f"name the images' size with --image-size: the models were trained on {said}")
-    return sizes.pop() if sizes else None
+    @property
+    @abstractmethod
+    def stem(self) -> str:
+        """What a folder for its results is named after."""
 
+    @property
+    @abstractmethod
+    def wanted(self) -> str:
+        """What must be named to begin one."""
 
-def _count(asked: int | None, subset: int | None, there: int) -> int:
-    if asked is not None and asked > there:
-        raise InputError(f"--n={asked}: there are {there} images")
-    return asked or min(subset or there, there)
+    @abstractmethod
+    def folder_at(self, path: Path) -> JobFolder[S]:
+        """The folder at `path`."""
 
+    @abstractmethod
+    def make(self) -> tuple[S, Split]:
+        """Decide everything, with every model and image looked at.
 
-def _examined(
-    sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: AssessOptions, console: Console
-) -> tuple[tuple[ModelRecord, ...], int]:
-    """Look at every model before any is attacked; and how many images fit into memory at once with each of them.
+        Raises:
+            InputError: one cannot be used.
+        """
 
-    Raises:
-        InputError: one cannot be attacked as it is.
-    """
-    examined = []
-    fits = default = GPU_BATCH if options.gpus() else CPU_BATCH
-    for source in sources:
-        model = source.load(options.device())
-        findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
-        for finding in findings:
-            if finding.severity == "error" and (finding.name in HOPELESS or not options.despite_findings):
-                remedy = "" if finding.name in HOPELESS else " (or add --despite-findings)"
-                raise InputError(f"model {source.name!r}: {finding.description}{remedy}")
-            console.print(f"{source.name}: {finding.description}", style="yellow", markup=False, highlight=False)
-        weights = fingerprint(model)
-        if source.factory and fingerprint(source.load()) != weights:
-            raise InputError(f"model {source.name!r} has other weights each time it is made: seed it, or add --weights")
-        said = tuple(finding.description for finding in findings)
-        examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
-        if not options.batch_size:
-            fits = min(fits, fitting_batch(model, images.images, most=default, processes=options.processes()))
-    if fits < default:
-        console.print(f"{counted(fits, 'image')} at once fit into the free memory (--batch-size)", highlight=False)
-    return tuple(examined), fits
+    @abstractmethod
+    def total(self) -> float:
+        """How much there is to do."""
+
+    @abstractmethod
+    def done(self) -> float:
+        """How much of `total` is on disk."""
+
+    @abstractmethod
+    def doing(self) -> str:
+        """What is being done now, for people."""
+
+    @abstractmethod
+    def attack(self) -> None:
+        """Do all that is not on disk yet."""
+
+    @abstractmethod
+    def conclude(self) -> str:
+        """Write and print what came out. Returns which files hold it."""
+
+    @abstractmethod
+    def log(self, uri: str) -> None:
+        """Bring the results into MLflow."""
+
+    @property
+    def experiment(self) -> str:
+        """Where MLflow shows them, for the line that says how to open it."""
+        return ""
+
+    def _begin(self) -> None:
+        self.options.check()
+        if not self.models:
+            raise InputError(f"name at least {self.wanted}, or {self.article} {self.noun} to --resume")
+        refuse_if_used(self.folder.path, self.spec_file, f"{self.article} {self.noun}")
+        self.spec, self.part = self.make()
+        self.folder.create(self.spec)
+
+    def _resume(self) -> None:
+        self.options.refuse_beside_resume(self.models, self.noun)
+        self.spec = self.folder.load()
+        self.part = found_again(self.spec, self.options, self.noun)
+
+    def _log(self) -> None:
+        uri = tracking_uri()
+
+        def log() -> None:
+            quiet_mlflow()
+            self.log(uri)
+
+        if trouble := failure_of(log, patience=time_limit(len(self.spec.models))):
+            later = f"later: --resume {relative(self.folder.path)}"
+            self.say(f"MLflow did not take everything ({trouble}); {later}", "yellow")
+        else:
+            self.say(f"MLflow: {how_to_open(uri)}{self.experiment}")
 
 
 @contextmanager
-def spread(options: AssessOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
+def spread(options: JobOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
     """Gives run(function, calls), which makes every `function(*shared, *call)`: here, or on several processes."""
     if options.alone():
 

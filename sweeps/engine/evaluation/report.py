@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
-from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.cli.text import percent, percent_range, pipe_table
 from sweeps.engine.evaluation.attack import Evaluation
 
 Summary = Mapping[str, Any]
@@ -66,9 +66,9 @@ def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
     return [
         [
             str(one["model"]),
-            _percent(one["clean_acc"]),
-            _percent(one["robust_acc"]),
-            _interval(one["robust_acc_interval"]),
+            percent(one["clean_acc"]),
+            percent(one["robust_acc"]),
+            percent_range(*one["robust_acc_interval"]),
             _verdict(one),
         ]
         for one in summaries
@@ -81,8 +81,8 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
         [
             str(one["model"]),
             line["name"],
-            _percent(line["acc"]),
-            _interval(line["interval"]),
+            percent(line["acc"]),
+            percent_range(*line["interval"]),
             _steps(line),
             "" if line["step_size"] is None else f"{line['step_size'] / evaluation.pixel:g} px",
             str(line["restarts"]),
@@ -142,12 +142,3 @@ def _steps(line: Mapping[str, Any]) -> str:
     if line["steps"] is None:
         return ""
     return f"{line['searches']} x {line['steps']}" if line["searches"] > 1 else str(line["steps"])
-
-
-def _percent(accuracy: float) -> str:
-    return f"{accuracy:.1%}"
-
-
-def _interval(interval: Sequence[float]) -> str:
-    low, high = interval
-    return f"{low:.1%}-{high:.1%}"

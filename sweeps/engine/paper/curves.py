@@ -127,17 +127,12 @@ def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFol
     return EvaluatedTrial(
         trial=trial,
         verdicts=verdicts,
-        pixels=budget_in_pixels(trial, sweep.pixel),
+        pixels=sweep.budget_in_pixels(trial),
         headline=Verdicts.read(verified) if verified.exists() else verdicts,
         suite=status.result["suite"],
         masking_status=status.result["verdict"],
         collapsed=status.collapsed,
     )
-
-
-def budget_in_pixels(trial: Trial, pixel: float) -> float:
-    """The trial's training budget in the data set's pixels; 0 where it trains on clean images."""
-    return round(float(trial.config.recipe.params.get("eps", 0.0)) / pixel, 6)
 
 
 def families(judged: Sequence[EvaluatedTrial]) -> list[Family]:

@@ -94,7 +94,7 @@ def run_table(table: Table, options: TableOptions) -> int:
 
 
 def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Dataset) -> list[Trial]:
-    """Every row with every seed, each training once.
+    """Every row with every seed, each trained once.
 
     Raises:
         InputError: a row that the table does not train, or no seed.
@@ -102,15 +102,15 @@ def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Da
     rows = _chosen(table, options.rows)
     if options.model and table.networks > 1:
         raise InputError(f"--model cannot be given: table {table.number} compares networks")
-    models = (options.model,) if options.model else setting.models
     if not options.seeds:
         raise InputError("give at least one seed (--seeds)")
+    configs = _Configs(table, options, setting, dataset.pixel)
     trials: dict[str, Trial] = {}
     for row in rows:
         for seed in options.seeds:
-            config = _config(table, row, seed, options, setting, models, dataset.pixel)
             role = "grid" if row.name in table.paper.rows or table.lines else "reference"
-            trials.setdefault(row.trial_id(seed), Trial(id=row.trial_id(seed), config=config, role=role))
+            trial = Trial(id=row.trial_id(seed), config=configs.of(row, seed), role=role)
+            trials.setdefault(trial.id, trial)
     return list(trials.values())
 
 
@@ -122,44 +122,47 @@ def _chosen(table: Table, names: Sequence[str]) -> list[Row]:
     return [row for row in table.trained if not names or row.name in names]
 
 
-def _config(
-    table: Table,
-    row: Row,
-    seed: int,
-    options: TableOptions,
-    setting: Setting,
-    models: Sequence[str],
-    pixel: float,
-) -> TrialConfig:
-    recipe, long = short_name(row.recipe)
-    params: dict[str, Param] = dict(recipe_params(recipe))
-    if "eps" in params:
-        params["eps"] = row.eps * pixel
-    return TrialConfig(
-        data=options.data_config(),
-        model=models[row.network or 0],
-        recipe=RecipeConfig(name=recipe, params=params),
-        train=_train_config(options, setting, long=long),
-        attack=AttackConfig(
-            eps=table.eps * pixel,
-            step_size=table.eps * pixel / (table.eps / table.step),
-            steps=table.steps,
-            losses=table.losses,
-            verify=options.verify_size(),
-            also=table.also,
-        ),
-        seed=seed,
-    )
+@dataclass(frozen=True)
+class _Configs:
+    """The configs of a table's trials, at a scale and with what was asked for."""
 
+    table: Table
+    options: TableOptions
+    setting: Setting
+    pixel: float
 
-def _train_config(options: TableOptions, setting: Setting, *, long: bool) -> TrainConfig:
-    default = options.train_config(long=long)
-    return replace(
-        default,
-        epochs=(options.epochs or setting.epochs) * (2 if long else 1),
-        milestones=default.milestones if long else setting.milestones,
-        weight_decay=setting.weight_decay,
-    )
+    def of(self, row: Row, seed: int) -> TrialConfig:
+        """The config of one row and seed."""
+        table, pixel = self.table, self.pixel
+        recipe, long = short_name(row.recipe)
+        params: dict[str, Param] = dict(recipe_params(recipe))
+        if "eps" in params:
+            params["eps"] = row.eps * pixel
+        models = (self.options.model,) if self.options.model else self.setting.models
+        return TrialConfig(
+            data=self.options.data_config(),
+            model=models[row.network or 0],
+            recipe=RecipeConfig(name=recipe, params=params),
+            train=self._train(long=long),
+            attack=AttackConfig(
+                eps=table.eps * pixel,
+                step_size=table.eps * pixel / (table.eps / table.step),
+                steps=table.steps,
+                losses=table.losses,
+                verify=self.options.verify_size(),
+                also=table.also,
+            ),
+            seed=seed,
+        )
+
+    def _train(self, *, long: bool) -> TrainConfig:
+        default = self.options.train_config(long=long)
+        return replace(
+            default,
+            epochs=(self.options.epochs or self.setting.epochs) * (2 if long else 1),
+            milestones=default.milestones if long else self.setting.milestones,
+            weight_decay=self.setting.weight_decay,
+        )
 
 
 def report(result: Result) -> Report:

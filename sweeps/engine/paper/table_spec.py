@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from bat_core.config import EVAL_PIXELS
 from sweeps.engine.driver.model_queries import GradientQuery, ModelQuery, QueryAnswers, TransferQuery
 from sweeps.engine.paper.curves import EvaluatedTrial
 from sweeps.engine.paper.reported import PAPER, PaperTable
 
-PIXELS = 8  # the paper's training budget, unless a row says otherwise
 CITED = ""  # recipe of a row whose numbers the paper took from others
 
 
@@ -23,7 +23,7 @@ class Row:
 
     name: str
     recipe: str
-    eps: float = PIXELS
+    eps: float = EVAL_PIXELS
     network: int | None = None
 
     @property
@@ -38,7 +38,7 @@ class Row:
         return f"{self.key}-seed{seed}"
 
 
-def row(name: str, recipe: str | None = None, *, eps: float = PIXELS, network: int | None = None) -> Row:
+def row(name: str, recipe: str | None = None, *, eps: float = EVAL_PIXELS, network: int | None = None) -> Row:
     """A row that bears its recipe's name, unless another is given."""
     return Row(name=name, recipe=name if recipe is None else recipe, eps=eps, network=network)
 

@@ -19,7 +19,7 @@ from sweeps.engine.ray_backend.control import RayTrialControl, save_before_exit
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
-from sweeps.engine.sweep.trial import Paused, run_trial, trial_epochs
+from sweeps.engine.sweep.trial import Paused, TrialRuntime, run_trial, trial_epochs
 
 TRIAL_RETRIES = 5  # of a process or node that died; a trial that failed by itself is not tried again
 HOPELESS = (FloatingPointError, InputError, torch.OutOfMemoryError)  # failures that come again
@@ -80,10 +80,12 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             trial,
             self._dataset,
             home,
-            device=self._device,
-            workers=Workers(),
-            control=self._control,
-            sync=self._folder.trial_sync(trial, home),
+            TrialRuntime(
+                device=self._device,
+                workers=Workers(),
+                control=self._control,
+                sync=self._folder.trial_sync(trial, home),
+            ),
         )
 
 
@@ -117,11 +119,10 @@ def with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, 
                 trial,
                 ray.get(shared),
                 home,
-                device=get_device(),
-                workers=workers,
-                control=control,
+                TrialRuntime(
+                    device=get_device(), workers=workers, control=control, sync=folder.trial_sync(trial, home)
+                ),
                 report=train.report,
-                sync=folder.trial_sync(trial, home),
             )
         except Paused:
             if not control.stop_requested():

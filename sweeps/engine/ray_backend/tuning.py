@@ -7,6 +7,7 @@ TorchTrainer. Trials find their state in the sweep's own folder, so nothing is e
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,40 +27,41 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 NOMINAL_MEMORY = 2**20  # bytes for a trial that only watches its workers; Ray wants something above zero
 
 
-def run_trials(
-    trials: Sequence[Trial],
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
-    *,
-    concurrent: int,
-    stall: float | None = None,
-) -> dict[str, str]:
-    """Run every trial once, `concurrent` at a time; each leaves its own record.
+@dataclass(frozen=True, kw_only=True)
+class TuneRun:
+    """What a run of Tune needs to know: the sweep, its folder and images, and how its trials are run.
 
-    A trial that fails does so in its record and does not stop the others; one that gets nothing done
-    for `stall` seconds fails.
+    `concurrent` trials run at a time. A trial without progress for `stall` seconds fails; None: never.
+    """
+
+    sweep: Sweep
+    folder: SweepFolder
+    dataset: Dataset
+    concurrent: int
+    stall: float | None = None
+
+
+def run_trials(run: TuneRun, trials: Sequence[Trial]) -> dict[str, str]:
+    """Run every trial once; each leaves its own record.
+
+    A trial that fails does so in its record and does not stop the others.
 
     Returns:
         Why trials failed whose storage did not even take that, by their ids.
     """
     results = tune_trials(
-        sweep,
-        dataset,
-        folder,
-        concurrent=concurrent,
-        stall=stall,
+        run,
         param_space={"trial": tune.grid_search([trial.id for trial in trials])},
         num_samples=1,
     )
     unrecorded: dict[str, str] = {}
     gone = ""
     for result in results:
-        trial = folder.find(sweep, result.config["trial"])
+        trial = run.folder.find(run.sweep, result.config["trial"])
         reason = why(result.error) if result.error else (result.metrics or {}).get(FAILURE, "")
         try:
             if not gone:  # what has been waited for once is not waited for again
-                _settle(trial, reason, folder)
+                _settle(trial, reason, run.folder)
         except StorageError as error:
             gone = str(error)
         if gone:
@@ -68,19 +70,16 @@ def run_trials(
 
 
 def tune_trials(
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
+    run: TuneRun,
     *,
-    concurrent: int,
-    stall: float | None,
     num_samples: int,
     param_space: dict[str, Any] | None = None,
     search_alg: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
 ) -> tune.ResultGrid:
     """Let Tune run trials, which it is given by their ids."""
-    resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=stall)
+    sweep, folder, dataset = run.sweep, run.folder, run.dataset
+    resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=run.stall)
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         trainable = tune.with_parameters(
@@ -97,7 +96,7 @@ def tune_trials(
         tune.with_resources(trainable, needs),
         param_space=param_space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=concurrent,
+            max_concurrent_trials=run.concurrent,
             reuse_actors=resources.num_workers == 1,
             num_samples=num_samples,
             search_alg=search_alg,

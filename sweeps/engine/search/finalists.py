@@ -6,35 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
-from bat_core.data import Dataset
-from sweeps.engine.cli.options import SweepOptions
 from sweeps.engine.driver.on_ray import run_on_ray
+from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
 from sweeps.engine.search.objectives import choose
 from sweeps.engine.search.results import Score, front, largest_part, scores
 from sweeps.engine.search.snapshot import Finalist, Tested, among
 from sweeps.engine.search.spec import Final, Search
-from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import Sweep, Trial
-from sweeps.engine.tracking.background import Mirroring, why
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.tracking.background import why
 
 ROLE = "finalist"
 JUDGED_BY, TESTED_BY = "quick", "standard"  # suites: on validation images, to choose; on test images, to report
 
 
-def run_finalists(
-    search: Search,
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
-    console: Console,
-    options: SweepOptions,
-    mirroring: Mirroring,
-) -> tuple[list[Finalist], str | None]:
+def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist], str | None]:
     """Train the finalists, choose, evaluate all of them on test, register the chosen one.
 
     Goes on where it stopped. A trial of the search that is not over yet leaves nothing to choose from.
@@ -44,23 +32,23 @@ def run_finalists(
     """
     if search.final is None:
         return [], None
-    origins = largest_part(front(scores(sweep, folder)), search.final.count)
+    origins = largest_part(front(scores(session.sweep, session.folder)), search.final.count)
     if not origins:
-        console.print("nothing on the front can be believed: there are no finalists", style="yellow")
+        session.say("nothing on the front can be trusted: there are no finalists", "yellow")
         return [], None
-    if not _train(search.final, origins, sweep, dataset, folder, console, options):
+    if not _train(session, search.final, origins):
         return [], None
-    finalists = _finished(search.final, origins, sweep, folder)
+    finalists = _finished(session, search.final, origins)
     if not finalists:
         return [], None
-    mirroring.once()  # evaluations are logged on the runs of the models' own
-    finalists = _judged(finalists, search, folder, options)
+    session.tracker.once()  # evaluations are logged on the runs of the models' own
+    finalists = _evaluated_on_val(session, search, finalists)
     champion = _chosen(finalists, search.final)
-    finalists = _tested(finalists, search, folder, options)
+    finalists = _tested(session, search, finalists)
     if champion is None:
-        console.print(f"no finalist satisfies the rule {search.final.rule}: none is registered", style="yellow")
+        session.say(f"no finalist satisfies the rule {search.final.rule}: none is registered", "yellow")
         return finalists, None
-    _register(champion, finalists, search.final, sweep, console, mirroring)
+    _register(session, search.final, champion, finalists)
     return finalists, champion.id
 
 
@@ -76,32 +64,25 @@ def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
     )
 
 
-def _train(
-    final: Final,
-    origins: Sequence[Score],
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
-    console: Console,
-    options: SweepOptions,
-) -> bool:
+def _train(session: SweepSession, final: Final, origins: Sequence[Score]) -> bool:
     """Whether all are trained, or have failed: it was not interrupted."""
+    folder = session.folder
     trials = [final_trial(origin, seed, final.epochs) for origin in origins for seed in final.seeds]
-    known = {trial.id for trial in folder.trials(sweep)}
+    known = {trial.id for trial in folder.trials(session.sweep)}
     for trial in trials:
         if trial.id not in known:
             folder.propose(trial)
     waiting = [trial for trial in trials if read_status(folder.trial(trial)).phase != "finished"]
     if not waiting:
         return True
-    console.print(f"{len(waiting)} finalists to train, of {len(origins)} points of the front")
-    run_on_ray(waiting, sweep, dataset, folder, console, options)
+    session.console.print(f"{len(waiting)} finalists to train, of {len(origins)} points of the front")
+    run_on_ray(session, waiting)
     return all(read_status(folder.trial(trial)).done for trial in trials)
 
 
-def _finished(final: Final, origins: Sequence[Score], sweep: Sweep, folder: SweepFolder) -> list[Finalist]:
+def _finished(session: SweepSession, final: Final, origins: Sequence[Score]) -> list[Finalist]:
     """Points whose every seed was trained to the end."""
-    by_id = {one.id: one for one in scores(sweep, folder, role=ROLE)}
+    by_id = {one.id: one for one in scores(session.sweep, session.folder, role=ROLE)}
     found = []
     for origin in origins:
         ids = [final_trial(origin, seed, final.epochs).id for seed in final.seeds]
@@ -116,13 +97,11 @@ def _chosen(finalists: Sequence[Finalist], final: Final) -> Score | None:
     return max(picked.members, key=lambda one: (one.robust_acc, one.clean_acc)) if picked else None
 
 
-def _judged(
-    finalists: Sequence[Finalist], search: Search, folder: SweepFolder, options: SweepOptions
-) -> list[Finalist]:
+def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
     """Every finalist's models on validation images, with all checks for masked gradients: what a rule may see."""
-    place = _evaluated(finalists, "val", JUDGED_BY, search, folder, options)
+    place = _evaluate(session, search, finalists, split="val", suite=JUDGED_BY)
 
-    def judged(member: Score) -> Score:
+    def evaluated(member: Score) -> Score:
         summary = json.loads((place / member.id / SUMMARY).read_text())
         return replace(
             member,
@@ -134,31 +113,28 @@ def _judged(
             flags=tuple(flag["name"] for flag in summary["flags"]),
         )
 
-    return [replace(finalist, members=tuple(map(judged, finalist.members))) for finalist in finalists]
+    return [replace(finalist, members=tuple(map(evaluated, finalist.members))) for finalist in finalists]
 
 
-def _tested(
-    finalists: Sequence[Finalist], search: Search, folder: SweepFolder, options: SweepOptions
-) -> list[Finalist]:
+def _tested(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
     """Every finalist's models under the full suite on test images: once, whatever comes out."""
-    place = _evaluated(finalists, "test", TESTED_BY, search, folder, options)
+    place = _evaluate(session, search, finalists, split="test", suite=TESTED_BY)
     return [
         replace(finalist, tested=tuple(_read(member.id, place) for member in finalist.members))
         for finalist in finalists
     ]
 
 
-def _evaluated(
-    finalists: Sequence[Finalist], split: str, suite: str, search: Search, folder: SweepFolder, options: SweepOptions
-) -> Path:
-    """The folder in which all finalists' models are evaluated; gone on with, or made, or found as it is."""
+def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalist], *, split: str, suite: str) -> Path:
+    """The folder with the evaluation of all finalists' models: resumed, or made, or found as it is."""
+    folder, options = session.folder, session.options
     members = [member.trial for finalist in finalists for member in finalist.members]
     ids = "\n".join(sorted(trial.id for trial in members))
     place = folder.path / f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
     if all((place / trial.id / SUMMARY).exists() for trial in members):
         return place
     if place.exists():
-        run_evaluation((), EvaluateOptions(resume=place, address=options.address))
+        run_evaluation((), EvaluateOptions(resume=str(place), address=options.address))
         folder.keep(place.name)
         return place
     attack, data = search.base.attack, search.base.data
@@ -194,14 +170,7 @@ def _read(trial_id: str, place: Path) -> Tested:
     )
 
 
-def _register(
-    champion: Score,
-    finalists: Sequence[Finalist],
-    final: Final,
-    sweep: Sweep,
-    console: Console,
-    mirroring: Mirroring,
-) -> None:
+def _register(session: SweepSession, final: Final, champion: Score, finalists: Sequence[Finalist]) -> None:
     """Into MLflow's registry; a server that is away costs nothing but this, until --resume."""
     tested = next(one for finalist in finalists for one in finalist.tested if one.trial == champion.id)
     description = (
@@ -215,11 +184,11 @@ def _register(
         from sweeps.engine.tracking.registry import register_champion  # noqa: PLC0415 (seconds to import)
 
         version = register_champion(
-            sweep, champion.id, name=final.registered_name, description=description, uri=mirroring.uri
+            session.sweep, champion.id, name=final.registered_name, description=description, uri=session.tracker.uri
         )
     except Exception as error:
-        console.print(f"the champion is not registered ({why(error)}); --resume tries again", style="yellow")
+        session.console.print(f"the champion is not registered ({why(error)}); --resume tries again", style="yellow")
         return
-    console.print(
+    session.console.print(
         f"champion: models:/{final.registered_name}@champion, version {version}, trial {champion.id}", highlight=False
     )

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
+from bat_core.config import EVAL_PIXELS, AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError, check_choice, check_finite
 from bat_core.recipes import recipe_params
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.cli.options import EVAL_PIXELS, Amount, Several, SweepOptions, evaluation_budget
+from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
 from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, check_rule, get_objective
 from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
 from sweeps.engine.search.trial_config import trial_config

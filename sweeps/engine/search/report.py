@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Space, show_value
-from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.cli.text import count_of, percent, pipe_table
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_finalists import champion_md, champions
@@ -13,13 +13,11 @@ from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
     SAMPLERS,
     aim,
-    count_of,
     counts,
     is_amount,
     judged,
     papers,
     papers_name,
-    percent,
     robust,
     setting,
     settings,

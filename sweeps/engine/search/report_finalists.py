@@ -1,9 +1,9 @@
 """What was chosen in the end, by what rule, and how it did on test images."""
 
-from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.cli.text import count_of, percent, pipe_table, with_interval
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
-from sweeps.engine.search.text import champion_of, count_of, percent, rule, settings, suites, with_interval
+from sweeps.engine.search.text import champion_of, rule, settings, suites
 
 ONCE = (
     "Everything was chosen on validation images, split from train. Test images were touched once, after all was chosen,"

@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from bat_core.config import flatten, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.workers import Workers
 from search_spaces.base import Parameter, Space, Value, show_value
-from sweeps.engine.cli.app import FAILED, INTERRUPTED, command_line
+from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.cli.text import relative, say
-from sweeps.engine.driver.on_ray import on_ray
-from sweeps.engine.driver.preflight import check_machine, check_trial
-from sweeps.engine.driver.run import name_versions, print_summary
+from sweeps.engine.cli.text import relative
+from sweeps.engine.driver.on_ray import on_ray, tune_run
+from sweeps.engine.driver.preflight import check_machine
+from sweeps.engine.driver.run import print_summary
+from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
 from sweeps.engine.search.finalists import run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.plots.static import save_pictures
@@ -26,52 +24,64 @@ from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.storage.files import write_atomically
-from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.remote import hold_lease, open_sweep
-from sweeps.engine.sweep.spec import Report, Sweep
-from sweeps.engine.tracking.background import Mirroring
+from sweeps.engine.sweep.spec import Report
 
 NAME = "search"
 REPORT = "report.md"
 
 
 def run_search(options: SearchOptions) -> int:
-    """Run a search, or go on with one, and say what came out.
+    """Run a search, or resume one, and report it.
 
     Returns:
         The exit code: 0, or 1 if no trial finished, or 130 if it was interrupted.
     Raises:
-        InputError: the input cannot be used; nothing has been started or written.
+        InputError: the input cannot be used; nothing was started or written.
     """
-    console = Console()
     options.check()
-    if options.resume:
-        options.refuse_beside_resume(also_allowed=RESIZABLE)
-        sweep, search, folder, dataset = _resumed(options, options.resume)
-        name_versions(sweep, console)
-    else:
-        dataset = load_images(
-            options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
-        )
-        if options.show_space:
-            print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
-            return 0
-        sweep, search, folder = _begun(options, dataset)
-    with sole_driver(folder.path, "search"), hold_lease(folder, console) as folder:
+    if options.show_space and not options.resume:
+        return _print_space(options)
+    opened, search = _resume(options) if options.resume else _begin(options)
+    with opened.driving() as session:
+        folder = session.folder
         search.write(folder)
-        study = SearchStudy(search, sweep, folder)
+        study = SearchStudy(search, session.sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
             study.add(teacher(Path(source), search), source)
-        mirroring = Mirroring(sweep, folder)
-        with mirroring.running():
-            over = _search(search, sweep, dataset, folder, study, console, options)
-            finalists, champion = (
-                run_finalists(search, sweep, dataset, folder, console, options, mirroring) if over else ([], None)
-            )
-        snapshot = Snapshot.of(sweep, search, folder, finalists=finalists, champion=champion)
-        return _conclude(snapshot, study, folder, mirroring, console)
+        with session.tracker.running():
+            over = _run_trials(session, search, study)
+            finalists, champion = run_finalists(session, search) if over else ([], None)
+        snapshot = Snapshot.of(session.sweep, search, folder, finalists=finalists, champion=champion)
+        return _conclude(session, snapshot, study)
+
+
+def _print_space(options: SearchOptions) -> int:
+    dataset = load_images(
+        options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
+    )
+    print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
+    return 0
+
+
+def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
+    searches: list[Search] = []
+
+    def plan(dataset: Dataset) -> Plan:
+        search = options.search(dataset)
+        for source in search.warm_start:
+            teacher(Path(source), search)  # refused before anything is written
+        searches.append(search)
+        return Plan(examples=[trial_config(search.space, search.space.default_point(), search.base)], open=True)
+
+    session = begin(options, NAME, plan)
+    return session, searches[0]
+
+
+def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
+    session = resume(options, images=lambda _, folder: Search.read(folder).base.data, also_allowed=RESIZABLE)
+    check_machine(session.sweep.resources, options.address, options.max_concurrent)
+    return session, resized(Search.read(session.folder), options)
 
 
 def show_space(space: Space, pixel: float) -> str:
@@ -104,29 +114,6 @@ def _value(value: Value, pixel: float | None) -> str:
     if pixel is None:
         return show_value(value)
     return f"{float(value) / pixel:.4g} px = {float(value) * 255:.4g}/255"
-
-
-def _begun(options: SearchOptions, dataset: Dataset) -> tuple[Sweep, Search, SweepFolder]:
-    folder = options.new_folder(NAME)
-    resources = options.resources()
-    check_machine(resources, options.address, options.max_concurrent)
-    search = options.search(dataset)
-    default = trial_config(search.space, search.space.default_point(), search.base)
-    check_trial(default, dataset, Workers(size=resources.num_workers))
-    for source in search.warm_start:
-        teacher(Path(source), search)  # refused before anything is written
-    sweep = Sweep.new(
-        NAME,
-        command=command_line(),
-        data_dir=str(options.data_dir.resolve()) if options.data_dir else None,
-        pixel=dataset.pixel,
-        resources=resources,
-        trials=(),
-        open=True,
-        storage=folder.store.uri if folder.store else None,
-    )
-    folder.create(sweep)
-    return sweep, search, folder
 
 
 def teacher(path: Path, search: Search) -> list[Score]:
@@ -163,29 +150,7 @@ def _not_searched(search: Search) -> dict[str, object]:
     }
 
 
-def _resumed(options: SearchOptions, place: str) -> tuple[Sweep, Search, SweepFolder, Dataset]:
-    folder = open_sweep(place, options.output)
-    sweep = folder.load()
-    search = resized(Search.read(folder), options)
-    check_machine(sweep.resources, options.address, options.max_concurrent)
-    dataset = load_images(
-        search.base.data,
-        options.data_dir or sweep.data_dir,
-        download=options.download,
-        data_workers=options.data_workers,
-    )
-    return sweep, search, folder, dataset
-
-
-def _search(
-    search: Search,
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
-    study: SearchStudy,
-    console: Console,
-    options: SearchOptions,
-) -> bool:
+def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
     """Run trials until the budget is spent. Returns whether it is: an interrupted search is not over."""
 
     def go_on() -> bool:
@@ -193,36 +158,33 @@ def _search(
             return False
         if search.max_hours is None and search.flat is None:
             return True
-        snapshot = Snapshot.of(sweep, search, folder)
+        snapshot = Snapshot.of(session.sweep, search, session.folder)
         out_of_time = search.max_hours is not None and snapshot.hours >= search.max_hours
         return not out_of_time and (search.flat is None or flat_for(snapshot) < search.flat)
 
-    begun = study.unfinished()
-    console.print(
-        f"{len(study.trials()) - len(begun)} of {search.num_trials} trials are over, in {relative(folder.path)}"
-    )
-    if not begun and not go_on():
+    waiting = study.unfinished()
+    over = len(study.trials()) - len(waiting)
+    session.console.print(f"{over} of {search.num_trials} trials are over, in {relative(session.folder.path)}")
+    if not waiting and not go_on():
         return True
-    with on_ray(sweep, folder, console, options, expected=search.num_trials) as concurrent:
-        from sweeps.engine.search import tune  # noqa: PLC0415 (slow to import, and not needed to redraw)
+    with on_ray(session, expected=search.num_trials) as concurrent:
+        from sweeps.engine.ray_backend.search import Rungs, search_trials  # noqa: PLC0415 (slow to import)
 
-        tune.search_trials(
-            search, sweep, dataset, folder, study, concurrent=concurrent, stall=options.stall(), go_on=go_on
-        )
+        halving = search.halving
+        rungs = Rungs(grace=halving.grace, factor=halving.factor, longest=search.longest) if halving else None
+        search_trials(tune_run(session, concurrent), study, rungs=rungs, go_on=go_on)
     return not study.unfinished() and not go_on()
 
 
-def _conclude(
-    snapshot: Snapshot, study: SearchStudy, folder: SweepFolder, mirroring: Mirroring, console: Console
-) -> int:
+def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> int:
+    folder = session.folder
     pictures = save_pictures(snapshot, study.study, folder.path)
     write_atomically(folder.path / REPORT, report_md(snapshot))
-    unfinished = sum(not read_status(folder.trial(trial)).done for trial in folder.trials(snapshot.sweep))
+    unfinished = sum(not status.done for _, status in folder.statuses(session.sweep))
     report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
     if not unfinished:
         folder.write_report(report)
-    dashboard = f"Study:  optuna-dashboard {relative(folder.path / STUDY)}"
-    print_summary(report, snapshot.sweep, folder, mirroring, console, dashboard)
+    print_summary(session, report, f"Study:  optuna-dashboard {relative(folder.path / STUDY)}")
     if unfinished:
-        say(console, f"{unfinished} trials are not over; go on with --resume {relative(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials are not over; resume with --resume {relative(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

@@ -59,6 +59,11 @@ class Search:
     final: Final | None
     warm_start: tuple[str, ...] = ()
 
+    @property
+    def longest(self) -> int:
+        """Epochs of the longest trial that the space admits."""
+        return round(self.space["epochs"].high) if "epochs" in self.space.names else self.base.train.epochs
+
     def write(self, folder: SweepFolder) -> None:
         """Keep it beside the sweep's description."""
         write_atomically(folder.path / SEARCH, json.dumps(to_dict(self), indent=1))

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from bat_core.suites import suite_of
 from search_spaces.base import Parameter, Point, Value, show_value
+from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
@@ -16,20 +17,9 @@ UNVERIFIED = ", not verified: masked"  # what masking adds to a suite's name
 AMOUNTS = ".eps"  # how a field that is an amount of pixel change ends
 
 
-def percent(share: float) -> str:
-    """45.5%."""
-    return f"{share:.1%}"
-
-
 def robust(score: Score) -> str:
     """The robust accuracy with its 95 % interval: 45.5% (38.8-52.4)."""
     return with_interval(score.robust_acc, score.interval)
-
-
-def with_interval(share: float, interval: tuple[float, float]) -> str:
-    """45.5% (38.8-52.4)."""
-    low, high = interval
-    return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def span(hours: float) -> str:
@@ -37,13 +27,6 @@ def span(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-
-
-def count_of(count: int, noun: str, plural: str = "") -> str:
-    """1 trial, 2 trials; "no trial" of none."""
-    if count == 0:
-        return f"no {noun}"
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def is_amount(parameter: Parameter) -> bool:

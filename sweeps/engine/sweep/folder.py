@@ -14,7 +14,7 @@ from bat_core.workers import Workers
 from sweeps.engine.storage.files import cache, refuse_if_used, write_atomically
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import retry_storage
-from sweeps.engine.sweep.records import Record
+from sweeps.engine.sweep.records import Record, TrialStatus, read_status
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
 
@@ -36,6 +36,11 @@ class SweepFolder:
     path: Path
     store: Storage | None = None
     driver: str = ""
+
+    def title(self, sweep: Sweep) -> str:
+        """The sweep's name in MLflow: the folder's name, after the sweep's own."""
+        name = self.path.name
+        return name if name.startswith(sweep.name) else f"{sweep.name}-{name}"
 
     def trial(self, trial: Trial) -> Path:
         """The folder of one trial."""
@@ -80,6 +85,10 @@ class SweepFolder:
         if isinstance(sync, StoreTrialSync):
             sync.take_record(Workers())
         Record(folder, sync.recorded).append(event, **fields)
+
+    def statuses(self, sweep: Sweep) -> list[tuple[Trial, TrialStatus]]:
+        """Every trial so far with its state, in the order of `trials`."""
+        return [(trial, read_status(self.trial(trial))) for trial in self.trials(sweep)]
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
         """All trials so far: those known beforehand, then those proposed, in order, finalists last."""

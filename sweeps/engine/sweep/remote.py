@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.console import Console
 from bat_core.config import from_dict, to_dict
 from bat_core.errors import InputError
 from sweeps.engine.storage.object_store import Storage, is_uri
+from sweeps.engine.storage.periodic import every
 from sweeps.engine.storage.retry import TakenOverError, patience
 from sweeps.engine.sweep.folder import SPEC, SweepFolder
 from sweeps.engine.sweep.records import RECORD
@@ -69,31 +69,25 @@ class StoreFollower:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Follow in a thread of its own while the body runs, and once more after it."""
-        stop = threading.Event()
-
-        def loop() -> None:
-            while not stop.wait(INTERVAL):
-                try:
-                    self.look()
-                except TakenOverError as error:
-                    self._say(str(error))
-                    return
-                except OSError as error:
-                    if not self._trouble:
-                        self._say(f"{error}; the trials wait for it, each for {patience():g} seconds at most")
-                    self._trouble = True
-                else:
-                    if self._trouble:
-                        self._say(f"{self._store} answers again")
-                    self._trouble = False
-
-        thread = threading.Thread(target=loop, name="following", daemon=True)
-        thread.start()
-        try:
+        with every(INTERVAL, self._look_again, name="store-follower"):
             yield
-        finally:
-            stop.set()
-            thread.join()
+
+    def _look_again(self) -> bool:
+        """As `look`, reporting trouble instead of raising. Returns whether to go on."""
+        try:
+            self.look()
+        except TakenOverError as error:
+            self._say(str(error))
+            return False
+        except OSError as error:
+            if not self._trouble:
+                self._say(f"{error}; the trials wait for it, each for {patience():g} seconds at most")
+            self._trouble = True
+        else:
+            if self._trouble:
+                self._say(f"{self._store} answers again")
+            self._trouble = False
+        return True
 
     def look(self) -> None:
         """Pull the records that changed, and give a sign of life when one is due.

@@ -3,16 +3,12 @@
 import datetime
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import bat_core
 from bat_core.config import Param, TrialConfig
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite, shown
-
-if TYPE_CHECKING:
-    from sweeps.engine.sweep.folder import SweepFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +54,8 @@ class Sweep:
     """
 
     name: str
-    id: str
-    created: str
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
     command: str
     data_dir: str | None
     pixel: float
@@ -80,42 +76,9 @@ class Sweep:
         if twice := next((trial_id for trial_id, count in counted.items() if count > 1), None):
             raise InputError(f"trial {twice!r} stands in the sweep twice: give each seed and budget once")
 
-    @classmethod
-    def new(
-        cls,
-        name: str,
-        *,
-        command: str,
-        data_dir: str | None,
-        pixel: float,
-        resources: Resources,
-        trials: Sequence[Trial],
-        open: bool = False,
-        storage: str | None = None,
-    ) -> "Sweep":
-        """A sweep with an id of its own.
-
-        Raises:
-            InputError: two trials bear one id, or there are none.
-        """
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return cls(
-            name=name,
-            id=secrets.token_hex(8),
-            created=created,
-            command=command,
-            data_dir=data_dir,
-            pixel=pixel,
-            resources=resources,
-            trials=tuple(trials),
-            open=open,
-            storage=storage,
-        )
-
-    def title(self, folder: "SweepFolder") -> str:
-        """What the sweep is called in MLflow: its folder's name, with its own before it."""
-        name = folder.path.name
-        return name if name.startswith(self.name) else f"{self.name}-{name}"
+    def budget_in_pixels(self, trial: Trial) -> float:
+        """A trial's training budget in the data set's pixels; 0 where it trains on clean images."""
+        return round(float(trial.config.recipe.params.get("eps", 0.0)) / self.pixel, 6)
 
 
 @dataclass(frozen=True, kw_only=True)

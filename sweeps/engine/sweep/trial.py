@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,45 +49,48 @@ class Paused(Exception):  # noqa: N818 (no error)
     """A trial has saved what it had, in the middle, and ends here for now."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialRuntime:
+    """Where a trial runs: its device and workers, who controls it, and where its files are copied to.
+
+    `sync` copies what is durable to a store, where nodes share no folder.
+    """
+
+    device: torch.device
+    workers: Workers = field(default_factory=Workers.current)
+    control: TrialControl = NO_CONTROL
+    sync: TrialSync = field(default_factory=TrialSync)
+
+
 def run_trial(
     trial: Trial,
     dataset: Dataset,
     folder: Path,
+    runtime: TrialRuntime,
     *,
-    device: torch.device,
-    workers: Workers | None = None,
-    control: TrialControl = NO_CONTROL,
     report: Callable[[dict[str, float]], None] = lambda _: None,
-    sync: TrialSync | None = None,
 ) -> None:
     """Train, evaluate and record one trial; `report` gets each epoch's metrics. See `trial_epochs`."""
-    for metrics in trial_epochs(trial, dataset, folder, device=device, workers=workers, control=control, sync=sync):
+    for metrics in trial_epochs(trial, dataset, folder, runtime):
         report(metrics)
 
 
 def trial_epochs(
-    trial: Trial,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    device: torch.device,
-    workers: Workers | None = None,
-    control: TrialControl = NO_CONTROL,
-    sync: TrialSync | None = None,
+    trial: Trial, dataset: Dataset, folder: Path, runtime: TrialRuntime
 ) -> Generator[dict[str, float], None, None]:
-    """Train, evaluate and record one trial, going on from its last checkpoint if it has one.
+    """Train, evaluate and record one trial, from its last checkpoint if it has one.
 
     A finished trial is left as it is. Every worker of a trial calls this with the same arguments;
-    rank 0 alone writes records and checkpoints. `sync` copies what is durable to where no node's folder is.
+    rank 0 alone writes records and checkpoints.
 
     Yields:
-        The metrics of each epoch, once it is on disk. Whoever asks for no more of them leaves a trial
-        that can be gone on with, from the epoch's end.
+        The metrics of each epoch, once it is on disk. A caller that stops asking leaves a trial that
+        can be resumed from the epoch's end.
     Raises:
-        Paused: `control` wanted it; the state between two batches is on disk.
+        Paused: the controller asked for it; the state between two batches is on disk.
         Exception: whatever stopped the trial, after it was recorded as failed with its reason.
     """
-    workers, sync = workers or Workers.current(), sync or TrialSync()
+    workers, sync = runtime.workers, runtime.sync
     with _sole_writer(folder, workers):
         sync.begin(workers)
         if read_status(folder).phase == "finished":
@@ -95,10 +98,10 @@ def trial_epochs(
         writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
         try:
             resume_point = find_resume_point(folder / CHECKPOINTS, trial.config)
-            state = resume_point.load(dataset, device)
+            state = resume_point.load(dataset, runtime.device)
             if writer:
-                writer.start(device, state, resume_point.passed_over)
-            run = _TrialRun(trial.config, dataset, folder, device, workers, writer, control, sync)
+                writer.start(runtime.device, state, resume_point.passed_over)
+            run = _TrialRun(trial.config, dataset, folder, runtime, writer)
             state = yield from run.train(state)
             run.evaluate(state)
             if writer:
@@ -118,18 +121,17 @@ class _TrialRun:
     config: TrialConfig
     dataset: Dataset
     folder: Path
-    device: torch.device
-    workers: Workers
+    runtime: TrialRuntime
     writer: "_Writer | None"
-    control: TrialControl
-    sync: TrialSync
 
     def train(self, state: TrainState | None) -> Generator[dict[str, float], None, TrainState]:
         """The model to judge: the last epoch's, or the one before training collapsed."""
         keep_sound = self.config.train.on_collapse == "stop"
         if keep_sound and state is not None and read_status(self.folder).collapsed is not None:
             return state
-        for event in fit_by_batch(self.config, self.dataset, state=state, device=self.device, workers=self.workers):
+        for event in fit_by_batch(
+            self.config, self.dataset, state=state, device=self.runtime.device, workers=self.runtime.workers
+        ):
             if isinstance(event, TrainState):
                 self._after_batch(event)
                 continue
@@ -138,7 +140,7 @@ class _TrialRun:
                 self.writer.epoch(event.state, collapsed=event.collapsed, keep=not lost)
             yield event.metrics()
             if lost:
-                sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.device)
+                sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.runtime.device)
                 assert sound is not None, "a collapse needs an epoch that was better, and its checkpoint"
                 return sound
             state = event.state
@@ -146,18 +148,18 @@ class _TrialRun:
         return state
 
     def _after_batch(self, state: TrainState) -> None:
-        self.control.heartbeat()
+        self.runtime.control.heartbeat()
         assert state.partial is not None
-        look = self.workers.size == 1 or state.partial.batches % BATCHES_BETWEEN_LOOKS == 0
-        if look and self.workers.any(self.control.should_pause(), self.device):
-            state.gather(self.workers)
+        look = self.runtime.workers.size == 1 or state.partial.batches % BATCHES_BETWEEN_LOOKS == 0
+        if look and self.runtime.workers.any(self.runtime.control.should_pause(), self.runtime.device):
+            state.gather(self.runtime.workers)
             if self.writer:
                 self.writer.pause(state)
             raise Paused
 
     def evaluate(self, state: TrainState) -> None:
         """Each worker judges its share of the images; `_Writer.finish` joins the shares."""
-        config, writer, workers = self.config, self.writer, self.workers
+        config, writer, workers = self.config, self.writer, self.runtime.workers
         part = self.dataset.part(config.attack.split)
         mine = workers.share(torch.arange(len(part)))
         curves, verified = trajectories(config.attack), verification(config.attack)
@@ -177,12 +179,12 @@ class _TrialRun:
             done += len(positions)
             if writer:
                 writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-            self.control.heartbeat()
-            if workers.size == 1 and self.control.should_pause():
+            self.runtime.control.heartbeat()
+            if workers.size == 1 and self.runtime.control.should_pause():
                 raise Paused
         shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
         retry_storage(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
-        self.sync.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
+        self.runtime.sync.judged(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
         if workers.size > 1:
             dist.barrier()
 
@@ -274,7 +276,7 @@ class _Writer:
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
             suite=suite_of(self.config.attack).label_for(findings.masking_status),
-            masking_status=findings.masking_status,
+            verdict=findings.masking_status,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),
             epoch=state.epoch,

@@ -12,8 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from bat_core.errors import InputError, check_file_name
 from sweeps.engine.cli.redact import redacted
-
-OUR_LOADER = "sweeps.engine.mlflow_model"
+from sweeps.engine.tracking.sync import LOADER
 
 
 def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
@@ -34,7 +33,7 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
         except Exception as error:  # whatever a YAML that is no MLmodel of MLflow's leads to
             raise InputError(f"model {uri!r}: its MLmodel cannot be read: {type(error).__name__}") from error
         pyfunc = (described.flavors or {}).get("python_function") or {}
-        if pyfunc.get("loader_module") != OUR_LOADER or run is None:
+        if pyfunc.get("loader_module") != LOADER or run is None:
             raise InputError(
                 f"model {uri!r} is none of ours: loading it could run foreign code; name a package.module:factory with"
                 " --weights instead"

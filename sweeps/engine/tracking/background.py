@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.cli.text import relative
+from sweeps.engine.storage.periodic import every
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
 
 if TYPE_CHECKING:
-    from sweeps.engine.tracking.sync import Mirror
+    from sweeps.engine.tracking.sync import SweepSync
 
 INTERVAL = 3.0  # seconds between two looks at the records
 PATIENCE, PATIENCE_A_RUN = 60.0, 2.0  # seconds that the end of a sweep or evaluation waits for MLflow at most
@@ -38,18 +39,18 @@ def why(error: Exception) -> str:
     return f"{type(error).__name__}: {said}"
 
 
-def hush() -> None:
+def quiet_mlflow() -> None:
     """Silence MLflow's loggers; to be called after it is imported, which sets their levels."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def patience_for(runs: int) -> float:
+def time_limit(runs: int) -> float:
     """How many seconds to wait until so many runs are in MLflow; one takes a tenth of a second or two."""
     return PATIENCE + PATIENCE_A_RUN * runs
 
 
-def trouble_in(act: Callable[[], None], *, patience: float) -> str | None:
+def failure_of(act: Callable[[], None], *, patience: float) -> str | None:
     """Do what needs MLflow, for at most `patience` seconds.
 
     A server that answers every request, but late, would otherwise hold up the end for hours. What is
@@ -76,7 +77,7 @@ def trouble_in(act: Callable[[], None], *, patience: float) -> str | None:
     return None if trouble is None else why(trouble)
 
 
-class Mirroring:
+class BackgroundSync:
     """Mirrors one sweep to the tracking server that MLFLOW_TRACKING_URI names.
 
     Without that variable it is MLflow's own default, an SQLite file in the working folder.
@@ -85,35 +86,29 @@ class Mirroring:
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         self.uri = tracking_uri()
         self._sweep, self._folder = sweep, folder
-        self._mirror: Mirror | None = None
+        self._mirror: SweepSync | None = None
         self._busy = threading.Lock()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Mirror every few seconds, in a thread of its own, while the body runs."""
-        stop = threading.Event()
+        """SweepSync every few seconds, in a thread of its own, while the body runs."""
 
-        def loop() -> None:
-            while not stop.wait(INTERVAL):
-                with contextlib.suppress(Exception):  # it is tried again, and `once` tells what remains
-                    self._sync()
+        def look() -> None:
+            with contextlib.suppress(Exception):  # it is tried again, and `once` reports what remains
+                self._sync()
 
-        thread = threading.Thread(target=loop, name="mirror", daemon=True)
-        thread.start()
-        try:
+        with every(INTERVAL, look, name="mlflow-sync", join=False):
             yield
-        finally:
-            stop.set()
 
     def once(self, *, patience: float | None = None) -> str | None:
-        """Mirror what there is now, for at most `patience` seconds (default: by the number of trials).
+        """SweepSync what there is now, for at most `patience` seconds (default: by the number of trials).
 
         Returns:
             None, or why MLflow did not take everything.
         """
         if patience is None:
-            patience = patience_for(len(self._folder.trials(self._sweep)))
-        return trouble_in(self._sync, patience=patience)
+            patience = time_limit(len(self._folder.trials(self._sweep)))
+        return failure_of(self._sync, patience=patience)
 
     def _sync(self) -> None:
         with self._busy:
@@ -121,11 +116,11 @@ class Mirroring:
                 self._mirror = self._connect()
             self._mirror.sync()
 
-    def _connect(self) -> "Mirror":
-        from sweeps.engine.tracking.sync import Mirror  # noqa: PLC0415 (seconds to import)
+    def _connect(self) -> "SweepSync":
+        from sweeps.engine.tracking.sync import SweepSync  # noqa: PLC0415 (seconds to import)
 
-        hush()
-        return Mirror(self._sweep, self._folder, uri=self.uri)
+        quiet_mlflow()
+        return SweepSync(self._sweep, self._folder, uri=self.uri)
 
 
 def how_to_open(uri: str) -> str:

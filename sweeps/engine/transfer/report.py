@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.engine.cli.text import pipe_table
+from sweeps.engine.cli.text import percent, pipe_table, with_interval
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 
@@ -56,15 +56,15 @@ def markdown(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
         lines = []
         for target in matrix.names:
             row = [of[target, source] for source in matrix.names]
-            lines.append([target, f"{row[0].clean / row[0].n:.1%}", *[_with_interval(cell) for cell in row]])
+            lines.append([target, percent(row[0].clean / row[0].n), *[_with_interval(cell) for cell in row]])
         parts.append(pipe_table(head, lines))
     return "\n\n".join([*parts, alarm(cells).description]) + "\n"
 
 
 def _with_interval(cell: TransferCell) -> str:
-    low, high = cell.interval
-    text = f"{cell.acc:.1%}"
-    return f"{f'**{text}**' if cell.white_box else text} ({100 * low:.1f}-{100 * high:.1f})"
+    text = with_interval(cell.acc, cell.interval)
+    accuracy, _, reach = text.partition(" ")
+    return f"**{accuracy}** {reach}" if cell.white_box else text
 
 
 def _whole(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:

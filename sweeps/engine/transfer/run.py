@@ -1,21 +1,18 @@
-"""From the command line to a transfer matrix: checks models, crafts, judges, resumes, reports."""
+"""The command `transfer`: images crafted on each model, judged by all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from bat_core.data import Split
 from bat_core.errors import InputError
-from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.plotting import save_figure
-from sweeps.engine.cli.text import progress, relative
-from sweeps.engine.evaluation.job import AssessOptions, decide, found_again, spread
-from sweeps.engine.storage.files import refuse_if_used, write_atomically
-from sweeps.engine.storage.locks import sole_driver
-from sweeps.engine.tracking.background import how_to_open, hush, patience_for, tracking_uri, trouble_in
+from sweeps.engine.evaluation.job import Job, spread
+from sweeps.engine.evaluation.options import JobOptions
+from sweeps.engine.evaluation.setup import decide
+from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.transfer.craft import (
     NOUN,
     SPEC,
@@ -36,76 +33,77 @@ FILES = (TABLE, CELLS, f"{STEM}.png", f"{STEM}.svg")
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TransferOptions(AssessOptions):
+class TransferOptions(JobOptions):
     """Which images, which budget, on which machine. None stands for what is usual."""
 
     batch_size: int | None = None
     """Images crafted at once, and in one shard. Default: 250, on GPUs 1,000."""
     output: Path | None = None
     """A new folder for verdicts, tables and pictures. Default: outputs/transfer-<time>."""
-    resume: Path | None = None
-    """Go on with the transfer matrix in this folder, at the model and shard where it stopped."""
+    resume: str | None = None
+    """Resume the transfer matrix in this folder, at the model and shard where it stopped."""
 
 
 def run_transfer(models: Sequence[str], options: TransferOptions) -> int:
-    """Make a transfer matrix, or go on with it, and say what came out.
+    """Make a transfer matrix, or resume one, and report it.
 
     Returns:
         The exit code, 0.
     Raises:
-        InputError: the input cannot be used; nothing has been attacked.
+        InputError: the input cannot be used; nothing was attacked.
     """
-    console = Console()
-
-    def say(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
-
-    if options.resume:
-        options.refuse_beside_resume(models, NOUN)
-        matrix, folder, part = _resumed(options, options.resume)
-    else:
-        matrix, folder, part = _begun(models, options, console)
-    with sole_driver(folder.path, NOUN):
-        shards = len(matrix.shards())
-
-        def doing() -> str:
-            done = len(finished_shards(matrix, folder))
-            number = min(done // shards, len(matrix.names) - 1)
-            return f"crafting on {matrix.names[number]} ({number + 1} of {len(matrix.names)})"
-
-        total, gpus = shards * len(matrix.names), options.gpus()
-        with (
-            progress(console, total=total, done=lambda: len(finished_shards(matrix, folder)), doing=doing),
-            spread(options, (matrix, folder, part)) as run,
-        ):
-            run(work, [(source, shard, gpus) for source in range(len(matrix.names)) for shard in matrix.shards()])
-        description = _conclude(matrix, folder, part, console)
-        say(f"Results: {relative(folder.path)} ({', '.join(FILES)})")
-        uri = tracking_uri()
-        if trouble := _log(matrix, folder, description, uri):
-            say(f"MLflow did not take everything ({trouble}); later: --resume {relative(folder.path)}", "yellow")
-        else:
-            say(f"MLflow: {how_to_open(uri)}, experiment {STEM}")
-    return 0
+    return TransferJob(models, options).run()
 
 
-def _begun(models: Sequence[str], options: TransferOptions, console: Console) -> tuple[Matrix, MatrixFolder, Split]:
-    options.check()
-    if not models:
-        raise InputError(f"name at least two MODELs or a sweep's folder, or a {NOUN} to --resume")
-    folder = MatrixFolder((options.output or timestamped(STEM)).resolve())
-    refuse_if_used(folder.path, SPEC, f"a {NOUN}")
-    decided, part = decide(models, options, folder.path, console)
-    matrix = Matrix.new(**decided)
-    _check_models(matrix)
-    folder.create(matrix)
-    return matrix, folder, part
+class TransferJob(Job[Matrix]):
+    """Every model as a source and as a target."""
 
+    noun, spec_file, stem = NOUN, SPEC, STEM
+    wanted = "two MODELs or a sweep's folder"
+    experiment = f", experiment {STEM}"
 
-def _resumed(options: TransferOptions, path: Path) -> tuple[Matrix, MatrixFolder, Split]:
-    folder = MatrixFolder(path.resolve())
-    matrix = folder.load()
-    return matrix, folder, found_again(matrix, options, NOUN)
+    folder: MatrixFolder
+
+    def folder_at(self, path: Path) -> MatrixFolder:
+        return MatrixFolder(path)
+
+    def make(self) -> tuple[Matrix, Split]:
+        decided, part = decide(self.models, self.options, self.folder.path, self.console)
+        matrix = Matrix.new(**decided)
+        _check_models(matrix)
+        return matrix, part
+
+    def total(self) -> float:
+        return len(self.spec.shards()) * len(self.spec.names)
+
+    def done(self) -> float:
+        return len(finished_shards(self.spec, self.folder))
+
+    def doing(self) -> str:
+        names = self.spec.names
+        number = min(int(self.done()) // len(self.spec.shards()), len(names) - 1)
+        return f"crafting on {names[number]} ({number + 1} of {len(names)})"
+
+    def attack(self) -> None:
+        gpus, sources = self.options.gpus(), range(len(self.spec.names))
+        with spread(self.options, (self.spec, self.folder, self.part)) as run:
+            run(work, [(source, shard, gpus) for source in sources for shard in self.spec.shards()])
+
+    def conclude(self) -> str:
+        cells = cells_of(self.spec.names, joined(self.spec, self.folder, self.part))
+        write_atomically(self.folder.path / CELLS, as_csv(cells))
+        write_atomically(self.folder.path / TABLE, markdown(self.spec, cells))
+        save_figure(draw_matrix(self.spec, cells), self.folder.path / STEM)
+        show(self.console, self.spec, cells)
+        self._note = f"{alarm(cells).description} {settings(self.spec, cells)}"
+        return ", ".join(FILES)
+
+    def log(self, uri: str) -> None:
+        from sweeps.engine.transfer.mlflow_log import log_transfer  # noqa: PLC0415 (seconds to import)
+
+        log_transfer(self.spec, self.folder.path, (SPEC, *FILES), self._note, uri=uri)
+
+    _note: str
 
 
 def _check_models(matrix: Matrix) -> None:
@@ -129,25 +127,3 @@ def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: 
         _BENCHES.clear()
         _BENCHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
     craft_shard(matrix, folder, _BENCHES[matrix.id], part, source, shard)
-
-
-def _conclude(matrix: Matrix, folder: MatrixFolder, part: Split, console: Console) -> str:
-    """Tables and pictures of what lies on disk. Returns what they say in a sentence or two."""
-    cells = cells_of(matrix.names, joined(matrix, folder, part))
-    write_atomically(folder.path / CELLS, as_csv(cells))
-    write_atomically(folder.path / TABLE, markdown(matrix, cells))
-    save_figure(draw_matrix(matrix, cells), folder.path / STEM)
-    show(console, matrix, cells)
-    return f"{alarm(cells).description} {settings(matrix, cells)}"
-
-
-def _log(matrix: Matrix, folder: MatrixFolder, description: str, uri: str) -> str | None:
-    """Bring the matrix into MLflow. Returns None, or why it did not take it."""
-
-    def log() -> None:
-        from sweeps.engine.transfer.mlflow_log import log_transfer  # noqa: PLC0415 (seconds to import)
-
-        hush()
-        log_transfer(matrix, folder.path, (SPEC, *FILES), description, uri=uri)
-
-    return trouble_in(log, patience=patience_for(1))

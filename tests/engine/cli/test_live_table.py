@@ -15,7 +15,7 @@ PIXEL = 1 / 255
 def sweep_of(count: int) -> Sweep:
     config = TrialConfig(recipe=RecipeConfig(params={"eps": 4 / 255}), train=TrainConfig(epochs=5))
     trials = [Trial(id=f"trial{i}", config=config) for i in range(count)]
-    return Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    return Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
 
 
 def printed(board: StatusBoard) -> str:
@@ -39,9 +39,7 @@ def test_the_table_shows_budget_epoch_accuracies_and_state(tmp_path: Path) -> No
     records[0].append("failed", reason="FloatingPointError: the loss is nan")
     records[1].append("attack", done=100, of=400)
     records[2].append("attack", done=0, of=400)
-    records[2].append(
-        "finished", clean_acc=0.9, robust_acc=0.4, robust_n=50, suite="PGD-3+quick", masking_status="suspect"
-    )
+    records[2].append("finished", clean_acc=0.9, robust_acc=0.4, robust_n=50, suite="PGD-3+quick", verdict="suspect")
     text = printed(board)
     for words in (
         "4 px",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.tracking.background import how_to_open, trouble_in, why
+from sweeps.engine.tracking.background import failure_of, how_to_open, why
 
 SECRET = "s3cr3t"
 
@@ -70,7 +70,7 @@ def test_what_is_printed_and_kept(monkeypatch):
         how_to_open(uri),
         how_to_open("http://u:s3cr3t@h"),
         why(trouble),
-        trouble_in(fail, patience=60),
+        failure_of(fail, patience=60),
     )
     assert SECRET not in "".join(map(str, told))
     assert all("\n" not in str(one) for one in told)

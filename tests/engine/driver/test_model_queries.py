@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from bat_core.attacks import fgsm
 from bat_core.config import AttackConfig, TrialConfig
 from bat_core.data import Split
-from sweeps.engine.driver.model_queries import GradientQuery, Norms, QueryAnswers, TransferQuery, ask
+from sweeps.engine.driver.model_queries import GradientQuery, Norms, QueryAnswers, TransferQuery, answer_query
 from sweeps.engine.sweep.folder import SweepFolder
 from tests.unit.toys import Linear, classes, normal, uniform
 
@@ -22,7 +22,7 @@ def linear(seed: int) -> Linear:
 
 def test_gradients_are_those_of_the_formula_in_the_papers_units():
     model = linear(0)
-    _, answer = ask(PART, CONFIG, "cpu", GradientQuery(trial="a"), {"a": model})
+    _, answer = answer_query(PART, CONFIG, "cpu", GradientQuery(trial="a"), {"a": model})
     x = PART.images.double() / 255
     for position in range(len(PART)):
         z = (2 * x[position] - 1).requires_grad_()  # the paper's images
@@ -35,7 +35,7 @@ def test_gradients_are_those_of_the_formula_in_the_papers_units():
 def test_a_black_box_is_crafted_on_one_model_and_judged_by_others():
     source, target = linear(0), linear(1)
     query = TransferQuery(source="s", targets=("t", "s2"))
-    _, answer = ask(PART, CONFIG, "cpu", query, {"s": source, "t": target, "s2": source})
+    _, answer = answer_query(PART, CONFIG, "cpu", query, {"s": source, "t": target, "s2": source})
     x, y = PART.images / 255, PART.labels
     x_adv = fgsm(source, x, y, eps=8 / 255)
     for name, model in (("t", target), ("s2", source)):

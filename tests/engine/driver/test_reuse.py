@@ -10,12 +10,12 @@ from sweeps.engine.driver.reuse import finished_trials, reuse_finished
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 
 
 def a_sweep(path, *trials) -> tuple[Sweep, SweepFolder]:
     folder = SweepFolder(path)
-    sweep = Sweep.new("s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
+    sweep = Sweep(name="s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))
     folder.create(sweep)
     return sweep, folder
 
@@ -31,7 +31,7 @@ def earlier(tmp_path, tiny_trial, digits):
     place = tmp_path / "outputs"
     trial = Trial(id="first", config=tiny_trial)
     sweep, folder = a_sweep(place / "one", trial)
-    run_trial(trial, digits, folder.trial(trial), device=torch.device("cpu"))
+    run_trial(trial, digits, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
     return place, sweep
 
 

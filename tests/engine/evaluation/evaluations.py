@@ -166,7 +166,7 @@ def evaluated(made=net, **changes):
 
 
 def resume(folder, **changes):
-    return run_evaluation(changes.pop("models", []), EvaluateOptions(resume=folder, **changes))
+    return run_evaluation(changes.pop("models", []), EvaluateOptions(resume=str(folder), **changes))
 
 
 def model_folder(folder):

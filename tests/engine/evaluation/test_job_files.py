@@ -11,8 +11,8 @@ from bat_core.config import DataConfig, TrialConfig
 from bat_core.data import ImageFiles, load_dataset
 from bat_core.errors import InputError
 from bat_core.fit import initial_state
-from sweeps.engine.evaluation.job import decide, found_again
 from sweeps.engine.evaluation.run import EvaluateOptions
+from sweeps.engine.evaluation.setup import decide, found_again
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from tests.unit import photographs
 

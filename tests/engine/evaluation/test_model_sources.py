@@ -19,7 +19,7 @@ from bat_core.errors import InputError
 from sweeps.engine.evaluation.model_sources import ModelSource, _with_own_names, find_models, fingerprint
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import run_trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 
 FINISHED, STOPPED, WAITING = "finished-one", "stopped-one", "waiting-one"
 
@@ -46,10 +46,12 @@ def sweep(tmp_path_factory, digits):
     """A sweep's folder: one trial is finished, one was killed after its first epoch, one has not begun."""
     folder = SweepFolder(tmp_path_factory.mktemp("sweep"))
     trials = [Trial(id=name, config=replace(CONFIG, seed=n)) for n, name in enumerate((FINISHED, STOPPED, WAITING))]
-    folder.create(Sweep.new("s", command="", data_dir="/images", pixel=5 / 255, resources=Resources(), trials=trials))
-    run_trial(trials[0], digits, folder.trial(trials[0]), device=torch.device("cpu"))
+    folder.create(
+        Sweep(name="s", command="", data_dir="/images", pixel=5 / 255, resources=Resources(), trials=tuple(trials))
+    )
+    run_trial(trials[0], digits, folder.trial(trials[0]), TrialRuntime(device=torch.device("cpu")))
     with pytest.raises(Killed):
-        run_trial(trials[1], digits, folder.trial(trials[1]), device=torch.device("cpu"), report=kill)
+        run_trial(trials[1], digits, folder.trial(trials[1]), TrialRuntime(device=torch.device("cpu")), report=kill)
     return folder
 
 

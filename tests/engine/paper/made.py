@@ -38,7 +38,7 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         for row in table.trained
         for seed in seeds
     ]
-    sweep = Sweep.new("table", command="c", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    sweep = Sweep(name="table", command="c", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
     folder = SweepFolder(path)
     named = {row.trial_id(seed): (row.name, seed) for row in table.trained for seed in seeds}
     for trial in trials:
@@ -48,5 +48,5 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         record, home = Record(folder.trial(trial)), folder.trial(trial)
         verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
         verdicts(suite_of(ATTACK), active(name, seed)).write(home / VERIFIED)
-        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), masking_status=masking_status)
+        record.append("finished", suite=suite_of(ATTACK).label_for(masking_status), verdict=masking_status)
     return Result(table, sweep, folder)

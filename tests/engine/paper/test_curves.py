@@ -83,12 +83,12 @@ def test_the_same_verdicts_draw_the_same_bytes(some: list[EvaluatedTrial], tmp_p
 def test_only_finished_trials_are_drawn(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     trials = [trial(8, 0), trial(8, 1)]
-    sweep = Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+    sweep = Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
     for one in trials:
         record = Record(folder.trial(one))
         record.append("start")
         verdicts([UNBROKEN]).write(folder.trial(one) / VERDICTS)
         if one is trials[1]:
-            record.append("finished", suite="PGD-3, not verified", masking_status="clear")
+            record.append("finished", suite="PGD-3, not verified", verdict="clear")
     assert [one.trial.id for one in evaluated_trials(sweep, folder)] == ["8-1"]
     assert evaluated_trials(sweep, folder)[0].pixels == 8

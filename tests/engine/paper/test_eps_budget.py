@@ -25,13 +25,13 @@ def sentence(tmp_path):
 
     def make(*verdicts, attack=ATTACK):
         folder, trials = SweepFolder(tmp_path), [trial(4, attack), trial(8, attack)]
-        sweep = Sweep.new("s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=trials)
+        sweep = Sweep(name="s", command="", data_dir=None, pixel=PIXEL, resources=Resources(), trials=tuple(trials))
         for one, masking_status, seed in zip(trials, verdicts, (1, 3), strict=True):
             record = Record(folder.trial(one))
             drawn(trajectories(attack), 40, seed=seed).write(folder.trial(one) / VERDICTS)
             if attack.verify:
                 drawn(suite_of(attack), 40, seed=seed).write(folder.trial(one) / VERIFIED)
-            record.append("finished", suite=suite_of(attack).label_for(masking_status), masking_status=masking_status)
+            record.append("finished", suite=suite_of(attack).label_for(masking_status), verdict=masking_status)
         return draw(sweep, folder).sentence
 
     return make

@@ -107,7 +107,7 @@ def test_a_score_is_what_the_record_says(tmp_path: Path) -> None:
     trial = lab.propose()
     lab.finish(
         trial, 0.9, 0.55, time=1000.0, epochs=4, seconds=90.0, pgd_acc=0.6, n=300, robust_n=180, suite="PGD-20+quick",
-        masking_status="suspect", flags=["more_steps_help"],
+        verdict="suspect", flags=["more_steps_help"],
     )  # fmt: skip
     found = score(trial, read_status(lab.folder.trial(trial)), processes=2)
     assert found is not None

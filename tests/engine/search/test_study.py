@@ -93,7 +93,7 @@ def test_what_finished_is_complete_with_what_it_came_to(tmp_path):
     lab = Lab(tmp_path)
     study = lab.open()
     first, second = study.propose(), study.propose()
-    lab.finish(second, 0.8, 0.3, masking_status="suspect")
+    lab.finish(second, 0.8, 0.3, verdict="suspect")
     study.settle(second)
     waiting, told = study.study.trials
     assert (waiting.state, told.state) == (TrialState.RUNNING, TrialState.COMPLETE)
@@ -137,7 +137,7 @@ def test_a_masked_trial_is_not_feasible_unless_masks_are_asked_for(tmp_path, obj
     study = lab.open()
     for clean, robust, masking_status in ((0.95, 0.9, "masked"), (0.9, 0.5, "clear")):
         trial = study.propose()
-        lab.finish(trial, clean, robust, masking_status=masking_status)
+        lab.finish(trial, clean, robust, verdict=masking_status)
         study.settle(trial)
     masked, clear = study.study.trials
     assert (max(masked.constraints.values(), default=0) <= 0) == (objective == "clean+pgd")
@@ -167,9 +167,7 @@ def test_a_sampler_that_learns_goes_on_from_all_kinds_of_ends(tmp_path, sampler)
         if number % 4 == 2:
             lab.end(trial, "stopped" if number % 8 == 2 else "failed")
         else:
-            lab.finish(
-                trial, 0.9 - number / 50, 0.2 + number / 40, masking_status="masked" if number % 5 == 3 else "clear"
-            )
+            lab.finish(trial, 0.9 - number / 50, 0.2 + number / 40, verdict="masked" if number % 5 == 3 else "clear")
         study.settle(trial)
     points = [tuple(sorted(trial.point.items(), key=str)) for trial in study.trials()]
     assert len(set(points)) == 16
@@ -180,7 +178,7 @@ def test_optuna_reads_the_file_alone(tmp_path):
     study = lab.open()
     for masking_status in ("clear", "masked"):
         trial = study.propose()
-        lab.finish(trial, 0.9, 0.5, masking_status=masking_status)
+        lab.finish(trial, 0.9, 0.5, verdict=masking_status)
         study.settle(trial)
     study.propose()
     read = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY))))
@@ -198,7 +196,7 @@ def teach(path: Path, space, *ends) -> list:
     lab = Lab(path, search_of(space, seed=5))
     study = lab.open()
     for clean, robust, masking_status in ends:
-        lab.finish(study.propose(), clean, robust, masking_status=masking_status)
+        lab.finish(study.propose(), clean, robust, verdict=masking_status)
     return scores(lab.sweep, lab.folder)
 
 

@@ -19,7 +19,7 @@ STATES = {"finished": "COMPLETE", "masked": "COMPLETE", "stopped": "PRUNED", "fa
 
 def end(lab, trial, how):
     if how in {"finished", "masked"}:
-        lab.finish(trial, 0.9, 0.5, masking_status="masked" if how == "masked" else "clear")
+        lab.finish(trial, 0.9, 0.5, verdict="masked" if how == "masked" else "clear")
     else:
         lab.end(trial, how)
 

@@ -38,7 +38,7 @@ def search_of(space: Space = SPACE, **changes: Any) -> Search:
 
 def sweep_of(num_workers: int = 1) -> Sweep:
     resources = Resources(num_workers=num_workers)
-    return Sweep.new("search", command="", data_dir=None, pixel=PIXEL, resources=resources, trials=(), open=True)
+    return Sweep(name="search", command="", data_dir=None, pixel=PIXEL, resources=resources, trials=(), open=True)
 
 
 class Lab:

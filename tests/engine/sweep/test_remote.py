@@ -29,8 +29,14 @@ def trial(make_trial):
 
 @pytest.fixture
 def sweep(trial, store):
-    return Sweep.new(
-        "sweep", command="", data_dir=None, pixel=1 / 255, resources=Resources(), trials=[trial], storage=store.uri
+    return Sweep(
+        name="sweep",
+        command="",
+        data_dir=None,
+        pixel=1 / 255,
+        resources=Resources(),
+        trials=(trial,),
+        storage=store.uri,
     )
 
 

@@ -42,7 +42,7 @@ REFUSAL = "is no name for a file"
 
 
 def sweep_of(*trials, **more):
-    return Sweep.new("s", command="", data_dir=None, pixel=0.1, resources=Resources(), trials=trials, **more)
+    return Sweep(name="s", command="", data_dir=None, pixel=0.1, resources=Resources(), trials=tuple(trials), **more)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ POINT = {"eps": 0.1, "num_steps": 3.0, "target": "mc", "random_start": True}
 
 
 def sweep_of(*trials, **more):
-    return Sweep.new("s", command="", data_dir=None, pixel=0.1, resources=Resources(), trials=trials, **more)
+    return Sweep(name="s", command="", data_dir=None, pixel=0.1, resources=Resources(), trials=tuple(trials), **more)
 
 
 def trial(name, role="search", **more):

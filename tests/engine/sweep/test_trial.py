@@ -17,7 +17,7 @@ from bat_core.suites import suite_of
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import Paused, TrialControl, run_trial
+from sweeps.engine.sweep.trial import Paused, TrialControl, TrialRuntime, run_trial
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def run(trial: Trial, digits: Dataset, folder: Path, *, killed_after: int | None
         if len(seen) == killed_after:
             raise Killed
 
-    run_trial(trial, digits, folder, device=CPU, report=report)
+    run_trial(trial, digits, folder, TrialRuntime(device=CPU), report=report)
 
 
 def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_path):
@@ -99,7 +99,7 @@ def test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been(ba
     trial = Trial(id="one", config=make_trial(epochs=2))
     run(trial, digits, tmp_path / "whole")
     with pytest.raises(Paused):
-        run_trial(trial, digits, tmp_path / "paused", device=CPU, watch=PauseAfter(batches))
+        run_trial(trial, digits, tmp_path / "paused", TrialRuntime(device=CPU, control=PauseAfter(batches)))
     status = read_status(tmp_path / "paused")
     if batches < 9:
         assert (status.phase, len(status.epochs)) == ("paused", (batches - 1) // 4)

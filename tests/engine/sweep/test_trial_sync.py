@@ -14,7 +14,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.remote import DriverLease
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import run_trial, trial_epochs
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial, trial_epochs
 from sweeps.engine.sweep.trial_sync import AttemptHistory, StoreTrialSync, pull_trial
 from tests.engine.sweep.test_trial import verifying
 
@@ -47,7 +47,7 @@ def epochs(store, driver, trial, digits, tmp_path):
     def run(node):
         home = tmp_path / node
         sync = StoreTrialSync(store, trial.id, home, driver=driver.token)
-        return trial_epochs(trial, digits, home, device=CPU, workers=Workers(), sync=sync)
+        return trial_epochs(trial, digits, home, TrialRuntime(device=CPU, workers=Workers(), sync=sync))
 
     return run
 
@@ -61,7 +61,7 @@ def done(tmp_path_factory):
 @pytest.fixture
 def whole(trial, digits, done):
     """What the trial leaves where nothing disturbs it."""
-    run_trial(trial, digits, done, device=CPU)
+    run_trial(trial, digits, done, TrialRuntime(device=CPU))
     return done
 
 
@@ -86,7 +86,7 @@ def test_a_finished_trial_is_in_the_store_and_nothing_but_its_record_on_its_node
 def test_what_the_verifying_suite_found_is_in_the_store_too(epochs, store, trial, digits, tmp_path, driver):
     verified = Trial(id="verified", config=verifying(trial.config, 2))
     sync = StoreTrialSync(store, verified.id, tmp_path / "a", driver=driver.token)
-    run_trial(verified, digits, tmp_path / "a", device=CPU, sync=sync)
+    run_trial(verified, digits, tmp_path / "a", TrialRuntime(device=CPU, sync=sync))
     pull_trial(store, verified.id, tmp_path / "driver")
     assert len(Verdicts.read(tmp_path / "driver" / VERIFIED)) == 2
 
@@ -243,7 +243,7 @@ def work(rank: int, meeting: str, trial, digits, uri: str, homes: Path, driver: 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     sync = StoreTrialSync(Storage(uri), trial.id, homes / str(rank), driver=driver)
-    run_trial(trial, digits, homes / str(rank), device=CPU, sync=sync)
+    run_trial(trial, digits, homes / str(rank), TrialRuntime(device=CPU, sync=sync))
     torch.distributed.destroy_process_group()
 
 

@@ -5,8 +5,8 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.engine.sweep.trial import run_trial
-from sweeps.engine.tracking.sync import Mirror
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
+from sweeps.engine.tracking.sync import SweepSync
 
 
 def test_a_sweep_read_back_from_its_folder_has_the_settings_that_it_had(make_trial, digits, tmp_path: Path) -> None:
@@ -14,11 +14,11 @@ def test_a_sweep_read_back_from_its_folder_has_the_settings_that_it_had(make_tri
     config = make_trial("TRADES", params={"eps": 40 / 255, "num_steps": 2, "weight": 6.0}, epochs=1)
     folder, uri = SweepFolder(tmp_path / "sweep"), f"sqlite:///{tmp_path / 'tracking.db'}"
     trials = [Trial(id="trades", config=config)]
-    sweep = Sweep.new("again", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials)
+    sweep = Sweep(name="again", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))
     folder.create(sweep)
-    run_trial(trials[0], digits, folder.trial(trials[0]), device=torch.device("cpu"))
+    run_trial(trials[0], digits, folder.trial(trials[0]), TrialRuntime(device=torch.device("cpu")))
     for seen in (sweep, folder.load()):
-        Mirror(seen, folder, uri=uri).sync()
+        SweepSync(seen, folder, uri=uri).sync()
     client = MlflowClient(uri)
     (experiment,) = (one for one in client.search_experiments() if one.name.startswith("again"))
     (run,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'trades'")

@@ -83,7 +83,7 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
     before = {path: path.read_bytes() for path in (empty / "out").rglob("*") if path.is_file()}
     folder.shard(matrix.names[1], slice(25, 50)).unlink()
     (empty / "out" / "cells.csv").unlink()
-    assert run_transfer((), TransferOptions(resume=empty / "out", gpus_per_worker=0.0)) == 0
+    assert run_transfer((), TransferOptions(resume=str(empty) / "out", gpus_per_worker=0.0)) == 0
     assert {path: path.read_bytes() for path in (empty / "out").rglob("*") if path.is_file()} == before
 
 
@@ -114,11 +114,11 @@ def test_what_a_resumed_matrix_refuses(empty):
     with pytest.raises(InputError, match="holds a transfer matrix already: go on with --resume"):
         run_transfer(RIDGES, TransferOptions(**OPTIONS, output=out))
     with pytest.raises(InputError, match="--n cannot be given with --resume: the transfer matrix goes on as it was"):
-        run_transfer((), TransferOptions(n=5, resume=out))
+        run_transfer((), TransferOptions(n=5, resume=str(out)))
     with pytest.raises(InputError, match="no transfer matrix there"):
-        run_transfer((), TransferOptions(resume=empty))
+        run_transfer((), TransferOptions(resume=str(empty)))
     with exclusive(out / ".lock"), pytest.raises(InputError, match=r"the transfer matrix in .* is running already"):
-        run_transfer((), TransferOptions(resume=out, gpus_per_worker=0.0))
+        run_transfer((), TransferOptions(resume=str(out), gpus_per_worker=0.0))
 
 
 def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch, capsys):

@@ -9,12 +9,13 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.io import to_html  # type: ignore[import-untyped]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
+from sweeps.engine.cli.text import percent
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.importance import importances_note, importances_page, parallel_note, parallel_page
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
-from sweeps.engine.search.text import judged, percent, robust, setting, settings, span, states, too_little
+from sweeps.engine.search.text import judged, robust, setting, settings, span, states, too_little
 
 Draw: TypeAlias = Callable[[], Any]
 

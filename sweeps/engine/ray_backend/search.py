@@ -1,22 +1,19 @@
-"""Runs a search on Ray Tune: trials that are proposed as others end, stopped early by successive halving."""
+"""Tune's searcher and scheduler for a search: trials are proposed as others end, and stopped early by halving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from bat_core.data import Dataset
 from sweeps.engine.ray_backend.control import stopping
 from sweeps.engine.ray_backend.trainables import FAILURE
-from sweeps.engine.ray_backend.tuning import tune_trials
-from sweeps.engine.search.spec import Search
-from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.ray_backend.tuning import TuneRun, tune_trials
 from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import Sweep, Trial
+from sweeps.engine.sweep.spec import Trial
 
 SIGNAL = "val_robust_acc"  # a few PGD steps on validation images after each epoch
 DIED = "the process that ran it died: killed, or out of memory"
@@ -24,37 +21,47 @@ DIED = "the process that ran it died: killed, or out of memory"
 GoOn = Callable[[], bool]
 
 
-def search_trials(
-    search: Search,
-    sweep: Sweep,
-    dataset: Dataset,
-    folder: SweepFolder,
-    study: SearchStudy,
-    *,
-    concurrent: int,
-    stall: float | None,
-    go_on: GoOn,
-) -> None:
-    """Finish what was begun, then propose and run trials while `go_on()`, `concurrent` at a time."""
-    scheduler = None if search.halving is None else EpochASHA(search, study, folder)
+class Study(Protocol):
+    """What proposes trials and learns from them."""
+
+    def trials(self) -> list[Trial]:
+        """All trials proposed so far."""
+
+    def unfinished(self) -> list[Trial]:
+        """Those that are not over."""
+
+    def propose(self) -> Trial:
+        """The next trial, on disk before it is returned."""
+
+    def settle(self, trial: Trial) -> None:
+        """Learn from the record of a trial that is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs:
+    """Successive halving: at `grace`, `grace * factor` ... epochs, up to `longest`, the best 1 / factor go on."""
+
+    grace: int
+    factor: int
+    longest: int
+
+
+def search_trials(run: TuneRun, study: Study, *, rungs: Rungs | None, go_on: GoOn) -> None:
+    """Finish the trials that were started, then propose and run others while `go_on()` is true."""
     tune_trials(
-        sweep,
-        dataset,
-        folder,
-        concurrent=concurrent,
-        stall=stall,
-        search_alg=StudySearcher(study, folder, go_on),
-        scheduler=scheduler,
+        run,
+        search_alg=StudySearcher(run, study, go_on),
+        scheduler=EpochASHA(run, study.trials(), rungs) if rungs else None,
         num_samples=-1,
     )
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]
-    """Tune asks, the study answers; what Tune knows of a trial's end is read from its record."""
+    """Answers Tune's questions from the study. How a trial ended is read from its record."""
 
-    def __init__(self, study: SearchStudy, folder: SweepFolder, go_on: GoOn) -> None:
+    def __init__(self, run: TuneRun, study: Study, go_on: GoOn) -> None:
         super().__init__()
-        self._study, self._folder, self._go_on = study, folder, go_on
+        self._study, self._folder, self._go_on = study, run.folder, go_on
         self._begun = study.unfinished()
         self._running: dict[str, Trial] = {}
 
@@ -93,21 +100,18 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
     is told to it when a search is gone on with. A trial that has trained to its end is judged in any case.
     """
 
-    def __init__(self, search: Search, study: SearchStudy, folder: SweepFolder) -> None:
+    def __init__(self, run: TuneRun, trials: Sequence[Trial], rungs: Rungs) -> None:
         super().__init__()
-        assert search.halving is not None
-        self._folder = folder
+        self._sweep, self._folder = run.sweep, run.folder
         self._epochs: dict[str, int] = {}
-        self._find = {trial.id: trial for trial in study.trials()}
-        self._sweep = study.sweep
-        longest = search.space["epochs"].high if "epochs" in search.space.names else search.base.train.epochs
+        self._find = {trial.id: trial for trial in trials}
         self._asha = AsyncHyperBandScheduler(
             time_attr="epoch",
             metric=SIGNAL,
             mode="max",
-            grace_period=search.halving.grace,
-            max_t=round(longest),
-            reduction_factor=search.halving.factor,
+            grace_period=rungs.grace,
+            max_t=rungs.longest,
+            reduction_factor=rungs.factor,
             stop_last_trials=False,
         )
         for trial in self._find.values():

@@ -1,0 +1,139 @@
+"""A sweep or search at work: how it begins, how it is resumed, who drives it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+import bat_core
+from bat_core.config import DataConfig, TrialConfig
+from bat_core.data import Dataset
+from bat_core.workers import Workers
+from sweeps.engine.cli.app import command_line
+from sweeps.engine.cli.options import SweepOptions, load_images
+from sweeps.engine.cli.text import say
+from sweeps.engine.driver.preflight import check_machine, check_trial
+from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.remote import hold_lease, open_sweep
+from sweeps.engine.sweep.spec import Sweep, Trial
+from sweeps.engine.tracking.background import BackgroundSync
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a new sweep is to run.
+
+    `trials` are those known beforehand. `examples` are configs of trials that are still to be proposed; they are
+    checked as the trials are. A search is `open`: it proposes its trials as it goes.
+    """
+
+    trials: Sequence[Trial] = ()
+    examples: Sequence[TrialConfig] = ()
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class SweepSession:
+    """A sweep, its folder and images, and what the person who started it asked for."""
+
+    sweep: Sweep
+    folder: SweepFolder
+    dataset: Dataset
+    options: SweepOptions
+    console: Console
+    tracker: BackgroundSync
+
+    @classmethod
+    def new(cls, sweep: Sweep, folder: SweepFolder, dataset: Dataset, options: SweepOptions) -> "SweepSession":
+        """A session on this terminal, tracked by the MLflow that MLFLOW_TRACKING_URI names."""
+        return cls(sweep, folder, dataset, options, Console(), BackgroundSync(sweep, folder))
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line."""
+        say(self.console, text, style)
+
+    @contextmanager
+    def driving(self) -> Iterator["SweepSession"]:
+        """The session as the only driver of its sweep, while the body runs.
+
+        Raises:
+            InputError: another process drives the sweep, in this folder or in the store.
+        """
+        noun = "search" if self.sweep.open else "sweep"
+        with sole_driver(self.folder.path, noun), hold_lease(self.folder, self.console) as folder:
+            yield replace(self, folder=folder, tracker=BackgroundSync(self.sweep, folder))
+
+
+def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> SweepSession:
+    """Check everything, then write the description of a new sweep.
+
+    Args:
+        name: the sweep's name, in its folder and in MLflow.
+        plan: what to run, once the data set is known.
+    Raises:
+        InputError: the input cannot be used; nothing was started or written.
+    """
+    folder = options.new_folder(name)
+    resources = options.resources()
+    check_machine(resources, options.address, options.max_concurrent)
+    dataset = load_images(
+        options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
+    )
+    planned = plan(dataset)
+    for config in (*(trial.config for trial in planned.trials), *planned.examples):
+        check_trial(config, dataset, Workers(size=resources.num_workers))
+    sweep = Sweep(
+        name=name,
+        command=command_line(),
+        data_dir=str(options.data_dir.resolve()) if options.data_dir else None,
+        pixel=dataset.pixel,
+        resources=resources,
+        trials=tuple(planned.trials),
+        open=planned.open,
+        storage=folder.store.uri if folder.store else None,
+    )
+    folder.create(sweep)
+    return SweepSession.new(sweep, folder, dataset, options)
+
+
+def resume(
+    options: SweepOptions,
+    *,
+    images: Callable[[Sweep, SweepFolder], DataConfig] = lambda sweep, _: sweep.trials[0].config.data,
+    also_allowed: AbstractSet[str] = frozenset(),
+) -> SweepSession:
+    """The sweep in the folder or store that --resume names.
+
+    Args:
+        images: which images its trials use.
+        also_allowed: options that may be given beside --resume.
+    Raises:
+        InputError: there is no such sweep, or an option would change it.
+    """
+    assert options.resume is not None
+    options.refuse_beside_resume(also_allowed=also_allowed)
+    folder = open_sweep(options.resume, options.output)
+    sweep = folder.load()
+    dataset = load_images(
+        images(sweep, folder),
+        options.data_dir or sweep.data_dir,
+        download=options.download,
+        data_workers=options.data_workers,
+    )
+    session = SweepSession.new(sweep, folder, dataset, options)
+    warn_of_other_version(sweep, session.console)
+    return session
+
+
+def warn_of_other_version(sweep: Sweep, console: Console) -> None:
+    """Say so where a sweep is resumed with another version of this package than it was started with."""
+    mine = bat_core.__version__
+    if sweep.version != mine:
+        say(
+            console,
+            f"started with bat-sweeps {sweep.version}, resuming with {mine}: results may differ",
+            "yellow",
+        )
