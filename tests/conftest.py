@@ -23,6 +23,7 @@ from tests.stored.robust_digits import FILE
 HOME = Path(tempfile.mkdtemp(prefix="home-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 isolate(os.environ, HOME)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch read it when it was imported
 sys.dont_write_bytecode = False  # as PYTHONDONTWRITEBYTECODE may have had it
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=50)
 hypothesis.settings.load_profile("fixed")

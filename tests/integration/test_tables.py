@@ -7,7 +7,7 @@ import json
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.engine.tracking.sync import REUSED_TAG, TRIAL_TAG
+from sweeps.engine.tracking.runs import REUSED_TAG, TRIAL_TAG
 from tests.integration.running import attempt
 
 TINY = ("--train-size", "256", "--test-size", "40", "--val-size", "40", "--epochs", "1", "--verify", "8")

@@ -63,7 +63,7 @@ def test_a_sweep_that_goes_on_with_another_version_says_so(make_trial) -> None:
     warn_of_other_version(sweep, console)
     assert said.getvalue() == ""
     warn_of_other_version(replace(sweep, version="9.9"), console)
-    assert f"begun with bat-sweeps 9.9, going on with {bat_core.__version__}" in said.getvalue()
+    assert f"started with bat-sweeps 9.9, resuming with {bat_core.__version__}" in said.getvalue()
 
 
 def test_a_worker_with_another_version_of_the_package_is_named(monkeypatch) -> None:

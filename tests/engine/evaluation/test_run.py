@@ -15,7 +15,6 @@ from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator, classified
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
-from sweeps.engine.evaluation import run as evaluating
 from sweeps.engine.evaluation.attack import (
     CHECKS,
     SHARDS,
@@ -25,6 +24,7 @@ from sweeps.engine.evaluation.attack import (
     read_outcome,
     summarise,
 )
+from sweeps.engine.evaluation.job import Job
 from sweeps.engine.storage.locks import exclusive
 from tests.engine.evaluation.evaluations import (
     EPS,
@@ -47,7 +47,7 @@ from tests.engine.evaluation.evaluations import (
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluating, "_log", nowhere)
+    monkeypatch.setattr(Job, "_log", nowhere)
     return tmp_path
 
 
@@ -136,7 +136,7 @@ def finished(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(evaluating, "_log", nowhere)
+        patch.setattr(Job, "_log", nowhere)
         return evaluated(save_adversarial=True)
 
 

@@ -16,7 +16,6 @@ from bat_core.data import load_dataset
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.fit import initial_state
-from sweeps.engine.evaluation import run as evaluating
 from sweeps.engine.evaluation.attack import (
     CHECKS,
     SHARDS,
@@ -26,6 +25,7 @@ from sweeps.engine.evaluation.attack import (
     summarise,
     write_verdicts,
 )
+from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.run import run_evaluation
 from tests.engine.evaluation.evaluations import (
     MADE,
@@ -53,7 +53,7 @@ from tests.engine.evaluation.evaluations import (
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluating, "_log", nowhere)
+    monkeypatch.setattr(Job, "_log", nowhere)
     return tmp_path
 
 

@@ -76,7 +76,7 @@ def score_of(search, number, clean, robust, *, masking_status="clear", pgd=None,
         "n": N,
         "robust_n": ROBUST_N,
         "suite": "PGD-20+quick" + (", not verified: masked" if masking_status == "masked" else ""),
-        "verdict": masking_status,
+        "masking_status": masking_status,
         "flags": {"clear": (), "suspect": ("more_steps_help",), "masked": ("zero_gradient", "label_leaking")}[
             masking_status
         ],

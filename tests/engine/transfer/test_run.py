@@ -13,8 +13,8 @@ from torch import nn
 import sweeps
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
+from sweeps.engine.evaluation.job import Job
 from sweeps.engine.storage.locks import exclusive
-from sweeps.engine.transfer import run as transferring
 from sweeps.engine.transfer.craft import MatrixFolder, finished_shards
 from sweeps.engine.transfer.run import TransferOptions, run_transfer
 from tests.engine.transfer import matrices
@@ -59,7 +59,7 @@ def factory(made):
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(transferring, "_log", lambda *_: None)
+    monkeypatch.setattr(Job, "_log", lambda *_: None)
     return tmp_path
 
 
