@@ -13,7 +13,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from tests.integration.hosts import ADDRESSES, ROOT, Hosts, fill_in, running_hosts
 from tests.integration.running import Output
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PUBLISHED = ROOT / "clusters" / "on_prem.yaml"
 ONE_TRIAL = (
     *("--train-size", "128", "--val-size", "32", "--test-size", "32", "--epochs", "1", "--steps", "1", "--verify", "0"),

@@ -224,7 +224,12 @@ def test_a_server_that_answers_500(mirrored: Mirrored, proxy: Proxy, on: str) ->
 
 @pytest.mark.parametrize(
     ("fault", "on"),
-    [("hold", "runs/create"), ("late", "runs/create"), ("hold", "log-batch"), ("late", "logged-models")],
+    [
+        pytest.param("hold", "runs/create", marks=pytest.mark.slow),
+        pytest.param("late", "runs/create"),
+        pytest.param("hold", "log-batch", marks=pytest.mark.slow),
+        pytest.param("late", "logged-models", marks=pytest.mark.slow),
+    ],
 )
 def test_a_request_whose_answer_comes_too_late(mirrored: Mirrored, proxy: Proxy, on: str, fault: str) -> None:
     """The client takes it for lost and sends it again; the server does it, before or after that."""
@@ -319,6 +324,7 @@ class Guarded(Place):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_runs_while_the_server_is_stopped_and_shows_no_password(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +343,7 @@ def test_a_sweep_runs_while_the_server_is_stopped_and_shows_no_password(
         assert said[0].endswith("later: python sweeps/mirror.py out")
     finally:
         server.signal(signal.SIGCONT)
-    code, again = place.run("mirror.py", "out")
+    code, again = place.again("mirror.py", "out")
     assert code == 0, again
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("eps_budget-out")

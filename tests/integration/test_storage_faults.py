@@ -50,9 +50,12 @@ FAULTS: dict[str, tuple[Callable[[Disk], None], Callable[[Disk], None], str]] = 
     "read-only": (Disk.read_only, Disk.writable, os.strerror(errno.EROFS)),
     "gone": (Disk.unmount, Disk.mount, os.strerror(errno.ENOENT)),
 }
+every_fault = pytest.mark.parametrize(
+    "fault", ["full", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("read-only", "gone"))]
+)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@every_fault
 def test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing(
     fault: str, disk: Disk, trial: Trial, digits: Dataset, whole: Path, impatient: None
 ) -> None:
@@ -80,7 +83,7 @@ def test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing(
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@every_fault
 def test_a_disk_that_fails_for_a_while_is_waited_for(
     fault: str, disk: Disk, trial: Trial, digits: Dataset, whole: Path, while_it_waits: list[Callable[[], None]]
 ) -> None:

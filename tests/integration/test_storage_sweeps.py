@@ -14,7 +14,7 @@ from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place, kill_tree_when, wait_until
 from tests.s3 import S3
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SOME = (*TINY, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none")  # of the trials in `finished`
 

@@ -22,6 +22,7 @@ from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from tests.exact import exact_state, linked
 from tests.unit import photographs
 
+pytestmark = pytest.mark.slow
 SIZE, VAL = 16, 8
 EPOCHS = 12  # of the trial that is killed in its third or later
 CPU = torch.device("cpu")

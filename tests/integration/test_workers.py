@@ -81,6 +81,7 @@ def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_links_its_workers_and_shares_the_evaluation_among_them(
     place: Place, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
