@@ -1,15 +1,22 @@
-# `make figure-1` and `make test` need only Python, make and git. uv is installed into .uv/ if it is missing.
+# Two commands: `make figure-1` and `make test`. uv is fetched into .uv/ where it is missing.
+# `make test-all` is every test, `make matrix` the quick ones on every Python and with the oldest and newest packages.
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
 
-.PHONY: figure-1 test lint types check environment clean
+.PHONY: figure-1 test test-all matrix lint types check environment clean
 
 figure-1: environment
 	$(RUN) sweeps/eps_budget.py
 
 test: environment
-	$(RUN) pytest
+	$(RUN) pytest -m "not slow"
+
+test-all: environment
+	$(RUN) pytest --durations=20
+
+matrix: $(UV)
+	UV=$(UV) tests/matrix.sh
 
 lint: environment
 	$(RUN) ruff check .

@@ -19,9 +19,14 @@ CORE_MAY_ALSO = {
     "bat_core/data/parquet.py": {"PIL"},  # torchvision brings it
     "bat_core/data/files.py": {"PIL"},  # torchvision brings it
 }
-PLATFORM = {"ray", "optuna", "mlflow"}
+PLATFORM_IN = {"ray": {"ray_backend/"}, "mlflow": {"tracking/", "mlflow_model.py"}, "optuna": {"search/"}}
+PLATFORM = set(PLATFORM_IN)
+ROOMS = (  # of the engine, from the bottom to the top
+    *("storage", "sweep", "cli", "tracking", "ray_backend", "driver", "evaluation", "transfer", "paper", "search"),
+)
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
-MAY_READ_PICKLES = {"sweeps/engine/models.py": {WEIGHTS_ONLY}}  # --weights: a state_dict that torch.save wrote
+# --weights: a state_dict that torch.save wrote
+MAY_READ_PICKLES = {"sweeps/engine/evaluation/model_sources.py": {WEIGHTS_ONLY}}
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
@@ -62,17 +67,16 @@ def foreign(names):
     return names - set(sys.stdlib_module_names)
 
 
-core = pytest.mark.parametrize("path", sources("bat_core"))
-
-
 def test_there_is_something_to_read():
     assert "bat_core/fit.py" in sources("bat_core")
     assert imported("bat_core/fit.py") >= {"torch", "bat_core", "time"}
 
 
-@core
-def test_the_core_imports_only_what_it_may(path):
-    assert foreign(imported(path)) <= CORE_MAY | CORE_MAY_ALSO.get(path, set())
+def test_the_core_imports_only_what_it_may():
+    too_much = {
+        path: foreign(imported(path)) - CORE_MAY - CORE_MAY_ALSO.get(path, set()) for path in sources("bat_core")
+    }
+    assert {path: names for path, names in too_much.items() if names} == {}
 
 
 @pytest.mark.parametrize(
@@ -104,28 +108,128 @@ assert ATTACKS.names() and dataset_names() and model_names() and recipe_names()
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", sources("search_spaces"))
-def test_search_spaces_are_pure_data(path):
-    assert not imported(path) & {*PLATFORM, "torch", "torchvision"}
+def test_search_spaces_are_pure_data():
+    assert importers(sources("search_spaces"), {*PLATFORM, "torch", "torchvision"}) == []
 
 
-@pytest.mark.parametrize("path", sources("bat_core", "search_spaces"))
-def test_nothing_imports_sweeps(path):
-    assert "sweeps" not in imported(path)
+def test_nothing_imports_sweeps():
+    assert importers(sources("bat_core", "search_spaces"), {"sweeps"}) == []
 
 
-@pytest.mark.parametrize("path", [path for path in sources("sweeps") if not path.startswith("sweeps/engine/")])
-def test_only_the_engine_names_the_platform(path):
-    assert not imported(path) & PLATFORM
+def importers(paths, packages):
+    """The files among `paths` that import one of those packages, anywhere in them."""
+    return [path for path in paths if imported(path) & packages]
 
 
-@pytest.mark.parametrize("path", sources("sweeps"))
-def test_no_file_in_sweeps_shadows_a_module(path):
-    name = Path(path).stem
-    if name == "__init__" or Path(path).parent != Path("sweeps"):
-        return
-    taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
-    assert name not in taken - {"sweeps"}
+def test_the_platform_is_named_in_a_room_of_its_own_each():
+    for package, rooms in PLATFORM_IN.items():
+        allowed = tuple(f"sweeps/engine/{room}" for room in rooms)
+        assert [path for path in importers(sources("sweeps"), {package}) if not path.startswith(allowed)] == [], package
+
+
+def test_no_file_in_sweeps_shadows_a_module():
+    """A script's own folder comes first on sys.path."""
+    taken = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()} - {"sweeps"}
+    assert {path.stem for path in (ROOT / "sweeps").glob("*.py")} & taken == set()
+
+
+@functools.cache
+def modules():
+    """The project's modules, by their dotted names, and their files."""
+    named = {}
+    for path in sources("bat_core", "search_spaces", "sweeps"):
+        parts = Path(path).with_suffix("").parts
+        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return named
+
+
+def needs(name):
+    """The project's modules that a module imports, anywhere in it, be it for types alone."""
+    found, path = set(), modules()[name]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for base in absolute_names(path, node):
+                found.add(base)
+                if isinstance(node, ast.ImportFrom):
+                    found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found & modules().keys() - {name}
+
+
+def room(module):
+    """The room of the engine that a module lies in; None for what lies in none."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["sweeps", "engine"] and len(parts) > 2 else None
+
+
+def test_the_rooms_are_known():
+    found = {path.parent.name for path in (ROOT / "sweeps" / "engine").glob("*/__init__.py")}
+    assert found == set(ROOMS)
+
+
+def test_a_room_imports_only_rooms_below_it():
+    upward = [
+        f"{module} imports {other}"
+        for module in modules()
+        for other in needs(module)
+        if room(module) in ROOMS and room(other) not in {room(module), None, *ROOMS[: ROOMS.index(room(module))]}
+    ]
+    assert upward == []
+
+
+def test_what_is_stored_in_every_logged_model_stands_alone():
+    """MLflow imports it by its dotted path where none of the engine's rooms need be usable."""
+    assert {name for name in needs("sweeps.engine.mlflow_model") if room(name)} == set()
+
+
+def circles(graph):
+    """Groups of modules that import one another, each found by Tarjan's algorithm."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(one):
+        index[one] = low[one] = len(index)
+        stack.append(one)
+        for other in graph[one]:
+            if other not in index:
+                visit(other)
+                low[one] = min(low[one], low[other])
+            elif other in stack:
+                low[one] = min(low[one], index[other])
+        if low[one] == index[one]:
+            group = stack[stack.index(one) :]
+            del stack[stack.index(one) :]
+            found.extend([sorted(group)] if len(group) > 1 else [])
+
+    for one in graph:
+        if one not in index:
+            visit(one)
+    return found
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}) == [["b", "c"]]
+    graph = {name: needs(name) for name in modules()}
+    assert graph["bat_core.fit"] >= {"bat_core.config", "bat_core.attacks"}
+    assert circles(graph) == []
+
+
+MOST_PARAMETERS = 6
+
+
+def parameters(function):
+    """How many have a name of their own, without self."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+    return len(named) - (bool(named) and named[0].arg in {"self", "cls"})
+
+
+def test_no_function_of_a_sweep_takes_a_train_of_parameters():
+    functions = [
+        (f"{path}:{node.name}", parameters(node))
+        for path in sources("sweeps")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [(name, count) for name, count in functions if count > MOST_PARAMETERS] == []
 
 
 def dotted(node):
@@ -158,9 +262,9 @@ def unpickles(path):
     return found | (imported(path) & PICKLERS)
 
 
-@pytest.mark.parametrize("path", sources("bat_core", "search_spaces", "sweeps", "benchmarks"))
-def test_nothing_unpickles_but_the_restricted_readers(path):
-    assert unpickles(path) == MAY_READ_PICKLES.get(path, set())
+def test_nothing_unpickles_but_the_restricted_readers():
+    found = {path: unpickles(path) for path in sources("bat_core", "search_spaces", "sweeps", "benchmarks")}
+    assert {path: names for path, names in found.items() if names} == MAY_READ_PICKLES
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ from sweeps.engine.search.study import STUDY, _storage
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.sweep.spec import SPEC
-from sweeps.engine.tracking.artifacts import OUR_LOADER, download_model
+from sweeps.engine.tracking.artifacts import download_model
+from sweeps.engine.tracking.sync import LOADER
 
 CPU = torch.device("cpu")
-# A state_dict in a user's own file is in tests/engine/test_models.py, where --weights is tested.
+# A state_dict in a user's own file is in tests/engine/evaluation/test_model_sources.py, where --weights is tested.
 
 
 class Marks:
@@ -210,7 +211,7 @@ def test_a_model_in_mlflow_that_says_it_is_ours_and_is_a_pickle(tmp_path, made, 
     more = "    code: code\n    python_model: model/model.safetensors"
     (folder / "code" / "sweeps").mkdir(parents=True)
     (folder / "code" / "sweeps" / "__init__.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()")
-    uri = registry(folder, MLMODEL.format(loader=OUR_LOADER, data="model", more=more))
+    uri = registry(folder, MLMODEL.format(loader=LOADER, data="model", more=more))
     with pytest.raises(InputError, match="is not a safetensors file; no other format is loaded"):
         find_models([uri], weights=None, downloads=tmp_path / "downloads")
 
@@ -229,7 +230,7 @@ def test_a_model_in_mlflow_that_leads_out_of_its_folder(tmp_path, made, registry
     _, trial = made
     shutil.copytree(trial / "model", tmp_path / "downloads" / "outside")
     (tmp_path / "ours").mkdir()
-    uri = registry(tmp_path / "ours", MLMODEL.format(loader=OUR_LOADER, data=json.dumps(data), more=""))
+    uri = registry(tmp_path / "ours", MLMODEL.format(loader=LOADER, data=json.dumps(data), more=""))
     if data == "null":
         with pytest.raises(InputError, match="no model in"):
             find_models([uri], weights=None, downloads=tmp_path / "downloads")

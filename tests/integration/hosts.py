@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.isolation import shell
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("hosts.sh")
 ADDRESSES = {"head": "10.77.0.11", "worker": "10.77.0.12"}
@@ -29,9 +31,10 @@ UsePAM no
 PidFile none
 """
 PROFILE = """
-export PATH={venv}/bin:$PATH OMP_NUM_THREADS=1 RAY_DEDUP_LOGS=0
-export PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0
+{isolated}
+export PATH={venv}/bin:$PATH
 """
+WITHOUT_A_NETWORK = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}  # 0 is pip's word for no isolation
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,8 @@ class Hosts:
         return [*enter, *map(str, command)]
 
     def environment(self, **more: str) -> dict[str, str]:
-        bare = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return bare | {"HOME": str(self.folder / "client"), "PATH": path} | more
+        return os.environ | {"HOME": str(self.folder / "client"), "PATH": path} | more
 
     def start(self, *command: str | Path, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -167,6 +169,7 @@ def running_hosts(folder: Path) -> Iterator[Hosts]:
 def furnish(folder: Path) -> None:
     """Keys, homes, and on each machine a Python that has the packages of this one, but not the project."""
     here = sysconfig.get_path("purelib")
+    isolated = shell(OMP_NUM_THREADS="1", RAY_DEDUP_LOGS="0", **WITHOUT_A_NETWORK)
     (folder / "shared").mkdir()
     for key in ("key", "host_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
@@ -180,7 +183,7 @@ def furnish(folder: Path) -> None:
         Path(packages, "this-environment.pth").write_text(f"import sys; sys.path.insert(0, {here!r})")
         for script in ("ray", "mlflow"):
             lend_script(script, venv)
-        (home / ".profile").write_text(PROFILE.format(venv=venv))
+        (home / ".profile").write_text(PROFILE.format(isolated=isolated, venv=venv))
         (home / ".bashrc").touch()
 
 

@@ -10,6 +10,14 @@ shift
 # Ray names ssh's shared connections, in /tmp, after both ends: two of these scenes must not take each other's.
 scene=$(cksum <<< "$folder" | cut -d' ' -f1)
 
+live_in() { # FOLDER: root's home, as ssh and login shells look it up; and nobody's settings of ssh but its own
+  awk -F: -v OFS=: -v home="$1" '$3 == 0 { $6 = home; $7 = "/bin/bash" } 1' /etc/passwd > /run/passwd
+  mount --bind /run/passwd /etc/passwd
+  if [ -e /etc/ssh/ssh_config ]; then
+    mount --bind /dev/null /etc/ssh/ssh_config
+  fi
+}
+
 host() { # NAME ADDRESS
   hostname "$1-$scene"
   mkdir -p "$folder/$1/tmp-ray" /tmp/ray
@@ -20,8 +28,7 @@ host() { # NAME ADDRESS
   mount --bind "$folder/shared" /mnt/shared
   mount -t tmpfs none /run
   mkdir /run/sshd
-  awk -F: -v OFS=: -v home="$folder/$1" '$3 == 0 { $6 = home; $7 = "/bin/bash" } 1' /etc/passwd > /run/passwd
-  mount --bind /run/passwd /etc/passwd
+  live_in "$folder/$1"
   exec "$(command -v sshd)" -D -e -f "$folder/sshd_config" -o "ListenAddress=$2" \
     -o "AuthorizedKeysFile=$folder/key.pub" -o "HostKey=$folder/host_key" 2>> "$folder/$1/sshd.log"
 }
@@ -33,6 +40,7 @@ fi
 hostname "laptop-$scene"
 mount --make-rprivate /
 mount -t tmpfs none /run
+live_in "$folder/client"
 mkdir -p "$folder/client/tmp-ray" /tmp/ray
 mount --bind "$folder/client/tmp-ray" /tmp/ray
 ip link set lo up

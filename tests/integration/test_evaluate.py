@@ -29,7 +29,7 @@ from tests.engine.evaluation.evaluations import contents
 from tests.integration.nets import NETS, SETTINGS
 from tests.integration.running import Output, Place, attempt, snapshot
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 N = 8
 OF_A_TRIAL, BY_RUN, BY_MODEL, BY_ALIAS = "eps8-seed0", "eps4-seed0", "undefended-seed0", "eps4-seed1"

@@ -19,7 +19,7 @@ from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial import MODEL
 from tests.integration.running import Output, Place, kill_tree_when, wait_until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 IMAGES = {"train_size": 1000, "val_size": 40, "test_size": 40}
 LONG = (

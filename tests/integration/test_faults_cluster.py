@@ -21,7 +21,7 @@ from sweeps.engine.sweep.trial import MODEL
 from tests.integration.running import Place, wait_until
 from tests.integration.test_faults import IMAGES, LONG, events
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

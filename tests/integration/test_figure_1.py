@@ -167,7 +167,7 @@ def test_the_model_in_mlflow_is_the_one_that_was_judged(finished: tuple[Output, 
 def test_mirroring_again_changes_nothing(finished: tuple[Output, str], place: Place) -> None:
     assert finished
     before = snapshot(place.uri)
-    code, printed = place.run("mirror.py", "undisturbed")
+    code, printed = place.again("mirror.py", "undisturbed")
     assert code == 0, printed
     assert snapshot(place.uri) == before
 

@@ -92,7 +92,7 @@ def test_resuming_a_finished_sweep_runs_nothing(finished: tuple[Output, str], pl
     output, _ = finished
     before = {trial: status.attempts for trial, status in output.statuses().items()}
     figure = output.file("figure_1.svg")
-    code, printed = place.run("eps_budget.py", "--resume", "undisturbed")
+    code, printed = place.again("eps_budget.py", "--resume", "undisturbed")
     assert code == 0, printed
     assert "0 of 6 trials to run" in printed
     assert {trial: status.attempts for trial, status in output.statuses().items()} == before

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from sweeps.engine.sweep.folder import SweepFolder
 from tests.integration.hosts import ADDRESSES, ROOT, Hosts, fill_in, running_hosts
 from tests.integration.running import Output
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PUBLISHED = ROOT / "clusters" / "on_prem.yaml"
 ONE_TRIAL = (
     *("--train-size", "128", "--val-size", "32", "--test-size", "32", "--epochs", "1", "--steps", "1", "--verify", "0"),
@@ -101,6 +102,16 @@ def test_strangers_reach_neither_dashboard_nor_mlflow_nor_ray(hosts: Hosts, clus
     code, said = hosts.run(*status, RAY_AUTH_MODE="disabled")
     assert code
     assert "InvalidAuthToken" in said
+
+
+def test_packages_that_do_not_agree_are_named_where_the_project_is_installed(hosts: Hosts, cluster: Path) -> None:
+    """As `ray up` runs it on a machine whose own configuration has pip keep to versions that the project cannot use."""
+    (command,) = (line for line in yaml.safe_load(cluster.read_text())["setup_commands"] if "pip install" in line)
+    constrained = f"echo 'numpy<2' > ~/constraints.txt; export PIP_CONSTRAINT=~/constraints.txt; {command}"
+    code, said = hosts.run(*hosts.login("head"), constrained)
+    assert code
+    assert "bat-sweeps" in said
+    assert "The user requested (constraint) numpy<2" in said
 
 
 def test_mlflow_is_seen_through_a_forwarded_port(hosts: Hosts, cluster: Path) -> None:

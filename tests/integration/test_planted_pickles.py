@@ -9,7 +9,7 @@ import pytest
 from sweeps.engine.sweep.records import RECORD
 from tests.integration.running import Output, Place
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RAYS = ("tuner.pkl", "trainable.pkl", "searcher-state.pkl", "search_gen_state.pkl", "experiment_state-2026-01-01.json")
 
 

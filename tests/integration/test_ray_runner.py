@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.running import RAY_FOLDER
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 LEAVE = """
 import gc, weakref

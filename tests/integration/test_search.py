@@ -138,14 +138,11 @@ def test_what_was_printed_names_the_files(killed: Killed) -> None:
     assert "Warning" not in killed.printed
 
 
-def test_gone_on_with_again_it_runs_nothing_and_may_be_given_more_trials(killed: Killed) -> None:
+def test_gone_on_with_again_it_runs_nothing(killed: Killed) -> None:
     before = killed.output.statuses()
-    code, printed = killed.place.run("search.py", "--resume", "out")
+    code, printed = killed.place.again("search.py", "--resume", "out")
     assert code == 0, printed
     assert killed.output.statuses() == before
-    code, printed = killed.place.run("search.py", "--resume", "out", "--num-trials", str(COUNT + 1))
-    assert code == 0, printed
-    assert len(killed.output.statuses()) == COUNT + 1
 
 
 def test_optuna_dashboard_opens_the_study(killed: Killed) -> None:
@@ -178,6 +175,14 @@ def wait_for(url: str, process: psutil.Popen) -> bytes:
             pass
 
 
+@pytest.mark.slow
+def test_it_may_be_given_more_trials(killed: Killed) -> None:
+    code, printed = killed.place.run("search.py", "--resume", "out", "--num-trials", str(COUNT + 1))
+    assert code == 0, printed
+    assert len(killed.output.statuses()) == COUNT + 1
+
+
+@pytest.mark.slow
 def test_a_trial_that_diverges_fails_with_its_reason_and_the_search_goes_on(tmp_path) -> None:
     place = Place(tmp_path)
     lr = ("--space", "bat", "schedule", "--set", "lr=1e30", "epochs=3")

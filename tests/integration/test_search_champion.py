@@ -15,7 +15,7 @@ from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset, to_unit
 from tests.integration.running import Output, Place
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SMALL = ("--epochs", "3", "--train-size", "400", "--val-size", "40", "--test-size", "20", "--model", "small_cnn_8")
 FINAL = ("--finalists", "1", "--seeds", "0", "1", "--final-epochs", "4", "--rule", "knee", "--register", "nets")
@@ -98,7 +98,7 @@ def test_it_comes_back_as_a_module_that_can_be_attacked(crowned: Crowned, tmp_pa
 def test_gone_on_with_it_trains_and_registers_nothing_again(crowned: Crowned) -> None:
     before = crowned.output.statuses()
     tested = sorted(path.stat().st_mtime_ns for path in crowned.output.folder.path.glob("*/*/verdicts.parquet"))
-    code, printed = crowned.place.run("search.py", "--resume", "out")
+    code, printed = crowned.place.again("search.py", "--resume", "out")
     assert code == 0, printed
     assert crowned.output.statuses() == before
     after = sorted(path.stat().st_mtime_ns for path in crowned.output.folder.path.glob("*/*/verdicts.parquet"))
@@ -116,7 +116,7 @@ def test_a_second_search_learns_from_it(crowned: Crowned) -> None:
         ({"--train-size": "300"}, "its data.train_size is 400, and this search's is 300"),
     ):
         settings = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | change
-        code, printed = crowned.place.run(
+        code, printed = crowned.place.again(
             "search.py", *(word for pair in settings.items() for word in pair), *arguments, "--output", "refused"
         )
         assert code == 2
@@ -125,7 +125,7 @@ def test_a_second_search_learns_from_it(crowned: Crowned) -> None:
 
 
 def test_a_search_of_another_space_teaches_nothing(crowned: Crowned) -> None:
-    code, printed = crowned.place.run(
+    code, printed = crowned.place.again(
         "search.py", *SMALL[2:], "--space", "bat", "schedule", "--warm-start", "out", "--output", "refused"
     )
     assert code == 2

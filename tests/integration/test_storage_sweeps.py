@@ -1,5 +1,7 @@
 """Whole sweeps whose storage fails: a disk that fills up, a server that goes away, a machine that is lost."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place, kill_tree_when, wait_until
 from tests.s3 import S3
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SOME = (*TINY, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none")  # of the trials in `finished`
 
@@ -42,7 +44,7 @@ def test_a_sweep_whose_disk_fills_up_says_so_and_goes_on_when_there_is_room(
     disk.fill()
     printed, _ = process.communicate()
     assert process.returncode in {1, 130}, printed
-    assert "No space left on device" in printed
+    assert os.strerror(errno.ENOSPC) in printed
     assert "use --resume" in printed
     before = output.statuses()
 

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset, ImageFiles, load_dataset
 from bat_core.fit import fit
-from bat_core.workers import Workers
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial
+from tests.exact import exact_state, linked
 from tests.unit import photographs
 
+pytestmark = pytest.mark.slow
 SIZE, VAL = 16, 8
 EPOCHS = 12  # of the trial that is killed in its third or later
 CPU = torch.device("cpu")
@@ -48,8 +49,7 @@ def config(epochs: int) -> TrialConfig:
 
 def one_of_two(rank: int, folder: Path, out: Path) -> None:
     """What rank `rank` does; what it decoded and what it ended with lie in `out`."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out / 'meet'}", rank=rank, world_size=2)
+    workers = linked(rank, str(out))
     decoded: list[str] = []
     real = ImageFiles.decode
 
@@ -58,7 +58,8 @@ def one_of_two(rank: int, folder: Path, out: Path) -> None:
         return real(self, position, crops)
 
     ImageFiles.decode = watched  # type: ignore[method-assign]
-    *_, last = fit(config(2), load(folder, 0), workers=Workers.current())
+    dataset = load(folder, 0)
+    *_, last = fit(config(2), dataset, state=exact_state(config(2), dataset), workers=workers)
     (out / f"decoded-{rank}").write_text("\n".join(decoded))
     (out / f"loss-{rank}").write_text(repr([last.train_loss, last.val_clean_acc, last.val_robust_acc]))
     save_file({name: tensor.contiguous() for name, tensor in last.state.model.state_dict().items()}, out / f"{rank}")
@@ -72,7 +73,8 @@ def test_two_workers_decode_a_half_each_and_train_what_one_trains(folder: Path, 
     assert len(first) == len(second) == (images_an_epoch // 2 + VAL // 2) * epochs
     assert not set(first) & set(second)
 
-    *_, last = fit(config(2), load(folder, 0))
+    dataset = load(folder, 0)
+    *_, last = fit(config(2), dataset, state=exact_state(config(2), dataset))
     for rank in range(2):
         for name, tensor in load_file(tmp_path / f"{rank}").items():
             torch.testing.assert_close(tensor, last.state.model.state_dict()[name].contiguous())
@@ -85,8 +87,8 @@ TRAINS = """
 import sys
 from pathlib import Path
 import torch
-from sweeps.engine.sweep import Trial
-from sweeps.engine.trial import run_trial
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from tests.integration.test_streaming import CPU, EPOCHS, config, load
 torch.set_num_threads(1)
 run_trial(Trial(id="t", config=config(EPOCHS)), load(Path(sys.argv[1]), 2), Path(sys.argv[2]), TrialRuntime(device=CPU))

@@ -7,7 +7,7 @@ import json
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeps.engine.tracking.sync import REUSED_TAG, TRIAL_TAG
+from sweeps.engine.tracking.runs import REUSED_TAG, TRIAL_TAG
 from tests.integration.running import attempt
 
 TINY = ("--train-size", "256", "--test-size", "40", "--val-size", "40", "--epochs", "1", "--verify", "8")
@@ -32,6 +32,7 @@ def cells(output, name):
     return list(csv.DictReader(io.StringIO(output.file(name).decode())))
 
 
+@pytest.mark.slow
 def test_every_cell_is_filled_or_says_that_it_was_not_run(black_boxes):
     output, printed = black_boxes
     by_place = {(cell["row"], cell["column"]): cell for cell in cells(output, "table_7.csv")}
@@ -46,6 +47,7 @@ def test_every_cell_is_filled_or_says_that_it_was_not_run(black_boxes):
     assert "undecided" in printed or "shows" in printed
 
 
+@pytest.mark.slow
 def test_a_model_that_is_there_is_not_trained_again(apart, black_boxes, white_boxes):
     (source, _), (output, printed) = black_boxes, white_boxes
     assert "2 trials reused from finished sweeps: outputs/seven" in printed
@@ -55,6 +57,7 @@ def test_a_model_that_is_there_is_not_trained_again(apart, black_boxes, white_bo
         assert output.statuses()[trial].reused == f"{source.spec.id}/{trial}"
 
 
+@pytest.mark.slow
 def test_both_are_in_mlflow_with_their_table(apart, white_boxes):
     client = MlflowClient(apart.uri)
     experiment = client.get_experiment_by_name("table_6-six")
@@ -67,31 +70,26 @@ def test_both_are_in_mlflow_with_their_table(apart, white_boxes):
     assert all(run.data.tags[REUSED_TAG].endswith(name) for name, run in runs.items())
 
 
+@pytest.mark.slow
 def test_drawn_again_it_is_the_same_and_nothing_is_asked_again(apart, black_boxes):
     output, _ = black_boxes
     names = ("table_7.csv", "table_7.md", "table_7.png", "probes/crafted-on-Undefended-seed0.parquet")
     before = [output.file(name) for name in names]
-    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
+    code, printed = apart.again("table_7.py", "--resume", "outputs/seven")
     assert code == 0, printed
-    assert "question" not in printed
+    assert "measurement" not in printed
     assert [output.file(name) for name in names] == before
 
 
-def test_an_answer_that_is_lost_is_asked_again(apart, black_boxes):
-    output, _ = black_boxes
-    path = output.folder.path / "probes" / "crafted-on-R-MC-LA-eps8-seed0.parquet"
-    before, table = path.read_bytes(), output.file("table_7.csv")
-    path.unlink()
-    code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
-    assert code == 0, printed
-    assert "1 measurement on" in printed
-    assert (path.read_bytes(), output.file("table_7.csv")) == (before, table)
-
-
-def test_a_question_without_an_answer_is_said_and_asked_again(apart, black_boxes):
+@pytest.mark.slow
+def test_answers_that_are_lost_are_asked_again_and_what_has_none_is_said(apart, black_boxes):
+    """Of two that are lost one has no answer any more, until its model is sound again."""
     output, _ = black_boxes
     answers, kept = output.folder.path / "probes", output.file("table_7.csv")
-    (answers / "crafted-on-Undefended-seed0.parquet").unlink()
+    lost, hopeless = (answers / f"crafted-on-{trial}.parquet" for trial in ("R-MC-LA-eps8-seed0", "Undefended-seed0"))
+    before = lost.read_bytes()
+    lost.unlink()
+    hopeless.unlink()
     (weights,) = (output.folder.path / "trials" / "Undefended-seed0" / "model").glob("*.safetensors")
     sound = weights.read_bytes()
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
@@ -101,11 +99,14 @@ def test_a_question_without_an_answer_is_said_and_asked_again(apart, black_boxes
     assert "model.safetensors is damaged" in printed
     assert "retry with --resume outputs/seven" in printed
     assert "Traceback" not in printed
+    assert lost.read_bytes() == before
+    assert not hopeless.exists()
     undefended = next(cell for cell in cells(output, "table_7.csv") if cell["column"] == "undefended FGSM")
     assert [part.split(":")[0] for part in undefended["by_seed"].split(";")] == ["1"]
     weights.write_bytes(sound)
     code, printed = apart.run("table_7.py", "--resume", "outputs/seven")
     assert code == 0, printed
+    assert "1 measurement on" in printed
     assert output.file("table_7.csv") == kept
 
 
@@ -128,6 +129,7 @@ def test_bad_input_is_one_sentence_and_starts_nothing(script, arguments, said, m
     assert list(empty.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_kept_says_which_sweep_and_trial_it_came_from(white_boxes):
     output, _ = white_boxes
     (trial, *_) = output.spec.trials

@@ -39,6 +39,7 @@ def one(): return Ridge(0)
 def two(): return Ridge(400)
 def three(): return Ridge(800)
 '''
+pytestmark = pytest.mark.slow
 MODELS = ("ridges:one", "ridges:two", "ridges:three")
 SETTINGS = ("--dataset", "digits", "--eps", "40/255", "--batch-size", "10", "--gpus-per-worker", "0")
 SHARDS = 3 * 40  # three sources, 397 images
@@ -88,7 +89,7 @@ def test_done_again_it_prints_the_same_and_mlflow_still_has_one_run(where: Place
         return [run for run in found if run.info.run_name == "undisturbed"]
 
     (before,) = runs()
-    code, printed = where.run("transfer.py", "--resume", "undisturbed", "--gpus-per-worker", "0")
+    code, printed = where.again("transfer.py", "--resume", "undisturbed", "--gpus-per-worker", "0")
     assert code == 0, printed
     tables, _, rest = printed.partition("Results: ")
     assert max(map(len, tables.splitlines())) <= 80

@@ -1,5 +1,6 @@
 """Images in files: what is decoded, when, by whom, and what does not depend on it."""
 
+import errno
 import os
 import pickle
 
@@ -214,7 +215,11 @@ def test_a_damaged_file_is_named(tmp_path, damage, workers):
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "other": b"<html></html>"}[damage])
-    reason = "No such file" if damage == "gone" else "it is empty, truncated or not an image; replace or remove it"
+    reason = (
+        os.strerror(errno.ENOENT)
+        if damage == "gone"
+        else "it is empty, truncated or not an image; replace or remove it"
+    )
     with pytest.raises(InputError) as caught:
         read_through(dataset)
     assert str(caught.value).startswith(f"cannot decode {path}: {reason}")

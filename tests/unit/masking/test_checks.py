@@ -145,7 +145,8 @@ def test_an_honest_network_is_clear(robust_digits):
     assert found.clean_acc == (model(images).argmax(1) == labels).double().mean()
     assert list(found.ce) == list(found.cw) == [1, 5, 10, 20, 50, 100]
     assert found.ce[100] < found.ce[5] < found.ce[1] < found.clean_acc
-    assert found.ce[100] < found.fgsm_acc < found.half_fgsm_acc < found.noise_acc
+    assert found.ce[100] < found.fgsm_acc < found.half_fgsm_acc < found.clean_acc
+    assert found.ce[100] < found.noise_acc < found.clean_acc
     assert (found.large_eps_acc, found.zero_gradient, found.pass_difference, found.eot_acc) == (0, 0, 0, None)
     assert findings.depth == json.loads(json.dumps(findings.describe()))["depth"] == "full"
 
