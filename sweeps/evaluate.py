@@ -6,7 +6,7 @@ python sweeps/evaluate.py my_package.nets:robust_net --weights net.safetensors -
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
+from sweeps.engine.evaluation.options import EvaluateOptions
 
 
 def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
@@ -19,6 +19,8 @@ def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
     Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), quick
     (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); join several with +.
     """
+    from sweeps.engine.evaluation.run import run_evaluation
+
     return run_evaluation(models, options)
 
 

@@ -9,9 +9,6 @@ from cyclopts import Parameter
 
 from sweeps.engine.cli.app import command
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import read_status, unread_lines
-from sweeps.engine.tracking.background import BackgroundSync
 
 
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
@@ -19,6 +16,10 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
 
     Repeated runs change nothing.
     """
+    from sweeps.engine.sweep.folder import SweepFolder
+    from sweeps.engine.sweep.records import read_status, unread_lines
+    from sweeps.engine.tracking.background import BackgroundSync
+
     folder = SweepFolder(output.resolve())
     sweep = folder.load()
     mirroring = BackgroundSync(sweep, folder)

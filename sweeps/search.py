@@ -7,7 +7,6 @@ python sweeps/search.py --dataset cifar10 --data-dir DIR --set eps=8/255 --range
 
 from sweeps.engine.cli.app import command
 from sweeps.engine.search.options import SearchOptions
-from sweeps.engine.search.run import run_search
 
 
 def main(options: SearchOptions = SearchOptions()) -> int:
@@ -17,6 +16,8 @@ def main(options: SearchOptions = SearchOptions()) -> int:
     with masked gradients is reported but does not guide the search. --finalists retrains the best of the front,
     evaluates them once on test with AutoAttack, and registers the one that --rule chooses in MLflow.
     """
+    from sweeps.engine.search.run import run_search
+
     return run_search(options)
 
 

@@ -5,7 +5,7 @@ python sweeps/table_1.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Clean, Table, White, about, more, row
 
 SEVEN, TWO = row("PGD7-2", "Madry"), row("PGD2-8")
@@ -37,6 +37,8 @@ TABLE = Table(
 
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 1: training by seven short steps (PGD7-2, Madry) against two long ones (PGD2-8)."""
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

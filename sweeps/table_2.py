@@ -5,7 +5,7 @@ python sweeps/table_2.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Gradient, Table, row, times
 
 MODELS = {"undefended": row("undefended", "Undefended"), "trained": row("trained", "Madry")}
@@ -49,6 +49,8 @@ def main(options: TableOptions = TableOptions()) -> int:
 
     The trained ones are Madry's (PGD7-2). Norms are for images in [-1, 1], as the paper's.
     """
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

@@ -5,7 +5,7 @@ python sweeps/table_3.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Black, Clean, Table, White, at_most, more, row
 
 FGSM, R_FGSM, LL, R_LL, MC, R_MC = map(row, ("FGSM", "R-FGSM", "LL", "R-LL", "MC", "R-MC"))
@@ -49,6 +49,8 @@ def main(options: TableOptions = TableOptions()) -> int:
 
     Black box: FGSM crafted on an undefended model. Collapsed training continues, as in the paper.
     """
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

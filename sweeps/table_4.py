@@ -5,7 +5,7 @@ python sweeps/table_4.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Table, White, about, more, row
 
 ROWS = R_FGSM, R_LL, R_MC = tuple(map(row, ("R-FGSM", "R-LL", "R-MC")))
@@ -34,6 +34,8 @@ TABLE = Table(
 
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 4: accuracy under one step, untargeted (FGSM) or to the most confusing (MC) or least likely (LL) class."""
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

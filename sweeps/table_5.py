@@ -5,7 +5,7 @@ python sweeps/table_5.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Clean, Table, White, cited, more, row
 
 R_MC, R_MC_LS, R_MC_LA, R_MC_LA_LONG = map(row, ("R-MC", "R-MC-LS", "R-MC-LA", "R-MC-LA+"))
@@ -58,6 +58,8 @@ def main(options: TableOptions = TableOptions()) -> int:
 
     Beyond the paper: R-RAND-LA and R-MOSA-LA of the authors' release, R-MC-LA-5F, TRADES, Fast-AT and N-FGSM.
     """
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

@@ -5,7 +5,7 @@ python sweeps/table_7.py --scale small --data-dir DIR        # CIFAR-10, cut dow
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Black, Clean, Table, White, more, row
 
 SHORT, LONG, UNDEFENDED = row("R-MC-LA"), row("R-MC-LA+"), row("Undefended")
@@ -45,6 +45,8 @@ TABLE = Table(
 
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 7: images crafted on an undefended model and on another R-MC-LA, evaluated on R-MC-LA."""
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

@@ -5,7 +5,7 @@ python sweeps/table_8.py --scale small --data-dir DIR        # SVHN, cut down
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Clean, Table, White, more, row
 
 EIGHT, FOUR = row("R-MC-LA (eps_x = 8)", "R-MC-LA"), row("R-MC-LA (eps_x = 4)", "R-MC-LA", eps=4)
@@ -27,6 +27,8 @@ TABLE = Table(
 
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 8: R-MC-LA at 8 and 4 pixels, short and long (+), on house numbers."""
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

@@ -5,7 +5,7 @@ python sweeps/table_9.py --scale small --data-dir DIR        # a folder of JPEGs
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.paper.run import TableOptions, run_table
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.table_spec import Clean, Table, White, cited, more, row
 
 ROWS = tuple(
@@ -50,6 +50,8 @@ TABLE = Table(
 
 def main(options: TableOptions = TableOptions()) -> int:
     """Table 9: two-step R-MC-LA (beta 100) at 16 pixels, networks of three depths, untargeted and random targets."""
+    from sweeps.engine.paper.run import run_table
+
     return run_table(TABLE, options)
 
 

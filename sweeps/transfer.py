@@ -5,7 +5,7 @@ python sweeps/transfer.py MODEL MODEL MODEL --eps 8/255
 """
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.transfer.run import TransferOptions, run_transfer
+from sweeps.engine.evaluation.options import TransferOptions
 
 
 def main(*models: str, options: TransferOptions = TransferOptions()) -> int:
@@ -19,6 +19,8 @@ def main(*models: str, options: TransferOptions = TransferOptions()) -> int:
     white-box. A black-box attack that beats the target's own white-box attack is a red flag of gradient
     masking. The numbers are not verified; use sweeps/evaluate.py for that.
     """
+    from sweeps.engine.transfer.run import run_transfer
+
     return run_transfer(models, options)
 
 

@@ -309,3 +309,24 @@ def test_no_committed_text_holds_a_path_of_a_machine():
         text = content.decode("utf-8", errors="replace")
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in MACHINE_PATH.finditer(text)]
     assert found == []
+
+
+HEAVY = {"torch", "torchvision", "numpy", "pyarrow", "ray", "mlflow", "optuna", "matplotlib", "pandas", "sklearn"}
+
+
+def test_a_command_answers_help_without_importing_what_takes_seconds():
+    program = f"""
+import contextlib, io, runpy, sys
+from pathlib import Path
+for script in sorted(Path("sweeps").glob("*.py")):
+    if script.stem == "__init__":
+        continue
+    sys.argv = [str(script), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "Usage" in shown.getvalue(), script
+    loaded = {HEAVY!r} & set(sys.modules)
+    assert not loaded, (script, loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

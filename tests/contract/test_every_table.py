@@ -9,8 +9,9 @@ import sweeps
 from bat_core.recipes import get_recipe
 from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.options import short_name
+from sweeps.engine.paper.options import TableOptions
 from sweeps.engine.paper.reported import PAPER
-from sweeps.engine.paper.run import TableOptions, trials_of
+from sweeps.engine.paper.run import trials_of
 from sweeps.engine.paper.scales import SCALES, setting_of
 from sweeps.engine.paper.table_spec import CITED, White
 

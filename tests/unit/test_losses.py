@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bat_core.config import LOSS_NAMES
 from bat_core.losses import (
     LOSSES,
     cross_entropy,
@@ -135,3 +136,7 @@ def test_only_the_targeted_dlr_weighs_the_target_against_the_label():
 def test_an_unknown_loss_is_named_with_the_known_ones(find):
     with pytest.raises(ValueError, match=r"unknown loss 'cv'; did you mean 'cw'\? Known: ce, cw, dlr$"):
         find("cv")
+
+
+def test_the_config_knows_every_loss_by_name():
+    assert tuple(LOSSES) == LOSS_NAMES

@@ -178,8 +178,8 @@ class SweepOptions:
         Raises:
             InputError: one of them is not empty or cannot be used.
         """
-        from sweeps.engine.storage.object_store import Storage  # noqa: PLC0415
-        from sweeps.engine.sweep.folder import SweepFolder  # noqa: PLC0415
+        from sweeps.engine.storage.object_store import Storage
+        from sweeps.engine.sweep.folder import SweepFolder
 
         path = self.output_folder(name).resolve()
         refuse_if_used(path, SPEC, "a sweep")
@@ -225,7 +225,7 @@ def load_images(
     data: DataConfig, data_dir: str | Path | None, *, download: bool, data_workers: int | None = None
 ) -> "Dataset":
     """Load the data set that a trial's config names from this machine's `data_dir`."""
-    from bat_core.data import load_dataset  # noqa: PLC0415
+    from bat_core.data import load_dataset
 
     return load_dataset(
         data.name,
@@ -241,7 +241,7 @@ def load_images(
 
 def gpu_count() -> int:
     """How many GPUs this machine has."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 

@@ -22,101 +22,16 @@ from bat_core.evaluate import is_correct
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.rng import PerExampleRNG
+from sweeps.engine.driver.query_spec import BLACK_BOX_STEPS, GradientQuery, ModelQuery, TransferQuery
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.trial_sync import MODEL
 
 FOLDER = "probes"
 BATCH = 200
-BLACK_BOX_STEPS = 20
 
 Models: TypeAlias = Mapping[str, nn.Module]
 Columns: TypeAlias = dict[str, npt.NDArray[np.float64] | npt.NDArray[np.bool_]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientQuery:
-    """The squared L2 norm of the gradient of each test image's loss, in units of [-1, 1]."""
-
-    trial: str
-
-    @property
-    def name(self) -> str:
-        """The file's name without its suffix."""
-        return f"gradients-{self.trial}"
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The trials whose models are used."""
-        return (self.trial,)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The file's columns, one value per test image."""
-        return ("correct", "squared_norm")
-
-    def measure(
-        self,
-        models: Models,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        rows: Sequence[int],  # noqa: ARG002
-        config: TrialConfig,  # noqa: ARG002
-    ) -> Columns:
-        """The columns for one batch of images x (B, C, H, W) in [0, 1] with classes y (B,)."""
-        model = models[self.trial]
-        with eval_without_tf32(model):
-            x = x.detach().requires_grad_()
-            with torch.enable_grad():
-                logits = model(x)
-                gradient = input_gradient(cross_entropy(logits, y), x)
-            squared = gradient.double().flatten(1).square().sum(1) / 4  # a step of 1 in [0, 1] is one of 2 in [-1, 1]
-        return {"correct": is_correct(logits.detach(), y).cpu().numpy(), "squared_norm": squared.cpu().numpy()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransferQuery:
-    """Whether each target is correct on images crafted on another model, by FGSM and by PGD with 20 steps."""
-
-    source: str
-    targets: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The file's name without its suffix."""
-        return f"crafted-on-{self.source}"
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The trials whose models are used."""
-        return (self.source, *self.targets)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The file's columns, one value per test image."""
-        return tuple(f"{attack}:{target}" for attack in ("fgsm", f"ce{BLACK_BOX_STEPS}") for target in self.targets)
-
-    def measure(
-        self, models: Models, x: torch.Tensor, y: torch.Tensor, rows: Sequence[int], config: TrialConfig
-    ) -> Columns:
-        """The columns for one batch of images x (B, C, H, W) in [0, 1] with classes y (B,)."""
-        eps, step_size = config.attack.eps, config.attack.step_size
-        attacks = {
-            "fgsm": FGSM(eps=eps),
-            f"ce{BLACK_BOX_STEPS}": PGD(eps=eps, step_size=step_size, num_steps=BLACK_BOX_STEPS),
-        }
-        correct: Columns = {}
-        for name, attack in attacks.items():
-            rng = PerExampleRNG(seed=config.seed, names=("crafted", name), indices=list(rows))
-            with eval_without_tf32(models[self.source]):
-                x_adv = attack(models[self.source], x, y, generator=rng)
-            for target in self.targets:
-                with eval_without_tf32(models[target]), torch.no_grad():
-                    correct[f"{name}:{target}"] = is_correct(models[target](x_adv), y).cpu().numpy()
-        return correct
-
-
-ModelQuery: TypeAlias = GradientQuery | TransferQuery
 
 
 @dataclass(frozen=True)
@@ -194,6 +109,39 @@ def answer_query(
     answers: list[Columns] = []
     positions = torch.arange(len(part)).split(BATCH)
     for batch in part.batches(positions):
-        x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
-        answers.append(query.measure(models, x, y, batch.rows.tolist(), config))
+        if isinstance(query, GradientQuery):
+            x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
+            answers.append(measure_gradients(models[query.trial], x, y))
+        else:
+            answers.append(measure_transfer(query, models, batch, config, device))
     return query, {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def measure_gradients(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Columns:
+    """The columns of a `GradientQuery` for images x (B, C, H, W) in [0, 1] with classes y (B,)."""
+    with eval_without_tf32(model):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(x)
+            gradient = input_gradient(cross_entropy(logits, y), x)
+        squared = gradient.double().flatten(1).square().sum(1) / 4  # a step of 1 in [0, 1] is one of 2 in [-1, 1]
+    return {"correct": is_correct(logits.detach(), y).cpu().numpy(), "squared_norm": squared.cpu().numpy()}
+
+
+def measure_transfer(query: TransferQuery, models: Models, batch: Split, config: TrialConfig, device: str) -> Columns:
+    """The columns of a `TransferQuery` for one batch of images."""
+    x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
+    eps, step_size = config.attack.eps, config.attack.step_size
+    attacks = {
+        "fgsm": FGSM(eps=eps),
+        f"ce{BLACK_BOX_STEPS}": PGD(eps=eps, step_size=step_size, num_steps=BLACK_BOX_STEPS),
+    }
+    correct: Columns = {}
+    for name, attack in attacks.items():
+        rng = PerExampleRNG(seed=config.seed, names=("crafted", name), indices=batch.rows.tolist())
+        with eval_without_tf32(models[query.source]):
+            x_adv = attack(models[query.source], x, y, generator=rng)
+        for target in query.targets:
+            with eval_without_tf32(models[target]), torch.no_grad():
+                correct[f"{name}:{target}"] = is_correct(models[target](x_adv), y).cpu().numpy()
+    return correct

@@ -8,7 +8,8 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.live_table import live_table
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.cli.text import counted, relative
-from sweeps.engine.driver.model_queries import ModelQuery, QueryAnswers, answer_query
+from sweeps.engine.driver.model_queries import QueryAnswers, answer_query
+from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.sweep.spec import Trial
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def run_on_ray(session: SweepSession, trials: Sequence[Trial]) -> dict[str, str]:
     """Run predefined trials, each once. See `run_trials`."""
-    from sweeps.engine.ray_backend import tuning  # noqa: PLC0415 (slow to import)
+    from sweeps.engine.ray_backend import tuning
 
     with on_ray(session, most=len(trials)) as concurrent:
         return tuning.run_trials(tune_run(session, concurrent), trials)
@@ -26,7 +27,7 @@ def run_on_ray(session: SweepSession, trials: Sequence[Trial]) -> dict[str, str]
 
 def tune_run(session: SweepSession, concurrent: int) -> "TuneRun":
     """The inputs for Tune to run a session's trials, `concurrent` at a time."""
-    from sweeps.engine.ray_backend.tuning import TuneRun  # noqa: PLC0415 (slow to import)
+    from sweeps.engine.ray_backend.tuning import TuneRun
 
     return TuneRun(
         sweep=session.sweep,
@@ -45,7 +46,7 @@ def answer_on_ray(session: SweepSession, queries: Sequence[ModelQuery]) -> bool:
     Returns:
         Whether all queries were answered.
     """
-    from sweeps.engine.ray_backend import cluster, tasks  # noqa: PLC0415 (slow to import)
+    from sweeps.engine.ray_backend import cluster, tasks
 
     session.say(f"{counted(len(queries), 'measurement')} on the trained models (gradients, black-box attacks)")
     sweep, options = session.sweep, session.options
@@ -74,7 +75,7 @@ def on_ray(session: SweepSession, *, most: int | None = None, expected: int | No
     Yields:
         The number of concurrent trials.
     """
-    from sweeps.engine.ray_backend import cluster, control  # noqa: PLC0415 (slow to import)
+    from sweeps.engine.ray_backend import cluster, control
 
     options = session.options
     address = cluster.existing_cluster(options.address)

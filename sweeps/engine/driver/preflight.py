@@ -43,7 +43,7 @@ def check_machine(resources: Resources, address: str | None, concurrent: int | N
     needed_gpus = resources.num_workers * resources.gpus_per_worker * at_once
     if needed_cores <= cores and needed_gpus <= gpus:
         return
-    from sweeps.engine.ray_backend import cluster  # noqa: PLC0415 (slow to import)
+    from sweeps.engine.ray_backend import cluster
 
     if cluster.existing_cluster(address) is None:
         what, fewer = (

@@ -7,8 +7,8 @@ from bat_core.data import Dataset
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import SweepOptions
 from sweeps.engine.cli.text import counted, relative
-from sweeps.engine.driver.model_queries import ModelQuery
 from sweeps.engine.driver.on_ray import answer_on_ray, run_on_ray
+from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.reuse import reuse_finished
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
 from sweeps.engine.storage.retry import retry_storage

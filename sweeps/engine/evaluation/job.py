@@ -166,7 +166,7 @@ def spread(options: JobOptions, shared: tuple[Any, ...]) -> Iterator[Run]:
 
         yield run
         return
-    from sweeps.engine.ray_backend import cluster, tasks  # noqa: PLC0415 (slow to import, and not needed in one process)
+    from sweeps.engine.ray_backend import cluster, tasks
 
     with cluster.cluster(address=cluster.existing_cluster(options.address)):
 

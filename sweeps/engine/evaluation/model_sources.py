@@ -90,7 +90,7 @@ def fingerprint(model: nn.Module) -> str:
 
 def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]:
     if name.startswith(MLFLOW_SCHEMES):
-        from sweeps.engine.tracking.artifacts import download_model  # noqa: PLC0415 (seconds to import)
+        from sweeps.engine.tracking.artifacts import download_model
 
         folder, run_id, run_name = download_model(name, downloads)
         return [_saved_model(folder, name=run_name, run_id=run_id)]

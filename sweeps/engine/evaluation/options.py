@@ -1,16 +1,16 @@
-"""The options that `evaluate` and `transfer` share."""
+"""The options of `evaluate` and `transfer`. Whatever imports torch is imported where it is used."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 
 from bat_core.config import PRECISIONS, SPLITS
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
-from sweeps.engine.cli.options import Amount
+from sweeps.engine.cli.options import Amount, Several, gpu_count
 
 
 @Parameter(name="*")
@@ -76,7 +76,7 @@ class JobOptions:
 
     def gpus(self) -> float:
         """GPUs per worker process."""
-        default = 1.0 if torch.cuda.is_available() else 0.0
+        default = 1.0 if gpu_count() else 0.0
         return default if self.gpus_per_worker is None else self.gpus_per_worker
 
     def device(self) -> str:
@@ -91,6 +91,49 @@ class JobOptions:
 
     def alone(self) -> bool:
         """Whether this process does all the work."""
-        several_gpus = bool(self.gpus()) and torch.cuda.device_count() > 1
+        several_gpus = bool(self.gpus()) and gpu_count() > 1
         cluster = self.address or os.environ.get("RAY_ADDRESS")
         return self.workers == 1 or (self.workers is None and not cluster and not several_gpus)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(JobOptions):
+    """Attacks, checks and images. None means the default."""
+
+    suite: str = "paper+quick"
+    """Attack suite: paper, curve, quick or standard, or several joined by +, such as paper+standard."""
+    n: int | None = None
+    """Number of images to evaluate on. Default: all, or the size that the suite is defined for."""
+    transfer_from: Annotated[tuple[str, ...], Several] = ()
+    """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
+    checks: str = "full"
+    """Checks for gradient masking: full, cheap or none."""
+    save_adversarial: bool = False
+    """Save every adversarial image, as Parquet."""
+    output: Path | None = None
+    """New folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
+    resume: str | None = None
+    """Resume the evaluation in this folder, at the attack and shard where it stopped."""
+
+    def check(self) -> None:
+        """Raises InputError for invalid options, before anything is loaded."""
+        from bat_core.masking.flags import DEPTHS
+        from bat_core.suites import get_suite
+
+        super().check()
+        check_choice("--checks", self.checks, (*DEPTHS, "none"))
+        get_suite(self.suite, eps=0.5)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TransferOptions(JobOptions):
+    """Images, budget and machine. None means the default."""
+
+    batch_size: int | None = None
+    """Images per batch and per shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
+    output: Path | None = None
+    """New folder for verdicts, tables and plots. Default: outputs/transfer-<time>."""
+    resume: str | None = None
+    """Resume the transfer matrix in this folder, at the model and shard where it stopped."""

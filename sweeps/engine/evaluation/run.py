@@ -1,18 +1,13 @@
 """The command `evaluate`: attack models and report their robust accuracy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from bat_core.data import Split, to_unit
-from bat_core.errors import InputError, check_choice
+from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
-from bat_core.masking.flags import DEPTHS
 from bat_core.suites import get_suite
-from sweeps.engine.cli.options import Several
 from sweeps.engine.evaluation.attack import (
     NOUN,
     SPEC,
@@ -27,7 +22,7 @@ from sweeps.engine.evaluation.attack import (
 )
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models, fingerprint
-from sweeps.engine.evaluation.options import JobOptions
+from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.report import as_csv, markdown, show
 from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
@@ -35,33 +30,6 @@ from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(JobOptions):
-    """Attacks, checks and images. None means the default."""
-
-    suite: str = "paper+quick"
-    """Attack suite: paper, curve, quick or standard, or several joined by +, such as paper+standard."""
-    n: int | None = None
-    """Number of images to evaluate on. Default: all, or the size that the suite is defined for."""
-    transfer_from: Annotated[tuple[str, ...], Several] = ()
-    """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
-    checks: str = "full"
-    """Checks for gradient masking: full, cheap or none."""
-    save_adversarial: bool = False
-    """Save every adversarial image, as Parquet."""
-    output: Path | None = None
-    """New folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
-    resume: str | None = None
-    """Resume the evaluation in this folder, at the attack and shard where it stopped."""
-
-    def check(self) -> None:
-        """Raises InputError for invalid options, before anything is loaded."""
-        super().check()
-        check_choice("--checks", self.checks, (*DEPTHS, "none"))
-        get_suite(self.suite, eps=0.5)
 
 
 def run_evaluation(models: Sequence[str], options: EvaluateOptions) -> int:
@@ -143,7 +111,7 @@ class EvaluationJob(Job[Evaluation]):
         return f"{', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
 
     def log(self, uri: str) -> None:
-        from sweeps.engine.evaluation.mlflow_log import log_evaluation  # noqa: PLC0415 (seconds to import)
+        from sweeps.engine.evaluation.mlflow_log import log_evaluation
 
         for model, summary in zip(self.spec.models, self._summaries, strict=True):
             log_evaluation(self.spec, self.folder.model(model), model, summary, uri=uri)

@@ -4,12 +4,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from bat_core.config import EVAL_PIXELS
-from sweeps.engine.driver.model_queries import GradientQuery, ModelQuery, QueryAnswers, TransferQuery
-from sweeps.engine.paper.curves import EvaluatedTrial
+from sweeps.engine.driver.query_spec import GradientQuery, ModelQuery, TransferQuery
 from sweeps.engine.paper.reported import PAPER, PaperTable
+
+if TYPE_CHECKING:
+    from sweeps.engine.driver.model_queries import QueryAnswers
+    from sweeps.engine.paper.curves import EvaluatedTrial
 
 CITED = ""  # recipe of a row whose numbers the paper cites from other work
 
@@ -53,11 +56,11 @@ def cited(name: str) -> Row:
 class Found:
     """The finished trials of a table's sweep, by id, and the query answers of their models."""
 
-    evaluated: Mapping[str, EvaluatedTrial]
-    answers: QueryAnswers
+    evaluated: Mapping[str, "EvaluatedTrial"]
+    answers: "QueryAnswers"
     seeds: tuple[int, ...]
 
-    def of(self, row: Row) -> dict[int, EvaluatedTrial]:
+    def of(self, row: Row) -> dict[int, "EvaluatedTrial"]:
         """The row's trials, by seed."""
         ids = {seed: row.trial_id(seed) for seed in self.seeds}
         return {seed: self.evaluated[trial] for seed, trial in ids.items() if trial in self.evaluated}
@@ -96,7 +99,7 @@ class White(Column):
     def read(self, row: Row, found: Found) -> Values:
         return {seed: self._accuracy(one) for seed, one in found.of(row).items()}
 
-    def _accuracy(self, one: EvaluatedTrial) -> float:
+    def _accuracy(self, one: "EvaluatedTrial") -> float:
         outcome = one.verdicts.outcomes[self.attack]
         return float(outcome.curve("final")[outcome.steps.index(self.steps)])
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
-from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
+from sweeps.engine.evaluation.options import EvaluateOptions
+from sweeps.engine.evaluation.run import run_evaluation
 from sweeps.engine.search.objectives import choose
 from sweeps.engine.search.results import Score, front, largest_part, scores
 from sweeps.engine.search.snapshot import Finalist, Tested, trusted_finalists
@@ -182,7 +183,7 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         f" (n = {tested.n}), {tested.masking_status}."
     )
     try:
-        from sweeps.engine.tracking.registry import register_champion  # noqa: PLC0415 (seconds to import)
+        from sweeps.engine.tracking.registry import register_champion
 
         version = register_champion(
             session.sweep, champion.id, name=final.registered_name, description=description, uri=session.tracker.uri

@@ -8,8 +8,6 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 from bat_core.errors import InputError
 from sweeps.engine.search.results import Score
 
-DEFAULT_OBJECTIVE = "clean+robust"
-DEFAULT_RULE = "knee"
 FLOOR = re.compile(r"robust-at-clean>=(?P<floor>[0-9.]+%?)")
 
 

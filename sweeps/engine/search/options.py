@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from bat_core.config import EVAL_PIXELS, AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
-from bat_core.data import Dataset
 from bat_core.errors import InputError, check_choice, check_finite
-from bat_core.recipes import recipe_params
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
 from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
-from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, check_rule, get_objective
-from sweeps.engine.search.spec import SAMPLERS, Final, Halving, Search
+from sweeps.engine.search.spec import DEFAULT_OBJECTIVE, DEFAULT_RULE, SAMPLERS, Final, Halving, Search
 from sweeps.engine.search.trial_config import trial_config
+
+if TYPE_CHECKING:
+    from bat_core.data import Dataset
 
 SIGNAL_STEPS = 20  # PGD steps of the early-stopping signal
 DIGITS_VAL = 300  # of 1,400 training images
@@ -71,6 +71,8 @@ class SearchOptions(SweepOptions):
 
     def check(self) -> None:
         """Raises InputError for invalid options, before anything is loaded."""
+        from sweeps.engine.search.objectives import check_rule, get_objective
+
         get_objective(self.objective)
         check_rule(self.rule)
         check_choice("--sampler", self.sampler, SAMPLERS)
@@ -105,12 +107,14 @@ class SearchOptions(SweepOptions):
         whole = compose([get_space(name) for name in dict.fromkeys(self.space)])
         return narrow(whole.at(pixel), fixed=self.fixed, ranges=self.ranges)
 
-    def base(self, dataset: Dataset) -> TrialConfig:
+    def base(self, dataset: "Dataset") -> TrialConfig:
         """The config that a point of the space modifies. It evaluates on validation images.
 
         Raises:
             InputError: no image is left to verify on, or the evaluation budget is invalid.
         """
+        from bat_core.recipes import recipe_params
+
         pixel = dataset.pixel
         eps, step_size = evaluation_budget(self.eps, self.step_size, pixel)
         verify = min(self.verify_size(), len(dataset.val))
@@ -127,7 +131,7 @@ class SearchOptions(SweepOptions):
             ),
         )
 
-    def search(self, dataset: Dataset) -> Search:
+    def search(self, dataset: "Dataset") -> Search:
         """Everything that is fixed before the first trial.
 
         Raises:

@@ -171,7 +171,7 @@ def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bo
     if not waiting and not go_on():
         return True
     with on_ray(session, expected=search.num_trials) as concurrent:
-        from sweeps.engine.ray_backend.search import Rungs, search_trials  # noqa: PLC0415 (slow to import)
+        from sweeps.engine.ray_backend.search import Rungs, search_trials
 
         halving = search.halving
         rungs = Rungs(grace=halving.grace, factor=halving.factor, longest=search.longest) if halving else None

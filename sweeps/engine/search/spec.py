@@ -3,15 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError, brief_repr
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
 from sweeps.engine.storage.files import write_atomically
-from sweeps.engine.sweep.folder import SweepFolder
+
+if TYPE_CHECKING:
+    from sweeps.engine.sweep.folder import SweepFolder
 
 SEARCH = "search.json"
+DEFAULT_OBJECTIVE = "clean+robust"
+DEFAULT_RULE = "knee"
 SAMPLERS = ("tpe", "gp", "random")
 
 
@@ -67,13 +72,13 @@ class Search:
         """Epochs of the longest trial in the space."""
         return round(self.space["epochs"].high) if "epochs" in self.space.names else self.base.train.epochs
 
-    def write(self, folder: SweepFolder) -> None:
+    def write(self, folder: "SweepFolder") -> None:
         """Store it in the sweep's folder as search.json."""
         write_atomically(folder.path / SEARCH, json.dumps(to_dict(self), indent=1))
         folder.copy_to_store(SEARCH)
 
     @classmethod
-    def read(cls, folder: SweepFolder) -> "Search":
+    def read(cls, folder: "SweepFolder") -> "Search":
         """Read the search in a folder.
 
         Raises:

@@ -117,7 +117,7 @@ class BackgroundSync:
             self._mirror.sync()
 
     def _connect(self) -> "SweepSync":
-        from sweeps.engine.tracking.sync import SweepSync  # noqa: PLC0415 (slow to import)
+        from sweeps.engine.tracking.sync import SweepSync
 
         quiet_mlflow()
         return SweepSync(self._sweep, self._folder, uri=self.uri)

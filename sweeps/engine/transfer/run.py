@@ -1,16 +1,13 @@
 """The command `transfer`: images crafted on each model, classified by all models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from cyclopts import Parameter
 
 from bat_core.data import Split
 from bat_core.errors import InputError
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.job import Job, spread
-from sweeps.engine.evaluation.options import JobOptions
+from sweeps.engine.evaluation.options import TransferOptions
 from sweeps.engine.evaluation.setup import make_spec_fields
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.transfer.craft import (
@@ -29,19 +26,6 @@ from sweeps.engine.transfer.report import markdown, settings, show
 
 STEM, CELLS, TABLE = "transfer", "cells.csv", "table.md"
 FILES = (TABLE, CELLS, f"{STEM}.png", f"{STEM}.svg")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class TransferOptions(JobOptions):
-    """Images, budget and machine. None means the default."""
-
-    batch_size: int | None = None
-    """Images per batch and per shard. Default: 250, on GPUs 1,000, or as many as fit into the free memory."""
-    output: Path | None = None
-    """New folder for verdicts, tables and plots. Default: outputs/transfer-<time>."""
-    resume: str | None = None
-    """Resume the transfer matrix in this folder, at the model and shard where it stopped."""
 
 
 def run_transfer(models: Sequence[str], options: TransferOptions) -> int:
@@ -99,7 +83,7 @@ class TransferJob(Job[Matrix]):
         return ", ".join(FILES)
 
     def log(self, uri: str) -> None:
-        from sweeps.engine.transfer.mlflow_log import log_transfer  # noqa: PLC0415 (seconds to import)
+        from sweeps.engine.transfer.mlflow_log import log_transfer
 
         log_transfer(self.spec, self.folder.path, (SPEC, *FILES), self._note, uri=uri)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sweeps.engine.driver.model_queries import TransferQuery
+from sweeps.engine.driver.query_spec import TransferQuery
 from sweeps.engine.paper.results import found_in
 from sweeps.engine.paper.table_spec import Black, Clean, Table, White, more, row
 from tests.engine.paper.made import result

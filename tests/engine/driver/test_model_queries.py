@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from bat_core.attacks import fgsm
 from bat_core.config import AttackConfig, TrialConfig
 from bat_core.data import Split
-from sweeps.engine.driver.model_queries import GradientQuery, Norms, QueryAnswers, TransferQuery, answer_query
+from sweeps.engine.driver.model_queries import Norms, QueryAnswers, answer_query
+from sweeps.engine.driver.query_spec import GradientQuery, TransferQuery
 from sweeps.engine.sweep.folder import SweepFolder
 from tests.unit.toys import Linear, classes, normal, uniform
 

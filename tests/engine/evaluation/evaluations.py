@@ -11,7 +11,8 @@ from bat_core.suites import Suite
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 from sweeps.engine.evaluation.attack import SHARDS, Evaluation, EvaluationFolder
 from sweeps.engine.evaluation.model_sources import ModelSource
-from sweeps.engine.evaluation.run import EvaluateOptions, run_evaluation
+from sweeps.engine.evaluation.options import EvaluateOptions
+from sweeps.engine.evaluation.run import run_evaluation
 from sweeps.engine.evaluation.spec import ModelRecord
 
 PIXEL = 5 / 255

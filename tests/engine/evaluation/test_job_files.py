@@ -11,7 +11,7 @@ from bat_core.config import DataConfig, TrialConfig
 from bat_core.data import ImageFiles, load_dataset
 from bat_core.errors import InputError
 from bat_core.fit import initial_state
-from sweeps.engine.evaluation.run import EvaluateOptions
+from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.setup import make_spec_fields, reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from tests.unit import photographs

@@ -4,10 +4,11 @@ import pytest
 
 from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.suites import evaluation_suite, trajectories
+from sweeps.engine.paper.figure_1 import draw
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
-from sweeps.eps_budget import EpsBudgetOptions, draw, grid
+from sweeps.eps_budget import EpsBudgetOptions, grid
 from tests.engine.evaluation.evaluations import drawn
 
 PIXEL = 5 / 255

@@ -1,7 +1,8 @@
 import pytest
 
 from bat_core.errors import InputError
-from sweeps.engine.search.objectives import DEFAULT_OBJECTIVE, DEFAULT_RULE, MEASURES, check_rule, choose, get_objective
+from sweeps.engine.search.objectives import MEASURES, check_rule, choose, get_objective
+from sweeps.engine.search.spec import DEFAULT_OBJECTIVE, DEFAULT_RULE
 from tests.engine.search.trials import score_of
 
 SCORE = score_of(0.9, 0.5, pgd_acc=0.6, hours=0.25)

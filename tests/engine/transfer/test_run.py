@@ -14,9 +14,10 @@ import sweeps
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
 from sweeps.engine.evaluation.job import Job
+from sweeps.engine.evaluation.options import TransferOptions
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.transfer.craft import MatrixFolder, finished_shards
-from sweeps.engine.transfer.run import TransferOptions, run_transfer
+from sweeps.engine.transfer.run import run_transfer
 from tests.engine.transfer import matrices
 
 

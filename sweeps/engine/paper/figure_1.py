@@ -1,0 +1,82 @@
+"""Figure 1: accuracy under PGD against its number of steps, and the sentence that sums it up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bat_core.config import AttackConfig
+from bat_core.suites import evaluation_suite
+from sweeps.engine.cli.plotting import save_figure
+from sweeps.engine.cli.text import counted
+from sweeps.engine.paper.curve_plot import LOSS_TITLES, draw_curves
+from sweeps.engine.paper.curves import Family, curves_csv, evaluated_trials, families
+from sweeps.engine.storage.files import write_atomically
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.spec import Report, Sweep
+
+STEM = "figure_1"
+
+
+def draw(sweep: Sweep, folder: SweepFolder) -> Report:
+    """Draw Figure 1 and write its numbers."""
+    judged = evaluated_trials(sweep, folder)
+    write_atomically(folder.path / f"{STEM}.csv", curves_csv(judged))
+    lines = families(judged)
+    config = judged[0].trial.config
+    attack, pixel = config.attack, sweep.pixel
+    scope = Scope(
+        n=len(judged[0].verdicts),
+        verified_n=len(judged[0].headline),
+        suite=evaluation_suite(attack).label,
+        seeds=counted(len({one.trial.config.seed for one in judged}), "seed"),
+    )
+    eps, step_size = attack.eps / pixel, attack.step_size / pixel
+    beyond = (
+        f"Squares: verified worst case ({scope.suite}: with APGD-CE and APGD-T), n = {scope.verified_n} of them."
+        if lines[0].verified
+        else "Not verified: stronger attacks, such as AutoAttack, can only lower these numbers."
+    )
+    figure = draw_curves(
+        lines,
+        attack=attack,
+        title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
+        note=(
+            f"n = {scope.n} test images, {scope.seeds}; step {step_size:g} px from a random start,"
+            f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed;"
+            f" dotted: worst so far; diamond: clean.\n{beyond}"
+        ),
+    )
+    files = [path.name for path in save_figure(figure, folder.path / STEM)]
+    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, scope))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """What the numbers refer to: images, suite and seeds."""
+
+    n: int
+    verified_n: int
+    suite: str
+    seeds: str
+
+
+def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope: Scope) -> str:
+    trained = [family for family in lines if family.role == "grid"]
+    names = [LOSS_TITLES.get(loss, loss) for loss in attack.losses]
+    pgd = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(names)}, n = {scope.n})"
+    words = []
+    if trained:
+        best = max(trained, key=lambda family: family.robust_acc.mean)
+        robust = f"{best.pgd_acc.mean:.1%} of test images are correct under {pgd}"
+        if best.verified:
+            robust += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
+        words.append(
+            f"{best.recipe} trained at {best.pixels:g} pixels is most robust: {robust},"
+            f" {best.clean_acc.mean:.1%} without attack"
+        )
+    words += [
+        f"{family.recipe.lower()} models reach {family.robust_acc.mean:.1%}"
+        for family in lines
+        if family.role == "reference"
+    ]
+    unverified = "" if lines[0].verified else "; not verified"
+    return f"{'; '.join(words)} (means over {scope.seeds}{unverified})."
