@@ -21,7 +21,9 @@ CORE_MAY_ALSO = {
 }
 PLATFORM = {"ray", "optuna", "mlflow"}
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
-MAY_READ_PICKLES = {"sweeps/engine/models.py": {WEIGHTS_ONLY}}  # --weights: a state_dict that torch.save wrote
+MAY_READ_PICKLES = {
+    "sweeps/engine/evaluation/model_sources.py": {WEIGHTS_ONLY}
+}  # --weights: a state_dict that torch.save wrote
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
