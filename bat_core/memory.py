@@ -27,8 +27,8 @@ def max_batch_size(model: nn.Module, images: Images, *, most: int, processes: in
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     x = to_unit(images[:SAMPLE].to(device))
-    each = OVERHEAD * activation_bytes(model, x) / len(x)
-    fits = int(SHARE * free_memory(device) / processes / max(each, 1))
+    bytes_per_image = OVERHEAD * activation_bytes(model, x) / len(x)
+    fits = int(SHARE * free_memory(device) / processes / max(bytes_per_image, 1))
     return most if fits >= most else 1 << (max(fits, 1).bit_length() - 1)
 
 

@@ -110,8 +110,8 @@ class Attack(ABC):
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
             found = ball.check(self.search(logits_fn, problem, rng).detach())
             if worst is not None:
-                holds = _is_correct(logits_fn, worst, y)
-                found = torch.where(holds[:, None, None, None], found, worst)
+                correct = _is_correct(logits_fn, worst, y)
+                found = torch.where(correct[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
         return worst
@@ -138,12 +138,12 @@ class Attack(ABC):
         ball = LinfBall.around(x.detach(), self.eps)
         rows: Tensor | None = None
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
-            asked = problem if active is None else problem.keep(active)
-            if len(asked.rows) == 0:
+            selected = problem if active is None else problem.keep(active)
+            if len(selected.rows) == 0:
                 return
-            own = rng if len(asked.rows) == len(x) else rng.take(asked.rows)
+            own = rng if len(selected.rows) == len(x) else rng.take(selected.rows)
             within = ball
-            for iterate in self.iterates(logits_fn, asked, own, active):
+            for iterate in self.iterates(logits_fn, selected, own, active):
                 if iterate.rows is not rows:
                     rows = iterate.rows
                     within = ball if len(rows) == len(x) else ball.take(rows)

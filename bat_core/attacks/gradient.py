@@ -55,11 +55,11 @@ class GradientAttack(Attack):
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
-        ascended = objective(self.loss)
+        objective_fn = objective(self.loss)
         rule = self.rule(problem.ball)
         x = problem.ball.random_start(rng) if self.random_start else problem.ball.x
         for step in range(self.num_steps):
-            logits, values, gradient = _input_gradient(logits_fn, ascended, x, problem, self.eot)
+            logits, values, gradient = _input_gradient(logits_fn, objective_fn, x, problem, self.eot)
             yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None)
             if active is not None and not bool((kept := active[problem.rows]).all()):
                 problem = problem.keep(kept)
@@ -72,7 +72,7 @@ class GradientAttack(Attack):
 
 
 def _input_gradient(
-    logits_fn: LogitsFn, ascended: AttackLoss, x: Tensor, problem: Problem, eot: int
+    logits_fn: LogitsFn, objective_fn: AttackLoss, x: Tensor, problem: Problem, eot: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (M, K), objective (M,) and its gradient with respect to x, averaged over `eot` passes."""
     x = x.detach().requires_grad_()
@@ -80,7 +80,7 @@ def _input_gradient(
     for _ in range(eot):
         with torch.enable_grad():
             logits = logits_fn(x)
-            values = ascended(logits, problem.y, problem.target)
+            values = objective_fn(logits, problem.y, problem.target)
             # If the model detaches its gradient, the attack does not move; `masking.checks` reports that.
             gradient = input_gradient(values, x)
         passes.append((logits.detach(), values.detach(), gradient))

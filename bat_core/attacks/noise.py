@@ -39,5 +39,5 @@ class Noise(Attack):
                 if len(problem.rows) == 0:
                     return
             ball = problem.ball
-            drawn = rng.restart(step).uniform(ball.x)
-            yield Iterate(step, problem.rows, ball.project(torch.where(drawn < 0.5, ball.lower, ball.upper)))
+            sample = rng.restart(step).uniform(ball.x)
+            yield Iterate(step, problem.rows, ball.project(torch.where(sample < 0.5, ball.lower, ball.upper)))

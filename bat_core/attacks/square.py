@@ -42,7 +42,7 @@ class Square(Attack):
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
-        ascended = objective(self.loss)
+        objective_fn = objective(self.loss)
         _, channels, height, width = problem.ball.x.shape
         numbers = self._numbers(problem, rng)
         columns = numbers[:, : channels * width].view(-1, channels, 1, width)
@@ -52,7 +52,7 @@ class Square(Attack):
         candidate = x
         for step in range(self.num_steps + 1):
             logits = logits_fn(candidate)
-            values = ascended(logits, problem.y, problem.target)
+            values = objective_fn(logits, problem.y, problem.target)
             better = values > best
             best = torch.where(better, values, best)
             x = torch.where(better[:, None, None, None], candidate, x)
@@ -68,10 +68,10 @@ class Square(Attack):
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The point with the largest margin."""
-        ascended, best, x_adv = objective(self.loss), None, problem.ball.x
+        objective_fn, best, x_adv = objective(self.loss), None, problem.ball.x
         for iterate in self.iterates(logits_fn, problem, rng, None):
             assert iterate.logits is not None
-            values = ascended(iterate.logits, problem.y, problem.target)
+            values = objective_fn(iterate.logits, problem.y, problem.target)
             better = torch.ones_like(values, dtype=torch.bool) if best is None else values > best
             x_adv = torch.where(better[:, None, None, None], iterate.x, x_adv)
             best = values if best is None else torch.where(better, values, best)

@@ -39,8 +39,8 @@ class Transfer(Attack):
         first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]
         for x_adv in others:
             with torch.no_grad():
-                holds = logits_fn(first).argmax(1) == problem.y
-            first = torch.where(holds[:, None, None, None], x_adv, first)
+                correct = logits_fn(first).argmax(1) == problem.y
+            first = torch.where(correct[:, None, None, None], x_adv, first)
         return first
 
     def iterates(

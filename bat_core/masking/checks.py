@@ -89,30 +89,30 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
         outcome = verdicts.outcomes[name]
         return {step: float(acc) for step, acc in zip(outcome.steps, outcome.curve("final"), strict=True)}
 
-    def stands(*names: str) -> Any:
-        holds = verdicts.clean_correct
+    def robust_under(*names: str) -> Any:
+        robust = verdicts.clean_correct
         for name in names:
-            holds = holds & verdicts.outcomes[name].robust
-        return holds
+            robust = robust & verdicts.outcomes[name].robust
+        return robust
 
     deeper: dict[str, float] = {}
     if "square" in verdicts.outcomes:
-        white = stands("fgsm", "half-fgsm", "ce", "cw", "restarts")
-        fell_to_black = (verdicts.outcomes["noise"].broken_at > 0) | (verdicts.outcomes["square"].broken_at >= 0)
+        robust_to_white_box = robust_under("fgsm", "half-fgsm", "ce", "cw", "restarts")
+        broken_by_black_box = (verdicts.outcomes["noise"].broken_at > 0) | (verdicts.outcomes["square"].broken_at >= 0)
         deeper = {
             "restarts_acc": by_steps("restarts")[20],
-            "large_eps_acc": float(stands("large-ce", "large-cw").mean()),
-            "black_box_only": float((white & fell_to_black).mean()),
+            "large_eps_acc": float(robust_under("large-ce", "large-cw").mean()),
+            "black_box_only": float((robust_to_white_box & broken_by_black_box).mean()),
         }
     return Evidence(
         n=len(verdicts),
         clean_acc=verdicts.clean_acc,
-        noise_acc=float(stands("noise").mean()),
+        noise_acc=float(robust_under("noise").mean()),
         fgsm_acc=by_steps("fgsm")[1],
         half_fgsm_acc=by_steps("half-fgsm")[1],
         ce=by_steps("ce"),
         cw=by_steps("cw"),
-        ce_worst=float(stands("ce").mean()),
+        ce_worst=float(robust_under("ce").mean()),
         **deeper,
         **measured,
     )
@@ -140,20 +140,20 @@ def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -
     totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
     with eval_without_tf32(evaluator.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
-            own_x, own_y = x[part].requires_grad_(), y[part]
-            logits = evaluator.model(own_x)
-            flat = input_gradient(cross_entropy(logits, own_y), own_x).flatten(1)
+            x_part, y_part = x[part].requires_grad_(), y[part]
+            logits = evaluator.model(x_part)
+            flat = input_gradient(cross_entropy(logits, y_part), x_part).flatten(1)
             totals["given"].append(logits.detach().argmax(1))
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
-                again = evaluator.model(own_x)
+                again = evaluator.model(x_part)
                 totals["difference"].append((again - logits).abs().amax(1))
                 totals["spread"].append((logits.amax(1) - logits.amin(1)).abs())
-                before = cross_entropy(logits, own_y)
-            x_adv = attack(evaluator.model, own_x.detach(), own_y, generator=rng.take(part))
+                before = cross_entropy(logits, y_part)
+            x_adv = attack(evaluator.model, x_part.detach(), y_part, generator=rng.take(part))
             with torch.no_grad():
-                after = cross_entropy(evaluator.model(x_adv), own_y)
-            totals["fell"].append((after <= before)[is_correct(logits, own_y)])
+                after = cross_entropy(evaluator.model(x_adv), y_part)
+            totals["fell"].append((after <= before)[is_correct(logits, y_part)])
     joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
     spread = float(joined["spread"].mean())
     return {

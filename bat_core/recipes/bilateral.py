@@ -90,9 +90,9 @@ class SharedForward(Recipe):
         start = ball.random_start(rng).requires_grad_()
         with torch.enable_grad():
             logits = logits_fn(start)
-            gained = -cross_entropy(logits, largest_other(logits.detach(), y).indices)
-            gradient = input_gradient(gained, start)
-        x_adv = FixedSteps(self.attack.eps).advance(ball, start.detach(), gradient, gained.detach())
+            values = -cross_entropy(logits, largest_other(logits.detach(), y).indices)
+            gradient = input_gradient(values, start)
+        x_adv = FixedSteps(self.attack.eps).advance(ball, start.detach(), gradient, values.detach())
         return ball.check(x_adv), self.label(y, logits.detach)
 
 

@@ -216,7 +216,7 @@ def test_spaces_are_read_without_torch_ray_or_optuna():
 import sys
 from search_spaces.base import compose, get_space, space_names
 from search_spaces.narrowing import narrow
-narrow(compose([get_space(name) for name in space_names()]).at(1 / 255), fixed=["eps=8/255"]).usual()
+narrow(compose([get_space(name) for name in space_names()]).at(1 / 255), fixed=["eps=8/255"]).default_point()
 print(sorted({"torch", "torchvision", "ray", "optuna", "mlflow", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

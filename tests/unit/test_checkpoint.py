@@ -271,5 +271,5 @@ def test_a_description_tells_all_that_rebuilds_the_model(saved):
 
 
 def test_where_there_is_no_model_a_person_is_told(tmp_path):
-    with pytest.raises(InputError, match=r"no model in .* holds model\.safetensors$"):
+    with pytest.raises(InputError, match=r"no model in .* a folder with model\.safetensors$"):
         load_model(tmp_path)

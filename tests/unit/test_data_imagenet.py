@@ -141,9 +141,9 @@ def other_classes(folder):
     [
         (missing("train"), "has no train/: give one with the layout {train,val}/<class>/*.JPEG"),
         (missing("val"), "has no val/: give one with the layout {train,val}/<class>/*.JPEG"),
-        (emptied, "must hold {train,val}/<class>/*.JPEG: Found no valid file for the classes n01, n02, n03"),
-        (one_class_empty, "must hold {train,val}/<class>/*.JPEG: Found no valid file for the classes n02"),
-        (flat, "must hold {train,val}/<class>/*.JPEG: Couldn't find any class folder"),
+        (emptied, "must have the layout {train,val}/<class>/*.JPEG: Found no valid file for the classes n01, n02, n03"),
+        (one_class_empty, "must have the layout {train,val}/<class>/*.JPEG: Found no valid file for the classes n02"),
+        (flat, "must have the layout {train,val}/<class>/*.JPEG: Couldn't find any class folder"),
         (nested, "must have the layout {train,val}/<class>/*.JPEG: train/train/n01/n01_0.JPEG is nested too deeply"),
         (other_classes, "train/ and val/ must have the same classes, but only one has 'n03'"),
     ],

@@ -162,7 +162,7 @@ def test_a_pixel_stands_where_the_format_says(tmp_path):
             r"data_batch_2.bin is truncated: its size of 6136 bytes is not a multiple",
         ),
         (lambda f: f.write_bytes(b""), r"data_batch_2.bin is truncated: its size of 0 bytes"),
-        (lambda f: f.unlink(), rf"data_batch_2.bin cannot be read: {os.strerror(errno.ENOENT)}$"),
+        (lambda f: f.unlink(), rf"cannot read .*data_batch_2.bin: {os.strerror(errno.ENOENT)}$"),
         (lambda f: f.write_bytes(b"\x0a" + f.read_bytes()[1:]), r"train labels span 0..10"),
     ],
 )

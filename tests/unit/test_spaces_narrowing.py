@@ -124,7 +124,7 @@ def test_dropping_goes_on_through_conditions_on_what_was_dropped():
 @pytest.mark.parametrize(
     ("fixed", "ranges", "message"),
     [
-        (["beta=4", "label=one-hot"], [], "'beta' is narrowed but cannot apply: it requires label = adversarial, and"),
+        (["beta=4", "label=one-hot"], [], "'beta' is narrowed but cannot apply: it requires label = adversarial, but"),
         (["label=one-hot"], ["beta=4:8"], "'beta' is narrowed but cannot apply"),
         (["eps_y=0.5"], ["label=one-hot,adversarial"], "it requires label = smooth, but label is one-hot, adversarial"),
         (["eps=4/255", "eps=4/255"], [], "--set eps=4/255: 'eps' is narrowed twice"),

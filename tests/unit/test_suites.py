@@ -163,7 +163,7 @@ def test_attacks_of_a_suite_need_names_of_their_own():
     "changes",
     [
         pytest.param({"steps": (20,)}, id="read after more steps than are made"),
-        pytest.param({"steps": (1, 10), "drop": True}, id="read although fallen examples are let go"),
+        pytest.param({"steps": (1, 10), "skip_broken": True}, id="read although fallen examples are let go"),
     ],
 )
 def test_an_entry_that_cannot_be_read_is_refused(changes):

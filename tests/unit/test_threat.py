@@ -108,7 +108,7 @@ def test_a_budget_outside_its_range(eps):
 def test_images_outside_their_range(value):
     x = torch.full((1, 1, 2, 2), 0.5)
     x[0, 0, 1, 1] = value
-    with pytest.raises(ValueError, match=r"images are in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"images must be in \[0, 1\]"):
         LinfBall.around(x, 0.1)
 
 

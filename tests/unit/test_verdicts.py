@@ -78,7 +78,9 @@ def test_one_attack_more():
 
 @pytest.mark.parametrize(("name", "added"), [("ce", outcome([0, 0, 0])), ("cw", outcome([0, 0]))])
 def test_an_attack_twice_or_on_other_examples_is_not_added(name, added):
-    with pytest.raises(ValueError, match=rf"attack '{name}' cannot be added to 3 verdicts under \['ce', 'fgsm', "):
+    with pytest.raises(
+        ValueError, match=rf"attack '{name}' with . examples cannot be added to 3 verdicts under \['ce', 'fgsm', "
+    ):
         hand_made().with_outcome(name, added)
 
 

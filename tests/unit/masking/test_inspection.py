@@ -65,7 +65,7 @@ def test_what_only_looks_like_probabilities_is_none(look, after):
 def test_the_number_of_classes_must_be_the_data_sets(look):
     (finding,) = look(after=lambda logits: logits[:, :7])
     assert (finding.name, finding.severity) == ("classes", "error")
-    assert "7 classes and the data set 10" in finding.description
+    assert "7 classes and the data set has 10" in finding.description
 
 
 RANGES = {
