@@ -51,7 +51,7 @@ def test_images_have_the_size_that_the_model_was_trained_on_also_when_resumed(sa
 
 def test_models_of_two_sizes_are_attacked_on_the_one_that_is_named(saved, images, tmp_path):
     models = [saved(16), saved(24)]
-    with pytest.raises(InputError, match="--image-size: the models were trained on 16 pixels and 24 pixels"):
+    with pytest.raises(InputError, match="models were trained on 16 pixels and 24 pixels; give --image-size"):
         decided(models, images, tmp_path / "out")
     _, part, _ = decided(models, images, tmp_path / "out", image_size=32)
     assert part.images.shape == (12, 3, 32, 32)
