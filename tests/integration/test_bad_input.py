@@ -1,8 +1,6 @@
 """Input that cannot be used: one sentence, exit code 2, and nothing left behind."""
 
-import errno
 import io
-import os
 import sys
 from pathlib import Path
 
@@ -108,7 +106,7 @@ EVALUATE_CASES = {
     "no images": ([*NET, "--n", "0"], "--n=0 must be at least 1"),
     "no batch": ([*NET, "--batch-size", "0"], "--batch-size=0 must be at least 1"),
     "weights without a factory": (["other", "--weights", "w.pt"], "--weights applies to one package.module:factory"),
-    "weights that are missing": ([*NET, "--weights", "w.safetensors"], os.strerror(errno.ENOENT)),
+    "weights that are missing": ([*NET, "--weights", "w.safetensors"], "No such file"),
     "weights of something else": ([*NET, "--weights", "other/file"], "other/file' is not a plain state_dict"),
     "no data set": (["nets:net"], "name them with --dataset"),
     "unknown data set": (["nets:net", "--dataset", "digit"], "unknown data set 'digit'; did you mean 'digits'?"),

@@ -15,6 +15,8 @@ from bat_core.verdicts import SKIPPED
 
 from .toys import Linear, normal, uniform
 
+pytestmark = pytest.mark.slow
+
 library = pytest.importorskip("pyautoattack")
 EPS = 40 / 255
 COUNT = 20

@@ -9,6 +9,8 @@ import torch
 
 from bat_core.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("foolbox")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

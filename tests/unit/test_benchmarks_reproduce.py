@@ -10,6 +10,8 @@ import pytest
 from bat_core.suites import get_suite
 from sweeps.engine.paper.reported import PAPER
 
+pytestmark = pytest.mark.slow
+
 TINY = ("--dataset", "digits", "--train-size", "256", "--model", "small_cnn_8", "--epochs", "1", "--n", "12")
 
 

@@ -10,6 +10,8 @@ import torch
 from bat_core.recipes import get_recipe
 from bat_core.rng import BatchRNG
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = ("gpu", "reproduce", "speed", "speedrun", "training", "growth")
 
 

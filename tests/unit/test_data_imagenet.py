@@ -166,6 +166,7 @@ def test_nothing_is_downloaded(tmp_path):
 
 
 @pytest.mark.images
+@pytest.mark.slow
 def test_real_photographs_are_learnt_from_and_judged(real_data, make_trial, tmp_path):
     """A trial of the whole path on ImageNet's photographs: train, validate, evaluate, record."""
     real = real_data("imagenet")

@@ -52,6 +52,7 @@ def test_digits_are_learnt(recipe, params, make_trial, digits):
     assert all(0 <= report.val_robust_acc <= report.val_clean_acc <= 1 for report in reports)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_takes_the_same_steps_and_the_next_trial_compiles_nothing(make_trial, digits):
     def taken(**changes):

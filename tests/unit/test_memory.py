@@ -19,7 +19,7 @@ def network(name="small_cnn_8"):
     return build_model(name, num_classes=10, image_shape=(3, 16, 16)).eval()
 
 
-@pytest.mark.parametrize("name", ["small_cnn_16", "preact_resnet18"])
+@pytest.mark.parametrize("name", ["small_cnn_16", pytest.param("preact_resnet18", marks=pytest.mark.slow)])
 def test_what_is_kept_and_its_overhead_cover_what_an_attack_takes(name):
     model, x = network(name), torch.rand(16, 3, 16, 16)
     kept = activation_bytes(model, x)
