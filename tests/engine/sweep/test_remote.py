@@ -189,7 +189,7 @@ def test_results_arrive_before_the_record_that_speaks_of_them(folder, trial, tmp
         (home / "model").mkdir(parents=True)
         for name in ("model/checksums.json", "verdicts.parquet"):
             (home / name).write_text(json.dumps(name))
-        attempt.finish()
+        attempt.push_results()
         Record(home, attempt.push_record).append("finished")
         seen = []
         pull = Storage.pull

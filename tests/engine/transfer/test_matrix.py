@@ -113,7 +113,7 @@ def test_the_sign_test(more, fewer):
     assert sign_test(more, fewer) == pytest.approx(expected, rel=1e-9)
 
 
-def brief_repr(matrix, found, width=80):
+def shown(matrix, found, width=80):
     console = Console(width=width, file=io.StringIO(), record=True)
     show(console, matrix, found)
     return console.export_text()
@@ -122,7 +122,7 @@ def brief_repr(matrix, found, width=80):
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
 def test_the_printed_table_fits_eighty_columns_with_every_cell(count):
     matrix, found = random_cells(count, name="undefended-seed")
-    text = brief_repr(matrix, found)
+    text = shown(matrix, found)
     assert max(map(len, text.splitlines())) <= 80
     for cell in found:
         assert f"{100 * cell.acc:.1f}" in text
@@ -139,7 +139,7 @@ def test_the_printed_table_fits_eighty_columns_with_every_cell(count):
 
 def test_of_many_models_the_strongest_black_box_is_printed():
     matrix, found = random_cells(18)
-    text = brief_repr(matrix, found)
+    text = shown(matrix, found)
     assert max(map(len, text.splitlines())) <= 80
     lines = [line for line in text.splitlines() if line.startswith("│")]
     assert len(lines) == 18
@@ -155,7 +155,7 @@ def test_of_many_models_the_strongest_black_box_is_printed():
 
 def test_not_verified_stands_with_the_numbers(made):
     matrix, found = made
-    for text in (brief_repr(matrix, found), markdown(matrix, found)):
+    for text in (shown(matrix, found), markdown(matrix, found)):
         assert "not verified" in text.splitlines()[0]
         assert "no verifying suite" in text
     figure = draw_matrix(matrix, found)
