@@ -185,7 +185,7 @@ def test_what_it_pushed_before_it_saw_that_is_read_by_nobody(epochs, store, whol
     successor = epochs("b")
     next(successor)
     with monkeypatch.context() as patch:
-        patch.setattr(StoreTrialSync, "_check_mine", lambda self: None)
+        patch.setattr(StoreTrialSync, "_check_newest", lambda self: None)
         assert [metrics["epoch"] for metrics in lingering] == [2, 3]
     list(successor)
     assert_ended_as(whole, store, tmp_path)
