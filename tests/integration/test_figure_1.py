@@ -41,9 +41,9 @@ def test_it_says_where_things_are_and_what_they_show(finished: tuple[Output, str
     for words in ("undisturbed/figure_1.png", "figure_1.csv", "mlflow ui --backend-store-uri", EXPERIMENT):
         assert words in printed
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
-    held, undefended = sentence.split("; undefended models keep ")
-    assert "are correct under PGD-5 of 8 pixels (worst of " in held
-    assert "n = 60) and" in held
+    robust, undefended = sentence.split("; undefended models reach ")
+    assert "are correct under PGD-5 of 8 pixels (worst of " in robust
+    assert "n = 60) and" in robust
     assert undefended.endswith("(means over 2 seeds).")
     assert "not verified" not in sentence
 
