@@ -113,8 +113,8 @@ class Mirrored:
         self.sweep, self.folder, self.patch = sweep, folder, patch
         self.records = {name: (folder.path / "trials" / name / RECORD).read_bytes() for name in IDS}
         self.errors: list[Exception] = []
-        said = background.why
-        patch.setattr(background, "why", lambda error: self.errors.append(error) or said(error))
+        said = background.describe_error
+        patch.setattr(background, "describe_error", lambda error: self.errors.append(error) or said(error))
 
     def mirroring(self, uri: str) -> BackgroundSync:
         self.patch.setenv("MLFLOW_TRACKING_URI", uri)
