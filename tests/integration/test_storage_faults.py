@@ -65,7 +65,7 @@ def test_a_disk_that_fails_for_good_fails_the_trial_and_loses_nothing(
     next(running), next(running)
     begin(disk)
     with pytest.raises(
-        StorageError, match=r"the checkpoint cannot be written in '.*/checkpoints': .*with --resume$"
+        StorageError, match=r"the checkpoint cannot be written in '.*/checkpoints': .*use --resume$"
     ) as failed:
         next(running)
     assert said in str(failed.value)
