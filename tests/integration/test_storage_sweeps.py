@@ -70,7 +70,7 @@ def test_a_sweep_outlives_its_server_going_away_and_then_its_machine(
     s3.stop()
     assert process.stdout
     try:
-        said = next(line for line in process.stdout if "the trials wait" in line)
+        said = next(line for line in process.stdout if "trials retry for up to" in line)
     finally:
         s3.start()
     assert "cannot be" in said
