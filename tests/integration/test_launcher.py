@@ -1,6 +1,7 @@
 """The cluster launcher on machines of namespaces: what docs/cluster.md tells a person to type."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_packages_that_do_not_agree_are_named_where_the_project_is_installed(hos
     """As `ray up` runs it on a machine whose own configuration has pip keep to versions that the project cannot use."""
     (command,) = (line for line in yaml.safe_load(cluster.read_text())["setup_commands"] if "pip install" in line)
     constrained = f"echo 'numpy<2' > ~/constraints.txt; export PIP_CONSTRAINT=~/constraints.txt; {command}"
-    code, said = hosts.run(*hosts.login("head"), constrained)
+    code, said = hosts.run(*hosts.login("head"), f"bash --login -c {shlex.quote(constrained)}")
     assert code
     assert "bat-sweeps" in said
     assert "The user requested (constraint) numpy<2" in said
