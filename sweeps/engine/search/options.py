@@ -11,7 +11,7 @@ from bat_core.errors import InputError, check_choice, check_finite
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
 from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
-from sweeps.engine.search.spec import DEFAULT_OBJECTIVE, DEFAULT_RULE, SAMPLERS, Final, Halving, Search
+from sweeps.engine.search.spec import DEFAULT_OBJECTIVE, DEFAULT_RULE, SAMPLERS, Final, Halving, Search, longest_trial
 from sweeps.engine.search.trial_config import trial_config
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class SearchOptions(SweepOptions):
     def _halving(self, space: Space, train: TrainConfig) -> Halving | None:
         if self.early_stopping == "none":
             return None
-        longest = round(space["epochs"].high) if "epochs" in space.names else train.epochs
+        longest = longest_trial(space, train.epochs)
         grace = self.grace or default_grace(longest)
         if grace >= longest > 1:
             raise InputError(f"--grace={grace} must be below the {longest} epochs of a trial: give a smaller --grace")

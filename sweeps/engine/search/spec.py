@@ -70,7 +70,7 @@ class Search:
     @property
     def longest(self) -> int:
         """Epochs of the longest trial in the space."""
-        return round(self.space["epochs"].high) if "epochs" in self.space.names else self.base.train.epochs
+        return longest_trial(self.space, self.base.train.epochs)
 
     def write(self, folder: "SweepFolder") -> None:
         """Store it in the sweep's folder as search.json."""
@@ -85,6 +85,11 @@ class Search:
             InputError: search.json is missing or invalid.
         """
         return read_search(folder.path)
+
+
+def longest_trial(space: Space, epochs: int) -> int:
+    """Epochs of the longest trial in a space whose trials have `epochs` unless the space varies them."""
+    return round(space["epochs"].high) if "epochs" in space.names else epochs
 
 
 def read_search(path: Path) -> Search:

@@ -84,7 +84,7 @@ class SweepSync:
             if status.started is None or self._synced.get(trial.id) == status:
                 continue
             try:
-                _TrialSync(self.runs, trial, status).sync(parent)
+                _RunSync(self.runs, trial, status).sync(parent)
             except InputError as error:
                 damaged = error
             else:
@@ -107,7 +107,7 @@ class SweepSync:
         self._reported = report
 
 
-class _TrialSync:
+class _RunSync:
     """Syncs one trial's current status to its run."""
 
     def __init__(self, runs: SweepRuns, trial: Trial, status: TrialStatus) -> None:
