@@ -7,7 +7,7 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import Dataset
 from sweeps.engine.cli.app import command
 from sweeps.engine.cli.options import SweepOptions
-from sweeps.engine.driver import run as driver
+from sweeps.engine.driver import session
 from sweeps.engine.driver.run import run_sweep
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
@@ -20,7 +20,7 @@ class Options(SweepOptions):
 
 def main(options: Options = Options()) -> int:
     """Four trials: one is sound, the others fail."""
-    driver.check_trial = lambda *_: None  # what it would refuse beforehand is to fail in its own process here
+    session.check_trial = lambda *_: None  # what it would refuse beforehand is to fail in its own process here
     return run_sweep(options, name="faulty", make_trials=lambda dataset: trials(options, dataset), draw=draw)
 
 

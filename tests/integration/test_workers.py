@@ -100,7 +100,7 @@ def test_a_sweep_links_its_workers_and_shares_the_evaluation_among_them(
     with monkeypatch.context() as unlinked:
         unlinked.setattr(Workers, "wrap", lambda self, model: model)
         unlinked.setattr(Workers, "sum", lambda self, counts: counts)
-        unlinked.setattr(Workers, "agree", lambda self, model: None)
+        unlinked.setattr(Workers, "average_buffers", lambda self, model: None)
         *_, last = fit(trial.config, dataset, workers=Workers(0, 2))
     # Rounding may turn the sign of a pixel's gradient here and there, which is far from half of the images missing.
     assert 100 * distance(two, one) < distance(last.state.model.state_dict(), one)

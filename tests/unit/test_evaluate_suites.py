@@ -39,7 +39,7 @@ def dropping():
     """The same suite, letting fallen examples go and not."""
     model, x, y = mostly_right()
     quick = get_suite("quick", eps=0.02)
-    return [evaluate(model, x, y, attack=kept(quick, drop=drop)) for drop in (True, False)]
+    return [evaluate(model, x, y, attack=kept(quick, skip_broken=drop)) for drop in (True, False)]
 
 
 def test_letting_fallen_examples_go_changes_no_worst_case(dropping):
