@@ -1,0 +1,1 @@
+"""Stands between the code of strangers and ours: imports it, reports what it raises, wraps its models."""
