@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
@@ -230,11 +231,6 @@ class AttackRun:
         if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
             correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
-
-
-def is_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,): whether y is the class of the largest logit. Logits with NaN are never correct."""
-    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

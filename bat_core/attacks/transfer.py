@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.correctness import is_correct
 from bat_core.errors import InputError
 from bat_core.forward import evaluation_mode
 from bat_core.rng import BatchRNG
@@ -39,7 +40,7 @@ class Transfer(Attack):
         first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]
         for x_adv in others:
             with torch.no_grad():
-                correct = logits_fn(first).argmax(1) == problem.y
+                correct = is_correct(logits_fn(first), problem.y)
             first = torch.where(correct[:, None, None, None], x_adv, first)
         return first
 

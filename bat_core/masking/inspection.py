@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import is_correct, is_out_of_memory
+from bat_core.evaluate import is_out_of_memory
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.checks import largest_class_share
