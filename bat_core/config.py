@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite, check_seed
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
 LOSS_NAMES = ("ce", "cw", "dlr")  # their functions are in losses.py, which imports torch
@@ -180,7 +180,7 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_finite("seed", self.seed)
+        check_seed("seed", self.seed)
 
     @property
     def hash(self) -> str:
@@ -248,6 +248,15 @@ def from_dict(kind: type[C], values: Any) -> C:
         return kind(**typed)
     except TypeError as error:
         raise InputError(f"{kind.__name__}: {error}") from error
+
+
+def check_storable(config: Any) -> None:
+    """Check that a dataclass can be read back once it is written, so that nothing is written that cannot.
+
+    Raises:
+        InputError: a value, such as an integer beyond 64 bits, has no place in the file.
+    """
+    from_dict(type(config), to_dict(config))
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
+LARGEST_SEED = 2**63 - 1
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 100
 _brief.maxlevel = 3
@@ -79,6 +80,16 @@ def check_finite(where: str, value: float, *, low: float = 0.0, strict: bool = F
         raise InputError(f"{where}={value:g} is not finite: it must be a finite number, {rule}")
     if value < low or (strict and value == low):
         raise InputError(f"{where}={value:g} must be {rule}")
+
+
+def check_seed(where: str, value: int) -> None:
+    """Check that a seed is a whole number from 0 to 2**63 - 1, which every file and every generator can hold.
+
+    Raises:
+        InputError: any other number.
+    """
+    if not 0 <= value <= LARGEST_SEED:
+        raise InputError(f"{where}={brief_repr(value)} must be from 0 to {LARGEST_SEED}: use a smaller whole number")
 
 
 def check_choice(where: str, value: str, choices: Iterable[str]) -> None:

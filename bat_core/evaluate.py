@@ -95,6 +95,7 @@ class Evaluator:
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
+        self.num_classes: int | None = None  # known after `clean`
         self._max_chunk: int | None = None  # number of images that is known to fit
         self._channels_last = True
 
@@ -122,8 +123,8 @@ class Evaluator:
     def extend(
         self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
     ) -> Verdicts:
-        """Extend the verdicts on `images` by those of every attack in `suite`."""
-        for entry in suite.entries:
+        """Extend the verdicts on `images` by those of every attack in `suite`, as it is for the model's classes."""
+        for entry in suite.for_classes(self.num_classes).entries:
             verdicts = verdicts.with_outcome(entry.name, self.attack(entry, images, verdicts, save=save))
         return verdicts
 
@@ -162,7 +163,9 @@ class Evaluator:
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
         with eval_without_tf32(self.model):
-            return is_correct(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
+            logits = self.logits(to_unit(images.to(self.device)))
+            self.num_classes = logits.shape[1]
+            return is_correct(logits, labels.to(self.device))
 
     def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
         """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""

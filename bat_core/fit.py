@@ -29,7 +29,7 @@ from bat_core.models import build_model
 from bat_core.optimizer import sgd
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
-from bat_core.schedule import learning_rate
+from bat_core.schedule import update_rate
 from bat_core.threat import async_checks
 from bat_core.workers import Workers
 
@@ -207,7 +207,9 @@ class _Trainer:
         yield report
 
     def _learning_rate(self, epoch: int, batch: int) -> float:
-        return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
+        epochs = self.config.train.epochs
+        progress = (epoch - 1 + batch / self.batches) / epochs
+        return update_rate(self.config.train, progress, updates=self.batches * epochs)
 
     def _begin(self, epoch: int) -> PartialEpoch:
         return PartialEpoch(

@@ -84,6 +84,19 @@ class Attack(ABC):
         if self.restarts < 1:
             raise InputError(f"attack.restarts={self.restarts} must be at least 1")
 
+    @property
+    def min_classes(self) -> int:
+        """The smallest number of classes at which the attack exists."""
+        return 2
+
+    @property
+    def classes_rule(self) -> str:
+        """What `min_classes` comes from, for error messages."""
+        return f"attack {type(self).__name__}"
+
+    def check_available(self) -> None:  # noqa: B027 (most attacks need nothing)
+        """Raises InputError if the attack cannot run here, for example because a package is missing."""
+
     def __call__(
         self,
         logits_fn: LogitsFn,

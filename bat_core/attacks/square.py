@@ -9,7 +9,7 @@ from torch import Tensor
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
 from bat_core.correctness import is_finite
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import objective
+from bat_core.losses import min_classes, objective
 from bat_core.rng import BatchRNG
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
@@ -38,6 +38,14 @@ class Square(Attack):
         check_amount("attack.area", self.area)
         if self.num_steps < 1:
             raise InputError(f"attack.num_steps={self.num_steps} must be at least 1")
+
+    @property
+    def min_classes(self) -> int:
+        return min_classes(self.loss, targeted=self.target is not None)
+
+    @property
+    def classes_rule(self) -> str:
+        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
 
     @torch.no_grad()
     def iterates(

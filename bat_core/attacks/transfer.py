@@ -35,6 +35,14 @@ class Transfer(Attack):
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
 
+    @property
+    def min_classes(self) -> int:
+        return self.crafted_by.min_classes
+
+    @property
+    def classes_rule(self) -> str:
+        return self.crafted_by.classes_rule
+
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """For each example, the image of the first source that the attacked model misclassifies, else the last one."""
         first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]

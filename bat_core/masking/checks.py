@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
-from bat_core.data import Images, to_unit
 from bat_core.correctness import is_correct, is_finite
+from bat_core.data import Images, to_unit
 from bat_core.errors import check_choice
 from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import eval_without_tf32
