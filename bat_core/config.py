@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite, check_seed
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
 LOSS_NAMES = ("ce", "cw", "dlr")  # their functions are in losses.py, which imports torch
@@ -180,7 +180,7 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_seed("seed", self.seed)
+        check_finite("seed", self.seed)
 
     @property
     def hash(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
-LARGEST_SEED = 2**63 - 1
+LARGEST_INTEGER = 2**63 - 1  # what files, MLflow and torch can hold
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 100
 _brief.maxlevel = 3
@@ -71,8 +71,10 @@ def check_finite(where: str, value: float, *, low: float = 0.0, strict: bool = F
     """Check that a number is finite and at least `low` (above `low` if `strict`).
 
     Raises:
-        InputError: NaN, infinite (unless `allow_inf`) or too small.
+        InputError: NaN, infinite (unless `allow_inf`), too small, or a whole number of more than 64 bits.
     """
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise InputError(f"{where}={brief_repr(value)} is too large: integers must fit into 64 bits")
     rule = f"{'above' if strict else 'at least'} {low:g}"
     if math.isnan(value):
         raise InputError(f"{where}=nan is not a number: it must be {rule}")
@@ -80,16 +82,6 @@ def check_finite(where: str, value: float, *, low: float = 0.0, strict: bool = F
         raise InputError(f"{where}={value:g} is not finite: it must be a finite number, {rule}")
     if value < low or (strict and value == low):
         raise InputError(f"{where}={value:g} must be {rule}")
-
-
-def check_seed(where: str, value: int) -> None:
-    """Check that a seed is a whole number from 0 to 2**63 - 1, which every file and every generator can hold.
-
-    Raises:
-        InputError: any other number.
-    """
-    if not 0 <= value <= LARGEST_SEED:
-        raise InputError(f"{where}={brief_repr(value)} must be from 0 to {LARGEST_SEED}: use a smaller whole number")
 
 
 def check_choice(where: str, value: str, choices: Iterable[str]) -> None:

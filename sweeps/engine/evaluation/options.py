@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from bat_core.config import PRECISIONS, SPLITS
-from bat_core.errors import InputError, check_amount, check_choice, check_finite, check_seed
+from bat_core.errors import InputError, check_amount, check_choice, check_finite
 from sweeps.engine.cli.given import Options
 from sweeps.engine.cli.options import Amount, Several, gpu_count
 
@@ -63,7 +63,7 @@ class JobOptions(Options):
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
                 check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
-        check_seed("--seed", self.seed)
+        check_finite("--seed", self.seed)
         for name in ("data_workers", "gpus_per_worker"):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from bat_core.config import EVAL_PIXELS, AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
-from bat_core.errors import LARGEST_SEED, InputError, check_choice, check_finite, check_seed
+from bat_core.errors import LARGEST_INTEGER, InputError, check_choice, check_finite
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
 from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
@@ -97,8 +97,8 @@ class SearchOptions(SweepOptions):
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=low)
         if self.max_hours is not None:
             check_finite("--max-hours", self.max_hours, strict=True)
-        check_seed("--seed", self.seed)
-        if (most := (LARGEST_SEED - self.num_trials) // TRIAL_SEEDS) < self.seed:
+        check_finite("--seed", self.seed)
+        if (most := (LARGEST_INTEGER - self.num_trials) // TRIAL_SEEDS) < self.seed:
             raise InputError(
                 f"--seed={self.seed} must be at most {most}: trials take seeds from {TRIAL_SEEDS} times it on"
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bat_core.config import TrialConfig, from_dict, to_dict
-from bat_core.errors import InputError, brief_repr, check_seed
+from bat_core.errors import InputError, brief_repr, check_finite
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
 from sweeps.engine.storage.files import write_atomically
@@ -44,7 +44,7 @@ class Final:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {brief_repr(self.seeds)}: finalists need at least one seed, and each only once")
         for seed in self.seeds:
-            check_seed("--seeds", seed)
+            check_finite("--seeds", seed)
         if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
             raise InputError(
                 f"--register={brief_repr(self.registered_name)} is not a valid model name: remove ' \" / and :"
