@@ -250,6 +250,15 @@ def from_dict(kind: type[C], values: Any) -> C:
         raise InputError(f"{kind.__name__}: {error}") from error
 
 
+def check_storable(config: Any) -> None:
+    """Check that a dataclass can be read back once it is written, so that nothing is written that cannot.
+
+    Raises:
+        InputError: a value, such as an integer beyond 64 bits, has no place in the file.
+    """
+    from_dict(type(config), to_dict(config))
+
+
 def _typed(name: str, hint: Any, value: Any) -> Any:
     """Convert `value` to the type `hint`: JSON has neither tuples nor infinity, and may store 1.0 as 1."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
@@ -94,6 +95,7 @@ class Evaluator:
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
+        self.num_classes: int | None = None  # known after `clean`
         self._max_chunk: int | None = None  # number of images that is known to fit
         self._channels_last = True
 
@@ -121,8 +123,8 @@ class Evaluator:
     def extend(
         self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
     ) -> Verdicts:
-        """Extend the verdicts on `images` by those of every attack in `suite`."""
-        for entry in suite.entries:
+        """Extend the verdicts on `images` by those of every attack in `suite`, as it is for the model's classes."""
+        for entry in suite.for_classes(self.num_classes).entries:
             verdicts = verdicts.with_outcome(entry.name, self.attack(entry, images, verdicts, save=save))
         return verdicts
 
@@ -161,7 +163,9 @@ class Evaluator:
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
         with eval_without_tf32(self.model):
-            return is_correct(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
+            logits = self.logits(to_unit(images.to(self.device)))
+            self.num_classes = logits.shape[1]
+            return is_correct(logits, labels.to(self.device))
 
     def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
         """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""
@@ -230,11 +234,6 @@ class AttackRun:
         if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
             correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
-
-
-def is_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,): whether y is the class of the largest logit. Logits with NaN are never correct."""
-    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

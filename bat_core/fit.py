@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from bat_core.attacks import fgsm, pgd
 from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig
+from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
+from bat_core.divergence import check_answers, check_loss, check_weights
 from bat_core.errors import InputError
 from bat_core.forward import (
     autocast,
@@ -24,9 +26,10 @@ from bat_core.forward import (
     resolve_precision,
 )
 from bat_core.models import build_model
+from bat_core.optimizer import sgd
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
-from bat_core.schedule import learning_rate
+from bat_core.schedule import update_rate
 from bat_core.threat import async_checks
 from bat_core.workers import Workers
 
@@ -103,7 +106,7 @@ def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -
         model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
     layout = resolve_layout(config.train.channels_last)
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return TrainState(model, _optimizer(config, model, device))
+    return TrainState(model, sgd(config.train, model, device))
 
 
 def fit(
@@ -125,7 +128,7 @@ def fit(
         A report after each epoch from state.epoch + 1 to config.train.epochs.
     Raises:
         ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss, a weight or a buffer is not finite, or no validation image has finite logits.
     """
     for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
         if isinstance(report, EpochReport):
@@ -183,8 +186,8 @@ class _Trainer:
             yield self.state
         self.workers.average_buffers(self.state.model)
         loss, correct, count = self.workers.sum(partial.totals).tolist()
-        if not (loss / count < float("inf")):
-            raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
+        check_loss(loss / count, epoch)
+        check_weights(self.state.model, epoch)
         clean, robust, one_step = self._validate(epoch)
         self.state.epoch, self.state.partial = epoch, None
         report = EpochReport(
@@ -204,7 +207,9 @@ class _Trainer:
         yield report
 
     def _learning_rate(self, epoch: int, batch: int) -> float:
-        return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
+        epochs = self.config.train.epochs
+        progress = (epoch - 1 + batch / self.batches) / epochs
+        return update_rate(self.config.train, progress, updates=self.batches * epochs)
 
     def _begin(self, epoch: int) -> PartialEpoch:
         return PartialEpoch(
@@ -237,7 +242,7 @@ class _Trainer:
             losses, logits = self.recipe.loss(self.update_model, x, x_adv, label)
         losses.mean().backward()
         self.state.optimizer.step()
-        correct = (logits.detach().argmax(1) == y).sum()
+        correct = is_correct(logits.detach(), y).sum()
         return torch.stack([losses.detach().sum(), correct, torch.full_like(correct, len(y))]).double()
 
     def _craft(self, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
@@ -249,11 +254,12 @@ class _Trainer:
     def _validate(self, epoch: int) -> tuple[float, float, float]:
         """Accuracy on validation images: clean, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
-        counts = torch.zeros(4, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(5, dtype=torch.float64, device=self.device)
         with eval_without_tf32(self.state.model):
             for part in self.val.batches(mine.split(self.val_batch)):
                 counts += self._validate_batch(part, epoch)
-        clean, robust, one_step, count = self.workers.sum(counts).tolist()
+        clean, robust, one_step, answered, count = self.workers.sum(counts).tolist()
+        check_answers(answered, epoch)
         return clean / count, robust / count, one_step / count
 
     def _validate_batch(self, part: Split, epoch: int) -> Tensor:
@@ -266,10 +272,12 @@ class _Trainer:
             many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=rng)
             one = fgsm(model, x, y, eps=own_eps)
         with torch.no_grad():
-            clean = model(x).argmax(1) == y
-            robust = clean & (model(many).argmax(1) == y)
-            one_step = model(one).argmax(1) == y
-        return torch.stack([clean.sum(), robust.sum(), one_step.sum(), torch.full_like(clean.sum(), len(y))]).double()
+            logits = model(x)
+            clean = is_correct(logits, y)
+            robust = clean & is_correct(model(many), y)
+            one_step = is_correct(model(one), y)
+        counted = [part.sum() for part in (clean, robust, one_step, is_finite(logits), torch.ones_like(clean))]
+        return torch.stack(counted).double()
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:
@@ -284,15 +292,3 @@ def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = W
     if train_size < size:
         raise InputError(f"train.batch_size={size} is larger than the {train_size} training images")
     return train_size // size
-
-
-def _optimizer(config: TrialConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with weight decay on convolution and linear weights, not on norms and biases; fused kernels on GPUs."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": config.train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    fused = device.type == "cuda"
-    return torch.optim.SGD(groups, lr=config.train.lr, momentum=config.train.momentum, fused=fused)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from bat_core.correctness import is_correct
 from bat_core.errors import InputError, check_amount, check_choice
 from bat_core.losses import largest_other
 from bat_core.registry import Registry
@@ -83,6 +84,19 @@ class Attack(ABC):
         if self.restarts < 1:
             raise InputError(f"attack.restarts={self.restarts} must be at least 1")
 
+    @property
+    def min_classes(self) -> int:
+        """The smallest number of classes at which the attack exists."""
+        return 2
+
+    @property
+    def classes_rule(self) -> str:
+        """What `min_classes` comes from, for error messages."""
+        return f"attack {type(self).__name__}"
+
+    def check_available(self) -> None:  # noqa: B027 (most attacks need nothing)
+        """Raises InputError if the attack cannot run here, for example because a package is missing."""
+
     def __call__(
         self,
         logits_fn: LogitsFn,
@@ -110,7 +124,8 @@ class Attack(ABC):
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
             found = ball.check(self.search(logits_fn, problem, rng).detach())
             if worst is not None:
-                correct = _is_correct(logits_fn, worst, y)
+                with torch.no_grad():
+                    correct = is_correct(logits_fn(worst), y)
                 found = torch.where(correct[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
@@ -213,8 +228,3 @@ def choose_targets(
         wrong = logits.scatter(1, y[:, None], -torch.inf)
         return list(wrong.topk(min(MAX_TARGETS, logits.shape[1] - 1), dim=1).indices.unbind(1))
     return [(y + 1 + rng.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
-
-
-@torch.no_grad()
-def _is_correct(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
-    return logits_fn(x).argmax(1) == y

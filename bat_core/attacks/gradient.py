@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import AttackLoss, objective
+from bat_core.losses import AttackLoss, min_classes, objective
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
@@ -47,6 +47,14 @@ class GradientAttack(Attack):
         for name in ("num_steps", "eot"):
             if getattr(self, name) < 1:
                 raise InputError(f"attack.{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def min_classes(self) -> int:
+        return min_classes(self.loss, targeted=self.target is not None)
+
+    @property
+    def classes_rule(self) -> str:
+        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
 
     @abstractmethod
     def rule(self, ball: LinfBall) -> StepRule:

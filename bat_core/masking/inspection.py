@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import is_correct, is_out_of_memory
+from bat_core.evaluate import is_out_of_memory
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.checks import largest_class_share
@@ -123,11 +124,12 @@ def _probabilities(logits: Tensor) -> list[Finding]:
 
 def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     """A constant prediction: no attack can change it, so its accuracy is not robustness."""
-    given = logits.argmax(1)
-    if largest_class_share(given, y) != 1:
+    finite = is_finite(logits)
+    given = logits[finite].argmax(1)
+    if largest_class_share(given, y[finite]) != 1:
         return []
     description = (
-        f"the model predicts class {int(given[0])} for all {len(y)} images: its robust accuracy is meaningless"
+        f"the model predicts class {int(given[0])} for all {len(given)} images: its robust accuracy is meaningless"
     )
     return [_warning(ONE_CLASS, description)]
 

@@ -5,7 +5,7 @@ Whatever imports torch is imported where it is used, so that --help answers at o
 
 import datetime
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from cyclopts import Parameter, Token
 
 from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig
 from bat_core.errors import InputError, check_finite
+from sweeps.engine.cli.given import Options
 from sweeps.engine.storage.files import is_uri, refuse_if_used
 from sweeps.engine.sweep.spec import SPEC, Resources
 
@@ -46,7 +47,7 @@ Several = Parameter(consume_multiple=True)
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class SweepOptions(Options):
     """Options of every sweep. None selects the default for the data set and model."""
 
     dataset: str = "digits"
@@ -152,6 +153,8 @@ class SweepOptions:
             raise InputError("--num-workers and --cpus-per-worker must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise InputError(f"--max-concurrent={self.max_concurrent} must be at least 1")
+        if self.data_workers is not None:
+            check_finite("--data-workers", self.data_workers)
         gpus = self.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if gpu_count() else 0.0
@@ -198,9 +201,9 @@ class SweepOptions:
         """
         allowed = {"resume", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes", "address"}
         allowed |= also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
-        for option in fields(self):
-            if option.name not in allowed and getattr(self, option.name) != option.default:
-                flag = "--" + option.name.replace("_", "-")
+        for option in self.given:
+            if option not in allowed:
+                flag = self.flag(option)
                 raise InputError(f"{flag} cannot be given with --resume: the sweep keeps its settings; omit {flag}")
 
 

@@ -7,6 +7,7 @@ import torch
 from bat_core.config import TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.few_classes import check_classes
 from bat_core.fit import batches_per_epoch
 from bat_core.models import build_model
 from bat_core.recipes import get_recipe
@@ -18,13 +19,18 @@ from sweeps.engine.sweep.spec import Resources
 def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None:
     """Check that the trial's recipe, suite, model and batch size exist and fit the data set.
 
+    That includes what the trial needs at its end only: its attacks must exist for the number of classes and be
+    installed, and every part of the data set must have images.
+
     Raises:
         InputError: one of them is missing or does not fit.
     """
-    get_recipe(config.recipe.name, **config.recipe.params)
-    evaluation_suite(config.attack)
+    recipe = get_recipe(config.recipe.name, **config.recipe.params)
+    check_classes(f"data set {config.data.name}", dataset.num_classes)
+    evaluation_suite(config.attack).for_classes(dataset.num_classes).check_available()
     with torch.device("meta"):
-        build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+        model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+    recipe.check(model, dataset.num_classes)
     batches_per_epoch(config, len(dataset.train), workers)
     for part in ("val", config.attack.split):
         if (count := len(dataset.part(part))) < workers.size:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 import bat_core
-from bat_core.config import DataConfig, TrialConfig
+from bat_core.config import DataConfig, TrialConfig, check_storable
 from bat_core.data import Dataset
 from bat_core.workers import Workers
 from sweeps.engine.cli.app import command_line
@@ -95,6 +95,7 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
         open=planned.open,
         storage=folder.store.uri if folder.store else None,
     )
+    check_storable(sweep)
     folder.create(sweep)
     return SweepSession.new(sweep, folder, dataset, options)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +10,13 @@ from cyclopts import Parameter
 
 from bat_core.config import PRECISIONS, SPLITS
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from sweeps.engine.cli.given import Options
 from sweeps.engine.cli.options import Amount, Several, gpu_count
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class JobOptions:
+class JobOptions(Options):
     """Images, budget and machine. None means the default."""
 
     dataset: str | None = None
@@ -62,6 +63,10 @@ class JobOptions:
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
                 check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
+        check_finite("--seed", self.seed)
+        for name in ("data_workers", "gpus_per_worker"):
+            if getattr(self, name) is not None:
+                check_finite(f"--{name.replace('_', '-')}", getattr(self, name))
         for name in ("n", "batch_size", "workers", "image_size"):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
@@ -69,8 +74,7 @@ class JobOptions:
     def refuse_with_resume(self, models: Sequence[str], noun: str) -> None:
         """Raises InputError for models or options that cannot change when a `noun` is resumed."""
         allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
-        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
+        given = [self.flag(option) for option in self.given if option not in allowed] + list(models)
         if given:
             raise InputError(f"{given[0]} cannot be given with --resume: the {noun} keeps its original settings")
 
@@ -123,7 +127,7 @@ class EvaluateOptions(JobOptions):
 
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
-        get_suite(self.suite, eps=0.5)
+        get_suite(self.suite, eps=0.5).check_available()
 
 
 @Parameter(name="*")

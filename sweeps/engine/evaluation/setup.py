@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError
+from bat_core.few_classes import check_classes
 from bat_core.masking.inspection import inspect
 from bat_core.memory import max_batch_size
 from sweeps.engine.cli.app import command_line
@@ -35,6 +36,7 @@ def make_spec_fields(
     sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
     dataset, data_dir, image_size = _images(sources, options)
     eps, step_size = evaluation_budget(options.eps, options.step_size, dataset.pixel)
+    check_classes(f"data set {dataset.name}", dataset.num_classes)
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
@@ -53,6 +55,7 @@ def make_spec_fields(
         "precision": options.precision,
         "val_size": len(dataset.val),
         "image_size": image_size,
+        "num_classes": dataset.num_classes,
         "shard_size": options.batch_size or fits,
     }
     return decided, part

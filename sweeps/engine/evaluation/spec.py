@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from torch import nn
 
 import bat_core
-from bat_core.config import from_dict, to_dict
+from bat_core.config import check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite
 from bat_core.jsontext import read_json
@@ -48,7 +48,8 @@ class EvaluationSpec:
 
     `eps`, `step_size` and `pixel` are in [0, 1] units of the images. `val_size` images are held out of train: no more
     than any model's own training held out. `image_size` is that of images in files; None is the data set's own.
-    Results are stored per shard of `shard_size` images.
+    `num_classes` is None where it was not stored yet; those evaluations had four classes or more. Results are stored
+    per shard of `shard_size` images.
     """
 
     id: str
@@ -67,6 +68,7 @@ class EvaluationSpec:
     shard_size: int
     val_size: int | None = None
     image_size: int | None = None
+    num_classes: int | None = None
     version: str = bat_core.__version__
 
     def __post_init__(self) -> None:
@@ -103,9 +105,10 @@ def write_spec(folder: Path, name: str, noun: str, spec: EvaluationSpec) -> None
     """Write a spec into a new folder.
 
     Raises:
-        InputError: the folder cannot be written, or is not empty.
+        InputError: the folder cannot be written or is not empty, or the spec could not be read back.
     """
     refuse_if_used(folder, name, noun)
+    check_storable(spec)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, json.dumps(to_dict(spec), indent=1))

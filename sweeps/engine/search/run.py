@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bat_core.config import flatten, to_dict
+from bat_core.config import check_storable, flatten, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from search_spaces.base import Parameter, Space, Value, show_value
@@ -13,7 +13,7 @@ from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
-from sweeps.engine.search.finalists import run_finalists
+from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
@@ -71,6 +71,8 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
         search = options.search(dataset)
         for source in search.warm_start:
             warm_start_trials(Path(source), search)  # refused before anything is written
+        check_storable(search)
+        check_finalists(search, dataset)
         searches.append(search)
         return Plan(examples=[trial_config(search.space, search.space.default_point(), search.base)], open=True)
 
@@ -81,7 +83,10 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
 def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
     session = resume(options, images=lambda _, folder: Search.read(folder).base.data, also_allowed=RESIZABLE)
     check_machine(session.sweep.resources, options.address, options.max_concurrent)
-    return session, resized(Search.read(session.folder), options)
+    search = resized(Search.read(session.folder), options)
+    check_storable(search)
+    check_finalists(search, session.dataset)
+    return session, search
 
 
 def show_space(space: Space, pixel: float) -> str:
