@@ -62,6 +62,9 @@ class OnGPU(Tensor):
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnGPU({self.held!r})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.ndim == 0 else str(self), spec)
+
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         return ["held"], None
 
@@ -107,8 +110,13 @@ def _check(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         raise RuntimeError(f"{MIXED} ({func})")
     if func in FUSED_SGD:
         for parameter, gradient, momentum in zip(args[0], args[1], args[2] or args[1], strict=True):
-            if not parameter.stride() == gradient.stride() == momentum.stride():
+            if not _strides(parameter) == _strides(gradient) == _strides(momentum):
                 raise RuntimeError("`params`, `grads` and `momentum_buffers` must have the same strides")
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """The strides that matter: those of a dimension of size 1 do not."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1]
 
 
 class GeneratorOnGPU(_native):  # type: ignore[misc, valid-type]
@@ -220,7 +228,18 @@ def _tolist(self: Tensor) -> Any:
 
 
 _plain_tolist = Tensor.tolist
+
+
+def _one_hot(self: Tensor, num_classes: int = -1) -> Tensor:
+    """torch's own creates a tensor on the CPU, where it takes this one to be."""
+    if isinstance(self, OnGPU) and num_classes < 0:
+        waits["one_hot without a number of classes"] += 1
+    return _wrapped(_plain_one_hot(self.held, num_classes)) if isinstance(self, OnGPU) else _plain_one_hot(self, num_classes)
+
+
+_plain_one_hot = torch.nn.functional.one_hot
 MOVES: dict[Any, Callable[..., Any]] = {
+    _plain_one_hot: _one_hot,
     Tensor.to: _to,
     Tensor.cpu: lambda self, **kwargs: _to(self, "cpu", **kwargs),
     Tensor.cuda: lambda self, *_, **kwargs: _to(self, GPU, **kwargs),
