@@ -18,9 +18,11 @@ from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError, check_file_name
-from bat_core.fit import PartialEpoch, TrainState, initial_state
+from bat_core.fit import TrainState, initial_state
+from bat_core.forward import resolve_layout
 from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
+from bat_core.resuming import OTHER_DEVICE, continues_on, restore_optimizer, restore_partial
 
 FORMAT = 1
 DESCRIPTION = "config.json"
@@ -65,17 +67,30 @@ class ResumePoint:
     description: Description | None
     passed_over: Mapping[str, str]
 
+    def continues_on(self, device: torch.device) -> bool:
+        """Whether training can go on from here on `device`."""
+        if self.folder is None or self.description is None or not self.description.batches:
+            return True
+        return continues_on(device, _load_tensors(self.folder / PARTIAL))
+
     def load(self, dataset: Dataset, device: torch.device) -> TrainState | None:
-        """The training state to resume from; None if there is no checkpoint."""
+        """The training state to resume from; None if there is no checkpoint.
+
+        Raises:
+            InputError: the checkpoint is in the middle of an epoch that began on another kind of device.
+        """
         if self.folder is None or self.description is None:
             return None
         state = initial_state(self.description.config, dataset, device)
         state.model.load_state_dict(_load_tensors(self.folder / MODEL))
-        _restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
+        restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
         state.metrics, state.collapse_detector = dict(self.description.metrics), self.description.collapse_detector
         if self.description.batches:
-            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / PARTIAL), device)
+            tensors = _load_tensors(self.folder / PARTIAL)
+            if not continues_on(device, tensors):
+                raise InputError(f"{self.folder} {OTHER_DEVICE}: resume on a device of that kind")
+            state.partial = restore_partial(self.description.batches, tensors, device)
         return state
 
 
@@ -112,9 +127,14 @@ def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Da
     _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
-def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
-    """The newest valid checkpoint in `folder`. Damaged ones and those of another config are passed over."""
-    passed_over = {}
+def find_resume_point(folder: Path, config: TrialConfig, device: torch.device | None = None) -> ResumePoint:
+    """The newest valid checkpoint in `folder`. Damaged ones and those of another config are passed over.
+
+    So are those in the middle of an epoch that began on another kind of device than `device`, if an earlier one is
+    between two epochs, or if no epoch was finished yet: the epoch then begins again.
+    """
+    passed_over: dict[str, str] = {}
+    elsewhere: ResumePoint | None = None
     for candidate in reversed(checkpoints(folder)):
         try:
             description = read_description(candidate)
@@ -122,14 +142,21 @@ def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
             passed_over[candidate.name] = str(error)
             continue
         if description.config == config:
-            return ResumePoint(candidate, description, passed_over)
+            found = ResumePoint(candidate, description, dict(passed_over))
+            if device is None or found.continues_on(device):
+                return found
+            elsewhere = elsewhere or found
+            passed_over[candidate.name] = f"{candidate} {OTHER_DEVICE}: the epoch begins again"
+            continue
         passed_over[candidate.name] = f"{candidate} has another config: {_difference(description.config, config)}"
+    if elsewhere is not None and elsewhere.description is not None and elsewhere.description.epoch > 0:
+        return elsewhere  # loading it says why it cannot be used: finished epochs are not thrown away
     return ResumePoint(None, None, passed_over)
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
     """The state in the newest valid checkpoint in `folder`, or None. See `find_resume_point`."""
-    return find_resume_point(folder, config).load(dataset, device)
+    return find_resume_point(folder, config, device).load(dataset, device)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
@@ -152,6 +179,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
+    # The layout in which it was trained, and in which it was judged at the end of its training.
+    model.to(memory_format=resolve_layout(description.config.train.channels_last))  # type: ignore[call-overload]
     return model.eval(), description.config
 
 
@@ -262,20 +291,6 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        parameter, name = key.split(".", 1)
-        state.setdefault(int(parameter), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _restore_partial(batches: int, tensors: Mapping[str, Tensor], device: torch.device) -> PartialEpoch:
-    generator = torch.Generator(device)
-    generator.set_state(tensors["generator"])
-    return PartialEpoch(batches=batches, totals=tensors["totals"].to(device), generator=generator)
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
+from bat_core.device import to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
@@ -146,13 +148,11 @@ class Evaluator:
 
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
-            x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
-            run = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
+            x, y, known = (to_device(some[chosen], self.device) for some in (images, labels, clean))
+            run = AttackRun(self, entry, to_unit(x), y, known, rows[chosen], keep=save is not None)
             with eval_without_tf32(self.model):
                 run.run()
-            broken_at[attacked[part]] = run.broken_at.cpu().numpy()
-            if entry.steps:
-                final[attacked[part]] = run.final.cpu().numpy()
+            broken_at[attacked[part]], final[attacked[part]] = run.results()
             if save is not None:
                 assert run.x_adv is not None
                 save(entry.name, rows[chosen], run.x_adv.cpu())
@@ -162,10 +162,11 @@ class Evaluator:
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
+        x, y = to_unit(to_device(images, self.device)), to_device(labels, self.device)
         with eval_without_tf32(self.model):
-            logits = self.logits(to_unit(images.to(self.device)))
+            logits = self.logits(x)
             self.num_classes = logits.shape[1]
-            return is_correct(logits, labels.to(self.device))
+            return is_correct(logits, y)
 
     def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
         """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""
@@ -215,8 +216,13 @@ class AttackRun:
             if active is not None:
                 active[iterate.rows] &= correct
             if self.x_adv is not None:
-                recorded = broken | (before == UNBROKEN)
-                self.x_adv[iterate.rows[recorded]] = iterate.x[recorded]
+                recorded = (broken | (before == UNBROKEN))[:, None, None, None]
+                self.x_adv[iterate.rows] = torch.where(recorded, iterate.x, self.x_adv[iterate.rows])
+
+    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """`broken_at` (B,) and `final` (B, steps) as arrays, in one copy: each copy waits for a GPU."""
+        both = torch.cat([self.broken_at[:, None], self.final.long()], dim=1).cpu().numpy()
+        return both[:, 0], both[:, 1:].astype(np.bool_)
 
     def _can_break(self, iterate: Iterate) -> Tensor:
         """(M,): whether the example has not been broken at this step or earlier."""
@@ -231,7 +237,7 @@ class AttackRun:
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
             return is_correct(self.evaluator.logits(iterate.x), y)
         correct = is_correct(iterate.logits, y)
-        if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
+        if not exact and len(seen := (self._can_break(iterate) & ~correct).nonzero().squeeze(1)):
             correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
 

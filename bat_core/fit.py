@@ -13,6 +13,7 @@ from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig
 from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
+from bat_core.device import to_device
 from bat_core.divergence import check_answers, check_loss, check_weights
 from bat_core.errors import InputError
 from bat_core.forward import (
@@ -224,13 +225,13 @@ class _Trainer:
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
         images, labels = self.train.images, self.train.labels
         if isinstance(images, Tensor):  # images and labels are on the device
-            order = order.to(self.device)
+            order = to_device(order, self.device)
         shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
         if isinstance(images, Tensor):
             yield from ((images[share], labels[share]) for share in shares)
             return
         for part in self.train.batches(shares, crops=Crops(seed, epoch)):
-            yield part.images[:].to(self.device), part.labels.to(self.device)
+            yield to_device(part.images[:], self.device), to_device(part.labels, self.device)
 
     def _update(self, images: Tensor, y: Tensor, rng: BatchRNG) -> Tensor:
         if self.compiled:
@@ -264,7 +265,7 @@ class _Trainer:
 
     def _validate_batch(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
-        x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
+        x, y = to_unit(to_device(part.images[:], self.device)), to_device(part.labels, self.device)
         rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
         own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
         with autocast(self.device, self.precision):

@@ -60,11 +60,11 @@ class _AutoSteps:
         self.last_value = self.best.clone()
         self.best_x = self.best_gradient = self.last_x = ball.x
 
-    def keep(self, mask: Tensor) -> None:
+    def keep(self, kept: Tensor) -> None:
         for name in (
             "size", "best", "best_before", "halved_before", "rises", "last_value", "best_x", "best_gradient", "last_x",
         ):  # fmt: skip
-            setattr(self, name, getattr(self, name)[mask])
+            setattr(self, name, getattr(self, name)[kept])
 
     def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
         if self.step > 0:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from bat_core.correctness import is_correct
+from bat_core.device import DROP_EVERY, is_read, to_device
 from bat_core.errors import InputError, check_amount, check_choice
 from bat_core.losses import largest_other
 from bat_core.registry import Registry
 from bat_core.rng import BatchRNG, as_rng
-from bat_core.threat import LinfBall
+from bat_core.threat import BallChecks, LinfBall
 
 LogitsFn: TypeAlias = Callable[[Tensor], Tensor]
 TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
@@ -36,10 +37,32 @@ class Problem:
     target: Tensor | None
     rows: Tensor
 
-    def keep(self, mask: Tensor) -> "Problem":
-        """The examples where `mask` (M,) is true."""
-        target = None if self.target is None else self.target[mask]
-        return Problem(self.ball.take(mask), self.y[mask], target, self.rows[mask])
+    def keep(self, kept: Tensor) -> "Problem":
+        """The examples at the positions `kept` (K,) int64."""
+        target = None if self.target is None else self.target[kept]
+        return Problem(self.ball.take(kept), self.y[kept], target, self.rows[kept])
+
+    def to_keep(self, active: Tensor | None, step: int | None = None) -> "Kept | None":
+        """The examples that are still `active` (the whole batch's mask); None if no example is to be dropped.
+
+        Finding out waits for a GPU. So there, examples are dropped after every tenth `step` (0, 1, ...) only. An
+        example that is attacked for longer than necessary keeps its result: the first step that broke it counts.
+        """
+        if active is None or (step is not None and not is_read(step, active.device, every=DROP_EVERY)):
+            return None
+        positions = active[self.rows].cpu().nonzero().squeeze(1)
+        return None if len(positions) == len(self.rows) else Kept(positions, to_device(positions, active.device))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Positions (K,) int64 of the examples that a search goes on with, in the CPU's memory and on the device."""
+
+    on_cpu: Tensor
+    on_device: Tensor
+
+    def __len__(self) -> int:
+        return len(self.on_cpu)
 
 
 @dataclass(frozen=True)
@@ -121,14 +144,17 @@ class Attack(ABC):
         """
         ball = LinfBall.around(x.detach(), self.eps)
         worst: Tensor | None = None
+        checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
-            found = ball.check(self.search(logits_fn, problem, rng).detach())
+            found = self.search(logits_fn, problem, rng).detach()
+            checks.add(ball, found)
             if worst is not None:
                 with torch.no_grad():
                     correct = is_correct(logits_fn(worst), y)
                 found = torch.where(correct[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
+        checks.read()
         return worst
 
     def trajectory(
@@ -146,24 +172,28 @@ class Attack(ABC):
 
         Args:
             active: (B,) bool, the examples to attack; default all. The caller may clear entries between two points,
-                for example when an example is broken; the search then drops these examples.
+                for example when an example is broken; the search then drops these examples (on a GPU a few steps
+                later, see `Problem.to_keep`).
         Raises:
-            ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball.
+            ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball (on a GPU at the latest
+                when the trajectory ends).
         """
         ball = LinfBall.around(x.detach(), self.eps)
         rows: Tensor | None = None
+        checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
-            selected = problem if active is None else problem.keep(active)
-            if len(selected.rows) == 0:
-                return
-            own = rng if len(selected.rows) == len(x) else rng.take(selected.rows)
+            if (kept := problem.to_keep(active)) is not None:
+                if len(kept) == 0:
+                    break
+                problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)  # noqa: PLW2901
             within = ball
-            for iterate in self.iterates(logits_fn, selected, own, active):
+            for iterate in self.iterates(logits_fn, problem, rng, active):
                 if iterate.rows is not rows:
                     rows = iterate.rows
                     within = ball if len(rows) == len(x) else ball.take(rows)
-                within.check(iterate.x)
+                checks.add(within, iterate.x)
                 yield iterate
+        checks.read()
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The result of one search: its last point, unless a subclass overrides this."""

@@ -67,10 +67,11 @@ class Square(Attack):
             yield Iterate(step, problem.rows, candidate, logits)
             if step == self.num_steps:
                 return
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem, x, best, numbers = problem.keep(kept), x[kept], best[kept], numbers[kept]
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active, step)) is not None:
+                if len(kept) == 0:
                     return
+                problem, at = problem.keep(kept.on_device), kept.on_device
+                x, best, numbers = x[at], best[at], numbers[at]
             side = square_side(self.area, step, height, width)
             candidate = self._with_square(problem, x, numbers[:, step], side)
 

@@ -60,10 +60,10 @@ class Transfer(Attack):
         active: Tensor | None,
     ) -> Iterator[Iterate]:
         for number, source in enumerate(self.sources):
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem, rng = problem.keep(kept), rng.take(kept.nonzero().squeeze(1))
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active)) is not None:
+                if len(kept) == 0:
                     return
+                problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)
             with evaluation_mode(source):
                 x_adv = self.crafted_by(source, problem.ball.x, problem.y, generator=rng)
             yield Iterate(number + 1, problem.rows, x_adv)

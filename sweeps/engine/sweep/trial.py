@@ -97,7 +97,7 @@ def trial_epochs(
             return
         writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
         try:
-            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config)
+            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config, runtime.device)
             state = resume_point.load(dataset, runtime.device)
             if writer:
                 writer.start(runtime.device, state, resume_point.passed_over)
