@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
+from bat_core.adapter.importing import user_code
 from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
@@ -82,7 +83,7 @@ class ResumePoint:
         if self.folder is None or self.description is None:
             return None
         state = initial_state(self.description.config, dataset, device)
-        state.model.load_state_dict(_load_tensors(self.folder / MODEL))
+        _load_weights(state.model, self.folder)
         restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
         state.metrics, state.collapse_detector = dict(self.description.metrics), self.description.collapse_detector
@@ -174,11 +175,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     model = build_model(
         description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
     )
-    try:
-        model.load_state_dict(_load_tensors(folder / MODEL))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
+    _load_weights(model, folder)
     # The layout in which it was trained, and in which it was judged at the end of its training.
     model.to(memory_format=resolve_layout(description.config.train.channels_last))  # type: ignore[call-overload]
     return model.eval(), description.config
@@ -226,6 +223,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a safetensors file; no other format is loaded: {error}") from error
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    try:
+        model.load_state_dict(_load_tensors(folder / MODEL))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
 
 
 def _find_model(path: Path) -> Path:
@@ -279,8 +284,37 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     sync(path)
 
 
+def check_savable(model: nn.Module, where: str) -> None:
+    """Check that a user's network can be saved and loaded again.
+
+    Args:
+        where: the subject of the error message, such as "model 'nets:wide'".
+    Raises:
+        InputError: its state_dict holds something other than tensors, or it does not load its own.
+    """
+    with user_code(f"{where}, in state_dict()"):
+        state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{where}: its state_dict holds {name!r}, of type {type(value).__name__}: a checkpoint holds tensors"
+                " only, so keep it in a buffer"
+            )
+    with user_code(f"{where} cannot be saved and loaded"):
+        model.load_state_dict(load(save(_model_tensors(model))))
+
+
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """The state_dict on the CPU. Tensors that share memory are copied: safetensors refuses them."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        saved = tensor.detach().cpu().contiguous()
+        if (place := saved.untyped_storage().data_ptr()) in seen and saved.numel():
+            saved = saved.clone()
+        seen.add(place)
+        tensors[name] = saved
+    return tensors
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bat_core.errors import InputError
 
+imported: set[str] = set()  # the top-level modules of all objects that were imported; they go to Ray's workers
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
 
 
@@ -28,7 +29,7 @@ def user_code(what: str) -> Iterator[None]:
         yield
     except (InputError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{what}: {describe(error)}") from error
 
 
@@ -53,9 +54,20 @@ def import_object(reference: str, *, what: str) -> Any:
         raise InputError(f"{what}: write it as package.module:factory")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
         sys.path.insert(0, here)
+    top = match["module"].partition(".")[0]
     try:
         with user_code(f"{what}: module {match['module']!r} cannot be imported"):
-            module = importlib.import_module(match["module"])
+            try:
+                module = importlib.import_module(match["module"])
+            except ModuleNotFoundError as error:
+                if error.name != top:
+                    raise
+                raise InputError(
+                    f"{what}: module {match['module']!r} cannot be imported: there is no {top!r} in {here!r}, on"
+                    " PYTHONPATH or among the installed packages; run the command in the folder that has it, or put"
+                    " that folder on PYTHONPATH"
+                ) from error
+        imported.add(top)
         return getattr(module, match["factory"])
     except AttributeError:
         raise InputError(f"{what}: module {match['module']!r} has no {match['factory']!r}") from None

@@ -68,8 +68,8 @@ class SweepOptions(Options):
     data_workers: int | None = None
     """Processes that decode image files, per training process. Default: one per CPU core, at most 8."""
     model: str | None = None
-    """Model, such as small_cnn or preact_resnet18. Default: small_cnn on digits, resnet50 on imagenet, else
-    wrn_28_10."""
+    """Model: small_cnn, preact_resnet18 ..., timm:NAME, torchvision:NAME, or your own as package.module:factory.
+    Default: small_cnn on digits, resnet50 on imagenet, else wrn_28_10."""
     epochs: int | None = None
     """Passes over the training images. Default: 20 on digits, else 100."""
     batch_size: int | None = None

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 import bat_core
-from bat_core.config import DataConfig, TrialConfig, check_storable
+from bat_core.config import TrialConfig, check_storable
 from bat_core.data import Dataset
+from bat_core.user_modules import changed_modules, source_digests
 from bat_core.workers import Workers
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import say
-from sweeps.engine.driver.preflight import check_machine, check_trial
+from sweeps.engine.driver.preflight import check_machine, check_trial, check_user_code
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.remote import hold_lease, open_sweep
@@ -83,8 +84,11 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
         options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
     )
     planned = plan(dataset)
-    for config in (*(trial.config for trial in planned.trials), *planned.examples):
-        check_trial(config, dataset, Workers(size=resources.num_workers))
+    configs = [*(trial.config for trial in planned.trials), *planned.examples]
+    workers = Workers(size=resources.num_workers)
+    for config in configs:
+        check_trial(config, dataset, workers)
+    check_user_code(configs, dataset, workers, options.address)
     sweep = Sweep(
         name=name,
         command=command_line(),
@@ -97,19 +101,20 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
     )
     check_storable(sweep)
     folder.create(sweep)
+    folder.write_user_code(source_digests())
     return SweepSession.new(sweep, folder, dataset, options)
 
 
 def resume(
     options: SweepOptions,
     *,
-    images: Callable[[Sweep, SweepFolder], DataConfig] = lambda sweep, _: sweep.trials[0].config.data,
+    base: Callable[[Sweep, SweepFolder], TrialConfig] = lambda sweep, _: sweep.trials[0].config,
     also_allowed: AbstractSet[str] = frozenset(),
 ) -> SweepSession:
     """Open the sweep in the folder or store that --resume names.
 
     Args:
-        images: returns the data set settings of its trials.
+        base: returns the config that its trials share, or one of them.
         also_allowed: options that are allowed with --resume.
     Raises:
         InputError: there is no such sweep, or an option would change it.
@@ -118,14 +123,21 @@ def resume(
     options.refuse_with_resume(also_allowed=also_allowed)
     folder = open_sweep(options.resume, options.output)
     sweep = folder.load()
+    shared = base(sweep, folder)
     dataset = load_images(
-        images(sweep, folder),
+        shared.data,
         options.data_dir or sweep.data_dir,
         download=options.download,
         data_workers=options.data_workers,
     )
+    left = [trial.config for trial, status in folder.statuses(sweep) if status.phase != "finished"]
+    if left or sweep.open:
+        workers = Workers(size=sweep.resources.num_workers)
+        check_user_code([shared, *left], dataset, workers, options.address)
     session = SweepSession.new(sweep, folder, dataset, options)
     warn_of_other_version(sweep, session.console)
+    if changed := changed_modules(folder.user_code(), source_digests()):
+        session.say(f"{', '.join(changed)} changed since the sweep was started: results may differ", "yellow")
     return session
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RuntimeEnvSetupError
 
 import bat_core
 import search_spaces
 import sweeps
 from bat_core.errors import InputError
+from bat_core.user_modules import import_roots, user_files
 from sweeps.engine.sweep.spec import Resources
 
 LOOPBACK = "127.0.0.1"
@@ -51,13 +52,19 @@ def cluster(*, address: str | None) -> Iterator[None]:
     """
     _let_workers_cache_byte_code()
     if address:
-        # Every node runs the driver's code instead of its installed version.
+        # Every node runs the driver's code instead of its installed version, and gets the user's modules.
         code = {
-            "py_modules": PACKAGES,
+            "py_modules": [*PACKAGES, *map(str, user_files().values())],
             "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
         }
         try:
             context = ray.init(address=address, runtime_env=code, log_to_driver=False)
+        except RuntimeEnvSetupError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"the user's modules cannot be sent to the cluster's nodes: {reason}; keep data and results out of the"
+                " package's folder"
+            ) from error
         except (ConnectionError, AuthenticationError) as error:
             first = str(error).partition(". ")[0]
             raise InputError(
@@ -81,7 +88,9 @@ def _start() -> Any:
     address it asks the first cluster it finds. If that belongs to another sweep, it does not know this one's trials.
     """
     port = _dashboard_port()
-    os.environ[API_SERVER] = f"http://{LOOPBACK}:{port}"  # inherited by all processes that Ray starts
+    inherited = {API_SERVER: f"http://{LOOPBACK}:{port}", **_import_path()}  # by all processes that Ray starts
+    before = {name: os.environ.get(name) for name in inherited}
+    os.environ.update(inherited)
     try:
         return ray.init(
             address="local",
@@ -92,7 +101,18 @@ def _start() -> Any:
             logging_level=logging.ERROR,
         )
     finally:
-        del os.environ[API_SERVER]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _import_path() -> dict[str, str]:
+    """PYTHONPATH with which workers import what this process does: they work in other folders and orders."""
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    entries = [*map(str, import_roots()), *map(os.path.abspath, given)]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(entries))} if entries else {}
 
 
 def _dashboard_port() -> int:

@@ -45,7 +45,7 @@ class SearchOptions(SweepOptions):
     show_space: bool = False
     """Print the search space and exit."""
     recipe: str = "R-MC-LA"
-    """Training recipe, if the space does not set one."""
+    """Training recipe, by name or as package.module:recipe, if the space does not set one."""
     objective: str = DEFAULT_OBJECTIVE
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
     robust-at-clean>=X."""
@@ -151,6 +151,7 @@ class SearchOptions(SweepOptions):
             InputError: a point of the space is not a valid trial config.
         """
         space, base = self.narrowed_space(dataset.pixel), self.base(dataset)
+        self._refuse_overridden(space)
         trial_config(space, space.default_point(), base)
         return Search(
             space=space,
@@ -165,6 +166,14 @@ class SearchOptions(SweepOptions):
             final=self.final(self.dataset),
             warm_start=tuple(str(path.resolve()) for path in self.warm_start),
         )
+
+    def _refuse_overridden(self, space: Space) -> None:
+        """Refuse a model or recipe that the space would override."""
+        set_by_space = set(space.fixed) | {parameter.field_path for parameter in space.parameters}
+        if self.model is not None and "model" in set_by_space:
+            raise InputError(f"--model={self.model}: space {space.name!r} sets the network: leave one of them out")
+        if self.recipe != SearchOptions.recipe and "recipe.name" in set_by_space:
+            raise InputError(f"--recipe={self.recipe}: space {space.name!r} sets the recipe: use --space schedule")
 
     def _halving(self, space: Space, train: TrainConfig) -> Halving | None:
         if self.early_stopping == "none":

@@ -81,7 +81,7 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
 
 
 def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
-    session = resume(options, images=lambda _, folder: Search.read(folder).base.data, also_allowed=RESIZABLE)
+    session = resume(options, base=lambda _, folder: Search.read(folder).base, also_allowed=RESIZABLE)
     check_machine(session.sweep.resources, options.address, options.max_concurrent)
     search = resized(Search.read(session.folder), options)
     check_storable(search)
