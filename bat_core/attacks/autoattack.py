@@ -93,7 +93,7 @@ def library_attack() -> Any:
         from pyautoattack import AutoAttack as Library  # noqa: PLC0415 (optional dependency)
     except ImportError as error:
         raise InputError(
-            "AutoAttack needs the package pyautoattack: pip install pyautoattack==0.2.0, or use suite quick"
+            "AutoAttack needs the package pyautoattack: pip install 'bat-sweeps[autoattack]', or use suite quick"
         ) from error
     return Library
 

@@ -25,7 +25,9 @@ def digits(_: Request) -> Source:
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415 (optional dependency)
     except ImportError as error:
-        raise InputError("data set 'digits' needs scikit-learn: pip install scikit-learn") from error
+        raise InputError(
+            "data set 'digits' needs scikit-learn: pip install 'bat-sweeps[platform]', or scikit-learn alone"
+        ) from error
     bunch = load_digits()
     images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))

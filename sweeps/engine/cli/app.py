@@ -1,5 +1,7 @@
 """Runs a command: parses options, reports errors in one sentence and sets the exit code."""
 
+import io
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
 
+STREAMS = ("stdin", "stdout", "stderr")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: failure, invalid input, Ctrl-C
 
 
@@ -20,6 +23,7 @@ def command(main: Callable[[Any], int]) -> None:
     Its parameters' annotations define the options, and its docstring is the help text.
     Invalid input prints one sentence and exits with code 2; a lasting storage failure prints one and exits with 1.
     """
+    open_streams()
     app = App(
         help=main.__doc__,
         help_format="plaintext",
@@ -44,6 +48,26 @@ def command(main: Callable[[Any], int]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)
+
+
+def open_streams() -> None:
+    """Make the standard streams usable: open those that are closed, and write what an encoding lacks as "?".
+
+    Otherwise the next file that is opened, such as a database, would take a closed stream's place and be written to
+    by every process that prints.
+    """
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:  # pragma: no cover (a lower one is closed as well)
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, STREAMS[number], os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def command_line() -> str:

@@ -17,6 +17,7 @@ from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import say
 from sweeps.engine.driver.preflight import check_machine, check_trial, check_user_code
 from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.storage.undo import undone_if_not_started
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.remote import hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Sweep, Trial
@@ -55,6 +56,22 @@ class SweepSession:
     def say(self, text: str, style: str | None = None) -> None:
         """Print a line."""
         say(self.console, text, style)
+
+    @contextmanager
+    def undone_if_not_started(self) -> Iterator[None]:
+        """If Ray does not start in the body, and none of a new sweep's trials has begun, remove the sweep again."""
+        folder, store = self.folder, self.folder.store
+
+        def started() -> bool:
+            return any(status.started is not None and not status.reused for _, status in folder.statuses(self.sweep))
+
+        def undo() -> None:
+            if store is not None:
+                for stored in store.files():
+                    store.drop(stored.key)
+
+        with undone_if_not_started(folder.path, new=self.options.resume is None, started=started, undo=undo):
+            yield
 
     @contextmanager
     def driving(self) -> Iterator["SweepSession"]:

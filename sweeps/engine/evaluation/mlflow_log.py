@@ -56,6 +56,7 @@ def _run_id(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> str:
     """The run that trained the model, if MLflow has it; otherwise a run of this evaluation."""
     source = model.source
     if source.run_id:
+        runs.restore_run(runs.get(source.run_id))
         return source.run_id
     found = runs.find_trial(source.sweep_id, source.trial_id) if source.sweep_id else None
     if found is None:

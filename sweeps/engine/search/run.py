@@ -8,7 +8,7 @@ from bat_core.errors import InputError
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.cli.text import relative
+from sweeps.engine.cli.text import pasted, relative
 from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
@@ -43,7 +43,7 @@ def run_search(options: SearchOptions) -> int:
     if options.show_space and not options.resume:
         return _print_space(options)
     opened, search = _resume(options) if options.resume else _begin(options)
-    with opened.driving() as session:
+    with opened.undone_if_not_started(), opened.driving() as session:
         folder = session.folder
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
@@ -192,7 +192,7 @@ def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> 
     report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
     if not unfinished:
         folder.write_report(report)
-    print_summary(session, report, f"Study:  optuna-dashboard {relative(folder.path / STUDY)}")
+    print_summary(session, report, f"Study:  optuna-dashboard {pasted(folder.path / STUDY)}")
     if unfinished:
-        session.say(f"{unfinished} trials have not ended; resume with --resume {relative(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials have not ended; resume with --resume {pasted(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

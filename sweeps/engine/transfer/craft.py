@@ -1,6 +1,7 @@
 """A transfer matrix: its description, its folder, and the crafting and classification of adversarial images."""
 
 import io
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,7 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
         verdicts = read_shard(matrix, path, source, part.rows[shard])
         if verdicts is None:
             raise InputError(
-                f"{str(path)!r} is not a complete verdicts file: resume with --resume {str(folder.path)!r}"
+                f"{str(path)!r} is not a complete verdicts file: resume with --resume {shlex.quote(str(folder.path))}"
             )
         shards.append(verdicts)
     names = shards[0].adversarial
