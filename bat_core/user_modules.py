@@ -41,7 +41,7 @@ def changed_modules(then: Mapping[str, str], now: Mapping[str, str]) -> list[str
 
 
 def _top_level() -> set[str]:
-    return {name.partition(".")[0] for name in sys.modules} - {"__main__"}
+    return {name.partition(".")[0] for name in [*sys.modules]} - {"__main__"}  # a copy: other threads import too
 
 
 def _place(name: str) -> Path | None:
