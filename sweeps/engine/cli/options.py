@@ -84,8 +84,8 @@ class SweepOptions(Options):
     on_collapse: str = "stop"
     """If one-step training collapses (catastrophic overfitting): stop and keep the previous epoch, or go_on."""
     verify: int | None = None
-    """Test images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin); 0 disables. Default: 200 on digits,
-    else 1000."""
+    """Test images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin); 0 disables. Default: 200 on
+    digits, else 1000."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
     """Random seeds; one model per seed."""
     output: Path | None = None
