@@ -135,7 +135,8 @@ def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
 
 
 def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
-    own = _accuracy(logits, y)
+    answered = is_finite(logits)  # an image without an answer says nothing of the range that the model expects
+    own = _accuracy(logits[answered], y[answered])
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True) + 1e-6
     others: dict[str, Callable[[Tensor], Tensor]] = {
         "[0, 255]": lambda z: z * 255,
@@ -143,7 +144,7 @@ def _range(model: nn.Module, x: Tensor, y: Tensor, logits: Tensor) -> list[Findi
         "standardised images (zero mean, unit deviation)": lambda z: (z - mean) / std,
     }
     with torch.no_grad():
-        accuracies = {name: _accuracy(model(rescale(x)), y) for name, rescale in others.items()}
+        accuracies = {name: _accuracy(model(rescale(x))[answered], y[answered]) for name, rescale in others.items()}
     best = max(accuracies, key=lambda name: accuracies[name])
     if accuracies[best] < own + max(RANGE_MARGIN, 2 / len(y) ** 0.5):  # more than chance on few images
         return []
