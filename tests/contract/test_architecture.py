@@ -137,8 +137,9 @@ from bat_core.recipes import recipe_names
 from bat_core.suites import SUITES, get_suite
 assert all(get_suite(name, eps=0.1).entries for name in SUITES)
 assert ATTACKS.names() and dataset_names() and model_names() and recipe_names()
-model = build_model("small_cnn_4", num_classes=3, image_shape=(1, 8, 8)).eval()
-images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+model = build_model("small_cnn_4", num_classes=5, image_shape=(1, 8, 8)).eval()
+images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+labels = model(images / 255).argmax(1)
 evaluate(model, images, labels, attack=get_suite("quick", eps=0.1))
 for act, extra in (
     (lambda: load_dataset("digits"), "platform"),
@@ -173,7 +174,7 @@ def test_every_package_that_is_imported_is_declared():
 
     def declared(requirements):
         names = {re.split(r"[^\w.-]", one, maxsplit=1)[0].lower() for one in requirements}
-        return {module for module, found in owners.items() if names & {name.lower() for name in found}}
+        return names | {module for module, found in owners.items() if names & {name.lower() for name in found}}
 
     core = declared(project["dependencies"])
     extras = project["optional-dependencies"]

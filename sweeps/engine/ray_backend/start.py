@@ -80,14 +80,16 @@ def named_failures(what: str, folder: Path | None = None) -> Iterator[None]:
             ray.shutdown()
         words = " ".join(str(error).split()) or "no reason given"
         cause = words if len(words) <= CAUSE_LENGTH else f"{words[:CAUSE_LENGTH]} ..."
-        logs = f"; its logs are in {str(_logs(folder))!r}" if folder else ""
+        logs = _logs(folder) if folder else ""
         raise NothingStartedError(f"{what} ({type(error).__name__}: {cause.rstrip('.')}){logs}") from error
 
 
-def _logs(folder: Path) -> Path:
-    """The logs of this process's newest session; Ray's folder if it has none."""
+def _logs(folder: Path) -> str:
+    """Where the logs of this process's newest session are; without one, where Ray meant to make its folder."""
     sessions = sorted((folder / "ray").glob(f"session_*_{os.getpid()}"))
-    return sessions[-1] / "logs" if sessions else folder / "ray"
+    if sessions:
+        return f"; its logs are in {str(sessions[-1] / 'logs')!r}"
+    return f"; its folder was to be {str(folder / 'ray')!r}"
 
 
 def temporary_folder() -> Path:

@@ -96,9 +96,9 @@ def test_whatever_ray_raises_when_it_joins_a_cluster_is_one_sentence(variables, 
         raise error
 
     variables.setattr("ray.init", fail)
-    with pytest.raises(InputError, match=rf"^the Ray cluster at x:1 cannot be joined \({type(error).__name__}: "):
-        with cluster.cluster(address="x:1"):
-            pass
+    said = rf"^the Ray cluster at x:1 cannot be joined \({type(error).__name__}: "
+    with pytest.raises(InputError, match=said), cluster.cluster(address="x:1"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["sweeps", "bat_core"])
@@ -114,9 +114,9 @@ def test_a_package_in_the_working_folder_that_rays_processes_would_take_for_ours
 
 
 def failing(folder: Path, *, new: bool = True, started: bool = False) -> str:
-    with pytest.raises(NothingStartedError) as caught:
-        with undone_if_not_started(folder, new=new, started=lambda: started, undo=lambda: None):
-            raise NothingStartedError("Ray did not start")
+    undone = undone_if_not_started(folder, new=new, started=lambda: started, undo=lambda: None)
+    with pytest.raises(NothingStartedError) as caught, undone:
+        raise NothingStartedError("Ray did not start")
     return str(caught.value)
 
 
