@@ -1,4 +1,4 @@
-"""A driver whose machine has no GPU, and workers that have one: `evaluate` and `transfer` from the head of a cluster."""
+"""A driver whose machine has no GPU, and workers that have one: `evaluate` and `transfer` from a cluster's head."""
 
 import contextlib
 import json
