@@ -176,8 +176,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
         description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
     )
     _load_weights(model, folder)
-    # The layout in which it was trained, and in which it was judged at the end of its training.
-    model.to(memory_format=resolve_layout(description.config.train.channels_last))  # type: ignore[call-overload]
+    if description.image_shape[0] > 1:  # one channel has no layout: other weights would only round differently
+        model.to(memory_format=resolve_layout(description.config.train.channels_last))  # type: ignore[call-overload]
     return model.eval(), description.config
 
 

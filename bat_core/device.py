@@ -7,6 +7,8 @@ from torch import Tensor
 DROP_EVERY = 10  # of which examples are broken: rarer reads attack broken examples for longer
 CHECK_EVERY = 50  # of whether all points were in their balls
 
+CUDA_ERRORS = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error")  # in the text of errors without a type
+
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`. A copy to a GPU goes through page-locked memory, and the CPU does not wait for it."""
@@ -24,6 +26,6 @@ def has_lost_context(error: BaseException) -> bool:
     """Whether `error` is one of CUDA's, after which its process cannot use the GPU again. Short memory is not."""
     if isinstance(error, torch.OutOfMemoryError):
         return False
-    known = isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+    known = isinstance(error, torch.AcceleratorError) or any(name in str(error) for name in CUDA_ERRORS)
     cause = error.__cause__ or error.__context__
     return known or (cause is not None and has_lost_context(cause))

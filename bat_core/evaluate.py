@@ -87,18 +87,21 @@ def evaluate_batches(
 class Evaluator:
     """Attacks and evaluates one model, one batch at a time.
 
-    `seed` determines the random starts. `precision` is the precision of the search. A batch that does not fit into
-    memory is halved, and so are later ones; `halvings` counts how often.
+    `seed` determines the random starts. `precision` is the precision of the search. At most `max_chunk` images are
+    attacked at once. A batch that does not fit into memory is halved, and so are later ones; `halvings` counts how
+    often.
     """
 
-    def __init__(self, model: nn.Module, *, seed: int = 0, precision: str = "float32") -> None:
+    def __init__(
+        self, model: nn.Module, *, seed: int = 0, precision: str = "float32", max_chunk: int | None = None
+    ) -> None:
         self.model, self.seed = model, seed
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
         self.num_classes: int | None = None  # known after `clean`
-        self._max_chunk: int | None = None  # number of images that is known to fit
+        self._max_chunk = max_chunk  # number of images that is known to fit
         self._channels_last = True
 
     def logits(self, x: Tensor) -> Tensor:

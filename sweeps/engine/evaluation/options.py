@@ -70,6 +70,7 @@ class JobOptions(Options):
         for name in ("n", "batch_size", "workers", "image_size"):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
+        self._check_gpus()
 
     def refuse_with_resume(self, models: Sequence[str], noun: str) -> None:
         """Raises InputError for models or options that cannot change when a `noun` is resumed."""
@@ -77,6 +78,17 @@ class JobOptions(Options):
         given = [self.flag(option) for option in self.given if option not in allowed] + list(models)
         if given:
             raise InputError(f"{given[0]} cannot be given with --resume: the {noun} keeps its original settings")
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        if self.gpus_per_worker is None:
+            return
+        check_finite("--gpus-per-worker", self.gpus_per_worker)
+        if self.gpus_per_worker and not gpu_count() and self._cluster() in (None, "local"):
+            raise InputError(
+                f"--gpus-per-worker={self.gpus_per_worker:g}: this machine has no GPU: leave it out, or name a cluster"
+                " that has some with --address"
+            )
 
     def gpus(self) -> float:
         """GPUs per worker process."""
@@ -84,8 +96,15 @@ class JobOptions(Options):
         return default if self.gpus_per_worker is None else self.gpus_per_worker
 
     def device(self) -> str:
-        """The device of the models."""
-        return "cuda" if self.gpus() else "cpu"
+        """The device of the models in this process, which inspects them.
+
+        A driver whose workers do all the work needs no GPU and touches none, so it inspects models on the CPU.
+        """
+        return "cuda" if self.gpus() and self.alone() else "cpu"
+
+    def measures_memory(self) -> bool:
+        """Whether this process measures the memory for a batch. Workers with GPUs measure that of their own GPU."""
+        return self.alone() or not self.gpus()
 
     def processes(self) -> int:
         """The maximum number of processes that share a device's memory."""
@@ -95,9 +114,13 @@ class JobOptions(Options):
 
     def alone(self) -> bool:
         """Whether this process does all the work."""
+        if self.gpus() and not gpu_count():
+            return False
         several_gpus = bool(self.gpus()) and gpu_count() > 1
-        cluster = self.address or os.environ.get("RAY_ADDRESS")
-        return self.workers == 1 or (self.workers is None and not cluster and not several_gpus)
+        return self.workers == 1 or (self.workers is None and not self._cluster() and not several_gpus)
+
+    def _cluster(self) -> str | None:
+        return self.address or os.environ.get("RAY_ADDRESS")
 
 
 @Parameter(name="*")

@@ -7,6 +7,7 @@ from typing import Any
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
+from bat_core.memory import gpu_batch_size
 from bat_core.suites import get_suite
 from sweeps.engine.evaluation.attack import (
     NOUN,
@@ -146,23 +147,28 @@ class EvaluationJob(Job[Evaluation]):
 def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
     """Run all attacks on one shard of one model, except those whose results are on disk."""
     model = evaluation.models[number]
-    attack_shard(evaluation, folder.model(model), _evaluator(evaluation, number, gpus), part, shard)
+    attack_shard(evaluation, folder.model(model), _evaluator(evaluation, number, part, gpus), part, shard)
 
 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
     """Check one model for gradient masking."""
     model = evaluation.models[number]
-    check_model(evaluation, folder.model(model), _evaluator(evaluation, number, gpus), part)
+    check_model(evaluation, folder.model(model), _evaluator(evaluation, number, part, gpus), part)
 
 
 _LOADED: dict[tuple[str, int], Evaluator] = {}
 
 
-def _evaluator(evaluation: Evaluation, number: int, gpus: float) -> Evaluator:
+def _evaluator(evaluation: Evaluation, number: int, part: Split, gpus: float) -> Evaluator:
     """The evaluator of a model in this process. Only one model is kept in memory."""
     key = (evaluation.id, number)
     if key not in _LOADED:
         _LOADED.clear()
         model = evaluation.models[number].source.load("cuda" if gpus else "cpu")
-        _LOADED[key] = Evaluator(model.eval(), seed=evaluation.seed, precision=evaluation.precision)
+        _LOADED[key] = Evaluator(
+            model.eval(),
+            seed=evaluation.seed,
+            precision=evaluation.precision,
+            max_chunk=gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus),
+        )
     return _LOADED[key]

@@ -147,7 +147,7 @@ def _inspect_models(
             )
         said = tuple(finding.description for finding in findings)
         examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
-        if not options.batch_size:
+        if not options.batch_size and options.measures_memory():
             fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:
         console.print(

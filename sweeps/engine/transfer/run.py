@@ -109,5 +109,5 @@ def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: 
     """Craft one shard of images on one model and classify it with all models, unless the result is on disk."""
     if matrix.id not in _CACHES:
         _CACHES.clear()
-        _CACHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
+        _CACHES[matrix.id] = ModelCache(matrix, gpus)
     craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)
