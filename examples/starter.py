@@ -1,6 +1,7 @@
-"""A network, images and a recipe of your own in one file. Train and judge them, in this file's folder:
+"""A network, images and a recipe of your own in one file. Copy it, change it, and train and judge all three:
 
-python -m sweeps.eps_budget --model starter:net --recipe starter:recipe --eps-x 40/255 --reference none --seeds 0
+PYTHONPATH=examples uv run sweeps/eps_budget.py --model starter:net --dataset starter:images --recipe starter:recipe \\
+    --eps-x 8/255 --eps 8/255 --steps 1 5 20 --seeds 0 --epochs 4 --batch-size 32 --verify 50 --output outputs/starter
 """
 
 import torch
@@ -28,12 +29,30 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def net(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """A new network with random weights. The trial's seed decides them."""
+def net(num_classes: int = 10, image_shape: tuple[int, int, int] = (1, 8, 8)) -> nn.Module:
+    """A new network with random weights, which the trial's seed decides."""
     return Net(num_classes, image_shape[0])
 
 
+def images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Train and test, each uint8 (N, C, H, W) and labels int64 (N,): a bright bar, upright or lying, in noise."""
+    return _bars(600, seed=0), _bars(200, seed=1)
+
+
 def recipe(*, eps: float = 8 / 255, num_steps: int = 2, beta: float = 9.0) -> Recipe:
-    """PGD with a few steps towards the most confusing class, and the adversarial label."""
-    attack = PGD(eps=eps, step_size=eps / num_steps, num_steps=num_steps, target="mc")
+    """A few steps of PGD towards the most confusing class, and the adversarial label."""
+    attack = PGD(eps=eps, step_size=eps / num_steps, num_steps=int(num_steps), target="mc")
     return Recipe(attack=attack, label=Adversarial(beta))
+
+
+def _bars(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 100, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(count) % 2
+    places = torch.randint(0, 8, (count,), generator=generator)
+    for picture, label, place in zip(pictures, labels.tolist(), places.tolist(), strict=True):
+        if label:
+            picture[0, place] = 255
+        else:
+            picture[0, :, place] = 255
+    return pictures, labels

@@ -156,7 +156,9 @@ class _Placement(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in MOVES:
             return MOVES[func](*args, **kwargs)
-        return self._created(func, args, kwargs) if "device" in kwargs or "generator" in kwargs else func(*args, **kwargs)
+        return (
+            self._created(func, args, kwargs) if "device" in kwargs or "generator" in kwargs else func(*args, **kwargs)
+        )
 
     def _created(self, func: Any, args: Any, kwargs: Any) -> Any:
         device, generator = kwargs.get("device"), kwargs.get("generator")
@@ -234,7 +236,11 @@ def _one_hot(self: Tensor, num_classes: int = -1) -> Tensor:
     """torch's own creates a tensor on the CPU, where it takes this one to be."""
     if isinstance(self, OnGPU) and num_classes < 0:
         waits["one_hot without a number of classes"] += 1
-    return _wrapped(_plain_one_hot(self.held, num_classes)) if isinstance(self, OnGPU) else _plain_one_hot(self, num_classes)
+    return (
+        _wrapped(_plain_one_hot(self.held, num_classes))
+        if isinstance(self, OnGPU)
+        else _plain_one_hot(self, num_classes)
+    )
 
 
 _plain_one_hot = torch.nn.functional.one_hot

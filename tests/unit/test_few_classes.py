@@ -73,7 +73,9 @@ def test_the_attacks_that_verify_are_named():
     assert get_suite("quick", eps=EPS).verified_in_words == "APGD-CE and APGD-T"
     words = [get_suite("quick", eps=EPS).for_classes(count).verified_in_words for count in (2, 3)]
     assert words == ["APGD-CE and APGD on the margin", "APGD-CE, APGD-DLR and APGD-T on the margin"]
-    assert get_suite("standard", eps=EPS).for_classes(2).verified_by.startswith("AutoAttack's APGD-CE, FAB-T and Square")
+    assert (
+        get_suite("standard", eps=EPS).for_classes(2).verified_by.startswith("AutoAttack's APGD-CE, FAB-T and Square")
+    )
 
 
 def test_settings_of_the_replaced_attack_are_kept():
@@ -96,7 +98,11 @@ def test_joined_suites_run_no_attack_twice(num_classes):
 @pytest.mark.parametrize(
     ("attack", "num_classes", "message"),
     [
-        (PGD(eps=EPS, step_size=EPS, num_steps=1, loss="dlr"), 2, "loss dlr needs 3 classes, and there are 2: use loss cw"),
+        (
+            PGD(eps=EPS, step_size=EPS, num_steps=1, loss="dlr"),
+            2,
+            "loss dlr needs 3 classes, and there are 2: use loss cw",
+        ),
         (PGD(eps=EPS, step_size=EPS, num_steps=1, loss="dlr", target="mc"), 3, "loss targeted dlr needs 4 classes"),
         (Square(eps=EPS, loss="dlr"), 2, "loss dlr needs 3 classes"),
         (AutoAttack(eps=EPS, part="apgd-dlr"), 2, "AutoAttack's apgd-dlr needs 3 classes"),
