@@ -17,6 +17,7 @@ CORE_MAY_ALSO = {
     "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
+    "bat_core/models/from_timm.py": {"timm"},
     "bat_core/data/parquet.py": {"PIL"},
     "bat_core/data/files.py": {"PIL"},
 }
@@ -82,7 +83,11 @@ def test_the_core_imports_only_what_it_may():
 
 @pytest.mark.parametrize(
     ("path", "package"),
-    [("bat_core/data/digits.py", "sklearn"), ("bat_core/attacks/autoattack.py", "pyautoattack")],
+    [
+        ("bat_core/data/digits.py", "sklearn"),
+        ("bat_core/attacks/autoattack.py", "pyautoattack"),
+        ("bat_core/models/from_timm.py", "timm"),
+    ],
 )
 def test_a_package_that_few_need_is_imported_only_when_it_is_asked_for(path, package):
     assert package in imported(path)
