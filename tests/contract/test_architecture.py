@@ -17,9 +17,8 @@ CORE_MAY_ALSO = {
     "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
-    **dict.fromkeys(  # torchvision brings it
-        (f"bat_core/data/{name}.py" for name in ("decoding", "files", "parquet", "parquet_folder")), {"PIL"}
-    ),
+    # torchvision brings it
+    **{f"bat_core/data/{name}.py": {"PIL"} for name in ("decoding", "files", "parquet", "parquet_folder")},
 }
 PLATFORM_IN = {"ray": {"ray_backend/"}, "mlflow": {"tracking/", "mlflow_model.py"}, "optuna": {"search/"}}
 PLATFORM = set(PLATFORM_IN)

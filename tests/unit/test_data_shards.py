@@ -147,7 +147,7 @@ def test_columns_are_those_that_are_named(tmp_path):
     write_both(tmp_path, LABELS, label="fine", coarse=[label % 2 for label in LABELS])
     data = load_dataset("parquet", tmp_path, image_column="image", label_column="coarse")
     assert data.num_classes == 2
-    with pytest.raises(InputError, match="has columns image, fine, coarse: it needs .* missing"):
+    with pytest.raises(InputError, match=r"has columns image, fine, coarse: it needs .* missing"):
         load_dataset("parquet", tmp_path, label_column="missing")
     with pytest.raises(InputError, match="--label-column='x': data set 'digits' is not read from Parquet files"):
         load_dataset("digits", label_column="x")
