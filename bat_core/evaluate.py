@@ -12,10 +12,12 @@ from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
+from bat_core.data.base import as_labels
 from bat_core.device import to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
+from bat_core.threat import in_unit_box
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 
 BATCH = 200
@@ -41,7 +43,8 @@ def evaluate(
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K); attacked on its own device, in evaluation mode.
-        images: (N, C, H, W) uint8, or float in [0, 1], or in files.  labels: (N,) int64.
+        images: (N, C, H, W) uint8, or float in [0, 1] (outside by rounding: clamped), or in files.
+        labels: (N,) integers of any type.
         attack: a suite, or the budget, steps and losses of a trial's own PGD trajectories.
         rows: (N,) identifiers of the examples; default 0 ... N-1.
         precision: "float32" | "bfloat16" | "auto", for the search only. The points of a bfloat16 search are
@@ -51,7 +54,7 @@ def evaluate(
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
-        ValueError: no images, or images outside [0, 1].
+        ValueError: no images, images outside [0, 1], or labels of another form.
     Source: paper, section 5 (evaluation); Figure 1.
     """
     batches = evaluate_batches(
@@ -74,6 +77,7 @@ def evaluate_batches(
     """Like `evaluate`, but yield the verdicts of each batch when it is done."""
     if len(images) == 0:
         raise ValueError("evaluate: images is empty: give at least one image")
+    labels = as_labels(labels, len(images))
     suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
     size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
     evaluator = Evaluator(model, seed=seed, precision=precision)
@@ -117,6 +121,7 @@ class Evaluator:
 
     def clean(self, images: Images, labels: Tensor, rows: Tensor) -> Verdicts:
         """Verdicts on clean images, before any attack."""
+        labels = as_labels(labels, len(images))
         correct = np.empty(len(images), dtype=np.bool_)
 
         def classify_part(part: slice) -> None:
@@ -152,7 +157,7 @@ class Evaluator:
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
             x, y, known = (to_device(some[chosen], self.device) for some in (images, labels, clean))
-            run = AttackRun(self, entry, to_unit(x), y, known, rows[chosen], keep=save is not None)
+            run = AttackRun(self, entry, in_unit_box(to_unit(x)), y, known, rows[chosen], keep=save is not None)
             with eval_without_tf32(self.model):
                 run.run()
             broken_at[attacked[part]], final[attacked[part]] = run.results()
@@ -165,7 +170,7 @@ class Evaluator:
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
-        x, y = to_unit(to_device(images, self.device)), to_device(labels, self.device)
+        x, y = in_unit_box(to_unit(to_device(images, self.device))), to_device(labels, self.device)
         with eval_without_tf32(self.model):
             logits = self.logits(x)
             self.num_classes = logits.shape[1]

@@ -128,7 +128,8 @@ def fit(
     Yields:
         A report after each epoch from state.epoch + 1 to config.train.epochs.
     Raises:
-        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images; there
+            are no images to validate on, or images outside [0, 1].
         FloatingPointError: the loss, a weight or a buffer is not finite, or no validation image has finite logits.
     """
     for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
@@ -159,7 +160,8 @@ class _Trainer:
         self.config, self.state, self.device, self.workers = config, state, device, workers
         self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
         self.augmentation: Augmentation = dataset.augmentation
-        self.train = dataset.train.to(device)
+        dataset.check_trainable()
+        self.train = dataset.train.in_unit_box().to(device)
         self.val = dataset.val
         # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (

@@ -12,6 +12,8 @@ from bat_core.device import CHECK_EVERY, is_read
 from bat_core.errors import check_amount
 from bat_core.rng import BatchRNG
 
+ROUNDING = 1e-6  # by which images may leave [0, 1]; in half precision, one unit of the last place of 1
+
 _blocking = contextvars.ContextVar("blocking", default=True)
 
 
@@ -43,7 +45,7 @@ class LinfBall:
 
     @classmethod
     def around(cls, x: Tensor, eps: float) -> "LinfBall":
-        """The ball around images x (B, C, H, W) in [0, 1].
+        """The ball around images x (B, C, H, W) in [0, 1]. Those outside by rounding are clamped, see `in_unit_box`.
 
         Raises:
             ValueError: eps outside (0, 1], x not floating point, or x outside [0, 1].
@@ -51,8 +53,7 @@ class LinfBall:
         check_amount("eps", eps)
         if not x.is_floating_point():
             raise ValueError(f"x has dtype {x.dtype}: attacks take floating-point images in [0, 1]")
-        if not _holds(((x >= 0) & (x <= 1)).all()):
-            raise ValueError(f"x spans [{float(x.min()):g}, {float(x.max()):g}]: images must be in [0, 1]")
+        x = in_unit_box(x)
         radius = _round_down(eps, x.dtype)
         upper, lower, exact = x + radius, x - radius, x.double()
         upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
@@ -128,6 +129,28 @@ class BallChecks:
 
 def _waits(x: Tensor) -> bool:
     return _blocking.get() or not x.is_cuda
+
+
+def in_unit_box(x: Tensor) -> Tensor:
+    """Floating-point images, those outside [0, 1] by rounding (1e-6 in float32) clamped; x itself if none is.
+
+    Images that were un-standardised (x * std + mean) exceed 1 by 1e-7. Other types are returned unchanged. Under
+    `async_checks` nothing is clamped.
+
+    Raises:
+        ValueError: values outside [0, 1] by more, or NaN.
+    """
+    if not x.is_floating_point() or _holds(((x >= 0) & (x <= 1)).all()):
+        return x
+    slack = max(ROUNDING, torch.finfo(x.dtype).eps)
+    low, high = float(x.min()), float(x.max())
+    if not (low >= -slack and high <= 1 + slack):  # false for NaN
+        excess = max(-low, high - 1)
+        raise ValueError(
+            f"x spans [{low:.9g}, {high:.9g}], {excess:.3g} outside [0, 1]: images must be in [0, 1] (without"
+            f" standardisation, and divided by 255), up to a rounding error of {slack:.2g}"
+        )
+    return x.clamp(0, 1)
 
 
 def _holds(condition: Tensor) -> bool:

@@ -133,7 +133,7 @@ class Attack(ABC):
 
         Args:
             logits_fn: (B, C, H, W) -> (B, K), in the mode in which it is attacked.
-            x: (B, C, H, W) float in [0, 1].  y: (B,) int64.
+            x: (B, C, H, W) float in [0, 1].  y: (B,) integers of any type.
             generator: source of the random start and random target.
             clean_logits: returns logits_fn(x) if the caller needs it too; saves a forward pass.
         Returns:
@@ -142,7 +142,7 @@ class Attack(ABC):
             ValueError: x outside [0, 1] or not floating point.
             RuntimeError: the search left the ball.
         """
-        ball = LinfBall.around(x.detach(), self.eps)
+        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
         worst: Tensor | None = None
         checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
@@ -178,7 +178,7 @@ class Attack(ABC):
             ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball (on a GPU at the latest
                 when the trajectory ends).
         """
-        ball = LinfBall.around(x.detach(), self.eps)
+        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
         rows: Tensor | None = None
         checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
@@ -222,6 +222,11 @@ class Attack(ABC):
         targets = choose_targets(self.target, logits_fn, ball.x, y, rng=rng, clean_logits=clean_logits)
         for number, target in enumerate(target for target in targets for _ in range(self.restarts)):
             yield Problem(ball, y, target, rows), rng.restart(number)
+
+
+def _indices(y: Tensor) -> Tensor:
+    """Class indices of any integer type as int64."""
+    return y if y.is_floating_point() else y.long()
 
 
 def choose_targets(

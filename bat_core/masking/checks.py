@@ -10,6 +10,7 @@ from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
 from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
+from bat_core.data.base import as_labels
 from bat_core.errors import check_choice
 from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import eval_without_tf32
@@ -17,6 +18,7 @@ from bat_core.losses import cross_entropy
 from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
+from bat_core.threat import in_unit_box
 from bat_core.verdicts import Verdicts
 
 IMAGES = 200  # the number of images that the checks use
@@ -47,7 +49,7 @@ def examine(
         The masking status, the raised flags and all measurements.
     """
     check_choice("checks.depth", depth, DEPTHS)
-    images, labels = images[:IMAGES], labels[:IMAGES]
+    images, labels = in_unit_box(images[:IMAGES]), as_labels(labels[:IMAGES], min(len(images), IMAGES))
     evaluator = Evaluator(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
     verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)

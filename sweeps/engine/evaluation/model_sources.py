@@ -30,7 +30,8 @@ class ModelSource:
     """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
 
     `name` is its name in tables. `sweep_id` and `trial_id`, or `run_id`, identify its MLflow run; all are empty for a
-    model from elsewhere. Training held out `val_size` images and used images of `image_size`; None is the default.
+    model from elsewhere. Training held out `val_size` images and used images of `image_size`, from `image_column` and
+    `label_column` of Parquet files; None is the default.
     """
 
     name: str
@@ -44,6 +45,8 @@ class ModelSource:
     run_id: str = ""
     val_size: int | None = None
     image_size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
         """Load the module. Its training or evaluation mode is left as it is.
@@ -137,6 +140,8 @@ def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> 
         run_id=run_id,
         val_size=config.data.val_size,
         image_size=config.data.image_size,
+        image_column=config.data.image_column,
+        label_column=config.data.label_column,
     )
 
 

@@ -20,9 +20,14 @@ class JobOptions(Options):
     """Images, budget and machine. None means the default."""
 
     dataset: str | None = None
-    """Images: digits, cifar10, svhn, imagenet. Default: what the model was trained on."""
+    """Images: digits, cifar10, svhn, imagenet, parquet, imagefolder, package.module:factory ... (docs/data.md).
+    Default: what the model was trained on."""
     data_dir: Path | None = None
-    """Folder with the images. Default: the one that the model's sweep used."""
+    """Folder with the images, or its parent. A test split is enough. Default: the one that the model's sweep used."""
+    image_column: str | None = None
+    """Column of the images in Parquet files. Default: the one the model was trained on, else found by its type."""
+    label_column: str | None = None
+    """Column of the labels in Parquet files. Default: the one the model was trained on, else found by name and type."""
     image_size: int | None = None
     """Height and width of images read from files. Default: what the model was trained on."""
     data_workers: int | None = None

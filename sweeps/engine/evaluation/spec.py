@@ -47,9 +47,9 @@ class EvaluationSpec:
     """The attacked models, the images and the budget.
 
     `eps`, `step_size` and `pixel` are in [0, 1] units of the images. `val_size` images are held out of train: no more
-    than any model's own training held out. `image_size` is that of images in files; None is the data set's own.
-    `num_classes` is None where it was not stored yet; those evaluations had four classes or more. Results are stored
-    per shard of `shard_size` images.
+    than any model's own training held out. `image_size` is that of images in files, `image_column` and `label_column`
+    are columns of Parquet files; None is the data set's own. `num_classes` is None where it was not stored yet; those
+    evaluations had four classes or more. Results are stored per shard of `shard_size` images.
     """
 
     id: str
@@ -69,6 +69,8 @@ class EvaluationSpec:
     val_size: int | None = None
     image_size: int | None = None
     num_classes: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     version: str = bat_core.__version__
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ class TableOptions(SweepOptions):
     train_anew: bool = False
     """Train all trials. Default: reuse finished trials of sweeps in the same folder as --output."""
     dataset: str = ""
-    """Images: digits (embedded), cifar10, svhn, imagenet. Default: the scale's."""
+    """Images, as in every sweep: digits, cifar10, parquet, package.module:factory ... Default: the scale's."""
     model: str | None = None
     """Network: small_cnn, preact_resnet18 ..., timm:NAME, torchvision:NAME, or your own as package.module:factory.
     Default: the scale's."""

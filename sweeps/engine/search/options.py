@@ -10,7 +10,7 @@ from bat_core.config import EVAL_PIXELS, AttackConfig, DataConfig, RecipeConfig,
 from bat_core.errors import LARGEST_INTEGER, InputError, check_choice, check_finite
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
+from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget, file_name
 from sweeps.engine.search.spec import (
     DEFAULT_OBJECTIVE,
     DEFAULT_RULE,
@@ -193,7 +193,7 @@ class SearchOptions(SweepOptions):
             epochs=self.final_epochs,
             seeds=self.seeds,
             rule=self.rule,
-            registered_name=self.register or f"bat-sweeps-{dataset}",
+            registered_name=self.register or f"bat-sweeps-{file_name(dataset)}",
         )
 
 
