@@ -7,13 +7,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+backends: Any = torch.backends  # torch's annotations lack the settings
 FLOAT32_SETTINGS = (  # of the kinds of operations that torch may compute in less than float32
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,
-    torch.backends.cudnn.rnn,
-    torch.backends.mkldnn.matmul,
-    torch.backends.mkldnn.conv,
-    torch.backends.mkldnn.rnn,
+    backends.cuda.matmul,
+    backends.cudnn.conv,
+    backends.cudnn.rnn,
+    backends.mkldnn.matmul,
+    backends.mkldnn.conv,
+    backends.mkldnn.rnn,
 )
 
 

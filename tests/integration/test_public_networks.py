@@ -1,6 +1,6 @@
 """Robust networks that others published, with what verifiers proved of them and what attacks were published.
 
-The factories come as strangers bring them, from the folder that BAT_SWEEPS_MODELS names: a module, weights beside it, images.
+The factories come as strangers bring them, from the folder that BAT_SWEEPS_MODELS names: a module, its weights, images.
 """
 
 import json
