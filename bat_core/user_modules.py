@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from bat_core.adapter.importing import imported
+from bat_core.adapter import importing
 
 OURS = {"bat_core", "search_spaces", "sweeps"}
 INSTALLED = {"site-packages", "dist-packages"}
@@ -19,7 +19,7 @@ def user_files() -> dict[str, Path]:
     These are the modules that `package.module:factory` named, and those beside them. Installed packages and Python's
     own are not among them.
     """
-    named = {name: path for name in sorted(imported) if (path := _place(name))}
+    named = {name: path for name in sorted(importing.imported) if (path := _place(name))}
     roots = {path.parent for path in named.values()}
     beside = {name: path for name in _top_level() if (path := _place(name)) and path.parent in roots}
     return dict(sorted((named | beside).items()))

@@ -1,6 +1,7 @@
 """What holds for each of the paper's tables, found by its file."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_the_papers_schedules(digits):
         (0.01, [60, 90], 100),
         (0.1, [30, 60, 90], 100),
     ]
+
+
+def test_a_table_that_compares_networks_takes_the_users(digits):
+    (table,) = (table for table in TABLES if table.networks > 1)
+    networks = ("a:one", "b:two", "timm:three")
+    setting = setting_of("smoke", table.images)
+    options = replace(TableOptions().at(setting), networks=networks)
+    made = {trial.id: trial.config.model for trial in trials_of(table, options, setting, digits)}
+    for row in table.trained:
+        assert made[row.trial_id(setting.seeds[0])] == networks[row.network or 0]

@@ -12,7 +12,7 @@ import pytest
 from bat_core.checkpoint import load_model
 from bat_core.trainable import check_trainable
 from bat_core.workers import Workers
-from tests.integration.running import Place
+from tests.integration.running import Place, attempt
 
 ROOT = Path(__file__).parents[2]
 PAGE, STARTER = ROOT / "docs" / "bring-your-own.md", ROOT / "examples" / "starter.py"
@@ -99,3 +99,37 @@ def test_the_starters_own_command_trains_and_judges_all_three(project, starter):
     (trial,) = (project.path / command[command.index("--output") + 1] / "trials").iterdir()
     config = load_model(trial)[1]
     assert (config.model, config.data.name, config.recipe.name) == ("starter:net", "starter:images", "starter:recipe")
+
+
+REFUSED = {
+    "a module that is missing": (["--model", "absent:net"], "there is no 'absent' in"),
+    "a factory that is missing": (["--model", "starter:wide"], "module 'starter' has no 'wide'"),
+    "torchvision's on gray images": (["--model", "torchvision:resnet18"], "needs colour images, not 1x8x8"),
+    "a recipe that is missing": (["--recipe", "starter:wide"], "module 'starter' has no 'wide'"),
+    "a recipe without budget": (["--recipe", "starter:Net"], "parameter 'num_classes' needs a default"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_before_anything_is_written(case, starter, empty, monkeypatch):
+    options, said = REFUSED[case]
+    code, printed = attempt(monkeypatch, "eps_budget.py", *options, "--output", "out")
+    assert (code, said in printed, "Traceback" in printed) == (2, True, False), printed
+    assert printed.startswith("error: ")
+    assert not Path("out").exists()
+
+
+def test_a_table_that_compares_networks_takes_them_by_name(starter, empty, monkeypatch):
+    code, printed = attempt(monkeypatch, "table_9.py", "--model", "starter:net", "--output", "out")
+    assert (code, "table 9 compares 3 networks; name them with --networks" in printed) == (2, True), printed
+    code, printed = attempt(monkeypatch, "table_9.py", "--networks", "starter:net", "--output", "out")
+    assert (code, "--networks gives 1: table 9 compares 3 networks" in printed) == (2, True), printed
+    code, printed = attempt(monkeypatch, "table_1.py", "--networks", "starter:net", "a:b", "--output", "out")
+    assert (code, "table 1 has one network, named by --model" in printed) == (2, True), printed
+
+
+def test_a_search_does_not_drop_a_model_or_recipe_in_silence(starter, empty, monkeypatch):
+    code, printed = attempt(monkeypatch, "search.py", "--space", "model", "--model", "starter:net", "--output", "out")
+    assert (code, "space 'model' sets the network" in printed) == (2, True), printed
+    code, printed = attempt(monkeypatch, "search.py", "--recipe", "starter:recipe", "--output", "out")
+    assert (code, "space 'bat' sets the recipe" in printed) == (2, True), printed

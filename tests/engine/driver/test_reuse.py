@@ -1,11 +1,13 @@
 """A trial that another sweep has finished is taken over whole, if it is the same."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from bat_core.user_modules import source_digests
 from sweeps.engine.driver.reuse import finished_trials, reuse_finished
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
@@ -85,3 +87,21 @@ def test_unfinished_trials_and_damaged_sweeps_are_passed_over(earlier, tmp_path,
     assert list(finished_trials([tmp_path])) == []
     assert [one.trial.id for one in finished_trials([tmp_path, place])] == ["first"]
     assert [one.trial.id for one in finished_trials([place / "one"])] == ["first"]
+
+
+def test_a_trial_of_other_user_code_is_not(tmp_path, monkeypatch, make_trial, digits):
+    config = make_trial(epochs=1, model="mine:net")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    source = "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    (tmp_path / "mine.py").write_text(source)
+    trial = Trial(id="first", config=config)
+    _, folder = a_sweep(tmp_path / "outputs" / "one", trial)
+    run_trial(trial, digits, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
+    folder.write_user_code(source_digests())
+    second, other = a_sweep(tmp_path / "two", replace(trial, id="mine"))
+    (tmp_path / "mine.py").write_text(source + "# another\n")
+    assert reuse_finished(second, other, digits, [tmp_path / "outputs"]) == []
+    (tmp_path / "mine.py").write_text(source)
+    assert len(reuse_finished(second, other, digits, [tmp_path / "outputs"])) == 1
