@@ -177,7 +177,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     )
     _load_weights(model, folder)
     if description.image_shape[0] > 1:  # one channel has no layout: other weights would only round differently
-        model.to(memory_format=resolve_layout(description.config.train.channels_last))  # type: ignore[call-overload]
+        model.to(memory_format=resolve_layout(description.config.train.channels_last))
     return model.eval(), description.config
 
 

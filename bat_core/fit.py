@@ -159,7 +159,8 @@ class _Trainer:
         self.config, self.state, self.device, self.workers = config, state, device, workers
         self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
         self.augmentation: Augmentation = dataset.augmentation
-        self.train = dataset.train.to(device)
+        # Labels of images in files stay beside them: positions on the CPU would wait for a GPU.
+        self.train = dataset.train.to(device) if isinstance(dataset.train.images, Tensor) else dataset.train
         self.val = dataset.val
         # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (
