@@ -161,7 +161,9 @@ class _Trainer:
         self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
         self.augmentation: Augmentation = dataset.augmentation
         dataset.check_trainable()
-        self.train = dataset.train.in_unit_box().to(device)
+        # Labels of images in files stay beside them: positions on the CPU would wait for a GPU.
+        train = dataset.train.in_unit_box()
+        self.train = train.to(device) if isinstance(train.images, Tensor) else train
         self.val = dataset.val
         # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (
