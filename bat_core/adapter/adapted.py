@@ -73,6 +73,7 @@ class Adapted(nn.Module):
         self.adaptation = adaptation
         self.inner = called(model, adaptation)
         self.register_buffer("_place", torch.empty(0, device=device_of(model)), persistent=False)
+        self.training = getattr(self.inner, "training", False)  # frozen TorchScript has no mode
         if adaptation.plain_weights:
             self.inner.to(memory_format=torch.contiguous_format)
 

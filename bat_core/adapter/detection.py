@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bat_core.adapter.adapted import Adaptation, Adapted, called, device_of
+from bat_core.adapter.fingerprint import constants
 from bat_core.adapter.importing import out_of_memory
 from bat_core.adapter.made import holder
 from bat_core.adapter.normalize import Normalization
@@ -97,7 +98,9 @@ class _Detection:
 
     def _stay_where_it_is(self) -> None:
         """Frozen TorchScript holds its weights as constants, which cannot be moved to another device."""
-        homes = {str(device) for module in self.model.modules() for device in _constant_devices(module)}
+        scripts = [one for one in self.model.modules() if isinstance(one, torch.jit.ScriptModule)]
+        frozen = [one for one in scripts if not list(one.parameters())]
+        homes = {str(tensor.device) for one in frozen for tensor in constants(one)}
         if homes and homes != {str(self.x.device)} and device_of(self.model) is None:
             (home, *_) = homes
             self.found = replace(self.found, device=home)
@@ -139,13 +142,13 @@ class _Detection:
 
     def _returns(self, adaptation: Adaptation) -> bool:
         """Whether a call returns one row per image, of whatever kind."""
-        output = self._output(adaptation, self.x)
+        output = self._output(adaptation, self.x.clone())
         if output is None:
             return False
         return _rows(output, adaptation.logits_key, adaptation.batch or len(self.x), self.classes)
 
     def _output(self, adaptation: Adaptation, x: Tensor) -> Any:
-        """The output for x as it comes; None if the model raises."""
+        """The output for x as it comes; None if the model raises. The model may write to x."""
         try:
             with torch.no_grad():
                 return Adapted(self.model, adaptation).raw(x)
@@ -158,7 +161,7 @@ class _Detection:
         """The logits of an adaptation; None if it raises or returns something else."""
         try:
             with torch.no_grad():
-                logits = Adapted(self.model, replace(self.found, **changes))(x)
+                logits = Adapted(self.model, replace(self.found, **changes))(x.clone())
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise
@@ -166,7 +169,7 @@ class _Detection:
         return logits if isinstance(logits, Tensor) and logits.shape == (len(x), self.columns) else None
 
     def _find_output(self) -> None:
-        output = self._output(self.found, self.x)
+        output = self._output(self.found, self.x.clone())
         count = self.found.batch or len(self.x)
         if not self.found.logits_key and not isinstance(output, Tensor):
             keys = candidates(output, count=count, classes=self.classes)
@@ -290,11 +293,3 @@ def _arguments(model: nn.Module) -> list[str]:
     named = [one.name for one in given if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)]
     alone = [one.name for one in given if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
     return [name for name in dict.fromkeys([*[n for n in ARGUMENTS if n in named], *alone]) if name not in first]
-
-
-def _constant_devices(module: nn.Module) -> Iterator[torch.device]:
-    if not isinstance(module, torch.jit.ScriptModule) or list(module.parameters()):
-        return
-    for node in module.inlined_graph.findAllNodes("prim::Constant"):  # type: ignore[attr-defined]
-        if node.hasAttribute("value") and node.kindOf("value") == "t":
-            yield node.t("value").device

@@ -32,9 +32,11 @@ def fingerprint(model: nn.Module) -> str:
             for part in _bytes_of(value):
                 digest.update(part)
         for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule) and not state:
-                for part in _constants(module):
-                    digest.update(part)
+            if isinstance(module, torch.jit.ScriptModule) and not list(module.parameters()):
+                digest.update(_code(module))
+                for tensor in constants(module):
+                    for part in _tensor_bytes(tensor):
+                        digest.update(part)
     return digest.hexdigest()
 
 
@@ -81,13 +83,17 @@ def _tensor_bytes(tensor: Tensor) -> Iterator[bytes]:
     yield tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _constants(module: torch.jit.ScriptModule) -> Iterator[bytes]:
-    """The code and the constants of TorchScript without a state_dict, which torch.jit.freeze leaves behind."""
-    graph: Any = module.inlined_graph
-    yield re.sub(r"#.*", "", str(graph)).encode()
-    blocks: list[Any] = [graph]
+def constants(module: torch.jit.ScriptModule) -> list[Tensor]:
+    """The tensors in the code of TorchScript: the weights of a module that torch.jit.freeze made."""
+    graph: Any = module.inlined_graph  # its nodes live as long as it does
+    found, blocks = [], [graph]
     while blocks:
         for node in blocks.pop().nodes():
             blocks += list(node.blocks())
             if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
-                yield from _tensor_bytes(node.t("value").detach())
+                found.append(node.t("value").detach())
+    return found
+
+
+def _code(module: torch.jit.ScriptModule) -> bytes:
+    return re.sub(r"#.*", "", str(module.inlined_graph)).encode()

@@ -12,6 +12,7 @@ from torch import nn
 from bat_core.adapter import detection
 from bat_core.adapter.adapted import adapted
 from bat_core.adapter.detection import Wishes
+from bat_core.adapter.importing import model_code
 from bat_core.adapter.normalize import parse_normalization
 from bat_core.adapter.sources import Target
 from bat_core.data import Dataset, Split, load_dataset, to_unit
@@ -149,9 +150,10 @@ def _inspect_models(
     fits = default = GPU_BATCH if options.gpus() else CPU_BATCH
     for source in sources:
         record, model = adapt_model(source, images, dataset.num_classes, options, console)
-        findings = inspect(
-            model, images.images, images.labels, num_classes=dataset.num_classes, batch_size=options.batch_size
-        )
+        with model_code(f"model {source.name!r}"):
+            findings = inspect(
+                model, images.images, images.labels, num_classes=dataset.num_classes, batch_size=options.batch_size
+            )
         for finding in findings:
             if finding.severity == "error" and (finding.name in FATAL_FINDINGS or not options.despite_findings):
                 remedy = "" if finding.name in FATAL_FINDINGS else " (or add --despite-findings)"
@@ -164,7 +166,8 @@ def _inspect_models(
         said = tuple(finding.description for finding in findings)
         examined.append(replace(record, findings=said))
         if not options.batch_size:
-            fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
+            with model_code(f"model {source.name!r}"):
+                fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:
         console.print(
             f"{counted(fits, 'image')} per batch fit into the free memory (change with --batch-size)", highlight=False
@@ -195,7 +198,8 @@ def adapt_model(
             f" the images have {sample.shape[1]}: give one number, or one per channel, with --normalize"
         )
     wishes = Wishes(logits_key=options.logits_key, normalization=normalization, batch_size=options.batch_size)
-    detected = detection.detect(built.module, sample, num_classes=num_classes, wishes=wishes)
+    with model_code(f"model {source.name!r}"):
+        detected = detection.detect(built.module, sample, num_classes=num_classes, wishes=wishes)
     told = [*built.said, *detected.said]
     if normalization is not None and not options.normalize:
         told.append(f"its images are normalised by {normalization}, as its source says (change with --normalize)")
