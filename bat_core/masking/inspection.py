@@ -229,7 +229,7 @@ def _passes(model: LogitsFn, x: Tensor, logits: Tensor) -> list[Finding]:
         )
         return [_warning("random", description)]
     if (apart := float((alone - logits[:8]).abs().nan_to_num().mean()) / spread) > PASS_TOLERANCE:
-        description = f"an image's logits depend on the other images in its batch (by {apart:.1%} of their spread)"
+        description = f"an image's logits depend on the others in its batch (by {apart:.1%} of their spread)"
         return [_warning("batch_dependent", description)]
     return []
 

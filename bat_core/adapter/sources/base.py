@@ -124,7 +124,7 @@ def installed(package: str, *, extra: str, what: str) -> ModuleType:
                 f"{what}: {package} needs the package {error.name!r}: pip install '{EXTRA}[{extra}]'"
             ) from error
         raise InputError(
-            f"{what} needs the package {package!r}, which is not installed: pip install '{EXTRA}[{extra}]'"
+            f"{what} needs the package {error.name!r}, which is not installed: pip install '{EXTRA}[{extra}]'"
         ) from error
     except Exception as error:
         with user_code(f"{what}: the package {package!r} cannot be imported"):
