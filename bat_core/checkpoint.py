@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
+from bat_core.adapter.importing import user_code
 from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig, flatten, from_dict, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError, check_file_name
-from bat_core.fit import PartialEpoch, TrainState, initial_state
+from bat_core.fit import TrainState, initial_state
+from bat_core.forward import resolve_layout
 from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
+from bat_core.resuming import OTHER_DEVICE, continues_on, restore_optimizer, restore_partial
 
 FORMAT = 1
 DESCRIPTION = "config.json"
@@ -65,17 +68,30 @@ class ResumePoint:
     description: Description | None
     passed_over: Mapping[str, str]
 
+    def continues_on(self, device: torch.device) -> bool:
+        """Whether training can go on from here on `device`."""
+        if self.folder is None or self.description is None or not self.description.batches:
+            return True
+        return continues_on(device, _load_tensors(self.folder / PARTIAL))
+
     def load(self, dataset: Dataset, device: torch.device) -> TrainState | None:
-        """The training state to resume from; None if there is no checkpoint."""
+        """The training state to resume from; None if there is no checkpoint.
+
+        Raises:
+            InputError: the checkpoint is in the middle of an epoch that began on another kind of device.
+        """
         if self.folder is None or self.description is None:
             return None
         state = initial_state(self.description.config, dataset, device)
-        state.model.load_state_dict(_load_tensors(self.folder / MODEL))
-        _restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
+        _load_weights(state.model, self.folder)
+        restore_optimizer(state.optimizer, _load_tensors(self.folder / OPTIMIZER))
         state.epoch = self.description.epoch
         state.metrics, state.collapse_detector = dict(self.description.metrics), self.description.collapse_detector
         if self.description.batches:
-            state.partial = _restore_partial(self.description.batches, _load_tensors(self.folder / PARTIAL), device)
+            tensors = _load_tensors(self.folder / PARTIAL)
+            if not continues_on(device, tensors):
+                raise InputError(f"{self.folder} {OTHER_DEVICE}: resume on a device of that kind")
+            state.partial = restore_partial(self.description.batches, tensors, device)
         return state
 
 
@@ -112,9 +128,14 @@ def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Da
     _write(folder, {MODEL: _model_tensors(state.model)}, config, dataset, state)
 
 
-def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
-    """The newest valid checkpoint in `folder`. Damaged ones and those of another config are passed over."""
-    passed_over = {}
+def find_resume_point(folder: Path, config: TrialConfig, device: torch.device | None = None) -> ResumePoint:
+    """The newest valid checkpoint in `folder`. Damaged ones and those of another config are passed over.
+
+    So are those in the middle of an epoch that began on another kind of device than `device`, if an earlier one is
+    between two epochs, or if no epoch was finished yet: the epoch then begins again.
+    """
+    passed_over: dict[str, str] = {}
+    elsewhere: ResumePoint | None = None
     for candidate in reversed(checkpoints(folder)):
         try:
             description = read_description(candidate)
@@ -122,14 +143,21 @@ def find_resume_point(folder: Path, config: TrialConfig) -> ResumePoint:
             passed_over[candidate.name] = str(error)
             continue
         if description.config == config:
-            return ResumePoint(candidate, description, passed_over)
+            found = ResumePoint(candidate, description, dict(passed_over))
+            if device is None or found.continues_on(device):
+                return found
+            elsewhere = elsewhere or found
+            passed_over[candidate.name] = f"{candidate} {OTHER_DEVICE}: the epoch begins again"
+            continue
         passed_over[candidate.name] = f"{candidate} has another config: {_difference(description.config, config)}"
+    if elsewhere is not None and elsewhere.description is not None and elsewhere.description.epoch > 0:
+        return elsewhere  # loading it says why it cannot be used: finished epochs are not thrown away
     return ResumePoint(None, None, passed_over)
 
 
 def load_checkpoint(folder: Path, config: TrialConfig, dataset: Dataset, device: torch.device) -> TrainState | None:
     """The state in the newest valid checkpoint in `folder`, or None. See `find_resume_point`."""
-    return find_resume_point(folder, config).load(dataset, device)
+    return find_resume_point(folder, config, device).load(dataset, device)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
@@ -147,11 +175,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, TrialConfig]:
     model = build_model(
         description.config.model, num_classes=description.num_classes, image_shape=description.image_shape
     )
-    try:
-        model.load_state_dict(_load_tensors(folder / MODEL))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
+    _load_weights(model, folder)
+    if description.image_shape[0] > 1:  # one channel has no layout: other weights would only round differently
+        model.to(memory_format=resolve_layout(description.config.train.channels_last))
     return model.eval(), description.config
 
 
@@ -197,6 +223,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a safetensors file; no other format is loaded: {error}") from error
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    try:
+        model.load_state_dict(_load_tensors(folder / MODEL))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / MODEL} does not match the model in {DESCRIPTION}: {reason}") from error
 
 
 def _find_model(path: Path) -> Path:
@@ -250,8 +284,37 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     sync(path)
 
 
+def check_savable(model: nn.Module, where: str) -> None:
+    """Check that a user's network can be saved and loaded again.
+
+    Args:
+        where: the subject of the error message, such as "model 'nets:wide'".
+    Raises:
+        InputError: its state_dict holds something other than tensors, or it does not load its own.
+    """
+    with user_code(f"{where}, in state_dict()"):
+        state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{where}: its state_dict holds {name!r}, of type {type(value).__name__}: a checkpoint holds tensors"
+                " only, so keep it in a buffer"
+            )
+    with user_code(f"{where} cannot be saved and loaded"):
+        model.load_state_dict(load(save(_model_tensors(model))))
+
+
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """The state_dict on the CPU. Tensors that share memory are copied: safetensors refuses them."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        saved = tensor.detach().cpu().contiguous()
+        if (place := saved.untyped_storage().data_ptr()) in seen and saved.numel():
+            saved = saved.clone()
+        seen.add(place)
+        tensors[name] = saved
+    return tensors
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -262,20 +325,6 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         for name, value in values.items()
         if isinstance(value, Tensor)
     }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        parameter, name = key.split(".", 1)
-        state.setdefault(int(parameter), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _restore_partial(batches: int, tensors: Mapping[str, Tensor], device: torch.device) -> PartialEpoch:
-    generator = torch.Generator(device)
-    generator.set_state(tensors["generator"])
-    return PartialEpoch(batches=batches, totals=tensors["totals"].to(device), generator=generator)
 
 
 def _digest(path: Path) -> str:

@@ -24,6 +24,8 @@ AUTOMATIC = ("auto", "on", "off")
 COMPILE = ("auto", "on", "graphs", "off")
 UNHASHED = (  # settings added later, with the value that corresponds to the earlier behaviour
     ("data", "image_size", None),
+    ("data", "image_column", None),
+    ("data", "label_column", None),
     ("attack", "also", None),
     ("train", "compile", "auto"),
     ("train", "channels_last", "auto"),
@@ -39,7 +41,8 @@ Param: TypeAlias = float | str | bool
 class DataConfig:
     """Which images. Their location is not part of a trial, so the same trial runs on another machine.
 
-    `image_size` is the height and width of images in files; None means the data set's default.
+    `image_size` is the height and width of images in files; `image_column` and `label_column` are columns of Parquet
+    files. None means the data set's default.
     """
 
     name: str = "digits"
@@ -47,6 +50,8 @@ class DataConfig:
     val_size: int | None = None
     test_size: int | None = None
     image_size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         for where in ("train_size", "val_size", "test_size", "image_size"):
@@ -248,6 +253,15 @@ def from_dict(kind: type[C], values: Any) -> C:
         return kind(**typed)
     except TypeError as error:
         raise InputError(f"{kind.__name__}: {error}") from error
+
+
+def check_storable(config: Any) -> None:
+    """Check that a dataclass can be read back once it is written, so that nothing is written that cannot.
+
+    Raises:
+        InputError: a value, such as an integer beyond 64 bits, has no place in the file.
+    """
+    from_dict(type(config), to_dict(config))
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:

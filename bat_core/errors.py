@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
+LARGEST_INTEGER = 2**63 - 1  # what files, MLflow and torch can hold
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 100
 _brief.maxlevel = 3
@@ -70,8 +71,10 @@ def check_finite(where: str, value: float, *, low: float = 0.0, strict: bool = F
     """Check that a number is finite and at least `low` (above `low` if `strict`).
 
     Raises:
-        InputError: NaN, infinite (unless `allow_inf`) or too small.
+        InputError: NaN, infinite (unless `allow_inf`), too small, or a whole number of more than 64 bits.
     """
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise InputError(f"{where}={brief_repr(value)} is too large: integers must fit into 64 bits")
     rule = f"{'above' if strict else 'at least'} {low:g}"
     if math.isnan(value):
         raise InputError(f"{where}=nan is not a number: it must be {rule}")

@@ -4,15 +4,20 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from bat_core.attacks import Iterate
 from bat_core.config import AttackConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
+from bat_core.data.base import as_labels
+from bat_core.device import to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
+from bat_core.threat import in_unit_box
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 
 BATCH = 200
@@ -38,7 +43,8 @@ def evaluate(
 
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K); attacked on its own device, in evaluation mode.
-        images: (N, C, H, W) uint8, or float in [0, 1], or in files.  labels: (N,) int64.
+        images: (N, C, H, W) uint8, or float in [0, 1] (outside by rounding: clamped), or in files.
+        labels: (N,) integers of any type.
         attack: a suite, or the budget, steps and losses of a trial's own PGD trajectories.
         rows: (N,) identifiers of the examples; default 0 ... N-1.
         precision: "float32" | "bfloat16" | "auto", for the search only. The points of a bfloat16 search are
@@ -48,7 +54,7 @@ def evaluate(
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
-        ValueError: no images, or images outside [0, 1].
+        ValueError: no images, images outside [0, 1], or labels of another form.
     Source: paper, section 5 (evaluation); Figure 1.
     """
     batches = evaluate_batches(
@@ -71,6 +77,7 @@ def evaluate_batches(
     """Like `evaluate`, but yield the verdicts of each batch when it is done."""
     if len(images) == 0:
         raise ValueError("evaluate: images is empty: give at least one image")
+    labels = as_labels(labels, len(images))
     suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
     size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
     evaluator = Evaluator(model, seed=seed, precision=precision)
@@ -84,17 +91,21 @@ def evaluate_batches(
 class Evaluator:
     """Attacks and evaluates one model, one batch at a time.
 
-    `seed` determines the random starts. `precision` is the precision of the search. A batch that does not fit into
-    memory is halved, and so are later ones; `halvings` counts how often.
+    `seed` determines the random starts. `precision` is the precision of the search. At most `max_chunk` images are
+    attacked at once. A batch that does not fit into memory is halved, and so are later ones; `halvings` counts how
+    often.
     """
 
-    def __init__(self, model: nn.Module, *, seed: int = 0, precision: str = "float32") -> None:
+    def __init__(
+        self, model: nn.Module, *, seed: int = 0, precision: str = "float32", max_chunk: int | None = None
+    ) -> None:
         self.model, self.seed = model, seed
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
-        self._max_chunk: int | None = None  # number of images that is known to fit
+        self.num_classes: int | None = None  # known after `clean`
+        self._max_chunk = max_chunk  # number of images that is known to fit
         self._channels_last = True
 
     def logits(self, x: Tensor) -> Tensor:
@@ -110,6 +121,7 @@ class Evaluator:
 
     def clean(self, images: Images, labels: Tensor, rows: Tensor) -> Verdicts:
         """Verdicts on clean images, before any attack."""
+        labels = as_labels(labels, len(images))
         correct = np.empty(len(images), dtype=np.bool_)
 
         def classify_part(part: slice) -> None:
@@ -121,8 +133,8 @@ class Evaluator:
     def extend(
         self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
     ) -> Verdicts:
-        """Extend the verdicts on `images` by those of every attack in `suite`."""
-        for entry in suite.entries:
+        """Extend the verdicts on `images` by those of every attack in `suite`, as it is for the model's classes."""
+        for entry in suite.for_classes(self.num_classes).entries:
             verdicts = verdicts.with_outcome(entry.name, self.attack(entry, images, verdicts, save=save))
         return verdicts
 
@@ -144,13 +156,11 @@ class Evaluator:
 
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
-            x, y = to_unit(images[chosen].to(self.device)), labels[chosen].to(self.device)
-            run = AttackRun(self, entry, x, y, clean[chosen].to(self.device), rows[chosen], keep=save is not None)
+            x, y, known = (to_device(some[chosen], self.device) for some in (images, labels, clean))
+            run = AttackRun(self, entry, in_unit_box(to_unit(x)), y, known, rows[chosen], keep=save is not None)
             with eval_without_tf32(self.model):
                 run.run()
-            broken_at[attacked[part]] = run.broken_at.cpu().numpy()
-            if entry.steps:
-                final[attacked[part]] = run.final.cpu().numpy()
+            broken_at[attacked[part]], final[attacked[part]] = run.results()
             if save is not None:
                 assert run.x_adv is not None
                 save(entry.name, rows[chosen], run.x_adv.cpu())
@@ -160,8 +170,11 @@ class Evaluator:
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
+        x, y = in_unit_box(to_unit(to_device(images, self.device))), to_device(labels, self.device)
         with eval_without_tf32(self.model):
-            return is_correct(self.logits(to_unit(images.to(self.device))), labels.to(self.device))
+            logits = self.logits(x)
+            self.num_classes = logits.shape[1]
+            return is_correct(logits, y)
 
     def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
         """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""
@@ -211,8 +224,13 @@ class AttackRun:
             if active is not None:
                 active[iterate.rows] &= correct
             if self.x_adv is not None:
-                recorded = broken | (before == UNBROKEN)
-                self.x_adv[iterate.rows[recorded]] = iterate.x[recorded]
+                recorded = (broken | (before == UNBROKEN))[:, None, None, None]
+                self.x_adv[iterate.rows] = torch.where(recorded, iterate.x, self.x_adv[iterate.rows])
+
+    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """`broken_at` (B,) and `final` (B, steps) as arrays, in one copy: each copy waits for a GPU."""
+        both = torch.cat([self.broken_at[:, None], self.final.long()], dim=1).cpu().numpy()
+        return both[:, 0], both[:, 1:].astype(np.bool_)
 
     def _can_break(self, iterate: Iterate) -> Tensor:
         """(M,): whether the example has not been broken at this step or earlier."""
@@ -227,14 +245,9 @@ class AttackRun:
         if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
             return is_correct(self.evaluator.logits(iterate.x), y)
         correct = is_correct(iterate.logits, y)
-        if not exact and bool((seen := self._can_break(iterate) & ~correct).any()):
+        if not exact and len(seen := (self._can_break(iterate) & ~correct).nonzero().squeeze(1)):
             correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
-
-
-def is_correct(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,): whether y is the class of the largest logit. Logits with NaN are never correct."""
-    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

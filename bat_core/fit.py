@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from bat_core.attacks import fgsm, pgd
 from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig
+from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Augmentation, Crops, Dataset, Split, to_unit
+from bat_core.device import to_device
+from bat_core.divergence import check_answers, check_loss, check_weights
 from bat_core.errors import InputError
 from bat_core.forward import (
     autocast,
@@ -24,9 +27,10 @@ from bat_core.forward import (
     resolve_precision,
 )
 from bat_core.models import build_model
+from bat_core.optimizer import sgd
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
-from bat_core.schedule import learning_rate
+from bat_core.schedule import update_rate
 from bat_core.threat import async_checks
 from bat_core.workers import Workers
 
@@ -103,7 +107,7 @@ def initial_state(config: TrialConfig, dataset: Dataset, device: torch.device) -
         model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
     layout = resolve_layout(config.train.channels_last)
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return TrainState(model, _optimizer(config, model, device))
+    return TrainState(model, sgd(config.train, model, device))
 
 
 def fit(
@@ -124,8 +128,9 @@ def fit(
     Yields:
         A report after each epoch from state.epoch + 1 to config.train.epochs.
     Raises:
-        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images.
-        FloatingPointError: the loss is not finite.
+        ValueError: the batch size is not a multiple of the number of workers, or exceeds the number of images; there
+            are no images to validate on, or images outside [0, 1].
+        FloatingPointError: the loss, a weight or a buffer is not finite, or no validation image has finite logits.
     """
     for report in fit_by_batch(config, dataset, state=state, device=device, workers=workers):
         if isinstance(report, EpochReport):
@@ -155,7 +160,8 @@ class _Trainer:
         self.config, self.state, self.device, self.workers = config, state, device, workers
         self.recipe: Recipe = get_recipe(config.recipe.name, **config.recipe.params)
         self.augmentation: Augmentation = dataset.augmentation
-        self.train = dataset.train.to(device)
+        dataset.check_trainable()
+        self.train = dataset.train.in_unit_box().to(device)
         self.val = dataset.val
         # Images in files are large. A batch as large as that of an update is known to fit into memory.
         self.val_batch = (
@@ -183,8 +189,8 @@ class _Trainer:
             yield self.state
         self.workers.average_buffers(self.state.model)
         loss, correct, count = self.workers.sum(partial.totals).tolist()
-        if not (loss / count < float("inf")):
-            raise FloatingPointError(f"the training loss is {loss / count} in epoch {epoch}: lower lr or eps")
+        check_loss(loss / count, epoch)
+        check_weights(self.state.model, epoch)
         clean, robust, one_step = self._validate(epoch)
         self.state.epoch, self.state.partial = epoch, None
         report = EpochReport(
@@ -204,7 +210,9 @@ class _Trainer:
         yield report
 
     def _learning_rate(self, epoch: int, batch: int) -> float:
-        return learning_rate(self.config.train, (epoch - 1 + batch / self.batches) / self.config.train.epochs)
+        epochs = self.config.train.epochs
+        progress = (epoch - 1 + batch / self.batches) / epochs
+        return update_rate(self.config.train, progress, updates=self.batches * epochs)
 
     def _begin(self, epoch: int) -> PartialEpoch:
         return PartialEpoch(
@@ -219,13 +227,13 @@ class _Trainer:
         order = torch.randperm(len(self.train), generator=named_generator(seed, "order", epoch))
         images, labels = self.train.images, self.train.labels
         if isinstance(images, Tensor):  # images and labels are on the device
-            order = order.to(self.device)
+            order = to_device(order, self.device)
         shares = [self.workers.share(batch) for batch in order.split(size)[start : self.batches]]
         if isinstance(images, Tensor):
             yield from ((images[share], labels[share]) for share in shares)
             return
         for part in self.train.batches(shares, crops=Crops(seed, epoch)):
-            yield part.images[:].to(self.device), part.labels.to(self.device)
+            yield to_device(part.images[:], self.device), to_device(part.labels, self.device)
 
     def _update(self, images: Tensor, y: Tensor, rng: BatchRNG) -> Tensor:
         if self.compiled:
@@ -237,7 +245,7 @@ class _Trainer:
             losses, logits = self.recipe.loss(self.update_model, x, x_adv, label)
         losses.mean().backward()
         self.state.optimizer.step()
-        correct = (logits.detach().argmax(1) == y).sum()
+        correct = is_correct(logits.detach(), y).sum()
         return torch.stack([losses.detach().sum(), correct, torch.full_like(correct, len(y))]).double()
 
     def _craft(self, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
@@ -249,16 +257,17 @@ class _Trainer:
     def _validate(self, epoch: int) -> tuple[float, float, float]:
         """Accuracy on validation images: clean, under PGD and under one step."""
         mine = self.workers.share(torch.arange(len(self.val)))
-        counts = torch.zeros(4, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(5, dtype=torch.float64, device=self.device)
         with eval_without_tf32(self.state.model):
             for part in self.val.batches(mine.split(self.val_batch)):
                 counts += self._validate_batch(part, epoch)
-        clean, robust, one_step, count = self.workers.sum(counts).tolist()
+        clean, robust, one_step, answered, count = self.workers.sum(counts).tolist()
+        check_answers(answered, epoch)
         return clean / count, robust / count, one_step / count
 
     def _validate_batch(self, part: Split, epoch: int) -> Tensor:
         attack, model = self.config.attack, self.state.model
-        x, y = to_unit(part.images[:]).to(self.device), part.labels.to(self.device)
+        x, y = to_unit(to_device(part.images[:], self.device)), to_device(part.labels, self.device)
         rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
         own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
         with autocast(self.device, self.precision):
@@ -266,10 +275,12 @@ class _Trainer:
             many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=rng)
             one = fgsm(model, x, y, eps=own_eps)
         with torch.no_grad():
-            clean = model(x).argmax(1) == y
-            robust = clean & (model(many).argmax(1) == y)
-            one_step = model(one).argmax(1) == y
-        return torch.stack([clean.sum(), robust.sum(), one_step.sum(), torch.full_like(clean.sum(), len(y))]).double()
+            logits = model(x)
+            clean = is_correct(logits, y)
+            robust = clean & is_correct(model(many), y)
+            one_step = is_correct(model(one), y)
+        counted = [part.sum() for part in (clean, robust, one_step, is_finite(logits), torch.ones_like(clean))]
+        return torch.stack(counted).double()
 
 
 def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = Workers()) -> int:
@@ -284,15 +295,3 @@ def batches_per_epoch(config: TrialConfig, train_size: int, workers: Workers = W
     if train_size < size:
         raise InputError(f"train.batch_size={size} is larger than the {train_size} training images")
     return train_size // size
-
-
-def _optimizer(config: TrialConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """SGD with weight decay on convolution and linear weights, not on norms and biases; fused kernels on GPUs."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": config.train.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    fused = device.type == "cuda"
-    return torch.optim.SGD(groups, lr=config.train.lr, momentum=config.train.momentum, fused=fused)

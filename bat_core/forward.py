@@ -7,6 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+backends: Any = torch.backends  # torch's annotations lack the settings
+FLOAT32_SETTINGS = (  # of the kinds of operations that torch may compute in less than float32
+    backends.cuda.matmul,
+    backends.cudnn.conv,
+    backends.cudnn.rnn,
+    backends.mkldnn.matmul,
+    backends.mkldnn.conv,
+    backends.mkldnn.rnn,
+)
+
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -21,15 +31,27 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def eval_without_tf32(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with true float32 convolutions: cuDNN would otherwise round them to TF32."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def without_tf32() -> Iterator[None]:
+    """True float32 convolutions and matrix products in the body: torch may round them to TF32 or bfloat16 otherwise.
+
+    The settings that were found are restored. torch refuses to read its older settings (`allow_tf32`) after its newer
+    ones were set, so the newer ones are used throughout.
+    """
+    found = [setting.fp32_precision for setting in FLOAT32_SETTINGS]
+    for setting in FLOAT32_SETTINGS:
+        setting.fp32_precision = "ieee"
     try:
-        with evaluation_mode(model):
-            yield
+        yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        for setting, precision in zip(FLOAT32_SETTINGS, found, strict=True):
+            setting.fp32_precision = precision
+
+
+@contextlib.contextmanager
+def eval_without_tf32(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, `without_tf32`."""
+    with without_tf32(), evaluation_mode(model):
+        yield
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:

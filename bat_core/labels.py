@@ -58,8 +58,8 @@ def smooth_label(y: Tensor, *, num_classes: int, eps_y: float) -> Tensor:
 
 
 def one_hot(y: Tensor, *, num_classes: int) -> Tensor:
-    """(B,) int64 -> (B, K) float32 with all mass on y."""
-    return F.one_hot(y, num_classes).float()
+    """(B,) integers -> (B, K) float32 with all mass on y."""
+    return F.one_hot(y if y.is_floating_point() else y.long(), num_classes).float()
 
 
 def check_beta_and_gamma(beta: float, gamma: float) -> None:

@@ -106,6 +106,11 @@ def get_loss(name: str) -> Loss:
     return LOSSES[name]
 
 
+def min_classes(name: str, *, targeted: bool) -> int:
+    """The smallest number of classes for which the (targeted) loss called `name` exists."""
+    return 2 if name != "dlr" else 4 if targeted else 3
+
+
 def objective(name: str) -> AttackLoss:
     """The objective that an attack with loss `name` maximises: (logits, y, target or None) -> (B,).
 

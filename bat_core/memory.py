@@ -33,6 +33,14 @@ def max_batch_size(model: nn.Module, images: Images, *, most: int, processes: in
     return most if fits >= most else 1 << (max(fits, 1).bit_length() - 1)
 
 
+def gpu_batch_size(model: nn.Module, images: Images, *, most: int, gpus: float) -> int | None:
+    """`max_batch_size` in a process that has `gpus` of a GPU to itself; None if it has none, where nothing is measured.
+
+    A process measures its own GPU: the driver may run on a machine without one.
+    """
+    return max_batch_size(model, images, most=most, processes=max(round(1 / gpus), 1)) if gpus else None
+
+
 def activation_bytes(model: nn.Module, x: Tensor) -> int:
     """Bytes that a forward pass of x (B, C, H, W) saves for the gradient with respect to x, without the weights."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}

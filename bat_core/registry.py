@@ -31,6 +31,7 @@ class Registry(Generic[T]):
     kind: str
     package: str
     _entries: dict[str, Registration[T]] = field(default_factory=dict)
+    _open: dict[str, tuple[re.Pattern[str], Callable[[str], T]]] = field(default_factory=dict)
     _importing: bool = False
     _discovered: bool = False
 
@@ -49,8 +50,23 @@ class Registry(Generic[T]):
 
         return remember
 
+    def register_open(self, form: str, *, pattern: str) -> Callable[[Callable[[str], T]], Callable[[str], T]]:
+        """Decorator that registers a function from a name to an item, for all names that match `pattern`.
+
+        For names that refer to something outside this package, such as `package.module:factory`: they cannot be
+        listed. `form` describes them to users. No name may match two patterns.
+        """
+
+        def remember(resolve: Callable[[str], T]) -> Callable[[str], T]:
+            if form in self._open:
+                raise RuntimeError(f"{self.kind} {form!r} is registered twice")
+            self._open[form] = (re.compile(pattern), resolve)
+            return resolve
+
+        return remember
+
     def names(self) -> tuple[str, ...]:
-        """All names, sorted. A family is listed by its default member."""
+        """All names, sorted. A family is listed by its default member, and an open family not at all."""
         self._discover()
         return tuple(sorted(self._entries))
 
@@ -58,13 +74,16 @@ class Registry(Generic[T]):
         """The item registered under `name`, and the values captured by its pattern's groups.
 
         Raises:
-            InputError: the name is unknown.
+            InputError: the name is unknown, or an open family cannot resolve it.
         """
         self._discover()
         for entry in self._entries.values():
             if match := entry.pattern.fullmatch(name):
                 return entry.item, {key: text for key, text in match.groupdict().items() if text is not None}
-        forms = ", ".join(entry.form for entry in self._entries.values() if entry.form)
+        for expression, resolve in self._open.values():
+            if expression.fullmatch(name):
+                return resolve(name), {}
+        forms = ", ".join([*(entry.form for entry in self._entries.values() if entry.form), *self._open])
         raise unknown_name(self.kind, name, self._entries, forms=forms)
 
     def _discover(self) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bat_core.device import to_device
+
 
 def named_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed from a sweep's seed and a path of names. Adding a name does not change the seeds of others."""
@@ -60,7 +62,7 @@ class BatchRNG:
         return like.device if self.generator is None else self.generator.device
 
     def _share(self, drawn: Tensor, like: Tensor) -> Tensor:
-        return drawn[self.rank :: self.size].to(like.device)
+        return to_device(drawn[self.rank :: self.size], like.device)
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ class PerExampleRNG(BatchRNG):
 
     def uniform(self, like: Tensor) -> Tensor:
         rows = [torch.rand(like.shape[1:], generator=self._generator(i), dtype=like.dtype) for i in self.indices]
-        return torch.stack(rows).to(like.device)
+        return to_device(torch.stack(rows), like.device)
 
     def integers(self, high: int, like: Tensor) -> Tensor:
         rows = [torch.randint(high, (), generator=self._generator("integers", i)) for i in self.indices]
-        return torch.stack(rows).to(like.device)
+        return to_device(torch.stack(rows), like.device)
 
     def restart(self, number: int) -> "PerExampleRNG":
         return replace(self, names=(*self.names, "restart", number)) if number else self

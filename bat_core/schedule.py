@@ -4,7 +4,18 @@ import math
 
 from bat_core.config import TrainConfig
 
+MIDDLE = 0.5  # of a schedule: where the only update of a run is made if the schedule starts at zero
 WARM_UP = 0.3  # default share of a one-cycle schedule in which the rate rises
+
+
+def update_rate(config: TrainConfig, progress: float, *, updates: int) -> float:
+    """The learning rate of the update at `progress` in a run of `updates`.
+
+    A schedule that rises from zero wastes its first update. If there is no other, the rate is that of the schedule's
+    middle, so that the run changes the weights.
+    """
+    rate = learning_rate(config, progress)
+    return learning_rate(config, MIDDLE) if updates == 1 and rate == 0 else rate
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

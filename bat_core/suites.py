@@ -10,8 +10,9 @@ from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import MAX_TARGETS, Target
 from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
+from bat_core.few_classes import TARGETED, check_classes, substitutes, verifiers
 
-AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
+AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-dlr": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
 
 
@@ -59,6 +60,14 @@ class Entry:
             return len(self.attack.sources) * Entry(name="crafted", attack=self.attack.crafted_by).cost
         return float(getattr(self.attack, "num_steps", 1) * self.num_searches * self.attack.restarts)
 
+    def for_classes(self, num_classes: int) -> "list[Entry]":
+        """This entry, or those that take its place for two or three classes (`bat_core.few_classes`)."""
+        others = substitutes(self.attack, num_classes)
+        if others is None:
+            return [self]
+        stem = self.name if TARGETED in self.name else f"{self.name}-{TARGETED}"
+        return [replace(self, name=stem.replace(TARGETED, end), attack=attack) for end, attack in others.items()]
+
     def readings(self) -> list[tuple[str, int | None]]:
         """The table heading and step of each accuracy: CE7, CE20, ... or the attack's name if it has no steps."""
         if not self.steps:
@@ -74,22 +83,56 @@ class Suite:
 
     `verified_by` names the attacks that make the worst case trustworthy. It is None for suites of the paper's own
     attacks, which can be off by 30 points (README). `subset` is the number of images the suite is meant for.
+    `classes` is set if attacks were substituted because there are so few classes.
     """
 
     name: str
     entries: tuple[Entry, ...]
     verified_by: str | None = None
     subset: int | None = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) < len(names):
             raise InputError(f"suite {self.name!r} has entries {names}: it needs at least one, each with a unique name")
 
+    def for_classes(self, num_classes: int | None) -> "Suite":
+        """The suite for a model of `num_classes`: itself from four classes on, or if None.
+
+        Raises:
+            InputError: fewer than two classes, or an attack whose loss does not exist for so few classes.
+        """
+        if num_classes is None or all(num_classes >= entry.attack.min_classes for entry in self.entries):
+            return self
+        check_classes("the model", num_classes)
+        entries: list[Entry] = []
+        for new in (new for entry in self.entries for new in entry.for_classes(num_classes)):
+            if all((new.attack, new.skip_broken) != (one.attack, one.skip_broken) for one in entries):
+                entries.append(new)
+        verified_by = verifiers(self.verified_by, num_classes) if self.verified_by else None
+        return replace(self, entries=tuple(entries), verified_by=verified_by, classes=num_classes)
+
+    def check_available(self) -> None:
+        """Raises InputError if an attack cannot run on this machine."""
+        for entry in self.entries:
+            entry.attack.check_available()
+
+    @property
+    def title(self) -> str:
+        """The suite's name, and the number of classes if its attacks were substituted."""
+        return f"{self.name} for {self.classes} classes" if self.classes else self.name
+
     @property
     def label(self) -> str:
-        """The suite's name, marked "not verified" if nothing in the suite verifies the result."""
-        return self.name if self.verified_by else f"{self.name}, not verified"
+        """The suite's title, marked "not verified" if nothing in the suite verifies the result."""
+        return self.title if self.verified_by else f"{self.title}, not verified"
+
+    @property
+    def verified_in_words(self) -> str:
+        """The attacks of `verified_by` as a phrase, such as "APGD-CE and APGD-T"."""
+        *first, last = (self.verified_by or "nothing").split(", ")
+        return " and ".join(filter(None, (", ".join(first), last)))
 
     def label_for(self, masking_status: str) -> str:
         """The label, given the result of the masking checks.
@@ -99,7 +142,7 @@ class Suite:
         """
         black_box = any(isinstance(entry.attack, Square) or entry.name == "square" for entry in self.entries)
         if masking_status == "masked" and self.verified_by and not black_box:
-            return f"{self.name}, not verified: masked"
+            return f"{self.title}, not verified: masked"
         return self.label
 
     def entry(self, name: str) -> Entry:
@@ -109,7 +152,7 @@ class Suite:
     def describe(self) -> dict[str, Any]:
         """All settings as plain values."""
         return {
-            "name": self.name,
+            "name": self.title,
             "verified_by": self.verified_by,
             "entries": {entry.name: entry.describe() for entry in self.entries},
         }

@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from bat_core.attacks import APGD, pgd
 from bat_core.checkpoint import load_model
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Split, load_dataset
 from bat_core.errors import InputError
-from bat_core.evaluate import is_correct
 from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
 

@@ -40,7 +40,7 @@ from bat_core.config import AttackConfig, RecipeConfig, TrialConfig
 from bat_core.data import to_unit
 from bat_core.evaluate import evaluate
 from bat_core.fit import initial_state
-from bat_core.forward import autocast, eval_without_tf32, resolve_precision
+from bat_core.forward import autocast, eval_without_tf32, resolve_precision, without_tf32
 from bat_core.labels import adversarial_label
 
 PASSES = speed.PASSES["R-MC-LA"]
@@ -100,7 +100,8 @@ def references(options: argparse.Namespace, device: torch.device) -> dict[str, A
 
 def _gradient_difference(model: nn.Module, exact: nn.Module, x: Tensor, y: Tensor, device: torch.device) -> float:
     """Relative difference of the weight gradients in training mode: float32 on this device, float64 on the CPU."""
-    F.cross_entropy(model.train()(x.to(device)), y.to(device)).backward()
+    with without_tf32():
+        F.cross_entropy(model.train()(x.to(device)), y.to(device)).backward()
     F.cross_entropy(exact.train()(x.double()), y).backward()
     pairs = [(one.grad, other.grad) for one, other in zip(model.parameters(), exact.parameters(), strict=True)]
     squared = sum(float((one.cpu().double() - other).square().sum()) for one, other in pairs)

@@ -67,6 +67,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
 def steps(variant: str, dataset: Dataset, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Seconds per step for each recipe and turn, and the ratios per turn."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     running = {recipe: _updates(_config(recipe, variant, options), dataset, device) for recipe in options.recipes}
     began = time.perf_counter()
     for one in running.values():

@@ -27,7 +27,7 @@ class EpsBudgetOptions(SweepOptions):
     eps_x: Annotated[tuple[Amount, ...] | None, Several] = None
     """Training budgets, such as 4/255. Default: 1, 2, 4, 8 and 12 pixels of the data set (5/255 each on digits)."""
     recipe: str = "R-MC-LA"
-    """Training recipe. A + selects the long schedule: R-MC-LA+."""
+    """Training recipe, by name or as package.module:recipe. A + selects the long schedule: R-MC-LA+."""
     beta: float | None = None
     """Multiplier of the adversarial label. Default: the recipe's, 9."""
     eps: Amount | None = None
@@ -86,7 +86,7 @@ def grid(options: EpsBudgetOptions, dataset: "Dataset") -> list[Trial]:
         return varied
     references = [
         Trial(
-            id=f"{options.reference.lower()}-seed{seed}",
+            id=f"{options.reference.lower().replace(':', '.')}-seed{seed}",
             config=replace(base, seed=seed, recipe=RecipeConfig(name=options.reference)),
             role="reference",
         )

@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sweeps.engine.cli.app import command
-from sweeps.engine.cli.redact import redacted
 
 
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
@@ -16,9 +15,11 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
 
     Repeated runs change nothing.
     """
+    from sweeps.engine.cli.redact import redacted
     from sweeps.engine.sweep.folder import SweepFolder
     from sweeps.engine.sweep.records import read_status, unread_lines
     from sweeps.engine.tracking.background import BackgroundSync
+    from sweeps.engine.tracking.location import restored_experiments
 
     folder = SweepFolder(output.resolve())
     sweep = folder.load()
@@ -28,6 +29,8 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
     if trouble := mirroring.once(patience=threading.TIMEOUT_MAX):
         print(f"error: MLflow did not take everything: {trouble}", file=sys.stderr)
         return 1
+    if restored := restored_experiments():
+        print(restored)
     print(f"MLflow at {redacted(mirroring.uri)} agrees with {output}")
     return 0
 

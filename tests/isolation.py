@@ -12,6 +12,8 @@ from pathlib import Path
 KEPT = {  # what the tests themselves are told by
     "BAT_SWEEPS_DATA",
     "BAT_SWEEPS_PAPER",
+    "BAT_SWEEPS_MODELS",
+    "BAT_SWEEPS_ALL_MODELS",
     "BAT_SWEEPS_KILLS",
 }
 UNSET = ("PIP_", "UV_", "GIT_", "SSH_", "RAY_", "MLFLOW_", "OPTUNA_", "BAT_SWEEPS_", "AWS_", "LC_", "MPL")

@@ -14,6 +14,7 @@ from typing import Any
 
 from bat_core.errors import InputError
 
+imported: set[str] = set()  # the top-level modules of all objects that were imported; they go to Ray's workers
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
 OURS = ("bat_core", "sweeps", "search_spaces")  # the project's own packages
 INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -34,8 +35,6 @@ def user_code(what: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        if out_of_memory(error):
-            raise
         raise InputError(f"{what}: {describe(error)}") from error
 
 
@@ -126,9 +125,20 @@ def import_object(reference: str, *, what: str) -> Any:
         raise InputError(f"{what}: write it as package.module:factory")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
         sys.path.insert(0, here)
-    with user_code(f"{what}: module {match['module']!r} cannot be imported"):
-        module = importlib.import_module(match["module"])
+    top = match["module"].partition(".")[0]
     try:
+        with user_code(f"{what}: module {match['module']!r} cannot be imported"):
+            try:
+                module = importlib.import_module(match["module"])
+            except ModuleNotFoundError as error:
+                if error.name != top:
+                    raise
+                raise InputError(
+                    f"{what}: module {match['module']!r} cannot be imported: there is no {top!r} in {here!r}, on"
+                    " PYTHONPATH or among the installed packages; run the command in the folder that has it, or put"
+                    " that folder on PYTHONPATH"
+                ) from error
+        imported.add(top)
         return getattr(module, match["factory"])
     except AttributeError:
         raise InputError(f"{what}: module {match['module']!r} has no {match['factory']!r}") from None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, LogitsFn, Problem
 from bat_core.attacks.gradient import GradientAttack, StepRule
+from bat_core.correctness import is_correct
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
@@ -39,7 +40,7 @@ class APGD(GradientAttack):
         for iterate in self.iterates(logits_fn, problem, rng, None):
             x_adv = torch.where(found[:, None, None, None], x_adv, iterate.x)
             if iterate.logits is not None:
-                found |= iterate.logits.argmax(1) != problem.y
+                found |= ~is_correct(iterate.logits, problem.y)
         return x_adv
 
 
@@ -59,11 +60,11 @@ class _AutoSteps:
         self.last_value = self.best.clone()
         self.best_x = self.best_gradient = self.last_x = ball.x
 
-    def keep(self, mask: Tensor) -> None:
+    def keep(self, kept: Tensor) -> None:
         for name in (
             "size", "best", "best_before", "halved_before", "rises", "last_value", "best_x", "best_gradient", "last_x",
         ):  # fmt: skip
-            setattr(self, name, getattr(self, name)[mask])
+            setattr(self, name, getattr(self, name)[kept])
 
     def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
         if self.step > 0:

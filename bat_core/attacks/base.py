@@ -8,11 +8,13 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from bat_core.correctness import is_correct
+from bat_core.device import DROP_EVERY, is_read, to_device
 from bat_core.errors import InputError, check_amount, check_choice
 from bat_core.losses import largest_other
 from bat_core.registry import Registry
 from bat_core.rng import BatchRNG, as_rng
-from bat_core.threat import LinfBall
+from bat_core.threat import BallChecks, LinfBall
 
 LogitsFn: TypeAlias = Callable[[Tensor], Tensor]
 TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
@@ -35,10 +37,32 @@ class Problem:
     target: Tensor | None
     rows: Tensor
 
-    def keep(self, mask: Tensor) -> "Problem":
-        """The examples where `mask` (M,) is true."""
-        target = None if self.target is None else self.target[mask]
-        return Problem(self.ball.take(mask), self.y[mask], target, self.rows[mask])
+    def keep(self, kept: Tensor) -> "Problem":
+        """The examples at the positions `kept` (K,) int64."""
+        target = None if self.target is None else self.target[kept]
+        return Problem(self.ball.take(kept), self.y[kept], target, self.rows[kept])
+
+    def to_keep(self, active: Tensor | None, step: int | None = None) -> "Kept | None":
+        """The examples that are still `active` (the whole batch's mask); None if no example is to be dropped.
+
+        Finding out waits for a GPU. So there, examples are dropped after every tenth `step` (0, 1, ...) only. An
+        example that is attacked for longer than necessary keeps its result: the first step that broke it counts.
+        """
+        if active is None or (step is not None and not is_read(step, active.device, every=DROP_EVERY)):
+            return None
+        positions = active[self.rows].cpu().nonzero().squeeze(1)
+        return None if len(positions) == len(self.rows) else Kept(positions, to_device(positions, active.device))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Positions (K,) int64 of the examples that a search goes on with, in the CPU's memory and on the device."""
+
+    on_cpu: Tensor
+    on_device: Tensor
+
+    def __len__(self) -> int:
+        return len(self.on_cpu)
 
 
 @dataclass(frozen=True)
@@ -83,6 +107,19 @@ class Attack(ABC):
         if self.restarts < 1:
             raise InputError(f"attack.restarts={self.restarts} must be at least 1")
 
+    @property
+    def min_classes(self) -> int:
+        """The smallest number of classes at which the attack exists."""
+        return 2
+
+    @property
+    def classes_rule(self) -> str:
+        """What `min_classes` comes from, for error messages."""
+        return f"attack {type(self).__name__}"
+
+    def check_available(self) -> None:  # noqa: B027 (most attacks need nothing)
+        """Raises InputError if the attack cannot run here, for example because a package is missing."""
+
     def __call__(
         self,
         logits_fn: LogitsFn,
@@ -96,7 +133,7 @@ class Attack(ABC):
 
         Args:
             logits_fn: (B, C, H, W) -> (B, K), in the mode in which it is attacked.
-            x: (B, C, H, W) float in [0, 1].  y: (B,) int64.
+            x: (B, C, H, W) float in [0, 1].  y: (B,) integers of any type.
             generator: source of the random start and random target.
             clean_logits: returns logits_fn(x) if the caller needs it too; saves a forward pass.
         Returns:
@@ -105,15 +142,19 @@ class Attack(ABC):
             ValueError: x outside [0, 1] or not floating point.
             RuntimeError: the search left the ball.
         """
-        ball = LinfBall.around(x.detach(), self.eps)
+        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
         worst: Tensor | None = None
+        checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
-            found = ball.check(self.search(logits_fn, problem, rng).detach())
+            found = self.search(logits_fn, problem, rng).detach()
+            checks.add(ball, found)
             if worst is not None:
-                correct = _is_correct(logits_fn, worst, y)
+                with torch.no_grad():
+                    correct = is_correct(logits_fn(worst), y)
                 found = torch.where(correct[:, None, None, None], found, worst)
             worst = found
         assert worst is not None
+        checks.read()
         return worst
 
     def trajectory(
@@ -131,24 +172,28 @@ class Attack(ABC):
 
         Args:
             active: (B,) bool, the examples to attack; default all. The caller may clear entries between two points,
-                for example when an example is broken; the search then drops these examples.
+                for example when an example is broken; the search then drops these examples (on a GPU a few steps
+                later, see `Problem.to_keep`).
         Raises:
-            ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball.
+            ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball (on a GPU at the latest
+                when the trajectory ends).
         """
-        ball = LinfBall.around(x.detach(), self.eps)
+        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
         rows: Tensor | None = None
+        checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
-            selected = problem if active is None else problem.keep(active)
-            if len(selected.rows) == 0:
-                return
-            own = rng if len(selected.rows) == len(x) else rng.take(selected.rows)
+            if (kept := problem.to_keep(active)) is not None:
+                if len(kept) == 0:
+                    break
+                problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)  # noqa: PLW2901
             within = ball
-            for iterate in self.iterates(logits_fn, selected, own, active):
+            for iterate in self.iterates(logits_fn, problem, rng, active):
                 if iterate.rows is not rows:
                     rows = iterate.rows
                     within = ball if len(rows) == len(x) else ball.take(rows)
-                within.check(iterate.x)
+                checks.add(within, iterate.x)
                 yield iterate
+        checks.read()
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The result of one search: its last point, unless a subclass overrides this."""
@@ -177,6 +222,11 @@ class Attack(ABC):
         targets = choose_targets(self.target, logits_fn, ball.x, y, rng=rng, clean_logits=clean_logits)
         for number, target in enumerate(target for target in targets for _ in range(self.restarts)):
             yield Problem(ball, y, target, rows), rng.restart(number)
+
+
+def _indices(y: Tensor) -> Tensor:
+    """Class indices of any integer type as int64."""
+    return y if y.is_floating_point() else y.long()
 
 
 def choose_targets(
@@ -213,8 +263,3 @@ def choose_targets(
         wrong = logits.scatter(1, y[:, None], -torch.inf)
         return list(wrong.topk(min(MAX_TARGETS, logits.shape[1] - 1), dim=1).indices.unbind(1))
     return [(y + 1 + rng.integers(logits.shape[1] - 1, y)) % logits.shape[1]]
-
-
-@torch.no_grad()
-def _is_correct(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
-    return logits_fn(x).argmax(1) == y

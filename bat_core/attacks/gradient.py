@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import Attack, Iterate, LogitsFn, Problem
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import AttackLoss, objective
+from bat_core.losses import AttackLoss, min_classes, objective
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
@@ -22,8 +22,8 @@ class StepRule(Protocol):
         """The next point in the ball, from x (M, ...), the objective's `values` (M,) there and its gradient."""
         ...
 
-    def keep(self, mask: Tensor) -> None:
-        """Drop the state of examples where `mask` (M,) is false."""
+    def keep(self, kept: Tensor) -> None:
+        """Drop the state of all examples but those at the positions `kept` (K,) int64."""
         ...
 
 
@@ -48,6 +48,14 @@ class GradientAttack(Attack):
             if getattr(self, name) < 1:
                 raise InputError(f"attack.{name}={getattr(self, name)} must be at least 1")
 
+    @property
+    def min_classes(self) -> int:
+        return min_classes(self.loss, targeted=self.target is not None)
+
+    @property
+    def classes_rule(self) -> str:
+        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
+
     @abstractmethod
     def rule(self, ball: LinfBall) -> StepRule:
         """The step rule for one search in `ball`."""
@@ -61,12 +69,12 @@ class GradientAttack(Attack):
         for step in range(self.num_steps):
             logits, values, gradient = _input_gradient(logits_fn, objective_fn, x, problem, self.eot)
             yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None)
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem = problem.keep(kept)
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active, step)) is not None:
+                if len(kept) == 0:
                     return
-                x, gradient, values = x[kept], gradient[kept], values[kept]
-                rule.keep(kept)
+                problem = problem.keep(kept.on_device)
+                x, gradient, values = x[kept.on_device], gradient[kept.on_device], values[kept.on_device]
+                rule.keep(kept.on_device)
             x = rule.advance(problem.ball, x, gradient, values)
         yield Iterate(self.num_steps, problem.rows, x)
 
@@ -110,5 +118,5 @@ class FixedSteps:
     def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
         return ball.project(torch.add(x, gradient.sign(), alpha=self.size))
 
-    def keep(self, mask: Tensor) -> None:
+    def keep(self, kept: Tensor) -> None:
         """There is no state to drop."""

@@ -34,10 +34,10 @@ class Noise(Attack):
         active: Tensor | None,
     ) -> Iterator[Iterate]:
         for step in range(1, self.num_steps + 1):
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem, rng = problem.keep(kept), rng.take(kept.nonzero().squeeze(1))
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active, step - 1)) is not None:
+                if len(kept) == 0:
                     return
+                problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)
             ball = problem.ball
             sample = rng.restart(step).uniform(ball.x)
             yield Iterate(step, problem.rows, ball.project(torch.where(sample < 0.5, ball.lower, ball.upper)))

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.correctness import is_finite
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import objective
+from bat_core.losses import min_classes, objective
 from bat_core.rng import BatchRNG
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
@@ -38,11 +39,18 @@ class Square(Attack):
         if self.num_steps < 1:
             raise InputError(f"attack.num_steps={self.num_steps} must be at least 1")
 
+    @property
+    def min_classes(self) -> int:
+        return min_classes(self.loss, targeted=self.target is not None)
+
+    @property
+    def classes_rule(self) -> str:
+        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
+
     @torch.no_grad()
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
-        objective_fn = objective(self.loss)
         _, channels, height, width = problem.ball.x.shape
         numbers = self._numbers(problem, rng)
         columns = numbers[:, : channels * width].view(-1, channels, 1, width)
@@ -52,30 +60,36 @@ class Square(Attack):
         candidate = x
         for step in range(self.num_steps + 1):
             logits = logits_fn(candidate)
-            values = objective_fn(logits, problem.y, problem.target)
+            values = self._values(logits, problem)
             better = values > best
             best = torch.where(better, values, best)
             x = torch.where(better[:, None, None, None], candidate, x)
             yield Iterate(step, problem.rows, candidate, logits)
             if step == self.num_steps:
                 return
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem, x, best, numbers = problem.keep(kept), x[kept], best[kept], numbers[kept]
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active, step)) is not None:
+                if len(kept) == 0:
                     return
+                problem, at = problem.keep(kept.on_device), kept.on_device
+                x, best, numbers = x[at], best[at], numbers[at]
             side = square_side(self.area, step, height, width)
             candidate = self._with_square(problem, x, numbers[:, step], side)
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """The point with the largest margin."""
-        objective_fn, best, x_adv = objective(self.loss), None, problem.ball.x
+        best, x_adv = None, problem.ball.x
         for iterate in self.iterates(logits_fn, problem, rng, None):
             assert iterate.logits is not None
-            values = objective_fn(iterate.logits, problem.y, problem.target)
+            values = self._values(iterate.logits, problem)
             better = torch.ones_like(values, dtype=torch.bool) if best is None else values > best
             x_adv = torch.where(better[:, None, None, None], iterate.x, x_adv)
             best = values if best is None else torch.where(better, values, best)
         return x_adv
+
+    def _values(self, logits: Tensor, problem: Problem) -> Tensor:
+        """The objective (M,); the largest where the model has no finite answer, as such an image is misclassified."""
+        values = objective(self.loss)(logits, problem.y, problem.target)
+        return values.masked_fill(~is_finite(logits), torch.inf)
 
     def _numbers(self, problem: Problem, rng: BatchRNG) -> Tensor:
         """All random numbers of the search, (M, .) in [0, 1): the stripes, then position and signs of each square."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.correctness import is_correct
 from bat_core.errors import InputError
 from bat_core.forward import evaluation_mode
 from bat_core.rng import BatchRNG
@@ -34,12 +35,20 @@ class Transfer(Attack):
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
 
+    @property
+    def min_classes(self) -> int:
+        return self.crafted_by.min_classes
+
+    @property
+    def classes_rule(self) -> str:
+        return self.crafted_by.classes_rule
+
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """For each example, the image of the first source that the attacked model misclassifies, else the last one."""
         first, *others = [iterate.x for iterate in self.iterates(logits_fn, problem, rng, None)]
         for x_adv in others:
             with torch.no_grad():
-                correct = logits_fn(first).argmax(1) == problem.y
+                correct = is_correct(logits_fn(first), problem.y)
             first = torch.where(correct[:, None, None, None], x_adv, first)
         return first
 
@@ -51,10 +60,10 @@ class Transfer(Attack):
         active: Tensor | None,
     ) -> Iterator[Iterate]:
         for number, source in enumerate(self.sources):
-            if active is not None and not bool((kept := active[problem.rows]).all()):
-                problem, rng = problem.keep(kept), rng.take(kept.nonzero().squeeze(1))
-                if len(problem.rows) == 0:
+            if (kept := problem.to_keep(active)) is not None:
+                if len(kept) == 0:
                     return
+                problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)
             with evaluation_mode(source):
                 x_adv = self.crafted_by(source, problem.ball.x, problem.y, generator=rng)
             yield Iterate(number + 1, problem.rows, x_adv)

@@ -19,7 +19,7 @@ class Augmentation:
     flip: bool = False
 
     def __call__(self, images: Tensor, rng: BatchRNG) -> Tensor:
-        """uint8 (B, C, H, W) -> uint8 (B, C, H, W), each image augmented independently."""
+        """uint8, or float in [0, 1], (B, C, H, W) -> the same, each image augmented independently."""
         if self.pad:
             images = self._crop(images, rng)
         if self.flip:
@@ -29,7 +29,8 @@ class Augmentation:
 
     def _crop(self, images: Tensor, rng: BatchRNG) -> Tensor:
         size, _, height, width = images.shape
-        padded = F.pad(images, (self.pad,) * 4, value=MID_GREY)
+        grey = MID_GREY / 255 if images.is_floating_point() else MID_GREY
+        padded = F.pad(images, (self.pad,) * 4, value=grey)
         device = images.device
         top = rng.integers(2 * self.pad + 1, images)[:, None] + torch.arange(height, device=device)
         left = rng.integers(2 * self.pad + 1, images)[:, None] + torch.arange(width, device=device)
@@ -45,3 +46,8 @@ CROP = Augmentation(pad=4)
 def to_unit(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 -> [0, 1]; floating-point images are returned unchanged."""
     return images if images.is_floating_point() else images.to(dtype) / 255
+
+
+def shifts(height: int, width: int) -> Augmentation:
+    """Shifts by up to 1/8 of the shorter side, without mirroring: nothing is known about what the images show."""
+    return Augmentation(pad=min(height, width) // 8)

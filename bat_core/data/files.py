@@ -6,22 +6,25 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from bat_core.data.decoding import UnsupportedImage, decode_image, to_array
 from bat_core.errors import InputError
 from bat_core.rng import named_seed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHUNK = 16  # images that a process decodes at a time
 PREFETCH = 256  # images that are decoded ahead of use
 MAX_WORKERS = 8  # upper limit of the default number of processes
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # exceptions of Pillow's decoders
 
 
 @dataclass(frozen=True)
@@ -34,25 +37,28 @@ class Crops:
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Images uint8 (N, 3, size, size), indexed by position like a tensor; only indexed images are decoded.
+    """Images uint8 (N, C, H, W), indexed by position like a tensor; only indexed images are decoded.
 
-    `names` are paths relative to `root`, `class/file`, as a fixed-width bytes array: a list of strings would be
-    copied into every process that reads it. `root` is absolute, because other processes have other working
-    directories. `workers` processes decode (0: this process; None: one per torch thread, at most 8). Results do not
-    depend on their number.
+    `size` is the height and width of the crops; a pair (H, W) is the size that all files have, and they are not
+    cropped. `channels` is 3, or 1 if all files are grey. `names` are paths relative to `root`, `class/file`, as a
+    fixed-width bytes array: a list of strings would be copied into every process that reads it. `root` is absolute,
+    because other processes have other working directories. `workers` processes decode (0: this process; None: one
+    per torch thread, at most 8). Results do not depend on their number.
     """
 
     root: Path
     names: npt.NDArray[np.bytes_]
-    size: int
+    size: int | tuple[int, int]
     workers: int | None = None
+    channels: int = 3
 
     dtype = torch.uint8
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(N, 3, size, size)."""
-        return len(self), 3, self.size, self.size
+        """(N, C, H, W)."""
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return len(self), self.channels, height, width
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,13 +80,13 @@ class ImageFiles:
         return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
 
     def batches(self, parts: Sequence[Tensor], crops: Crops | None = None) -> Iterator[Tensor]:
-        """The images at each of `parts`, (len(part), 3, size, size), one part after another.
+        """The images at each of `parts`, (len(part), C, H, W), one part after another.
 
         Args:
             parts: positions, (B,) int64 each.
             crops: random crops and flips for training; None: centre crops.
         Raises:
-            InputError: a file is missing, empty or damaged.
+            InputError: a file is missing, empty, damaged or of an unsupported kind.
         """
         chunks = (chunk.tolist() for part in parts for chunk in part.split(CHUNK))
         count = sum(len(part.split(CHUNK)) for part in parts)
@@ -101,23 +107,38 @@ class ImageFiles:
             del decoded  # ends the worker processes now, even if a traceback keeps this frame alive
 
     def decode(self, position: int, crops: Crops | None) -> Tensor:
-        """One image, uint8 (3, size, size).
+        """One image, uint8 (C, H, W).
 
         Raises:
-            InputError: the file is missing, empty or damaged.
+            InputError: the file is missing, empty, damaged or of an unsupported kind.
         """
         name = os.fsdecode(self.names[position])
-        try:
-            with Image.open(self.root / name) as file:
-                image = file.convert("RGB")
-        except DECODE_ERRORS as error:
-            reason = getattr(error, "strerror", None) or "it is empty, truncated or not an image; replace or remove it"
-            raise InputError(f"cannot decode {self.root / name}: {reason}") from error
+        image = self._open(name)
+        if not isinstance(self.size, int):
+            if image.size != self.size[::-1]:
+                sizes = f"is {image.height}x{image.width} and the others are {self.size[0]}x{self.size[1]}"
+                raise InputError(f"{self.root / name} {sizes}: give --image-size")
+            return torch.from_numpy(to_array(image))
         if crops is None:
-            return _center_crop(self.size)(image)
+            return cast(Tensor, center_crop(self.size)(image))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(named_seed(crops.seed, "crop", crops.epoch, name))
-            return _random_crop(self.size)(image)
+            return cast(Tensor, _random_crop(self.size)(image))
+
+    def _open(self, name: str) -> "Image":
+        path = self.root / name
+        try:
+            image = decode_image(path)
+        except MemoryError:
+            raise
+        except UnsupportedImage as error:
+            raise InputError(f"cannot decode {path}: {error}") from error
+        except Exception as error:  # decoders raise many different exceptions on damaged files
+            reason = getattr(error, "strerror", None) or "it is empty, truncated or not an image; replace or remove it"
+            raise InputError(f"cannot decode {path}: {reason}") from error
+        if self.channels == 1 and image.mode != "L":
+            raise InputError(f"{path} is in colour and the other images are grey: convert it or remove it")
+        return image.convert("RGB") if self.channels == 3 else image
 
 
 class _Chunks(Dataset[Tensor | InputError]):
@@ -148,7 +169,7 @@ def default_workers() -> int:
 
 
 @functools.cache
-def _center_crop(size: int) -> v2.Transform:
+def center_crop(size: int) -> v2.Transform:
     """The central 7/8 of the image, such as 224 of 256 pixels."""
     return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), v2.PILToTensor()])
 

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD, Noise, Square
 from bat_core.attacks.gradient import input_gradient
+from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
+from bat_core.data.base import as_labels
 from bat_core.errors import check_choice
-from bat_core.evaluate import Evaluator, is_correct, is_out_of_memory
+from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
+from bat_core.threat import in_unit_box
 from bat_core.verdicts import Verdicts
 
 IMAGES = 200  # the number of images that the checks use
@@ -46,7 +49,7 @@ def examine(
         The masking status, the raised flags and all measurements.
     """
     check_choice("checks.depth", depth, DEPTHS)
-    images, labels = images[:IMAGES], labels[:IMAGES]
+    images, labels = in_unit_box(images[:IMAGES]), as_labels(labels[:IMAGES], min(len(images), IMAGES))
     evaluator = Evaluator(model, seed=seed, precision=precision)
     suite = attacks(eps, depth)
     verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)
@@ -132,35 +135,42 @@ def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor,
 def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     """Measure gradients, the difference of two passes, and the loss before and after a short attack.
 
-    The loss is compared on images that the model classifies correctly.
+    The loss is compared on images that the model classifies correctly, predictions and passes on images with finite
+    logits. An image with finite logits in one of two passes only differs by the whole spread.
     """
     x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
     attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
-    totals: dict[str, list[Tensor]] = {"given": [], "zero": [], "fell": [], "difference": [], "spread": []}
+    names = ("given", "true", "zero", "fell", "difference", "flipped", "spread")
+    totals: dict[str, list[Tensor]] = {name: [] for name in names}
     with eval_without_tf32(evaluator.model):
         for part in torch.arange(len(x)).split(max(len(x) // 4, 1)):
             x_part, y_part = x[part].requires_grad_(), y[part]
             logits = evaluator.model(x_part)
             flat = input_gradient(cross_entropy(logits, y_part), x_part).flatten(1)
-            totals["given"].append(logits.detach().argmax(1))
+            finite = is_finite(logits.detach())
+            totals["given"].append(logits.detach().argmax(1)[finite])
+            totals["true"].append(y_part[finite])
             totals["zero"].append((flat == 0).all(1) | ~flat.isfinite().all(1))
             with torch.no_grad():
                 again = evaluator.model(x_part)
-                totals["difference"].append((again - logits).abs().amax(1))
-                totals["spread"].append((logits.amax(1) - logits.amin(1)).abs())
+                sound = finite & is_finite(again)
+                totals["flipped"].append(finite ^ is_finite(again))
+                totals["difference"].append((again - logits).abs().amax(1)[sound])
+                totals["spread"].append((logits.amax(1) - logits.amin(1)).abs()[sound])
                 before = cross_entropy(logits, y_part)
             x_adv = attack(evaluator.model, x_part.detach(), y_part, generator=rng.take(part))
             with torch.no_grad():
                 after = cross_entropy(evaluator.model(x_adv), y_part)
             totals["fell"].append((after <= before)[is_correct(logits, y_part)])
     joined = {name: torch.cat(parts).double().nan_to_num() for name, parts in totals.items()}
-    spread = float(joined["spread"].mean())
+    spread = float(joined["spread"].mean()) if len(joined["spread"]) else 0.0
+    flipped = float(joined["flipped"].mean())
     return {
         "zero_gradient": float(joined["zero"].mean()),
-        "largest_class_share": largest_class_share(joined["given"], y),
+        "largest_class_share": largest_class_share(joined["given"], joined["true"]),
         "loss_fell": float(joined["fell"].mean()) if len(joined["fell"]) else 0.0,
-        "pass_difference": float(joined["difference"].mean()) / spread if spread > 0 else 0.0,
+        "pass_difference": flipped + (float(joined["difference"].mean()) / spread if spread > 0 else 0.0),
     }
 
 

@@ -11,8 +11,9 @@ from bat_core.adapter.adapted import device_of
 from bat_core.adapter.importing import describe
 from bat_core.adapter.normalize import NORMALIZATIONS, Normalization
 from bat_core.adapter.outputs import candidates, describe_output
+from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import is_correct, is_out_of_memory
+from bat_core.evaluate import is_out_of_memory
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.checks import largest_class_share
@@ -159,28 +160,30 @@ def _probabilities(logits: Tensor) -> list[Finding]:
 
 def _one_class(logits: Tensor, y: Tensor) -> list[Finding]:
     """A constant prediction: no attack can change it, so its accuracy is not robustness."""
-    given = logits.argmax(1)
-    if largest_class_share(given, y) != 1:
+    finite = is_finite(logits)
+    given = logits[finite].argmax(1)
+    if largest_class_share(given, y[finite]) != 1:
         return []
     description = (
-        f"the model predicts class {int(given[0])} for all {len(y)} images: its robust accuracy is meaningless"
+        f"the model predicts class {int(given[0])} for all {len(given)} images: its robust accuracy is meaningless"
     )
     return [_warning(ONE_CLASS, description)]
 
 
 def _range(model: LogitsFn, x: Tensor, y: Tensor, logits: Tensor) -> list[Finding]:
-    own = _accuracy(logits, y)
+    answered = is_finite(logits)  # an image without an answer says nothing of the range that the model expects
+    own = _accuracy(logits[answered], y[answered])
     measured = Normalization(tuple(x.mean((0, 2, 3)).tolist()), tuple((x.std((0, 2, 3)) + 1e-6).tolist()))
     others = {
         "[0, 255]": NORMALIZATIONS["255"],
         "[-1, 1]": NORMALIZATIONS["half"],
         STANDARDISED: measured,
     }
-    accuracies = {name: _accuracy_after(model, other, x, y) for name, other in others.items()}
+    accuracies = {name: _accuracy_after(model, other, x, y, answered) for name, other in others.items()}
     best = max(accuracies, key=lambda name: accuracies[name])
     if accuracies[best] < own + max(RANGE_MARGIN, 2 / len(y) ** 0.5):  # more than chance on few images
         return []
-    remedy = others[best] if best != STANDARDISED else _known(model, x, y, measured, accuracies[best])
+    remedy = others[best] if best != STANDARDISED else _known(model, x, y, answered, (measured, accuracies[best]))
     return [
         _error(
             "range",
@@ -190,20 +193,22 @@ def _range(model: LogitsFn, x: Tensor, y: Tensor, logits: Tensor) -> list[Findin
     ]
 
 
-def _known(model: LogitsFn, x: Tensor, y: Tensor, measured: Normalization, accuracy: float) -> Normalization:
+def _known(
+    model: LogitsFn, x: Tensor, y: Tensor, answered: Tensor, measured: tuple[Normalization, float]
+) -> Normalization:
     """The normalisation to name: a well-known one with which the model is as accurate, else the measured one."""
     standard = {name: one for name, one in NORMALIZATIONS.items() if name not in ("255", "half")}
     fitting = [one for one in standard.values() if one.fits(x.shape[1])]
-    accuracies = {one: _accuracy_after(model, one, x, y) for one in fitting}
-    best = max(accuracies, key=lambda one: accuracies[one], default=measured)
-    return best if accuracies.get(best, 0.0) >= accuracy - 1 / len(y) else measured
+    accuracies = {one: _accuracy_after(model, one, x, y, answered) for one in fitting}
+    best = max(accuracies, key=lambda one: accuracies[one], default=measured[0])
+    return best if accuracies.get(best, 0.0) >= measured[1] - 1 / len(y) else measured[0]
 
 
-def _accuracy_after(model: LogitsFn, normalization: Normalization, x: Tensor, y: Tensor) -> float:
-    """The accuracy on normalised images; 0 if the model refuses them."""
+def _accuracy_after(model: LogitsFn, normalization: Normalization, x: Tensor, y: Tensor, answered: Tensor) -> float:
+    """The accuracy on normalised images, of those that are `answered` (N,); 0 if the model refuses them."""
     try:
         with torch.no_grad():
-            return _accuracy(model(normalization.apply(x)), y)
+            return _accuracy(model(normalization.apply(x))[answered], y[answered])
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise

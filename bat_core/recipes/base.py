@@ -75,6 +75,14 @@ class Recipe:
     attack: Attack | None = None
     label: Label = OneHot()
 
+    def check(self, model: nn.Module, num_classes: int) -> None:  # noqa: ARG002 (for recipes that read the network)
+        """Raises InputError if the recipe cannot train `model`, which may be on the meta device."""
+        if self.attack is not None and num_classes < self.attack.min_classes:
+            raise InputError(
+                f"the recipe's {self.attack.classes_rule} needs {self.attack.min_classes} classes, and there are"
+                f" {num_classes}: use another recipe"
+            )
+
     def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         """Adversarial images (B, C, H, W) in [0, 1] and their labels, (B,) or (B, K), all detached.
 

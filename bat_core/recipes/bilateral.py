@@ -100,6 +100,14 @@ class SharedForward(Recipe):
 class NearestBoundary(Recipe):
     """The target is the class with the smallest ratio of logit gap to distance between class weights."""
 
+    def check(self, model: nn.Module, num_classes: int) -> None:
+        super().check(model, num_classes)
+        if (rows := len(class_weights(model))) != num_classes:
+            raise InputError(
+                "recipe R-MOSA-LA needs a network whose last linear layer has one row per class: it has"
+                f" {rows} rows for {num_classes} classes, so use another model or recipe"
+            )
+
     def perturb(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG, clean_logits: CleanLogits) -> Tensor:
         assert self.attack is not None
         target = nearest_boundary(clean_logits(), y, class_weights(logits_fn))

@@ -14,6 +14,7 @@ from pyautoattack import AutoAttack
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
+from bat_core.correctness import is_correct
 from bat_core.forward import frozen
 
 logging.getLogger("auto-attack").setLevel(logging.ERROR)
@@ -85,7 +86,7 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, num_steps: int) 
 def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Tensor:
     """(B,) bool: what remains correctly classified under APGD-CE of AutoAttack's own code, from a given start."""
     with torch.no_grad():
-        correct = model(x).argmax(1) == y
+        correct = is_correct(model(x), y)
     attack = APGDAttack(model, n_iter=100, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
     attack.init_hyperparam(x)
     _, holds, _, _ = attack.attack_single_run(x[correct], y[correct], x_init=start[correct])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.config import AttackConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Split, to_unit
-from bat_core.evaluate import evaluate, is_correct
+from bat_core.evaluate import evaluate
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
 from support.common import Images, say, table, yes_or_no

@@ -340,7 +340,7 @@ def test_a_sweep_runs_while_the_server_is_stopped_and_shows_no_password(
         assert {status.phase for status in output.statuses().values()} == {"finished"}
         said = [line for line in printed.splitlines() if line.startswith("MLflow did not take everything")]
         assert len(said) == 1
-        assert said[0].endswith("later: python sweeps/mirror.py out")
+        assert said[0].endswith("sweeps/mirror.py out")
     finally:
         server.signal(signal.SIGCONT)
     code, again = place.again("mirror.py", "out")

@@ -17,8 +17,12 @@ def images(count: int, seed: int) -> torch.Tensor:
 
 
 def png(image: torch.Tensor) -> bytes:
+    return encoded(Image.fromarray(image.permute(1, 2, 0).numpy()))
+
+
+def encoded(image: Image.Image) -> bytes:
     content = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(content, "png")
+    image.save(content, "png")
     return content.getvalue()
 
 

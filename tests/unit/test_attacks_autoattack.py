@@ -97,7 +97,7 @@ def test_a_model_in_float64_is_attacked_too():
 def test_a_missing_package_is_told_in_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     model, x, y = small()
-    with pytest.raises(InputError, match=r"pip install pyautoattack==0\.2\.0, or use suite quick$") as caught:
+    with pytest.raises(InputError, match=r"pip install .bat-sweeps\[autoattack\]., or use suite quick$") as caught:
         AutoAttack(eps=0.02)(model, x, y)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import shutil
 from itertools import islice
@@ -16,7 +17,7 @@ from bat_core.checkpoint import (
     save_model,
 )
 from bat_core.errors import InputError
-from bat_core.fit import TrainState, fit, fit_by_batch
+from bat_core.fit import EpochReport, TrainState, fit, fit_by_batch, initial_state
 
 CPU = torch.device("cpu")
 
@@ -273,3 +274,44 @@ def test_a_description_tells_all_that_rebuilds_the_model(saved):
 def test_where_there_is_no_model_a_person_is_told(tmp_path):
     with pytest.raises(InputError, match=r"no model in .* a folder with model\.safetensors$"):
         load_model(tmp_path)
+
+
+def channels_last_momenta(state):
+    """For each convolution, whether its momentum has the strides of its weights."""
+    return [values["momentum_buffer"].stride() == weights.stride() for weights, values in state.optimizer.state.items()]
+
+
+@pytest.mark.parametrize("batches", [0, 2])
+def test_a_fused_optimiser_goes_on_bit_for_bit(batches, tmp_path, make_trial, digits, monkeypatch):
+    """A fused optimiser takes momentum in the strides of the weights; it is what trains on GPUs."""
+    plain = torch.optim.SGD
+    monkeypatch.setattr(torch.optim, "SGD", lambda groups, **settings: plain(groups, **{**settings, "fused": True}))
+    config = make_trial(model="wrn_10_1", epochs=2)
+    updates = fit_by_batch(config, digits)
+    state = next(event.state for event in updates if isinstance(event, EpochReport))
+    for _ in range(batches):
+        state = next(updates)
+    save_checkpoint(tmp_path, state, config, digits)
+    *_, whole = updates
+    loaded = load_checkpoint(tmp_path, config, digits, CPU)
+    assert loaded.optimizer.defaults["fused"]
+    assert all(channels_last_momenta(loaded))
+    *_, resumed = fit(config, digits, state=loaded)
+    for ours, theirs in zip(tensors(resumed.state), tensors(whole.state), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_is_judged_in_the_layout_it_was_trained_in(channels, choice, tmp_path, make_trial, digits):
+    images = digits.train.images[:32].expand(-1, channels, -1, -1)
+    dataset = dataclasses.replace(digits, train=dataclasses.replace(digits.train.take(slice(32)), images=images))
+    config = make_trial(channels_last=choice)
+    save_model(tmp_path / "model", initial_state(config, dataset, CPU), config, dataset)
+    model, _ = load_model(tmp_path / "model")
+    assert model.training is False
+    first = next(one for one in model.parameters() if one.ndim == 4)
+    if channels == 3:
+        assert first.is_contiguous(memory_format=torch.channels_last) == (choice == "auto")
+    else:
+        assert all(one.is_contiguous() for one in model.parameters())

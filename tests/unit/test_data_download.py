@@ -8,7 +8,7 @@ from bat_core.data import load_dataset
 from bat_core.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "mnist", "fashion_mnist"])
 def test_a_download_that_fails_is_told_in_one_line(name, tmp_path, monkeypatch):
     asked = []
 
@@ -20,7 +20,9 @@ def test_a_download_that_fails_is_told_in_one_line(name, tmp_path, monkeypatch):
     with pytest.raises(InputError) as caught:
         load_dataset(name, tmp_path / "data", download=True)
     assert asked
+    assert str(caught.value).startswith("cannot download ")
     assert str(tmp_path / "data") in str(caught.value)
+    assert "add --download" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

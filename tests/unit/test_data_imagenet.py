@@ -139,7 +139,6 @@ def other_classes(folder):
 @pytest.mark.parametrize(
     ("spoil", "description"),
     [
-        (missing("train"), "has no train/: give one with the layout {train,val}/<class>/*.JPEG"),
         (missing("val"), "has no val/: give one with the layout {train,val}/<class>/*.JPEG"),
         (emptied, "must have the layout {train,val}/<class>/*.JPEG: Found no valid file for the classes n01, n02, n03"),
         (one_class_empty, "must have the layout {train,val}/<class>/*.JPEG: Found no valid file for the classes n02"),
@@ -156,6 +155,32 @@ def test_another_layout_is_refused_in_a_sentence(folder, tmp_path, spoil, descri
     assert description in str(caught.value)
     assert str(spoilt) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_val_alone_is_enough_to_evaluate_on(folder, tmp_path):
+    shutil.copytree(folder / "val", tmp_path / "imagenet" / "val")
+    for where in (tmp_path / "imagenet", tmp_path):
+        data = load(where)
+        assert torch.equal(data.test.images[:], load(folder).test.images[:])
+        assert (len(data.train), len(data.val)) == (0, 0)
+        with pytest.raises(InputError, match="no train split"):
+            data.check_trainable()
+
+
+def test_hidden_folders_are_no_classes(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "d")
+    for place in ("train", "val", "train/n01"):
+        shutil.copytree(folder / "val" / "n01", tmp_path / "d" / place / ".ipynb_checkpoints")
+    data, clean = load(tmp_path / "d"), load(folder)
+    assert data.class_names == clean.class_names
+    assert names(data.train) == names(clean.train)
+
+
+def test_a_companion_file_of_macos_is_named(folder, tmp_path):
+    spoilt = shutil.copytree(folder, tmp_path / "d")
+    (spoilt / "val" / "n02" / "._n02_1.JPEG").write_bytes(b"\0\5\26\7Mac OS X")
+    with pytest.raises(InputError, match=r"val/n02/\._n02_1.JPEG is metadata of macOS"):
+        load(spoilt)
 
 
 def test_nothing_is_downloaded(tmp_path):

@@ -53,7 +53,6 @@ DAMAGE = {
     "cut short": (lambda f: (f / TRAIN).write_bytes((f / TRAIN).read_bytes()[:-100]), "is truncated or damaged"),
     "cut to nothing": (lambda f: (f / TRAIN).write_bytes(b""), "is truncated or damaged"),
     "no test": (lambda f: (f / TEST).unlink(), "no file test-00000-of-NNNNN.parquet"),
-    "no train": (lambda f: (f / TRAIN).unlink(), "no file train-00000-of-NNNNN.parquet"),
     "missing shard": (
         lambda f: (f / TRAIN).rename(f / "train-00001-of-00002.parquet"),
         "shard 0 of the 2 of split 'train' is missing",
@@ -75,7 +74,14 @@ DAMAGE = {
         "cannot decode an image: cannot identify image file",
     ),
     "cut picture": (lambda f: write_train(f, with_cells([cell(SOUND[:60])])), "cannot decode an image"),
-    "plain bytes": (lambda f: write_train(f, with_cells([SOUND])), "cannot decode an image"),
+    "a path in place of bytes": (
+        lambda f: write_train(f, with_cells([{"bytes": None, "path": "a.png"}])),
+        "a row has a path, 'a.png', but no bytes",
+    ),
+    "numbers in place of bytes": (
+        lambda f: write_train(f, with_cells([[1, 2]])),
+        "cannot decode an image: a row has list",
+    ),
     "high label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [0, 10])), "train labels span 0..10"),
     "low label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [-1, 3])), "train labels span -1..3"),
     "null label": (lambda f: write_train(f, with_cells([cell(SOUND)] * 2, [None, 3])), "label"),
@@ -101,6 +107,14 @@ def test_damaged_data_are_told_in_one_line(folder, damage):
         load_dataset("cifar10", folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_may_be_the_column_itself(folder):
+    """Without the hub's struct of bytes and path."""
+    pictures = shards.images(20, 0)
+    before = load_dataset("cifar10", folder)
+    write_train(folder, with_cells([shards.png(picture) for picture in pictures], [place % 10 for place in range(20)]))
+    assert torch.equal(load_dataset("cifar10", folder).train.images, before.train.images)
 
 
 def records(pictures, labels):

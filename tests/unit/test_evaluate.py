@@ -201,3 +201,25 @@ def test_a_gradient_comes_back_in_the_layout_that_attacks_expect():
     (gradient,) = torch.autograd.grad(Evaluator(model).logits(x).sum(), x)
     assert gradient.is_contiguous()
     torch.testing.assert_close(gradient, torch.autograd.grad(model(x).sum(), x)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_are_integers_of_any_type(dtype):
+    model, x, y = Linear(normal(5, 12)), uniform(6, 3, 2, 2), classes(6, 5)
+    assert_same(evaluate(model, x, y.to(dtype), attack=ATTACK), evaluate(model, x, y, attack=ATTACK))
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(6), torch.eye(6, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)])
+def test_labels_of_another_form_are_refused(labels):
+    with pytest.raises(ValueError, match="labels have"):
+        evaluate(Linear(normal(5, 12)), uniform(6, 3, 2, 2), labels, attack=ATTACK)
+
+
+def test_images_outside_by_rounding_are_evaluated_as_clamped():
+    model, x, y = Linear(normal(5, 12)), uniform(6, 3, 2, 2), classes(6, 5)
+    x[0, 0], x[1, 0] = 1.0, 0.0
+    beyond = x.clone()
+    beyond[0, 0], beyond[1, 0] = 1 + 1.2e-7, -1e-8
+    assert_same(evaluate(model, beyond, y, attack=ATTACK), evaluate(model, x, y, attack=ATTACK))
+    with pytest.raises(ValueError, match=r"x spans \[.*outside \[0, 1\]"):
+        evaluate(model, x * 2, y, attack=ATTACK)

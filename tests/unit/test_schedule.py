@@ -4,7 +4,7 @@ import math
 import pytest
 
 from bat_core.config import TrainConfig
-from bat_core.schedule import learning_rate
+from bat_core.schedule import learning_rate, update_rate
 
 
 def epochs_rates(config, epochs):
@@ -112,3 +112,27 @@ def test_what_belongs_to_another_schedule_changes_nothing(schedule):
     }[schedule]
     mine, told = TrainConfig(schedule=schedule), TrainConfig(schedule=schedule, **others)
     assert epochs_rates(mine, 50) == epochs_rates(told, 50)
+
+
+@pytest.mark.parametrize("warm_up", [None, 0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("schedule", ["one_cycle", "multi_step", "cosine"])
+def test_the_only_update_of_a_run_changes_the_weights(schedule, warm_up):
+    config = TrainConfig(schedule=schedule, lr=0.2, warm_up=warm_up)
+    assert 0 < update_rate(config, 0.0, updates=1) <= 0.2
+
+
+def test_the_only_update_of_one_cycle_is_in_the_middle_and_others_start_where_they_did():
+    one_cycle = TrainConfig(schedule="one_cycle", lr=0.2)
+    assert update_rate(one_cycle, 0.0, updates=1) == learning_rate(one_cycle, 0.5)
+    for schedule in ("multi_step", "cosine"):
+        assert update_rate(TrainConfig(schedule=schedule, lr=0.2), 0.0, updates=1) == 0.2
+
+
+@pytest.mark.parametrize("warm_up", [None, 0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("schedule", ["one_cycle", "multi_step", "cosine"])
+@pytest.mark.parametrize("updates", [2, 3, 10])
+def test_several_updates_follow_the_schedule_exactly_and_only_the_first_may_be_zero(schedule, warm_up, updates):
+    config = TrainConfig(schedule=schedule, lr=0.2, warm_up=warm_up)
+    rates = [update_rate(config, update / updates, updates=updates) for update in range(updates)]
+    assert rates == [learning_rate(config, update / updates) for update in range(updates)]
+    assert min(rates[1:]) > 0

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall
+from bat_core.threat import LinfBall, in_unit_box
 
 from .toys import uniform
 
@@ -115,3 +115,28 @@ def test_images_outside_their_range(value):
 def test_integer_images_are_refused():
     with pytest.raises(ValueError, match=r"uint8.*floating-point"):
         LinfBall.around(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), 0.1)
+
+
+@pytest.mark.parametrize(("dtype", "excess"), [(torch.float32, 1.2e-7), (torch.float64, 1e-9), (torch.float16, 9e-4)])
+def test_images_outside_by_rounding_are_clamped(dtype, excess):
+    x = as_images([-excess, 0.25, 1 + excess], dtype)
+    assert x.max() > 1
+    assert in_unit_box(x).flatten().tolist() == [0, 0.25, 1]
+    ball = LinfBall.around(x, 0.5)
+    assert torch.equal(ball.x, in_unit_box(x))
+    assert ball.check(ball.x) is ball.x
+    inside = as_images([0, 0.5, 1], dtype)
+    assert in_unit_box(inside) is inside
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0, 1 + 1e-4, "1.0001"), (-2.1, 2.6, "2.1 outside"), (0, 255, "254")]
+)
+def test_images_outside_by_more_are_refused_with_the_excess(low, high, said):
+    with pytest.raises(ValueError, match=rf"x spans \[.*{said}"):
+        in_unit_box(as_images([low, high], torch.float64))
+
+
+def test_nan_is_outside():
+    with pytest.raises(ValueError, match="x spans"):
+        in_unit_box(as_images([0.5, math.nan], torch.float32))

@@ -1,5 +1,7 @@
 """Runs a command: parses options, reports errors in one sentence and sets the exit code."""
 
+import io
+import os
 import shlex
 import sys
 import traceback
@@ -13,6 +15,7 @@ from sweeps.engine.cli.redact import redacted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
 
 DEBUG = "--debug"
+STREAMS = ("stdin", "stdout", "stderr")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: failure, invalid input, Ctrl-C
 
 
@@ -24,6 +27,7 @@ def command(main: Callable[[Any], int]) -> None:
     With --debug, which every command takes, the traceback of the error comes first.
     """
     arguments, debug = _without_debug(sys.argv[1:])
+    open_streams()
     app = App(
         help=main.__doc__,
         help_format="plaintext",
@@ -64,6 +68,26 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 def _show_traceback(error: BaseException, debug: bool) -> None:
     if debug:
         print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+
+
+def open_streams() -> None:
+    """Make the standard streams usable: open those that are closed, and write what an encoding lacks as "?".
+
+    Otherwise the next file that is opened, such as a database, would take a closed stream's place and be written to
+    by every process that prints.
+    """
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:  # pragma: no cover (a lower one is closed as well)
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, STREAMS[number], os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def command_line() -> str:

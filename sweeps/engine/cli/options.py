@@ -5,7 +5,7 @@ Whatever imports torch is imported where it is used, so that --help answers at o
 
 import datetime
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from cyclopts import Parameter, Token
 
 from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig
 from bat_core.errors import InputError, check_finite
+from sweeps.engine.cli.given import Options
 from sweeps.engine.storage.files import is_uri, refuse_if_used
 from sweeps.engine.sweep.spec import SPEC, Resources
 
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 WIDE_RESNET = "wrn_28_10"
 LONG = "+"  # the paper's suffix for models trained with the long schedule
 LONG_MILESTONES = (0.5, 0.75)  # fractions of training at which its learning rate decays
-DEFAULT_MODELS = {"digits": "small_cnn", "imagenet": "resnet50"}  # for other data sets: WIDE_RESNET
+DEFAULT_MODELS = {  # for other data sets: WIDE_RESNET
+    **dict.fromkeys(("digits", "mnist", "fashion_mnist"), "small_cnn"),
+    **dict.fromkeys(("imagenet", "imagefolder"), "resnet50"),
+}
 
 
 def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
@@ -46,14 +50,19 @@ Several = Parameter(consume_multiple=True)
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions:
+class SweepOptions(Options):
     """Options of every sweep. None selects the default for the data set and model."""
 
     dataset: str = "digits"
-    """Data set: digits (embedded), cifar10, svhn or imagenet."""
+    """Data set: digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, tiny_imagenet or imagenet; your own
+    as parquet, imagefolder or package.module:factory (docs/data.md)."""
     data_dir: Path | None = None
-    """Folder with the images: Parquet files from the Hugging Face hub, CIFAR-10's binary files, SVHN's .mat files,
-    or {train,val}/<class>/*.JPEG."""
+    """Folder with the images, or its parent: Parquet files from the Hugging Face hub, the data set's own files, or
+    {train,val,test}/<class>/*."""
+    image_column: str | None = None
+    """Column of the images in Parquet files. Default: found by its type."""
+    label_column: str | None = None
+    """Column of the labels in Parquet files. Default: found by its name and type."""
     download: bool = False
     """Download the published files to --data-dir first, if they are missing."""
     train_size: int | None = None
@@ -63,12 +72,13 @@ class SweepOptions:
     test_size: int | None = None
     """Number of test images. Default: all."""
     image_size: int | None = None
-    """Height and width of images read from files. Default: 224 on imagenet."""
+    """Height and width of images read from files. Default: 224 on imagenet; on imagefolder the images' own size if all
+    have the same, else 224."""
     data_workers: int | None = None
     """Processes that decode image files, per training process. Default: one per CPU core, at most 8."""
     model: str | None = None
-    """Model, such as small_cnn or preact_resnet18. Default: small_cnn on digits, resnet50 on imagenet, else
-    wrn_28_10."""
+    """Model: small_cnn, preact_resnet18 ..., timm:NAME, torchvision:NAME, or your own as package.module:factory.
+    Default: small_cnn on digits, mnist and fashion_mnist, resnet50 on imagenet and imagefolder, else wrn_28_10."""
     epochs: int | None = None
     """Passes over the training images. Default: 20 on digits, else 100."""
     batch_size: int | None = None
@@ -83,7 +93,8 @@ class SweepOptions:
     on_collapse: str = "stop"
     """If one-step training collapses (catastrophic overfitting): stop and keep the previous epoch, or go_on."""
     verify: int | None = None
-    """Test images to verify with APGD-CE and APGD-T; 0 disables. Default: 200 on digits, else 1000."""
+    """Test images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin); 0 disables. Default: 200 on
+    digits, else 1000."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
     """Random seeds; one model per seed."""
     output: Path | None = None
@@ -115,6 +126,8 @@ class SweepOptions:
             val_size=self.val_size,
             test_size=self.test_size,
             image_size=self.image_size,
+            image_column=self.image_column,
+            label_column=self.label_column,
         )
 
     def model_name(self) -> str:
@@ -152,6 +165,8 @@ class SweepOptions:
             raise InputError("--num-workers and --cpus-per-worker must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise InputError(f"--max-concurrent={self.max_concurrent} must be at least 1")
+        if self.data_workers is not None:
+            check_finite("--data-workers", self.data_workers)
         gpus = self.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if gpu_count() else 0.0
@@ -170,7 +185,7 @@ class SweepOptions:
 
     def output_folder(self, name: str) -> Path:
         """--output, or a new folder named after the sweep and the time."""
-        return self.output or timestamped(f"{name}-{self.dataset}")
+        return self.output or timestamped(f"{name}-{file_name(self.dataset)}")
 
     def new_folder(self, name: str) -> "SweepFolder":
         """The folder, and the store if any, of a new sweep.
@@ -198,9 +213,9 @@ class SweepOptions:
         """
         allowed = {"resume", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes", "address"}
         allowed |= also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
-        for option in fields(self):
-            if option.name not in allowed and getattr(self, option.name) != option.default:
-                flag = "--" + option.name.replace("_", "-")
+        for option in self.given:
+            if option not in allowed:
+                flag = self.flag(option)
                 raise InputError(f"{flag} cannot be given with --resume: the sweep keeps its settings; omit {flag}")
 
 
@@ -215,6 +230,11 @@ def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) 
     return eps, _or(step_size, eps / STEPS_PER_EPS)
 
 
+def file_name(dataset: str) -> str:
+    """A data set's name as part of a file name: package.module:factory has a colon."""
+    return dataset.replace(":", "-")
+
+
 def timestamped(name: str) -> Path:
     """The path of a results folder, named after its origin and the time."""
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
@@ -224,10 +244,14 @@ def timestamped(name: str) -> Path:
 def load_images(
     data: DataConfig, data_dir: str | Path | None, *, download: bool, data_workers: int | None = None
 ) -> "Dataset":
-    """Load the data set that a trial's config names from this machine's `data_dir`."""
+    """Load the data set that a trial's config names from this machine's `data_dir`.
+
+    Raises:
+        InputError: it cannot be loaded, or has no images to train on and to choose by.
+    """
     from bat_core.data import load_dataset
 
-    return load_dataset(
+    dataset = load_dataset(
         data.name,
         data_dir,
         download=download,
@@ -235,8 +259,12 @@ def load_images(
         val_size=data.val_size,
         test_size=data.test_size,
         image_size=data.image_size,
+        image_column=data.image_column,
+        label_column=data.label_column,
         data_workers=data_workers,
     )
+    dataset.check_trainable()
+    return dataset
 
 
 def gpu_count() -> int:

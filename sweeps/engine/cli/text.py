@@ -1,5 +1,6 @@
 """Formats text for users: lines, counts, percentages, paths, Markdown tables and progress."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,12 @@ def relative(path: Path) -> str:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def pasted(path: Path) -> str:
+    """A path as one word of a shell command: relative where it can be, and quoted."""
+    word = relative(path)
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[str] | None = None) -> str:

@@ -17,8 +17,8 @@ from bat_core.attacks import FGSM, PGD
 from bat_core.attacks.gradient import input_gradient
 from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
+from bat_core.correctness import is_correct
 from bat_core.data import Split, to_unit
-from bat_core.evaluate import is_correct
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.rng import PerExampleRNG

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bat_core.errors import InputError
 from sweeps.engine.cli.live_table import live_table
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.cli.text import counted, relative
+from sweeps.engine.cli.text import counted, pasted
 from sweeps.engine.driver.model_queries import QueryAnswers, answer_query
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.session import SweepSession
@@ -52,16 +52,16 @@ def answer_on_ray(session: SweepSession, queries: Sequence[ModelQuery]) -> bool:
     sweep, options = session.sweep, session.options
     config, gpus, answers = sweep.trials[0].config, sweep.resources.gpus_per_worker, QueryAnswers(session.folder)
     shared = (session.dataset.part(config.attack.split), config, "cuda" if gpus else "cpu")
-    with cluster.cluster(address=cluster.existing_cluster(options.address)):
-        calls = ((query, answers.models(query)) for query in queries)
-        try:
+    calls = ((query, answers.models(query)) for query in queries)
+    try:
+        with cluster.cluster(address=cluster.existing_cluster(options.address)):
             for query, columns in tasks.run_tasks(answer_query, calls, shared, gpus=gpus, most=options.max_concurrent):
                 answers.write(query, columns)
-        except (tasks.TaskError, InputError) as error:
-            reason = redacted(str(error).strip().splitlines()[-1])
-            place = relative(session.folder.path)
-            session.say(f"not all measurements succeeded ({reason}); retry with --resume {place}", "yellow")
-            return False
+    except (tasks.TaskError, InputError) as error:
+        reason = redacted(str(error).strip().splitlines()[-1])
+        place = pasted(session.folder.path)
+        session.say(f"not all measurements succeeded ({reason}); retry with --resume {place}", "yellow")
+        return False
     return True
 
 
@@ -92,5 +92,5 @@ def on_ray(session: SweepSession, *, most: int | None = None, expected: int | No
             ):
                 yield concurrent
         except KeyboardInterrupt:
-            session.say(f"stopped at once; resume with --resume {relative(session.folder.path)}", "yellow")
+            session.say(f"stopped at once; resume with --resume {pasted(session.folder.path)}", "yellow")
             raise

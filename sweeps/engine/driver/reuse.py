@@ -10,6 +10,7 @@ import numpy as np
 import bat_core
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.user_modules import changed_modules, source_digests
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, Record, read_events, read_status
@@ -69,7 +70,9 @@ def finished_trials(places: Sequence[Path]) -> Iterator[Finished]:
 
 
 def _fits(found: Finished, dataset: Dataset) -> bool:
-    """Whether the same version trained it, and the same images were used to evaluate it."""
+    """Whether the same code trained it, and the same images were used to evaluate it."""
+    if not _same_code(found):
+        return False
     starts = [event for event in read_events(found.folder) if event["event"] == "start"]
     if not starts or starts[-1].get("versions", {}).get("bat_sweeps") != bat_core.__version__:
         return False
@@ -81,6 +84,17 @@ def _fits(found: Finished, dataset: Dataset) -> bool:
     order = np.argsort(part.rows.numpy(), kind="stable")
     same = np.array_equal(verdicts.rows, part.rows.numpy()[order])
     return same and np.array_equal(verdicts.labels, part.labels.numpy()[order])
+
+
+def _same_code(found: Finished) -> bool:
+    """Whether the user's modules that its config names are what they were when it was trained."""
+    config = found.trial.config
+    names = (config.model, config.recipe.name, config.data.name)
+    modules = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
+    if not modules:
+        return True
+    now, then = source_digests(), SweepFolder(found.folder.parents[1]).user_code()
+    return not changed_modules(then, now) and all((name in then) == (name in now) for name in modules)
 
 
 def _copy(found: Finished, home: Path) -> None:

@@ -1,12 +1,14 @@
 """Runs, tracks and reports one sweep."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import sweeps
 from bat_core.data import Dataset
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import SweepOptions
-from sweeps.engine.cli.text import counted, relative
+from sweeps.engine.cli.text import counted, pasted, relative
 from sweeps.engine.driver.on_ray import answer_on_ray, run_on_ray
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.reuse import reuse_finished
@@ -15,11 +17,13 @@ from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import unread_lines
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
-from sweeps.engine.tracking.background import how_to_open
+from sweeps.engine.tracking.location import how_to_open, restored_experiments
 
 MakeTrials = Callable[[Dataset], Sequence[Trial]]
 Draw = Callable[[Sweep, SweepFolder], Report]
 FindQueries = Callable[[Sweep, SweepFolder], Sequence[ModelQuery]]
+
+MIRROR = Path(sweeps.__file__).with_name("mirror.py")
 
 
 def run_sweep(
@@ -45,7 +49,7 @@ def run_sweep(
         InputError: the input cannot be used; nothing was started or written.
     """
     opened = resume(options) if options.resume else begin(options, name, lambda dataset: Plan(make_trials(dataset)))
-    with opened.driving() as session:
+    with opened.undone_if_not_started(), opened.driving() as session:
         if reuse:
             _reuse(session)
         sweep, folder = session.sweep, session.folder
@@ -86,7 +90,7 @@ def _conclude(session: SweepSession, draw: Draw, unrecorded: Mapping[str, str]) 
     print_summary(session, report)
     if unfinished or failed:
         left = unfinished + len(failed)
-        session.say(f"{left} trials are not finished; resume with --resume {relative(folder.path)}", "yellow")
+        session.say(f"{left} trials are not finished; resume with --resume {pasted(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else FAILED if failed else 0
 
 
@@ -105,7 +109,9 @@ def print_summary(session: SweepSession, report: Report, *others: str) -> None:
     for line in others:
         session.say(line)
     session.say(f"MLflow: {how_to_open(tracker.uri)}, experiment {folder.title(sweep)}")
+    if restored := restored_experiments():
+        session.say(restored, "yellow")
     if trouble:
-        later = f"later: python sweeps/mirror.py {relative(folder.path)}"
+        later = f"later: {pasted(Path(sys.executable))} {pasted(MIRROR)} {pasted(folder.path)}"
         session.say(f"MLflow did not take everything ({trouble}); {later}", "yellow")
     session.say(report.sentence, "bold")

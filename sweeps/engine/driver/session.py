@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 import bat_core
-from bat_core.config import DataConfig, TrialConfig
+from bat_core.config import TrialConfig, check_storable
 from bat_core.data import Dataset
+from bat_core.user_modules import changed_modules, source_digests
 from bat_core.workers import Workers
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import say
-from sweeps.engine.driver.preflight import check_machine, check_trial
+from sweeps.engine.driver.preflight import check_machine, check_trial, check_user_code
 from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.storage.undo import undone_if_not_started
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.remote import hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Sweep, Trial
@@ -56,6 +58,22 @@ class SweepSession:
         say(self.console, text, style)
 
     @contextmanager
+    def undone_if_not_started(self) -> Iterator[None]:
+        """If Ray does not start in the body, and none of a new sweep's trials has begun, remove the sweep again."""
+        folder, store = self.folder, self.folder.store
+
+        def started() -> bool:
+            return any(status.started is not None and not status.reused for _, status in folder.statuses(self.sweep))
+
+        def undo() -> None:
+            if store is not None:
+                for stored in store.files():
+                    store.drop(stored.key)
+
+        with undone_if_not_started(folder.path, new=self.options.resume is None, started=started, undo=undo):
+            yield
+
+    @contextmanager
     def driving(self) -> Iterator["SweepSession"]:
         """Make this process the only driver of the sweep while the body runs.
 
@@ -83,8 +101,11 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
         options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
     )
     planned = plan(dataset)
-    for config in (*(trial.config for trial in planned.trials), *planned.examples):
-        check_trial(config, dataset, Workers(size=resources.num_workers))
+    configs = [*(trial.config for trial in planned.trials), *planned.examples]
+    workers = Workers(size=resources.num_workers)
+    for config in configs:
+        check_trial(config, dataset, workers)
+    check_user_code(configs, dataset, workers, options.address)
     sweep = Sweep(
         name=name,
         command=command_line(),
@@ -95,20 +116,22 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
         open=planned.open,
         storage=folder.store.uri if folder.store else None,
     )
+    check_storable(sweep)
     folder.create(sweep)
+    folder.write_user_code(source_digests())
     return SweepSession.new(sweep, folder, dataset, options)
 
 
 def resume(
     options: SweepOptions,
     *,
-    images: Callable[[Sweep, SweepFolder], DataConfig] = lambda sweep, _: sweep.trials[0].config.data,
+    base: Callable[[Sweep, SweepFolder], TrialConfig] = lambda sweep, _: sweep.trials[0].config,
     also_allowed: AbstractSet[str] = frozenset(),
 ) -> SweepSession:
     """Open the sweep in the folder or store that --resume names.
 
     Args:
-        images: returns the data set settings of its trials.
+        base: returns the config that its trials share, or one of them.
         also_allowed: options that are allowed with --resume.
     Raises:
         InputError: there is no such sweep, or an option would change it.
@@ -117,14 +140,21 @@ def resume(
     options.refuse_with_resume(also_allowed=also_allowed)
     folder = open_sweep(options.resume, options.output)
     sweep = folder.load()
+    shared = base(sweep, folder)
     dataset = load_images(
-        images(sweep, folder),
+        shared.data,
         options.data_dir or sweep.data_dir,
         download=options.download,
         data_workers=options.data_workers,
     )
+    left = [trial.config for trial, status in folder.statuses(sweep) if status.phase != "finished"]
+    if left or sweep.open:
+        workers = Workers(size=sweep.resources.num_workers)
+        check_user_code([shared, *left], dataset, workers, options.address)
     session = SweepSession.new(sweep, folder, dataset, options)
     warn_of_other_version(sweep, session.console)
+    if changed := changed_modules(folder.user_code(), source_digests()):
+        session.say(f"{', '.join(changed)} changed since the sweep was started: results may differ", "yellow")
     return session
 
 

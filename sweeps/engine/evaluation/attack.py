@@ -57,6 +57,7 @@ class Evaluation(EvaluationSpec):
 @functools.lru_cache(maxsize=2)
 def _attacks(evaluation: Evaluation, device: str) -> Suite:
     suite = get_suite(evaluation.suite, eps=evaluation.eps, step_size=evaluation.step_size)
+    suite = suite.for_classes(evaluation.num_classes)
     if not evaluation.transfer_from:
         return suite
     transfer = Transfer(

@@ -11,13 +11,15 @@ from rich.console import Console
 from bat_core.data import Split
 from bat_core.errors import InputError
 from sweeps.engine.cli.options import timestamped
-from sweeps.engine.cli.text import progress, relative, say
+from sweeps.engine.cli.text import pasted, progress, relative, say
 from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.setup import reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
 from sweeps.engine.storage.files import refuse_if_used
 from sweeps.engine.storage.locks import sole_driver
-from sweeps.engine.tracking.background import failure_of, how_to_open, quiet_mlflow, time_limit, tracking_uri
+from sweeps.engine.storage.undo import undone_if_not_started
+from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit
+from sweeps.engine.tracking.location import how_to_open, prepare, restored_experiments, tracking_uri
 
 Run: TypeAlias = Callable[[Callable[..., None], Sequence[tuple[Any, ...]]], None]
 S = TypeVar("S", bound=EvaluationSpec)
@@ -63,7 +65,10 @@ class Job(ABC, Generic[S]):
             InputError: the input is invalid; nothing was attacked.
         """
         self._resume() if self.options.resume else self._begin()
-        with sole_driver(self.folder.path, self.noun):
+        undone = undone_if_not_started(
+            self.folder.path, new=not self.options.resume, started=lambda: self.done() > 0, undo=lambda: None
+        )
+        with undone, sole_driver(self.folder.path, self.noun):
             with progress(self.console, total=self.total(), done=self.done, doing=self.doing):
                 self.attack()
             results = self.conclude()
@@ -145,14 +150,17 @@ class Job(ABC, Generic[S]):
         uri = tracking_uri()
 
         def log() -> None:
+            prepare(uri)
             quiet_mlflow()
             self.log(uri)
 
         if trouble := failure_of(log, patience=time_limit(len(self.spec.models))):
-            later = f"try again with --resume {relative(self.folder.path)}"
-            self.say(f"could not log everything to MLflow ({trouble}); {later}", "yellow")
+            later = f"try again with --resume {pasted(self.folder.path)}"
+            self.say(f"MLflow did not take everything ({trouble}); {later}", "yellow")
         else:
             self.say(f"MLflow: {how_to_open(uri)}{self.experiment}")
+        if restored := restored_experiments():
+            self.say(restored, "yellow")
 
 
 @contextmanager

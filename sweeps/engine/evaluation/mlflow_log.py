@@ -30,7 +30,8 @@ def log_evaluation(
     runs = Runs(uri)
     run_id = _run_id(runs, evaluation, model)
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
-    suite = evaluation.name.replace("+", ".")
+    suite, classes = evaluation.name.replace("+", "."), evaluation.attacks().classes
+    suite += f"-for-{classes}-classes" if classes else ""
     numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
     low, high = summary["robust_acc_interval"]
     numbers |= {"robust_acc_low": low, "robust_acc_high": high, "n": summary["n"]}
@@ -55,6 +56,7 @@ def _run_id(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> str:
     """The run that trained the model, if MLflow has it; otherwise a run of this evaluation."""
     source = model.source
     if source.run_id:
+        runs.restore_run(runs.get(source.run_id))
         return source.run_id
     found = runs.find_trial(source.sweep_id, source.trial_id) if source.sweep_id else None
     if found is None:

@@ -30,9 +30,9 @@ class ModelSource:
 
     `name` is its name in tables. `factory` is its name in its source: package.module:factory, timm:NAME ...
     `sweep_id` and `trial_id`, or `run_id`, identify its MLflow run; all are empty for a model from elsewhere.
-    Training held out `val_size` images and used images of `image_size`; None is the default. `num_classes` and
-    `image_shape` (C, H, W) are what an architecture by name is built for, if `weights` are loaded into it;
-    `weights_key` chooses among several state dicts in that file.
+    Training held out `val_size` images and used images of `image_size`, from `image_column` and `label_column` of
+    Parquet files; None is the default. `num_classes` and `image_shape` (C, H, W) are what an architecture by name is
+    built for, if `weights` are loaded into it; `weights_key` chooses among several state dicts in that file.
     """
 
     name: str
@@ -49,6 +49,8 @@ class ModelSource:
     weights_key: str = ""
     num_classes: int | None = None
     image_shape: tuple[int, ...] = ()
+    image_column: str | None = None
+    label_column: str | None = None
 
     def load(self, device: torch.device | str = "cpu") -> nn.Module:
         """Load the module. Its training or evaluation mode is left as it is.
@@ -190,6 +192,8 @@ def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> 
         run_id=run_id,
         val_size=config.data.val_size,
         image_size=config.data.image_size,
+        image_column=config.data.image_column,
+        label_column=config.data.label_column,
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +10,24 @@ from cyclopts import Parameter
 
 from bat_core.config import PRECISIONS, SPLITS
 from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from sweeps.engine.cli.given import Options
 from sweeps.engine.cli.options import Amount, Several, gpu_count
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class JobOptions:
+class JobOptions(Options):
     """Images, budget and machine. None means the default."""
 
     dataset: str | None = None
-    """Images: digits, cifar10, svhn, imagenet. Default: what the model was trained on."""
+    """Images: digits, cifar10, svhn, imagenet, parquet, imagefolder, package.module:factory ... (docs/data.md).
+    Default: what the model was trained on."""
     data_dir: Path | None = None
-    """Folder with the images. Default: the one that the model's sweep used."""
+    """Folder with the images, or its parent. A test split is enough. Default: the one that the model's sweep used."""
+    image_column: str | None = None
+    """Column of the images in Parquet files. Default: the one the model was trained on, else found by its type."""
+    label_column: str | None = None
+    """Column of the labels in Parquet files. Default: the one the model was trained on, else found by name and type."""
     image_size: int | None = None
     """Height and width of images read from files. Default: what the model was trained on."""
     data_workers: int | None = None
@@ -74,17 +80,32 @@ class JobOptions:
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
                 check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
+        check_finite("--seed", self.seed)
+        for name in ("data_workers", "gpus_per_worker"):
+            if getattr(self, name) is not None:
+                check_finite(f"--{name.replace('_', '-')}", getattr(self, name))
         for name in ("n", "batch_size", "workers", "image_size"):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=1)
+        self._check_gpus()
 
     def refuse_with_resume(self, models: Sequence[str], noun: str) -> None:
         """Raises InputError for models or options that cannot change when a `noun` is resumed."""
         allowed = {"resume", "data_dir", "data_workers", "workers", "gpus_per_worker", "address"}
-        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        given = [flag for flag in given if flag[2:].replace("-", "_") not in allowed] + list(models)
+        given = [self.flag(option) for option in self.given if option not in allowed] + list(models)
         if given:
             raise InputError(f"{given[0]} cannot be given with --resume: the {noun} keeps its original settings")
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        if self.gpus_per_worker is None:
+            return
+        check_finite("--gpus-per-worker", self.gpus_per_worker)
+        if self.gpus_per_worker and not gpu_count() and self._cluster() in (None, "local"):
+            raise InputError(
+                f"--gpus-per-worker={self.gpus_per_worker:g}: this machine has no GPU: leave it out, or name a cluster"
+                " that has some with --address"
+            )
 
     def gpus(self) -> float:
         """GPUs per worker process."""
@@ -92,8 +113,15 @@ class JobOptions:
         return default if self.gpus_per_worker is None else self.gpus_per_worker
 
     def device(self) -> str:
-        """The device of the models."""
-        return "cuda" if self.gpus() else "cpu"
+        """The device of the models in this process, which inspects them.
+
+        A driver whose workers do all the work needs no GPU and touches none, so it inspects models on the CPU.
+        """
+        return "cuda" if self.gpus() and self.alone() else "cpu"
+
+    def measures_memory(self) -> bool:
+        """Whether this process measures the memory for a batch. Workers with GPUs measure that of their own GPU."""
+        return self.alone() or not self.gpus()
 
     def processes(self) -> int:
         """The maximum number of processes that share a device's memory."""
@@ -103,9 +131,13 @@ class JobOptions:
 
     def alone(self) -> bool:
         """Whether this process does all the work."""
+        if self.gpus() and not gpu_count():
+            return False
         several_gpus = bool(self.gpus()) and gpu_count() > 1
-        cluster = self.address or os.environ.get("RAY_ADDRESS")
-        return self.workers == 1 or (self.workers is None and not cluster and not several_gpus)
+        return self.workers == 1 or (self.workers is None and not self._cluster() and not several_gpus)
+
+    def _cluster(self) -> str | None:
+        return self.address or os.environ.get("RAY_ADDRESS")
 
 
 @Parameter(name="*")
@@ -135,7 +167,7 @@ class EvaluateOptions(JobOptions):
 
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
-        get_suite(self.suite, eps=0.5)
+        get_suite(self.suite, eps=0.5).check_available()
 
 
 @Parameter(name="*")

@@ -10,6 +10,7 @@ from bat_core.adapter.sources import Target
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
+from bat_core.memory import gpu_batch_size
 from bat_core.suites import get_suite
 from sweeps.engine.evaluation.attack import (
     NOUN,
@@ -155,7 +156,7 @@ class EvaluationJob(Job[Evaluation]):
 def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
     """Run all attacks on one shard of one model, except those whose results are on disk."""
     model = evaluation.models[number]
-    evaluator = _evaluator(evaluation, number, gpus)
+    evaluator = _evaluator(evaluation, number, part, gpus)
     with model_code(f"model {model.source.name!r} failed under attack"):
         attack_shard(evaluation, folder.model(model), evaluator, part, shard)
 
@@ -163,7 +164,7 @@ def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
     """Check one model for gradient masking."""
     model = evaluation.models[number]
-    evaluator = _evaluator(evaluation, number, gpus)
+    evaluator = _evaluator(evaluation, number, part, gpus)
     with model_code(f"model {model.source.name!r} failed in a check for gradient masking"):
         check_model(evaluation, folder.model(model), evaluator, part)
 
@@ -171,11 +172,13 @@ def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number:
 _LOADED: dict[tuple[str, int], Evaluator] = {}
 
 
-def _evaluator(evaluation: Evaluation, number: int, gpus: float) -> Evaluator:
+def _evaluator(evaluation: Evaluation, number: int, part: Split, gpus: float) -> Evaluator:
     """The evaluator of a model in this process. Only one model is kept in memory."""
     key = (evaluation.id, number)
     if key not in _LOADED:
         _LOADED.clear()
         model = evaluation.models[number].load("cuda" if gpus else "cpu", NOUN)
-        _LOADED[key] = Evaluator(model, seed=evaluation.seed, precision=evaluation.precision)
+        with model_code(f"model {evaluation.models[number].source.name!r}"):
+            fits = gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus)
+        _LOADED[key] = Evaluator(model, seed=evaluation.seed, precision=evaluation.precision, max_chunk=fits)
     return _LOADED[key]

@@ -17,6 +17,7 @@ from bat_core.adapter.normalize import parse_normalization
 from bat_core.adapter.sources import Target
 from bat_core.data import Dataset, Split, load_dataset, to_unit
 from bat_core.errors import InputError
+from bat_core.few_classes import check_classes
 from bat_core.masking.inspection import inspect
 from bat_core.memory import max_batch_size
 from sweeps.engine.cli.app import command_line
@@ -49,8 +50,9 @@ def make_spec_fields(
     """
     downloads = folder.with_name(f"{folder.name}-models")
     sources = find_models(models, weights=options.weights, downloads=downloads, weights_key=options.weights_key)
-    dataset, data_dir, image_size = _images(sources, options)
+    dataset, chosen = _images(sources, options)
     eps, step_size = evaluation_budget(options.eps, options.step_size, dataset.pixel)
+    check_classes(f"data set {dataset.name}", dataset.num_classes)
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
@@ -61,7 +63,7 @@ def make_spec_fields(
         "command": command_line(),
         "models": examined,
         "dataset": dataset.name,
-        "data_dir": data_dir,
+        **chosen,
         "split": options.split,
         "n": n,
         "pixel": dataset.pixel,
@@ -69,8 +71,8 @@ def make_spec_fields(
         "step_size": step_size,
         "seed": options.seed,
         "precision": options.precision,
-        "val_size": len(dataset.val),
-        "image_size": image_size,
+        "val_size": len(dataset.val) or None,
+        "num_classes": dataset.num_classes,
         "shard_size": options.batch_size or fits,
     }
     return decided, part
@@ -87,6 +89,8 @@ def reload_images(spec: EvaluationSpec, options: JobOptions, noun: str) -> Split
         options.data_dir or spec.data_dir,
         val_size=spec.val_size,
         image_size=spec.image_size,
+        image_column=spec.image_column,
+        label_column=spec.label_column,
         data_workers=options.data_workers,
     )
     for model in spec.models:
@@ -94,13 +98,13 @@ def reload_images(spec: EvaluationSpec, options: JobOptions, noun: str) -> Split
     return spec.part(dataset)
 
 
-def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Dataset, str | None, int | None]:
+def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Dataset, dict[str, Any]]:
     """Load the data set that all models are attacked on. No model was trained on an image of its val split.
 
     Returns:
-        The data set, its folder and its image size, where they can be chosen.
+        The data set, and the spec's fields that say where its images are: folder, image size and columns.
     Raises:
-        InputError: the models do not agree on a data set or an image size.
+        InputError: the models do not agree on a data set, an image size or a column.
     """
     names = {options.dataset} if options.dataset else {source.dataset for source in sources if source.dataset}
     if len(names) != 1:
@@ -114,13 +118,31 @@ def _images(sources: Sequence[ModelSource], options: JobOptions) -> tuple[Datase
     assert name is not None
     known = next((source.data_dir for source in sources if source.dataset == name and source.data_dir), None)
     data_dir = str(options.data_dir.resolve()) if options.data_dir else known
-    size = options.image_size or _trained_size(sources)
-    load = partial(load_dataset, name, data_dir, image_size=size, data_workers=options.data_workers)
+    trained = [source for source in sources if source.dataset == name]
+    chosen = {
+        "image_size": options.image_size or _trained_size(sources),
+        "image_column": options.image_column or _trained_column("image_column", trained),
+        "label_column": options.label_column or _trained_column("label_column", trained),
+    }
+    load = partial(load_dataset, name, data_dir, **chosen, data_workers=options.data_workers)  # type: ignore[arg-type]
     dataset = load()
     held_out = min(source.val_size or len(dataset.val) for source in sources)
-    if held_out != len(dataset.val):
+    if held_out != len(dataset.val) and len(dataset.train) and (options.split == "val" or _fits(held_out, dataset)):
         dataset = load(val_size=held_out)
-    return dataset, data_dir, size
+    return dataset, {"data_dir": data_dir, **chosen}
+
+
+def _fits(held_out: int, dataset: Dataset) -> bool:
+    return held_out < len(dataset.train) + len(dataset.val)
+
+
+def _trained_column(field: str, sources: Sequence[ModelSource]) -> str | None:
+    columns = {getattr(source, field) for source in sources}
+    if len(columns) > 1:
+        flag = "--" + field.replace("_", "-")
+        said = " and ".join(sorted("the default" if column is None else repr(column) for column in columns))
+        raise InputError(f"cannot choose the {field.replace('_', ' ')}: the models were trained on {said}; give {flag}")
+    return columns.pop() if columns else None
 
 
 def _trained_size(sources: Sequence[ModelSource]) -> int | None:
@@ -165,7 +187,7 @@ def _inspect_models(
             )
         said = tuple(finding.description for finding in findings)
         examined.append(replace(record, findings=said))
-        if not options.batch_size:
+        if not options.batch_size and options.measures_memory():
             with model_code(f"model {source.name!r}"):
                 fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:

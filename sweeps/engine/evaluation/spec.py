@@ -11,7 +11,7 @@ from torch import nn
 
 import bat_core
 from bat_core.adapter.adapted import Adaptation, adapted
-from bat_core.config import from_dict, to_dict
+from bat_core.config import check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite
 from bat_core.jsontext import read_json
@@ -49,8 +49,9 @@ class EvaluationSpec:
     """The attacked models, the images and the budget.
 
     `eps`, `step_size` and `pixel` are in [0, 1] units of the images. `val_size` images are held out of train: no more
-    than any model's own training held out. `image_size` is that of images in files; None is the data set's own.
-    Results are stored per shard of `shard_size` images.
+    than any model's own training held out. `image_size` is that of images in files, `image_column` and `label_column`
+    are columns of Parquet files; None is the data set's own. `num_classes` is None where it was not stored yet; those
+    evaluations had four classes or more. Results are stored per shard of `shard_size` images.
     """
 
     id: str
@@ -69,6 +70,9 @@ class EvaluationSpec:
     shard_size: int
     val_size: int | None = None
     image_size: int | None = None
+    num_classes: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     version: str = bat_core.__version__
 
     def __post_init__(self) -> None:
@@ -105,9 +109,10 @@ def write_spec(folder: Path, name: str, noun: str, spec: EvaluationSpec) -> None
     """Write a spec into a new folder.
 
     Raises:
-        InputError: the folder cannot be written, or is not empty.
+        InputError: the folder cannot be written or is not empty, or the spec could not be read back.
     """
     refuse_if_used(folder, name, noun)
+    check_storable(spec)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, json.dumps(to_dict(spec), indent=1))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bat_core.config import AttackConfig
+from bat_core.few_classes import classes_in
 from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import counted
@@ -23,15 +24,16 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     lines = families(judged)
     config = judged[0].trial.config
     attack, pixel = config.attack, sweep.pixel
+    suite = evaluation_suite(attack).for_classes(classes_in(judged[0].suite))
     scope = Scope(
         n=len(judged[0].verdicts),
         verified_n=len(judged[0].headline),
-        suite=evaluation_suite(attack).label,
+        suite=suite.label,
         seeds=counted(len({one.trial.config.seed for one in judged}), "seed"),
     )
     eps, step_size = attack.eps / pixel, attack.step_size / pixel
     beyond = (
-        f"Squares: verified worst case ({scope.suite}: with APGD-CE and APGD-T), n = {scope.verified_n} of them."
+        f"Squares: verified worst case ({scope.suite}: with {suite.verified_in_words}), n = {scope.verified_n} of them."
         if lines[0].verified
         else "Not verified: stronger attacks, such as AutoAttack, can only lower these numbers."
     )

@@ -22,9 +22,13 @@ class TableOptions(SweepOptions):
     train_anew: bool = False
     """Train all trials. Default: reuse finished trials of sweeps in the same folder as --output."""
     dataset: str = ""
-    """Images: digits (embedded), cifar10, svhn, imagenet. Default: the scale's."""
+    """Images, as in every sweep: digits, cifar10, parquet, package.module:factory ... Default: the scale's."""
     model: str | None = None
-    """Network: small_cnn, preact_resnet18 ... Default: the scale's."""
+    """Network: small_cnn, preact_resnet18 ..., timm:NAME, torchvision:NAME, or your own as package.module:factory.
+    Default: the scale's."""
+    networks: Annotated[tuple[str, ...], Several] = ()
+    """Networks of a table that compares several (table 9: three), in its order, each as in --model. Default: the
+    scale's."""
     precision: str = ""
     """Precision: float32, bfloat16, or auto (bfloat16 on GPUs that have it). Verdicts always use float32. Default: the
     scale's."""

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from bat_core.few_classes import classes_in
+from bat_core.suites import get_suite
 from sweeps.engine.cli.live_table import masking_style
 from sweeps.engine.cli.text import counted, pipe_table
 from sweeps.engine.paper.results import NOT_RUN, ClaimResult, Line, Number, Result, Robustness
@@ -71,7 +73,9 @@ def _named(counts: Mapping[str, int]) -> str:
 
 
 def _verifying(robustness: Robustness) -> str:
-    return "APGD-CE and APGD-T" if "quick" in robustness.suite else "no further attack (not verified)"
+    if "quick" not in robustness.suite:
+        return "no further attack (not verified)"
+    return get_suite("quick", eps=1.0).for_classes(classes_in(robustness.suite)).verified_in_words
 
 
 def show(console: Console, result: Result) -> None:

@@ -62,11 +62,10 @@ def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Da
     """One trial per row and seed. Rows that train the same model share a trial.
 
     Raises:
-        InputError: a row is unknown, no seed is given, or --model is given for a table that compares networks.
+        InputError: a row is unknown, no seed is given, or --model or --networks does not fit the table.
     """
     rows = _chosen(table, options.rows)
-    if options.model and table.networks > 1:
-        raise InputError(f"--model={options.model}: table {table.number} compares networks; leave --model out")
+    _check_networks(table, options)
     if not options.seeds:
         raise InputError("give at least one seed (--seeds)")
     configs = _Configs(table, options, setting, dataset.pixel)
@@ -77,6 +76,17 @@ def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Da
             trial = Trial(id=row.trial_id(seed), config=configs.of(row, seed), role=role)
             trials.setdefault(trial.id, trial)
     return list(trials.values())
+
+
+def _check_networks(table: Table, options: TableOptions) -> None:
+    if options.model and table.networks > 1:
+        raise InputError(
+            f"--model={options.model}: table {table.number} compares {table.networks} networks; name them with"
+            " --networks"
+        )
+    if options.networks and len(options.networks) != table.networks:
+        rule = f"compares {table.networks} networks" if table.networks > 1 else "has one network, named by --model"
+        raise InputError(f"--networks gives {len(options.networks)}: table {table.number} {rule}")
 
 
 def _chosen(table: Table, names: Sequence[str]) -> list[Row]:
@@ -103,7 +113,7 @@ class _Configs:
         params: dict[str, Param] = dict(recipe_params(recipe))
         if "eps" in params:
             params["eps"] = row.eps * pixel
-        models = (self.options.model,) if self.options.model else self.setting.models
+        models = (self.options.model,) if self.options.model else self.options.networks or self.setting.models
         return TrialConfig(
             data=self.options.data_config(),
             model=models[row.network or 0],

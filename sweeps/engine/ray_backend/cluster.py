@@ -1,29 +1,27 @@
 """Finds, joins, starts and leaves a Ray cluster."""
 
 import gc
-import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray._private import ray_constants
 from ray._private.services import get_ray_address_from_environment
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RuntimeEnvSetupError
 
 import bat_core
 import search_spaces
 import sweeps
 from bat_core.errors import InputError
+from bat_core.user_modules import import_roots, user_files
+from sweeps.engine.ray_backend.start import named_failures, start_ray
+from sweeps.engine.storage.files import user_cache
+from sweeps.engine.storage.undo import NothingStartedError
 from sweeps.engine.sweep.spec import Resources
 
-LOOPBACK = "127.0.0.1"
-DASHBOARDS = 100  # ports to try, one per cluster on a machine
-API_SERVER = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
 NODE_START = 1800  # seconds that workers wait for nodes that are still starting
 PACKAGES = [str(Path(package.__path__[0])) for package in (bat_core, search_spaces, sweeps)]
 
@@ -46,65 +44,49 @@ def cluster(*, address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster during the body: the one at `address`, or a new one on this machine.
 
     Raises:
-        InputError: the cluster at `address` cannot be reached or requires a token.
-        RuntimeError: Ray's dashboard did not start. Without it, stopped trials do not release their resources.
+        NothingStartedError: Ray, or its dashboard, without which stopped trials do not release their resources,
+            did not start; or the cluster at `address` cannot be reached or requires a token.
+        InputError: the working folder has a package named like one of this project's.
     """
+    refuse_namesakes()
     _let_workers_cache_byte_code()
     if address:
-        # Every node runs the driver's code instead of its installed version.
+        # Every node runs the driver's code instead of its installed version, and gets the user's modules.
         code = {
-            "py_modules": PACKAGES,
+            "py_modules": [*PACKAGES, *map(str, user_files().values())],
             "env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(NODE_START)},
         }
         try:
-            context = ray.init(address=address, runtime_env=code, log_to_driver=False)
-        except (ConnectionError, AuthenticationError) as error:
-            first = str(error).partition(". ")[0]
-            raise InputError(
+            with named_failures(f"the Ray cluster at {address} cannot be joined"):
+                context = ray.init(address=address, runtime_env=code, log_to_driver=False)
+        except NothingStartedError as error:
+            cause = error.__cause__
+            if isinstance(cause, RuntimeEnvSetupError) and user_files():
+                raise NothingStartedError(f"{error}; keep data and results out of the user's package") from error
+            if not isinstance(cause, ConnectionError | AuthenticationError):
+                raise
+            first = str(cause).partition(". ")[0]
+            raise NothingStartedError(
                 f"{first}: start it or use --address local; if it is running, it requires RAY_AUTH_MODE=token"
                 " and its token in ~/.ray/auth_token"
             ) from error
     else:
-        context = _start()
+        context = start_ray(_import_path())
     try:
         if not context.dashboard_url:
-            raise RuntimeError("Ray's dashboard is off, so stopped trials would leak resources: install ray[default]")
+            raise NothingStartedError(
+                "Ray's dashboard is off, so stopped trials would keep their resources: install ray[default]"
+            )
         yield
     finally:
         _leave()
 
 
-def _start() -> Any:
-    """Start a cluster on this machine whose processes know its dashboard's address.
-
-    Ray Train asks the dashboard whether a trial's controller is alive, and ends the trial's workers if not. Without an
-    address it asks the first cluster it finds. If that belongs to another sweep, it does not know this one's trials.
-    """
-    port = _dashboard_port()
-    os.environ[API_SERVER] = f"http://{LOOPBACK}:{port}"  # inherited by all processes that Ray starts
-    try:
-        return ray.init(
-            address="local",
-            include_dashboard=True,
-            dashboard_host=LOOPBACK,
-            dashboard_port=port,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    finally:
-        del os.environ[API_SERVER]
-
-
-def _dashboard_port() -> int:
-    """A free port. The first candidate depends on the process, so that concurrent sweeps do not collide."""
-    for turn in range(DASHBOARDS):
-        port = ray_constants.DEFAULT_DASHBOARD_PORT + (os.getpid() + turn) % DASHBOARDS
-        with socket.socket() as query, suppress(OSError):
-            query.bind((LOOPBACK, port))
-            return port
-    raise RuntimeError(
-        f"no free port for Ray's dashboard from {ray_constants.DEFAULT_DASHBOARD_PORT} on: {DASHBOARDS} are in use"
-    )
+def _import_path() -> dict[str, str]:
+    """PYTHONPATH with which workers import what this process does: they work in other folders and orders."""
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    entries = [*map(str, import_roots()), *map(os.path.abspath, given)]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(entries))} if entries else {}
 
 
 def _leave() -> None:
@@ -123,6 +105,23 @@ def _leave() -> None:
             gc.enable()
 
 
+def refuse_namesakes() -> None:
+    """Check that Ray's processes, which look for modules in the working folder first, find this project's packages.
+
+    Raises:
+        InputError: the working folder has a module or a package (with `__init__.py`) of the same name.
+    """
+    here = Path.cwd()
+    for package in (bat_core, search_spaces, sweeps):
+        name = package.__name__
+        found = PathFinder.find_spec(name, [str(here)])
+        if found and found.origin and not Path(found.origin).samefile(package.__file__ or ""):
+            raise InputError(
+                f"the working folder has a module {name!r} ({found.origin!r}), which Ray's processes would import in"
+                f" place of bat-sweeps' own: run the command in another folder, or rename it"
+            )
+
+
 def concurrent_trials(resources: Resources) -> int:
     """How many trials the running cluster can run at once; at least one."""
     cluster_has = ray.cluster_resources()
@@ -136,4 +135,4 @@ def _let_workers_cache_byte_code() -> None:
     """Give workers a byte code cache. If they cannot write byte code, they compile torch at every start."""
     if sys.dont_write_bytecode:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "bat-sweeps" / "pycache"))
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(user_cache() / "pycache"))

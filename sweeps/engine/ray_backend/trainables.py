@@ -13,12 +13,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 import bat_core
 from bat_core.data import Dataset
+from bat_core.device import has_lost_context
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine.ray_backend.control import RayTrialControl, save_before_exit
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import Sweep, Trial
+from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import Paused, TrialRuntime, run_trial, trial_epochs
 
 TRIAL_RETRIES = 5  # after a process or node died; a trial that failed by itself is not retried
@@ -30,7 +31,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     """A trial in Tune's own process, one epoch per step. The process is reused for the next trial.
 
     Ray retries a trial if its process or node died, or if it paused because its node is leaving. A trial that failed
-    by itself has the failure in its record, and Ray treats it as done.
+    by itself has the failure in its record, and Ray treats it as done. After an error of CUDA, a process cannot use
+    its GPU again, so the process ends.
     """
 
     _started: bool
@@ -55,6 +57,9 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
             if not self._control.stop_requested():
                 raise
         except Exception as error:
+            if has_lost_context(error):  # Ray ends a process that raises: the next trial gets another one
+                self._control.abandon()
+                raise
             return {"done": True, FAILURE: root_cause(error)}
         finally:
             self._in_step = False
@@ -139,7 +144,7 @@ def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep,
         needs["GPU"] = resources.gpus_per_worker
     trainer = TorchTrainer(
         worker,
-        torch_config=_SavingTorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        torch_config=_SavingTorchConfig(backend=communication_backend(resources)),
         scaling_config=train.ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=bool(resources.gpus_per_worker),
@@ -156,6 +161,11 @@ def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep,
         trainer.fit()
     except TrainingFailedError as error:  # after Train's own retries
         tune.report({FAILURE: root_cause(error)})
+
+
+def communication_backend(resources: Resources) -> str:
+    """torch's backend for the workers of a trial. NCCL refuses two workers on one GPU, so a shared GPU needs gloo."""
+    return "nccl" if resources.gpus_per_worker >= 1 else "gloo"
 
 
 class _SavingBackend(_TorchBackend):  # type: ignore[misc]

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bat_core.data import Dataset
+from bat_core.errors import InputError
+from bat_core.suites import get_suite
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
@@ -51,6 +54,20 @@ def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist]
         return finalists, None
     _register(session, search.final, champion, finalists)
     return finalists, champion.id
+
+
+def check_finalists(search: Search, dataset: Dataset) -> None:
+    """Check before the first trial what the finalists will need after the last one.
+
+    Raises:
+        InputError: there are no test images, or an attack is not installed.
+    """
+    if search.final is None:
+        return
+    for suite in (VAL_SUITE, TEST_SUITE):
+        get_suite(suite, eps=search.base.attack.eps).for_classes(dataset.num_classes).check_available()
+    if not len(dataset.test):
+        raise InputError("--finalists are evaluated on test images, and the data set has none: leave --finalists out")
 
 
 def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:

@@ -1,17 +1,26 @@
 """The command line options of a search, and the Search that they describe."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from bat_core.config import EVAL_PIXELS, AttackConfig, DataConfig, RecipeConfig, TrainConfig, TrialConfig
-from bat_core.errors import InputError, check_choice, check_finite
+from bat_core.errors import LARGEST_INTEGER, InputError, check_choice, check_finite
 from search_spaces.base import Space, compose, get_space
 from search_spaces.narrowing import narrow
-from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget
-from sweeps.engine.search.spec import DEFAULT_OBJECTIVE, DEFAULT_RULE, SAMPLERS, Final, Halving, Search, longest_trial
+from sweeps.engine.cli.options import Amount, Several, SweepOptions, evaluation_budget, file_name
+from sweeps.engine.search.spec import (
+    DEFAULT_OBJECTIVE,
+    DEFAULT_RULE,
+    SAMPLERS,
+    TRIAL_SEEDS,
+    Final,
+    Halving,
+    Search,
+    longest_trial,
+)
 from sweeps.engine.search.trial_config import trial_config
 
 if TYPE_CHECKING:
@@ -36,7 +45,7 @@ class SearchOptions(SweepOptions):
     show_space: bool = False
     """Print the search space and exit."""
     recipe: str = "R-MC-LA"
-    """Training recipe, if the space does not set one."""
+    """Training recipe, by name or as package.module:recipe, if the space does not set one."""
     objective: str = DEFAULT_OBJECTIVE
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
     robust-at-clean>=X."""
@@ -89,6 +98,10 @@ class SearchOptions(SweepOptions):
         if self.max_hours is not None:
             check_finite("--max-hours", self.max_hours, strict=True)
         check_finite("--seed", self.seed)
+        if (most := (LARGEST_INTEGER - self.num_trials) // TRIAL_SEEDS) < self.seed:
+            raise InputError(
+                f"--seed={self.seed} must be at most {most}: trials take seeds from {TRIAL_SEEDS} times it on"
+            )
         if self.finalists and not self.seeds:
             raise InputError("--finalists needs at least one seed: give --seeds")
 
@@ -138,6 +151,7 @@ class SearchOptions(SweepOptions):
             InputError: a point of the space is not a valid trial config.
         """
         space, base = self.narrowed_space(dataset.pixel), self.base(dataset)
+        self._refuse_overridden(space)
         trial_config(space, space.default_point(), base)
         return Search(
             space=space,
@@ -152,6 +166,14 @@ class SearchOptions(SweepOptions):
             final=self.final(self.dataset),
             warm_start=tuple(str(path.resolve()) for path in self.warm_start),
         )
+
+    def _refuse_overridden(self, space: Space) -> None:
+        """Refuse a model or recipe that the space would override."""
+        set_by_space = set(space.fixed) | {parameter.field_path for parameter in space.parameters}
+        if self.model is not None and "model" in set_by_space:
+            raise InputError(f"--model={self.model}: space {space.name!r} sets the network: leave one of them out")
+        if self.recipe != SearchOptions.recipe and "recipe.name" in set_by_space:
+            raise InputError(f"--recipe={self.recipe}: space {space.name!r} sets the recipe: use --space schedule")
 
     def _halving(self, space: Space, train: TrainConfig) -> Halving | None:
         if self.early_stopping == "none":
@@ -171,7 +193,7 @@ class SearchOptions(SweepOptions):
             epochs=self.final_epochs,
             seeds=self.seeds,
             rule=self.rule,
-            registered_name=self.register or f"bat-sweeps-{dataset}",
+            registered_name=self.register or f"bat-sweeps-{file_name(dataset)}",
         )
 
 
@@ -181,7 +203,8 @@ def default_grace(epochs: int) -> int:
 
 
 FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
-RESIZABLE = {"num_trials", "max_hours", "stop_when_flat", "finalists", *FINAL_OPTIONS}
+BUDGET_OPTIONS = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
+RESIZABLE = {*BUDGET_OPTIONS, "finalists", *FINAL_OPTIONS}
 
 
 def resized(search: Search, options: SearchOptions) -> Search:
@@ -190,17 +213,18 @@ def resized(search: Search, options: SearchOptions) -> Search:
     Raises:
         InputError: an option about finalists, but the search has none.
     """
-    given = {f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default}
-    budget = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
-    changes: dict[str, Any] = {name: given[option] for option, name in budget.items() if option in given}
+    given = {option: getattr(options, option) for option in options.given}
+    changes: dict[str, Any] = {name: given[option] for option, name in BUDGET_OPTIONS.items() if option in given}
     of_final = {name: given[option] for option, name in FINAL_OPTIONS.items() if option in given}
-    if options.finalists:
-        changes["final"] = options.final(search.base.data.name)
-    elif of_final and search.final is None:
-        option = next(option for option in FINAL_OPTIONS if option in given)
-        raise InputError(
-            f"--{option.replace('_', '-')} applies to finalists, and this search has none: add --finalists"
-        )
-    elif of_final and search.final is not None:
+    if "finalists" in given and not options.finalists:
+        changes["final"] = None
+    elif "finalists" in given:
+        new = options.final(search.base.data.name)
+        changes["final"] = replace(search.final, count=options.finalists, **of_final) if search.final else new
+    elif search.final:
         changes["final"] = replace(search.final, **of_final)
+    if of_final and changes.get("final", search.final) is None:
+        option = next(option for option in FINAL_OPTIONS if option in given)
+        none = "this search has none: add --finalists" if search.final is None else "--finalists 0 leaves none"
+        raise InputError(f"{options.flag(option)} applies to finalists, and {none}")
     return replace(search, **changes)

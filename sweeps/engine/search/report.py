@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 
-from bat_core.suites import evaluation_suite
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.text import count_of, percent, pipe_table
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
@@ -12,10 +11,12 @@ from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
     SAMPLERS,
+    attacks_of,
     counts,
     describe_objective,
     evaluated_on,
     is_amount,
+    none_feasible,
     paper_point_name,
     paper_trial,
     robust,
@@ -37,9 +38,12 @@ def sentence(snapshot: Snapshot) -> str:
     front, masked = snapshot.front, sum(one.masked for one in snapshot.finished)
     ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
     reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
+    infeasible = none_feasible(snapshot)
+    which = "The front of trials below that accuracy" if infeasible else "The front"
     lines = [
         f"{count_of(len(snapshot.finished), 'trial')} finished" + (f", {masked} of them masked." if masked else "."),
-        f"The front has {count_of(len(front), 'trial')}{':' if len(front) == 1 else ', from'} {reach}, on"
+        infeasible or "",
+        f"{which} has {count_of(len(front), 'trial')}{':' if len(front) == 1 else ', from'} {reach}, on"
         " validation images.",
         champions(snapshot),
     ]
@@ -119,7 +123,7 @@ def _attack(snapshot: Snapshot) -> str:
     """The attack settings that all trials share."""
     attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
     steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
-    verified = evaluation_suite(attack).verified_by
+    verified = attacks_of(snapshot).verified_by
     then = (
         f"; {verified} with AutoAttack's settings then attacks the images that remain correct"
         if verified
@@ -136,6 +140,7 @@ def _found(snapshot: Snapshot) -> list[str]:
         parts = [_none_counts(snapshot)]
     else:
         parts = [
+            *filter(None, [none_feasible(snapshot)]),
             "The front contains the trials that no other trial beats in both accuracies. They are the best of"
             f" {count_of(len(snapshot.finished), 'trial')} on the same images, so their numbers are"
             " slightly optimistic.",

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from bat_core.config import flatten, to_dict
+from bat_core.config import check_storable, flatten, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.cli.text import relative
+from sweeps.engine.cli.text import pasted, relative
 from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
-from sweeps.engine.search.finalists import run_finalists
+from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
@@ -43,7 +43,7 @@ def run_search(options: SearchOptions) -> int:
     if options.show_space and not options.resume:
         return _print_space(options)
     opened, search = _resume(options) if options.resume else _begin(options)
-    with opened.driving() as session:
+    with opened.undone_if_not_started(), opened.driving() as session:
         folder = session.folder
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
@@ -71,6 +71,8 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
         search = options.search(dataset)
         for source in search.warm_start:
             warm_start_trials(Path(source), search)  # refused before anything is written
+        check_storable(search)
+        check_finalists(search, dataset)
         searches.append(search)
         return Plan(examples=[trial_config(search.space, search.space.default_point(), search.base)], open=True)
 
@@ -79,9 +81,12 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
 
 
 def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
-    session = resume(options, images=lambda _, folder: Search.read(folder).base.data, also_allowed=RESIZABLE)
+    session = resume(options, base=lambda _, folder: Search.read(folder).base, also_allowed=RESIZABLE)
     check_machine(session.sweep.resources, options.address, options.max_concurrent)
-    return session, resized(Search.read(session.folder), options)
+    search = resized(Search.read(session.folder), options)
+    check_storable(search)
+    check_finalists(search, session.dataset)
+    return session, search
 
 
 def show_space(space: Space, pixel: float) -> str:
@@ -187,7 +192,7 @@ def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> 
     report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
     if not unfinished:
         folder.write_report(report)
-    print_summary(session, report, f"Study:  optuna-dashboard {relative(folder.path / STUDY)}")
+    print_summary(session, report, f"Study:  optuna-dashboard {pasted(folder.path / STUDY)}")
     if unfinished:
-        session.say(f"{unfinished} trials have not ended; resume with --resume {relative(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials have not ended; resume with --resume {pasted(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

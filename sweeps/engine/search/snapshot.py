@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, front, scores, volume
 from sweeps.engine.search.spec import Search
 from sweeps.engine.sweep.folder import SweepFolder
@@ -139,6 +140,13 @@ class Snapshot:
     def front(self) -> list[Score]:
         """The trials that no other trial beats in both accuracies, by increasing robust accuracy."""
         return front(self.finished)
+
+    @property
+    def feasible(self) -> list[Score]:
+        """The finished trials that meet every constraint of the objective and count."""
+        constraints = get_objective(self.search.objective).constraints
+        met = (one for one in self.finished if all(value <= 0 for value in constraints(one).values()))
+        return [one for one in met if one.counts]
 
     @property
     def hours(self) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bat_core.config import TrialConfig, from_dict, to_dict
-from bat_core.errors import InputError, brief_repr
+from bat_core.errors import InputError, brief_repr, check_finite
 from bat_core.jsontext import read_json
 from search_spaces.base import Space
 from sweeps.engine.storage.files import write_atomically
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SEARCH = "search.json"
 DEFAULT_OBJECTIVE = "clean+robust"
 DEFAULT_RULE = "knee"
+TRIAL_SEEDS = 1000  # the seed of trial i is TRIAL_SEEDS times the seed of the search, plus i
 SAMPLERS = ("tpe", "gp", "random")
 
 
@@ -40,6 +41,10 @@ class Final:
     registered_name: str
 
     def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds {brief_repr(self.seeds)}: finalists need at least one seed, and each only once")
+        for seed in self.seeds:
+            check_finite("--seeds", seed)
         if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
             raise InputError(
                 f"--register={brief_repr(self.registered_name)} is not a valid model name: remove ' \" / and :"

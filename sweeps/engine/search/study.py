@@ -22,7 +22,7 @@ from bat_core.rng import named_seed
 from search_spaces.base import Parameter, Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, score
-from sweeps.engine.search.spec import Search
+from sweeps.engine.search.spec import TRIAL_SEEDS, Search
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.storage.files import drop_torn_line
 from sweeps.engine.storage.locks import exclusive
@@ -78,7 +78,7 @@ class SearchStudy:
         config = trial_config(self.search.space, point, self.search.base)
         trial = Trial(
             id=f"trial-{number:03d}",
-            config=replace(config, seed=1000 * self.search.seed + number),
+            config=replace(config, seed=TRIAL_SEEDS * self.search.seed + number),
             role="search",
             point=point,
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from bat_core.suites import evaluation_suite
+from bat_core.few_classes import classes_in
+from bat_core.suites import Suite, evaluation_suite
 from search_spaces.base import Parameter, Point, Value, show_value
 from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
@@ -68,12 +69,18 @@ def evaluated_on(snapshot: Snapshot) -> str:
     if not snapshot.finished:
         return f"Evaluated on {split} images."
     clean, attacked = counts(one.n for one in snapshot.finished), counts(one.robust_n for one in snapshot.finished)
-    verified = evaluation_suite(snapshot.search.base.attack).verified_by
+    verified = attacks_of(snapshot).verified_by
     by = f" ({verified})" if verified else ""
     return (
         f"Evaluated on {split} images: clean n = {clean}; robust n = {attacked}, the per-example worst case over"
         f" {suites(snapshot.finished)}{by}."
     )
+
+
+def attacks_of(snapshot: Snapshot) -> Suite:
+    """The attacks that the finished trials were evaluated with."""
+    classes = next((classes_in(one.suite) for one in snapshot.finished), None)
+    return evaluation_suite(snapshot.search.base.attack).for_classes(classes)
 
 
 def suites(scored: Iterable[Score]) -> str:
@@ -109,9 +116,20 @@ def describe_rule(name: str) -> str:
 
 def trusted(snapshot: Snapshot) -> list[Score]:
     """The trials to draw conclusions from: finished, comparable and feasible for the objective."""
-    objective = get_objective(snapshot.search.objective)
-    feasible = (one for one in snapshot.finished if all(value <= 0 for value in objective.constraints(one).values()))
-    return [one for one in feasible if one.counts]
+    return snapshot.feasible
+
+
+def none_feasible(snapshot: Snapshot) -> str | None:
+    """That no trial on the front meets the objective's constraint, and how near the cleanest came; None if one does."""
+    floor = get_objective(snapshot.search.objective).floor
+    if floor is None or snapshot.feasible or not snapshot.front:
+        return None
+    cleanest = max(snapshot.front, key=lambda one: one.clean_acc)
+    which = "trial" if all(one.counts for one in snapshot.finished) else "unmasked trial"
+    return (
+        f"No {which} has the clean accuracy of at least {percent(floor)} that the objective requires: the cleanest has"
+        f" {percent(cleanest.clean_acc)} and is {percent(cleanest.robust_acc)} robust ({cleanest.id})."
+    )
 
 
 def why_not_enough(snapshot: Snapshot) -> str | None:

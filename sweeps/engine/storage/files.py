@@ -1,6 +1,8 @@
 """Files on local disks, written atomically."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from bat_core.errors import InputError
@@ -22,8 +24,27 @@ def is_uri(text: str) -> bool:
 
 
 def cache() -> Path:
-    """This node's cache folder: $BAT_SWEEPS_CACHE/sweeps, else ~/.cache/bat-sweeps/sweeps."""
-    return Path(os.environ.get("BAT_SWEEPS_CACHE") or Path.home() / ".cache" / "bat-sweeps") / "sweeps"
+    """This node's cache folder for sweeps, in `user_cache`."""
+    return user_cache() / "sweeps"
+
+
+def user_cache() -> Path:
+    """This user's cache folder on this node: $BAT_SWEEPS_CACHE, else ~/.cache/bat-sweeps, else one for temporary files.
+
+    The last is for users who have no home folder or cannot write there.
+    """
+    if given := os.environ.get("BAT_SWEEPS_CACHE"):
+        return Path(given)
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home folder
+        folder = Path.home() / ".cache" / "bat-sweeps"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    folder = Path(tempfile.gettempdir()) / f"bat-sweeps-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise InputError(f"the cache folder {str(folder)!r} belongs to somebody else: set BAT_SWEEPS_CACHE")
+    return folder
 
 
 def refuse_if_used(folder: Path, spec: str, noun: str) -> None:

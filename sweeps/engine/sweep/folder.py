@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,16 @@ from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
 
 TRIAL = "trial.json"
 REPORT = "report.json"
+USER_CODE = "user_code.json"
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class UserCode:
+    """The digests of the user's modules, by name. See `bat_core.user_modules`."""
+
+    sha256: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,21 @@ class SweepFolder:
         except OSError as error:
             raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
         self.copy_to_store(SPEC)
+
+    def write_user_code(self, digests: Mapping[str, str]) -> None:
+        """Write the digests of the user's modules, if there are any. See `bat_core.user_modules`."""
+        if digests:
+            write_atomically(self.path / USER_CODE, json.dumps(to_dict(UserCode(digests)), indent=1))
+            self.copy_to_store(USER_CODE)
+
+    def user_code(self) -> dict[str, str]:
+        """The digests of the user's modules when the sweep was started; empty if it used none.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.path / USER_CODE
+        return dict(_read(UserCode, path).sha256) if path.exists() else {}
 
     def load(self) -> Sweep:
         """Read the sweep's spec.

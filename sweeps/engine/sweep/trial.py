@@ -97,7 +97,7 @@ def trial_epochs(
             return
         writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
         try:
-            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config)
+            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config, runtime.device)
             state = resume_point.load(dataset, runtime.device)
             if writer:
                 writer.start(runtime.device, state, resume_point.passed_over)
@@ -262,6 +262,7 @@ class _Writer:
             depth="cheap",
             seed=self.config.seed,
         )
+        suite = evaluation_suite(self.config.attack).for_classes(self.dataset.num_classes)
         model = self.folder / MODEL
         retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
@@ -275,7 +276,7 @@ class _Writer:
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
-            suite=evaluation_suite(self.config.attack).label_for(findings.masking_status),
+            suite=suite.label_for(findings.masking_status),
             verdict=findings.masking_status,
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),

@@ -2,20 +2,18 @@
 
 import contextlib
 import logging
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.cli.text import relative
 from sweeps.engine.storage.periodic import every
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
+from sweeps.engine.tracking.location import prepare, tracking_uri
 
 if TYPE_CHECKING:
     from sweeps.engine.tracking.sync import SweepSync
@@ -26,17 +24,12 @@ MAX_ERROR_LENGTH = 240  # characters of an error that are shown
 NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment", "urllib3")
 
 
-def tracking_uri() -> str:
-    """The tracking server or database: MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-
-
 def describe_error(error: Exception) -> str:
     """An MLflow error in one line, without passwords."""
     message = redacted(" ".join(str(error).split())) or "no reason given"
     if len(message) > MAX_ERROR_LENGTH:  # the request comes first and the cause last
         message = f"{message[: MAX_ERROR_LENGTH // 2]} ... {message[-MAX_ERROR_LENGTH // 2 :]}"
-    return f"{type(error).__name__}: {message}"
+    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
 
 
 def quiet_mlflow() -> None:
@@ -117,16 +110,8 @@ class BackgroundSync:
             self._mirror.sync()
 
     def _connect(self) -> "SweepSync":
+        prepare(self.uri)
         from sweeps.engine.tracking.sync import SweepSync
 
         quiet_mlflow()
         return SweepSync(self._sweep, self._folder, uri=self.uri)
-
-
-def how_to_open(uri: str) -> str:
-    """The command or URL that opens MLflow. Passwords in the URI are hidden."""
-    if uri.startswith("http"):
-        return redacted(uri)
-    if redacted(uri) != uri:
-        uri = '"$MLFLOW_TRACKING_URI"'
-    return f"{relative(Path(sys.executable))} -m mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000"

@@ -1,11 +1,12 @@
 """Finds and updates runs on a tracking server, and defines their tags."""
 
 import datetime
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
@@ -13,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
+from sweeps.engine.tracking.location import restored
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
@@ -64,14 +66,39 @@ class Runs:
     def find_or_make(self, experiment: str, name: str, tags: Mapping[str, str], command: str) -> Run:
         """The run in `experiment` that has `tags`; if there is none, create a finished one."""
         known = self.client.get_experiment_by_name(experiment)
-        experiment_id = (
-            known.experiment_id if known else self.client.create_experiment(experiment, tags={KIND_TAG: KIND})
-        )
+        if known is None:
+            experiment_id = self.client.create_experiment(experiment, tags={KIND_TAG: KIND})
+        else:
+            experiment_id = known.experiment_id
+            self.restore_experiment(known)
         if found := self.find(tags, [experiment_id]):
             return found
         run = self.client.create_run(experiment_id, run_name=name, tags={**tags, **source_tags(command)})
         self.client.set_terminated(run.info.run_id)
         return run
+
+    def restore_experiment(self, experiment: Experiment) -> None:
+        """Restore an experiment, with its runs, that somebody deleted in MLflow.
+
+        Raises:
+            MlflowException: the server does not allow it.
+        """
+        if experiment.lifecycle_stage != LifecycleStage.DELETED:
+            return
+        try:
+            self.client.restore_experiment(experiment.experiment_id)
+        except MlflowException as error:
+            raise MlflowException(
+                f"experiment {experiment.name!r} is deleted, and MLflow does not restore it ({error}): restore it"
+                " there, or delete it for good"
+            ) from error
+        restored.append(experiment.name)
+
+    def restore_run(self, run: Run) -> None:
+        """Restore a run, and its experiment, that somebody deleted in MLflow."""
+        self.restore_experiment(self.client.get_experiment(run.info.experiment_id))
+        if self.get(run.info.run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+            self.client.restore_run(run.info.run_id)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Set parameters as text."""
@@ -102,16 +129,19 @@ class SweepRuns(Runs):
         self._runs: dict[str, Run] = {}
 
     def known_to_server(self) -> bool:
-        """Whether the server still has the parent run. A new, empty server may have the same address."""
+        """Whether the server still has the parent run.
+
+        A new, empty server may have the same address, and somebody may have deleted the run or its experiment.
+        """
         if PARENT not in self._runs:
             return False
         try:
-            self.get(self._runs[PARENT].info.run_id)
+            run = self.get(self._runs[PARENT].info.run_id)
         except MlflowException as error:
             if error.error_code != GONE:
                 raise
             return False
-        return True
+        return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE)
 
     def forget(self) -> None:
         """Clear the cached experiment and runs."""
@@ -171,6 +201,7 @@ class SweepRuns(Runs):
                 if experiment is None:
                     self._experiment = self.client.create_experiment(candidate, tags=tags)
                 elif experiment.tags.get(SWEEP_TAG) == self.sweep.id:
+                    self.restore_experiment(experiment)
                     self._experiment = experiment.experiment_id
                 if self._experiment is not None:
                     break
@@ -181,8 +212,15 @@ class SweepRuns(Runs):
 
 def source_tags(command: str) -> dict[str, str]:
     """Tags for the origin of a run. The source is only the script, since MLflow shows the last part of its path."""
-    script = next((word for word in command.split() if word.endswith(".py")), command)
+    script = next((word for word in _words(command) if word.endswith(".py")), command)
     return {MLFLOW_SOURCE_NAME: script, COMMAND_TAG: command}
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a command that an earlier version recorded, with a password cut out of its quotes
+        return command.split()
 
 
 def milliseconds(seconds: float) -> int:

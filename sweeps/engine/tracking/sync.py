@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
-from mlflow.entities import LoggedModelStatus, Metric, Param, Run
+from mlflow.entities import LifecycleStage, LoggedModelStatus, Metric, Param, Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from bat_core.config import flatten, to_dict
@@ -71,8 +71,10 @@ class SweepSync:
                 self.runs.delete_duplicates()
                 self._check_duplicates = False
             self._sync_report()
-        except Exception:
+        except Exception as error:
             self._check_duplicates = True
+            if LifecycleStage.DELETED in str(error):  # somebody deleted a run in MLflow: make it anew next time
+                self.runs.forget()
             raise
         if damaged:
             raise damaged

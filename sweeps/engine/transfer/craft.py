@@ -1,6 +1,7 @@
 """A transfer matrix: its description, its folder, and the crafting and classification of adversarial images."""
 
 import io
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD
 from bat_core.data import Split, to_unit
+from bat_core.device import to_device
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import autocast, eval_without_tf32, resolve_precision
+from bat_core.memory import gpu_batch_size
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
@@ -84,8 +87,8 @@ class MatrixFolder:
 class ModelCache:
     """The models in this process: the source and one target. At most two are in memory."""
 
-    def __init__(self, matrix: Matrix, device: str) -> None:
-        self.matrix, self.device = matrix, device
+    def __init__(self, matrix: Matrix, gpus: float) -> None:
+        self.matrix, self.gpus, self.device = matrix, gpus, "cuda" if gpus else "cpu"
         self._held: dict[int, nn.Module] = {}
 
     def take(self, number: int, *, keep: int | None = None) -> nn.Module:
@@ -113,14 +116,18 @@ def craft_shard(
     images, path = part.take(shard), folder.shard(matrix.names[source], shard)
     if read_shard(matrix, path, source, images.rows) is not None:
         return
-    x, y = to_unit(images.images[:].to(cache.device)), images.labels.to(cache.device)
+    device = torch.device(cache.device)
+    x, y = to_unit(to_device(images.images[:], device)), to_device(images.labels, device)
 
     def correct(target: int, x_eval: Tensor) -> npt.NDArray[np.bool_]:
         evaluator = Evaluator(cache.take(target, keep=source))
         return evaluator.clean(x_eval, images.labels, images.rows).clean_correct
 
     def correct_by_target(entry: Entry) -> npt.NDArray[np.bool_]:
-        x_adv = craft(matrix, entry, cache.take(source), x, y, images.rows)
+        model = cache.take(source)
+        most = gpu_batch_size(model, images.images, most=matrix.shard_size, gpus=cache.gpus)
+        parts = zip(*(some.split(most or len(x)) for some in (x, y, images.rows)), strict=True)
+        x_adv = torch.cat([craft(matrix, entry, model, *some) for some in parts])
         verdicts = {target: correct(target, x_adv) for target in cache.targets()}
         return np.stack([verdicts[target] for target in sorted(verdicts)])
 
@@ -219,7 +226,7 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
         verdicts = read_shard(matrix, path, source, part.rows[shard])
         if verdicts is None:
             raise InputError(
-                f"{str(path)!r} is not a complete verdicts file: resume with --resume {str(folder.path)!r}"
+                f"{str(path)!r} is not a complete verdicts file: resume with --resume {shlex.quote(str(folder.path))}"
             )
         shards.append(verdicts)
     names = shards[0].adversarial

@@ -110,6 +110,6 @@ def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: 
     """Craft one shard of images on one model and classify it with all models, unless the result is on disk."""
     if matrix.id not in _CACHES:
         _CACHES.clear()
-        _CACHES[matrix.id] = ModelCache(matrix, "cuda" if gpus else "cpu")
+        _CACHES[matrix.id] = ModelCache(matrix, gpus)
     with model_code(f"a model failed while images crafted on {matrix.names[source]!r} were classified"):
         craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)

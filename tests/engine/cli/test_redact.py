@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.tracking.background import describe_error, failure_of, how_to_open
+from sweeps.engine.tracking.background import describe_error, failure_of
+from sweeps.engine.tracking.location import how_to_open
 
 SECRET = "s3cr3t"
 

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from bat_core.correctness import is_correct
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
-from bat_core.evaluate import Evaluator, is_correct
+from bat_core.evaluate import Evaluator
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
 from sweeps.engine.evaluation.attack import (

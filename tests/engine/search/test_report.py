@@ -352,3 +352,46 @@ def test_of_masked_trials_there_is_no_front_to_read(snapshot):
     said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)])), "Results")
     assert "The one finished trial is masked." in said
     assert "| trial |" not in said
+
+
+def test_a_search_whose_constraint_no_trial_met_says_so_first():
+    search = search_of("bat", objective="robust-at-clean>=0.95")
+    view = view_of(search, [score_of(search, 0, 0.9, 0.4), score_of(search, 1, 0.8, 0.5)])
+    said = (
+        "No trial has the clean accuracy of at least 95.0% that the objective requires: the cleanest has 90.0% and is"
+    )
+    assert f"{said} 40.0% robust (trial-000)." in sentence(view)
+    assert "The front of trials below that accuracy has 2 trials" in sentence(view)
+    assert said in "\n".join(report_md(view).splitlines()[:4])
+    assert said in section(report_md(view), "Results")
+
+
+def test_masked_trials_do_not_meet_the_constraint():
+    search = search_of("bat", objective="robust-at-clean>=0.95")
+    masked = score_of(search, 0, 0.99, 0.9, masking_status="masked")
+    assert "No unmasked trial has the clean accuracy" in sentence(
+        view_of(search, [masked, score_of(search, 1, 0.8, 0.5)])
+    )
+
+
+def test_a_constraint_that_one_trial_met_or_that_nobody_asked_for_is_not_mentioned():
+    for objective in ("robust-at-clean>=0.85", "clean+robust"):
+        search = search_of("bat", objective=objective)
+        view = view_of(search, [score_of(search, 0, 0.9, 0.4), score_of(search, 1, 0.8, 0.5)])
+        assert "requires" not in sentence(view)
+        assert "The front has 2 trials" in sentence(view)
+
+
+@pytest.mark.parametrize(
+    ("suite", "attacks"),
+    [
+        ("PGD-20+quick", "APGD-CE, APGD-T"),
+        ("PGD-20+quick for 2 classes", "APGD-CE, APGD on the margin"),
+        ("PGD-20+quick for 3 classes, not verified: masked", "APGD-CE, APGD-DLR, APGD-T on the margin"),
+    ],
+)
+def test_the_attacks_that_ran_are_named(suite, attacks):
+    search = search_of("bat")
+    said = section(report_md(view_of(search, [score_of(search, 0, 0.9, 0.4, suite=suite)])), "Search space")
+    assert f"({attacks})" in said
+    assert f"; {attacks} with AutoAttack's settings" in said

@@ -11,7 +11,7 @@ import torch
 import bat_core.fit
 from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
-from bat_core.data import Dataset
+from bat_core.data import Dataset, Split
 from bat_core.fit import fit
 from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
@@ -258,3 +258,31 @@ def test_a_model_that_is_not_defended_does_not_collapse(collapsing, digits, tmp_
     run(collapsing(recipe="Undefended", params={}), digits, tmp_path)
     status = read_status(tmp_path)
     assert (len(status.epochs), status.collapsed, status.result["epoch"]) == (5, None, 5)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "attacks"), [(2, ["apgd-ce", "apgd-cw"]), (3, ["apgd-ce", "apgd-dlr", "apgd-t-cw"])]
+)
+def test_a_trial_on_few_classes_is_verified_and_says_by_what(make_trial, digits, tmp_path, num_classes, attacks):
+    def fewer(part: Split) -> Split:
+        return Split(part.images, part.labels % num_classes, part.rows)
+
+    names = digits.class_names[:num_classes]
+    images = replace(
+        digits, train=fewer(digits.train), val=fewer(digits.val), test=fewer(digits.test), class_names=names
+    )
+    run(Trial(id="one", config=verifying(make_trial(epochs=1), 10)), images, tmp_path)
+    verified, result = Verdicts.read(tmp_path / VERIFIED), read_status(tmp_path).result
+    assert list(verified.outcomes) == ["ce", "cw", *attacks]
+    assert result["suite"].startswith(f"PGD-3+quick for {num_classes} classes")
+    assert result["robust_acc"] == verified.robust_acc
+
+
+def test_a_trial_whose_weights_the_last_update_destroyed_has_failed(make_trial, digits, tmp_path):
+    trial = Trial(id="one", config=make_trial("Undefended", params={}, epochs=1, batch_size=128, lr=1e37,
+                                              schedule="multi_step"))  # fmt: skip
+    with pytest.raises(FloatingPointError, match="training has diverged"):
+        run(trial, digits, tmp_path)
+    status = read_status(tmp_path)
+    assert (status.phase, status.epochs) == ("failed", ())
+    assert "training has diverged: lower lr or eps" in status.reason

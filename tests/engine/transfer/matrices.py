@@ -68,7 +68,7 @@ def matrix_of(factories=FACTORIES, **changes):
 
 
 def make(matrix, part, path):
-    folder, bench = MatrixFolder(path), ModelCache(matrix, "cpu")
+    folder, bench = MatrixFolder(path), ModelCache(matrix, 0.0)
     for source in range(len(matrix.models)):
         for shard in matrix.shards():
             craft_shard(matrix, folder, bench, part, source, shard)

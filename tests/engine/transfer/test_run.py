@@ -133,7 +133,7 @@ def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch
     assert run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "out")) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == (
-        "could not log everything to MLflow (ConnectionError: connection refused and more); try again with --resume out"
+        "MLflow did not take everything (ConnectionError: connection refused and more); try again with --resume out"
     )
     assert (tmp_path / "out" / "cells.csv").exists()
 

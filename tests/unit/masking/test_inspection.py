@@ -229,3 +229,19 @@ def test_a_model_whose_memory_holds_a_few_images_alone_is_sound(look):
         return x
 
     assert look(before=hungry) == ()
+
+
+def test_images_without_a_finite_answer_do_not_look_like_another_range():
+    class Overflow(torch.nn.Module):
+        """Right everywhere, with an infinite logit for half of the images, on [0, 1] alone."""
+
+        def forward(self, x):
+            logits = x.mean((1, 2, 3))[:, None].expand(-1, 2)
+            inside = (x.amin() >= 0) & (x.amax() <= 1)
+            odd = (torch.arange(len(x)) % 2 == 1)[:, None] & inside
+            return torch.where(odd, torch.full_like(logits, torch.inf), logits + torch.tensor([1.0, 0.0]))
+
+    x = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = inspect(Overflow(), x, torch.zeros(64, dtype=torch.int64), num_classes=2)
+    assert "range" not in {one.name for one in found}
+    assert "not_finite" in {one.name for one in found}

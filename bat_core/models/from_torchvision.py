@@ -1,0 +1,60 @@
+"""`torchvision:NAME`: torchvision's classification networks, with random weights."""
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torchvision.models
+from torch import nn
+
+from bat_core.adapter.importing import user_code
+from bat_core.errors import InputError, unknown_name
+from bat_core.models.base import MODELS, ImageShape, ModelFactory, ToUnitRange
+
+PREFIX = "torchvision:"
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # in training they return the auxiliary classifiers' logits too
+
+
+@MODELS.register_open(f"{PREFIX}<name>", pattern=rf"{PREFIX}\w+")
+def from_torchvision(name: str) -> ModelFactory:
+    """The builder of one of torchvision's networks, for colour images in [0, 1], which it maps to [-1, 1].
+
+    Raises:
+        InputError: torchvision has no such network for classification.
+    """
+    return partial(_normalised, name.removeprefix(PREFIX))
+
+
+def torchvision_network(name: str, *, num_classes: int, image_shape: ImageShape, **options: Any) -> nn.Module:
+    """torchvision's network `name` as its authors wrote it, for colour images that are already normalised.
+
+    Args:
+        options: passed on, such as `weights`; without them the weights are drawn from torch's global generator.
+    Raises:
+        InputError: there is no such network for classification, or it cannot be built for these images.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise unknown_name("torchvision network", name, known)
+    channels, height, width = image_shape
+    if channels != 3:
+        raise InputError(
+            f"model '{PREFIX}{name}' needs colour images, not {channels}x{height}x{width}: use timm:NAME, whose"
+            " networks take any number of channels, or small_cnn"
+        )
+    builder = torchvision.models.get_model_builder(name)
+    if name in WITH_AUXILIARY:
+        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_") and options.get("weights") is None:
+        options["image_size"] = height
+    options.setdefault("weights", None)
+    if "weights" not in inspect.signature(builder).parameters:
+        del options["weights"]
+    with user_code(f"model '{PREFIX}{name}' for images {image_shape}"):
+        network = builder(num_classes=num_classes, **options)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _normalised(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    return nn.Sequential(ToUnitRange(), torchvision_network(name, num_classes=num_classes, image_shape=image_shape))

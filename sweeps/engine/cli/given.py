@@ -1,0 +1,34 @@
+"""Options that know which of them were given."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self, get_type_hints
+
+from cyclopts import Parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The base of a command's options.
+
+    `given` names the options on the command line, or the arguments in Python. The parser passes only what was typed,
+    so an option that was typed with its default value was given.
+    """
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        """Note which arguments are given, before the generated `__init__` fills in the defaults."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "_given", frozenset(given))
+        return made
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The fields that were given, in the order of their definition."""
+        names: frozenset[str] = self.__dict__["_given"]
+        return tuple(option.name for option in fields(self) if option.name in names)
+
+    @classmethod
+    def flag(cls, option: str) -> str:
+        """The command line's name of a field: --num-trials, --set."""
+        metadata = getattr(get_type_hints(cls, include_extras=True)[option], "__metadata__", ())
+        named = [name for one in metadata if isinstance(one, Parameter) for name in one.name or ()]
+        return named[0] if named else "--" + option.replace("_", "-")

@@ -1,0 +1,41 @@
+"""Leaves no trace of a new sweep or evaluation that could not start, so that the same command can be typed again."""
+
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bat_core.errors import InputError
+
+
+class NothingStartedError(InputError):
+    """What runs the work did not start, so none of it has begun."""
+
+
+@contextmanager
+def undone_if_not_started(
+    folder: Path, *, new: bool, started: Callable[[], bool], undo: Callable[[], None]
+) -> Iterator[None]:
+    """If the body raises NothingStartedError, empty the folder of new work of which nothing has begun.
+
+    Args:
+        folder: made or found empty by this process if `new`.
+        started: whether any of the work has begun.
+        undo: removes what was written elsewhere.
+    Raises:
+        NothingStartedError: with the remedy.
+    """
+    try:
+        yield
+    except NothingStartedError as error:
+        if not new:
+            raise NothingStartedError(f"{error}; then type the same command again") from error
+        if started():
+            raise NothingStartedError(f"{error}; then resume with --resume {shlex.quote(str(folder))}") from error
+        undo()
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        with suppress(OSError):  # such as a mount point
+            folder.rmdir()
+        raise NothingStartedError(f"{error}; nothing was kept: type the same command again") from error

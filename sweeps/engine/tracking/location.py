@@ -1,0 +1,76 @@
+"""Where MLflow keeps its data: the URI, whether it can be written, and how to open it. Does not import MLflow."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from bat_core.errors import InputError
+from sweeps.engine.cli.redact import redacted
+from sweeps.engine.cli.text import pasted
+
+DATABASE = "mlflow.db"
+SQLITE = "sqlite:///"
+RELATIVE = SQLITE + DATABASE
+SPECIAL = "?%"  # characters of a path that SQLAlchemy's URLs and MLflow read in different ways
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # MLflow's variable for the artifacts of a database without a server
+
+restored: list[str] = []  # the experiments that this process found deleted in MLflow, and restored
+
+
+def tracking_uri() -> str:
+    """The tracking server or database: MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_database()
+
+
+def own_database() -> str:
+    """The database in the working folder.
+
+    Its path is absolute, unless it has a character that MLflow does not take in an absolute one.
+    """
+    folder = str(Path.cwd())
+    return RELATIVE if set(SPECIAL) & set(folder) else f"{SQLITE}{folder}/{DATABASE}"
+
+
+def prepare(uri: str) -> None:
+    """Make sure that a database can be written, since MLflow would retry for minutes, and that its artifacts can.
+
+    Raises:
+        InputError: the database cannot be written.
+    """
+    path = unquote(uri.removeprefix(SQLITE).partition("?")[0])
+    if not uri.startswith(SQLITE) or not path or path.startswith((":memory:", "file:")):
+        return
+    here = str(Path.cwd())
+    if quote(here) != here:  # MLflow's own default, a bare path, is not quoted where it becomes a URI or SQL
+        os.environ.setdefault(ARTIFACT_ROOT, (Path.cwd() / "mlruns").as_uri())
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("ab"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{redacted(str(Path(path).absolute()))!r} cannot be written: {error.strerror}; name another database"
+            f" by MLFLOW_TRACKING_URI, such as {SQLITE}/FOLDER/{DATABASE}"
+        ) from error
+
+
+def how_to_open(uri: str) -> str:
+    """The shell command or URL that opens MLflow. Passwords in the URI are hidden."""
+    if uri.startswith("http"):
+        return redacted(uri)
+    secret = uri != own_database() and redacted(uri) != uri
+    database = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
+    command = f"{pasted(Path(sys.executable))} -m mlflow ui --backend-store-uri {database}"
+    if uri == RELATIVE:
+        command = f"cd {shlex.quote(str(Path.cwd()))} && {command}"
+    return f"{command}, then http://127.0.0.1:5000"
+
+
+def restored_experiments() -> str | None:
+    """One sentence about the experiments that were restored; None if there are none."""
+    if not restored:
+        return None
+    names = ", ".join(map(repr, restored))
+    return f"MLflow: experiment {names} had been deleted there, and is restored"
