@@ -21,7 +21,7 @@ FLOAT32_SETTINGS = (  # of the kinds of operations that torch may compute in les
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put the model in evaluation mode (batch norm uses running statistics), then restore each module's mode."""
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: module.training for module in model.modules() if hasattr(module, "training")}  # frozen: none
     model.eval()
     try:
         yield

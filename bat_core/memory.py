@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bat_core.adapter.adapted import device_of
 from bat_core.data import Images, to_unit
 from bat_core.forward import eval_without_tf32
 
@@ -25,7 +26,7 @@ def max_batch_size(model: nn.Module, images: Images, *, most: int, processes: in
     Returns:
         1 to `most`; below `most` it is rounded down to a power of two.
     """
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = device_of(model) or torch.device("cpu")
     x = to_unit(images[:SAMPLE].to(device))
     bytes_per_image = OVERHEAD * activation_bytes(model, x) / len(x)
     fits = int(SHARE * free_memory(device) / processes / max(bytes_per_image, 1))

@@ -5,15 +5,20 @@ import importlib
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from bat_core.errors import InputError
 
 imported: set[str] = set()  # the top-level modules of all objects that were imported; they go to Ray's workers
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
+OURS = ("bat_core", "sweeps", "search_spaces")  # the project's own packages
+INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+MODEL_CALLS = {"_call_impl", "_wrapped_call_impl", "_engine_run_backward"}  # torch: a module's forward, any backward
 
 
 @contextlib.contextmanager
@@ -23,7 +28,7 @@ def user_code(what: str) -> Iterator[None]:
     InputError, KeyboardInterrupt and running out of memory pass unchanged: they have their own treatment.
 
     Raises:
-        InputError: the block raised an exception.
+        InputError: the block raised an exception, or tried to end the process (SystemExit).
     """
     try:
         yield
@@ -33,12 +38,78 @@ def user_code(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {describe(error)}") from error
 
 
+@contextlib.contextmanager
+def model_code(what: str) -> Iterator[None]:
+    """Like `user_code`, for a block of our own that calls a model: only what the model raises is turned.
+
+    An exception belongs to the model if it left a module's forward pass, a backward pass or a file of the user's
+    after the last line of ours. Our own faults keep their traceback.
+
+    Raises:
+        InputError: the model raised an exception.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not raised_by_model(error):
+            raise
+        raise InputError(f"{what}: {describe(error)}") from error
+
+
+def raised_by_model(error: BaseException) -> bool:
+    """Whether an exception left the code of a model that ours had called."""
+    foreign: list[TracebackType] = []
+    for place in _frames(error):
+        foreign = [] if _is_ours(place) else [*foreign, place]
+    return any(place.tb_frame.f_code.co_name in MODEL_CALLS or _is_users(place) for place in foreign)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might help: an out-of-memory error of CUDA, Python or torch's CPU allocator."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
+
+
 def describe(error: BaseException) -> str:
-    """The type, first 300 characters and place of an exception: "KeyError: 'wrn' (nets.py, line 12)"."""
-    said = " ".join(str(error).split())[:300]
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{': ' if said else ''}{said}{place}"
+    """The type, first 300 characters and place of an exception: "KeyError: 'wrn' (nets.py, line 12)".
+
+    The place is the innermost line of the user's own files; without one, the innermost line of any library.
+    """
+    said = " ".join(str(error).split())
+    if len(said) > 300:
+        said = f"{said[:300]}..."
+    return f"{type(error).__name__}{': ' if said else ''}{said}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return ""  # its own words name the file and line
+    frames = [place for place in _frames(error) if not place.tb_frame.f_code.co_filename.startswith("<")]
+    users = [place for place in frames if _is_users(place)]
+    foreign = users or [place for place in frames if not _is_ours(place)]
+    if not foreign:
+        return ""
+    (frame,) = traceback.extract_tb(foreign[-1], limit=1)
+    return f" ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def _frames(error: BaseException) -> list[TracebackType]:
+    found, place = [], error.__traceback__
+    while place is not None:
+        found.append(place)
+        place = place.tb_next
+    return found
+
+
+def _is_ours(place: TracebackType) -> bool:
+    return str(place.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in OURS
+
+
+def _is_users(place: TracebackType) -> bool:
+    file = place.tb_frame.f_code.co_filename
+    return not _is_ours(place) and not file.startswith(("<", *INSTALLED)) and "site-packages" not in file
 
 
 def import_object(reference: str, *, what: str) -> Any:

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE_MAY = {"torch", "torchvision", "numpy", "pyarrow", "bat_core"}
 CORE_MAY_ALSO = {
+    "bat_core/adapter/state_dicts.py": {"safetensors"},
     "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
     "bat_core/data/digits.py": {"sklearn"},
@@ -27,7 +28,7 @@ ROOMS = (  # of the engine, from the bottom to the top
 )
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
 # --weights: a state_dict that torch.save wrote
-MAY_READ_PICKLES = {"sweeps/engine/evaluation/model_sources.py": {WEIGHTS_ONLY}}
+MAY_READ_PICKLES = {"bat_core/adapter/state_dicts.py": {WEIGHTS_ONLY}}
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",

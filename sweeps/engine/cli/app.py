@@ -4,6 +4,7 @@ import io
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
 
+DEBUG = "--debug"
 STREAMS = ("stdin", "stdout", "stderr")
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes: failure, invalid input, Ctrl-C
 
@@ -22,32 +24,50 @@ def command(main: Callable[[Any], int]) -> None:
 
     Its parameters' annotations define the options, and its docstring is the help text.
     Invalid input prints one sentence and exits with code 2; a lasting storage failure prints one and exits with 1.
+    With --debug, which every command takes, the traceback of the error comes first.
     """
+    arguments, debug = _without_debug(sys.argv[1:])
     open_streams()
     app = App(
         help=main.__doc__,
         help_format="plaintext",
+        help_epilogue=f"{DEBUG}: show the traceback of an error, not only its sentence.",
         version_flags=[],
         result_action="return_value",
         default_parameter=Parameter(negative=""),
     )
     app.default(main)
     try:
-        code = app(sys.argv[1:], exit_on_error=False, print_error=False)
+        code = app(arguments, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
+        _show_traceback(error, debug)
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         code = BAD_INPUT
     except StorageError as error:
+        _show_traceback(error, debug)
         print(f"error: {error}", file=sys.stderr)
         code = FAILED
     except OSError as error:
         if error.errno not in FAULTS:
             raise
+        _show_traceback(error, debug)
         print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {RESUME_HINT}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without --debug, and whether it was among them (before a lone --)."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != DEBUG]
+    return options + arguments[end:], len(options) < end
+
+
+def _show_traceback(error: BaseException, debug: bool) -> None:
+    if debug:
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
 
 
 def open_streams() -> None:

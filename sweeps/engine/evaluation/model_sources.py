@@ -1,20 +1,18 @@
-"""Find the models named on the command line: folders, sweeps, MLflow URIs or the user's own factories."""
+"""Find the models named on the command line: folders, sweeps, MLflow URIs, the user's own factories and zoos."""
 
-import hashlib
-import importlib
 import itertools
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
+from bat_core.adapter.fingerprint import fingerprint
+from bat_core.adapter.importing import user_code
+from bat_core.adapter.sources import Built, Target, find_source, source_forms, split_name
+from bat_core.adapter.state_dicts import load_weights
 from bat_core.checkpoint import load_model
 from bat_core.errors import InputError
 from sweeps.engine.sweep.folder import SweepFolder
@@ -22,16 +20,19 @@ from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import SPEC
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
-FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
+
+__all__ = ["ModelSource", "find_models", "fingerprint"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from: a folder that `load_model` reads, or a factory with or without weights.
+    """Where a model comes from: a folder that `load_model` reads, or a source by name with or without weights.
 
-    `name` is its name in tables. `sweep_id` and `trial_id`, or `run_id`, identify its MLflow run; all are empty for a
-    model from elsewhere. Training held out `val_size` images and used images of `image_size`, from `image_column` and
-    `label_column` of Parquet files; None is the default.
+    `name` is its name in tables. `factory` is its name in its source: package.module:factory, timm:NAME ...
+    `sweep_id` and `trial_id`, or `run_id`, identify its MLflow run; all are empty for a model from elsewhere.
+    Training held out `val_size` images and used images of `image_size`, from `image_column` and `label_column` of
+    Parquet files; None is the default. `num_classes` and `image_shape` (C, H, W) are what an architecture by name is
+    built for, if `weights` are loaded into it; `weights_key` chooses among several state dicts in that file.
     """
 
     name: str
@@ -45,6 +46,9 @@ class ModelSource:
     run_id: str = ""
     val_size: int | None = None
     image_size: int | None = None
+    weights_key: str = ""
+    num_classes: int | None = None
+    image_shape: tuple[int, ...] = ()
     image_column: str | None = None
     label_column: str | None = None
 
@@ -54,44 +58,87 @@ class ModelSource:
         Raises:
             InputError: the model cannot be loaded or built.
         """
+        return self.build(device).module
+
+    def build(self, device: torch.device | str = "cpu") -> Built:
+        """Like `load`, with what the source knows of its images, and what was chosen in the file of weights.
+
+        Raises:
+            InputError: the model cannot be loaded or built.
+        """
         if self.folder is not None:
-            model = load_model(self.folder)[0]
-        else:
-            assert self.factory is not None
-            model = _make(self.factory)
-            if self.weights is not None:
-                _load_weights(model, Path(self.weights))
-        return model.to(device).requires_grad_(False)
+            return Built(module=_on(load_model(self.folder)[0], device, self.name))
+        assert self.factory is not None
+        source, name = find_source(self.factory)
+        if self.weights is None:
+            built = source.load(name, self._target())
+            return replace(built, module=_on(built.module, device, self.name))
+        built = source.architecture(name, self._target())
+        chosen = load_weights(built.module, Path(self.weights), key=self.weights_key)
+        said = (f"--weights {chosen}",) if chosen else ()
+        return replace(built, module=_on(built.module, device, self.name), said=(*built.said, *said))
+
+    def aimed_at(self, target: Target) -> "ModelSource":
+        """The source for models of a data set: its name is complete, and an architecture gets its sizes."""
+        if self.factory is None:
+            return self
+        source, name = find_source(self.factory)
+        prefix = self.factory.removesuffix(name)
+        named = replace(self, factory=prefix + source.complete(name, target))
+        if self.weights is None:
+            return named
+        return replace(named, num_classes=target.num_classes, image_shape=target.image_shape)
+
+    @property
+    def varies(self) -> bool:
+        """Whether building it twice may give different weights."""
+        return self.factory is not None and not find_source(self.factory)[0].seeded
+
+    def _target(self) -> Target | None:
+        if self.num_classes is None:
+            return None
+        channels, height, width = self.image_shape
+        return Target(dataset="", num_classes=self.num_classes, image_shape=(channels, height, width))
 
 
-def find_models(names: Sequence[str], *, weights: Path | None, downloads: Path) -> list[ModelSource]:
+def _on(model: nn.Module, device: torch.device | str, name: str) -> nn.Module:
+    """The module on a device, without gradients of its weights."""
+    with user_code(f"model {name!r} cannot be moved to {device}"):
+        model = model.to(device)
+        for parameter in model.parameters():  # TorchScript has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+    return model
+
+
+def find_models(
+    names: Sequence[str], *, weights: Path | None, downloads: Path, weights_key: str = ""
+) -> list[ModelSource]:
     """All models that `names` refer to, each with a unique name.
 
     Args:
-        names: model, checkpoint, trial or sweep folders, MLflow URIs, or package.module:factory.
-        weights: a state_dict for the one factory among them.
+        names: model, checkpoint, trial or sweep folders, MLflow URIs, package.module:factory or a name in a zoo.
+        weights: a file of weights for the one model among them.  weights_key: chooses within that file.
         downloads: folder for models that MLflow stores remotely.
     Raises:
-        InputError: a name refers to no model, or weights are given without a single factory.
+        InputError: a name refers to no model, or weights are given without a single model that takes them.
     """
-    if weights is not None and [bool(FACTORY.fullmatch(name)) for name in names] != [True]:
-        raise InputError("--weights applies to one package.module:factory: name that model only")
+    if weights is not None and [_takes_weights(name) for name in names] != [True]:
+        raise InputError(
+            "--weights applies to one package.module:factory, timm:NAME or torchvision:NAME: name that model only"
+        )
+    if weights_key and weights is None:
+        raise InputError("--weights-key chooses within the file that --weights names: add --weights")
     found: list[ModelSource] = []
     for name in names:
-        found += _find(name, weights, downloads)
+        found += _find(name, weights, downloads, weights_key)
     return _with_unique_names(found)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _takes_weights(name: str) -> bool:
+    return split_name(name) is not None and find_source(name)[0].takes_weights
 
 
-def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]:
+def _find(name: str, weights: Path | None, downloads: Path, weights_key: str) -> list[ModelSource]:
     if name.startswith(MLFLOW_SCHEMES):
         from sweeps.engine.tracking.artifacts import download_model
 
@@ -102,17 +149,22 @@ def _find(name: str, weights: Path | None, downloads: Path) -> list[ModelSource]
         return _sweep_models(SweepFolder(path.resolve()))
     if path.exists():
         return [_saved_model(path.resolve())]
-    if match := FACTORY.fullmatch(name):
-        _make(name)
+    if split_name(name) is not None:
+        source, rest = find_source(name)
+        prefix, rest = name.removesuffix(rest), source.resolve(rest)
+        if not source.seeded:
+            source.load(rest, None)  # its faults come before the images are read
         return [
             ModelSource(
-                name=f"{match['module']}.{match['factory']}",
-                factory=name,
+                name=source.title(rest),
+                factory=f"{prefix}{rest}",
                 weights=str(weights.resolve()) if weights else None,
+                weights_key=weights_key,
             )
         ]
     raise InputError(
-        f"model {name!r} is not a folder, an MLflow URI (models:/..., runs:/...) or package.module:factory"
+        f"model {name!r} is not a folder, an MLflow URI (models:/..., runs:/...) or package.module:factory, and not"
+        f" one of {', '.join(form for form in source_forms() if not form.startswith('package'))}"
     )
 
 
@@ -157,55 +209,3 @@ def _with_unique_names(sources: list[ModelSource]) -> list[ModelSource]:
         taken.add(name)
         named.append(replace(source, name=name))
     return named
-
-
-def _make(factory: str) -> nn.Module:
-    """Call `package.module:factory`. The working folder is added to the import path first."""
-    module_name, _, name = factory.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
-        sys.path.insert(0, here)
-    try:
-        made = getattr(importlib.import_module(module_name), name)()
-    except ImportError as error:
-        raise InputError(f"model {factory!r}: module {module_name!r} cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise InputError(f"model {factory!r}: {error}") from error
-    except TypeError as error:
-        raise InputError(f"model {factory!r}: the factory must be callable without arguments: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise InputError(f"model {factory!r} returns {type(made).__name__}: it must return a torch.nn.Module")
-    return made
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"--weights {str(path)!r}: No such file")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())[:300]
-        raise InputError(f"--weights {str(path)!r} does not fit the model: {said}") from error
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"--weights {str(path)!r} is not a safetensors file: {error}") from error
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state_dict that torch.save wrote. `weights_only` loads tensors and runs no code."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"--weights {str(path)!r} is not a plain state_dict: save one as safetensors or with torch.save(state_dict)"
-        ) from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(
-            f"--weights {str(path)!r} is not a state_dict (names and tensors): save one with torch.save(state_dict)"
-        )
-    return content

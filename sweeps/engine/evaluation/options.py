@@ -43,7 +43,15 @@ class JobOptions(Options):
     seed: int = 0
     """Seed of the random starts."""
     weights: Path | None = None
-    """state_dict for a package.module:factory, saved as safetensors or with torch.save."""
+    """Weights for a package.module:factory, timm:NAME or torchvision:NAME: a state_dict in a safetensors or
+    torch.save file."""
+    weights_key: str = ""
+    """The state_dict in the file of --weights, where several fit: a key such as ema, or a prefix of its names."""
+    logits_key: str = ""
+    """The part of the models' output that holds the logits, such as logits or 0. Default: the only one that can be."""
+    normalize: str | None = None
+    """Normalisation of the images of models from elsewhere: mean/std, imagenet, cifar10, cifar100, svhn, mnist,
+    half ([-1, 1]) or 255 ([0, 255]). Default: what the model's source says, else none."""
     precision: str = "float32"
     """Precision of the attack's search: float32, bfloat16 or auto. Verdicts always use float32."""
     batch_size: int | None = None
@@ -63,6 +71,10 @@ class JobOptions(Options):
 
     def check(self) -> None:
         """Raises InputError for invalid options, before anything is loaded."""
+        if self.normalize is not None:
+            from bat_core.adapter.normalize import parse_normalization
+
+            parse_normalization(self.normalize)
         check_choice("--split", self.split, SPLITS)
         check_choice("--precision", self.precision, PRECISIONS)
         for name in ("eps", "step_size"):

@@ -1,9 +1,12 @@
 """The command `evaluate`: attack models and report their robust accuracy."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bat_core.adapter.importing import model_code, user_code
+from bat_core.adapter.sources import Target
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
@@ -22,10 +25,10 @@ from sweeps.engine.evaluation.attack import (
     write_verdicts,
 )
 from sweeps.engine.evaluation.job import Job, spread
-from sweeps.engine.evaluation.model_sources import find_models, fingerprint
+from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.report import as_csv, markdown, show
-from sweeps.engine.evaluation.setup import make_spec_fields
+from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.records import VERDICTS
@@ -69,7 +72,7 @@ class EvaluationJob(Job[Evaluation]):
             suite=options.suite,
             checks=options.checks,
             save_adversarial=options.save_adversarial,
-            transfer_from=self._black_boxes(part, decided["models"][0]),
+            transfer_from=self._black_boxes(part, decided["dataset"], decided["models"][0]),
         )
         return evaluation, part
 
@@ -122,7 +125,7 @@ class EvaluationJob(Job[Evaluation]):
     def _costs(self) -> dict[str, float]:
         return {entry.name: entry.cost for entry in self.spec.attacks().entries}
 
-    def _black_boxes(self, part: Split, attacked: ModelRecord) -> tuple[ModelRecord, ...]:
+    def _black_boxes(self, part: Split, dataset: str, attacked: ModelRecord) -> tuple[ModelRecord, ...]:
         """Load the source models of the transfer attack.
 
         Raises:
@@ -133,27 +136,37 @@ class EvaluationJob(Job[Evaluation]):
         downloads, x = self.folder.path.with_name(f"{self.folder.path.name}-models"), to_unit(part.images[:2])
         classes = attacked.load("cpu", NOUN)(x).shape[1]
         found = []
+        plain = replace(self.options, normalize=None, logits_key="")
         for source in find_models(self.options.transfer_from, weights=None, downloads=downloads):
-            model = source.load().eval()
-            if model(x).shape != (len(x), classes):
+            aimed = source.aimed_at(
+                Target(dataset=dataset, num_classes=classes, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
+            )
+            record, model = adapt_model(aimed, part, classes, plain, self.console)
+            with user_code(f"--transfer-from: {source.name!r}"):
+                shape = model.eval()(x.to(self.options.device())).shape
+            if shape != (len(x), classes):
                 raise InputError(
                     f"--transfer-from: {source.name!r} must return {classes} logits per image, like the attacked"
                     " models: name another source"
                 )
-            found.append(ModelRecord(source=source, fingerprint=fingerprint(model)))
+            found.append(record)
         return tuple(found)
 
 
 def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
     """Run all attacks on one shard of one model, except those whose results are on disk."""
     model = evaluation.models[number]
-    attack_shard(evaluation, folder.model(model), _evaluator(evaluation, number, part, gpus), part, shard)
+    evaluator = _evaluator(evaluation, number, part, gpus)
+    with model_code(f"model {model.source.name!r} failed under attack"):
+        attack_shard(evaluation, folder.model(model), evaluator, part, shard)
 
 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
     """Check one model for gradient masking."""
     model = evaluation.models[number]
-    check_model(evaluation, folder.model(model), _evaluator(evaluation, number, part, gpus), part)
+    evaluator = _evaluator(evaluation, number, part, gpus)
+    with model_code(f"model {model.source.name!r} failed in a check for gradient masking"):
+        check_model(evaluation, folder.model(model), evaluator, part)
 
 
 _LOADED: dict[tuple[str, int], Evaluator] = {}
@@ -164,11 +177,8 @@ def _evaluator(evaluation: Evaluation, number: int, part: Split, gpus: float) ->
     key = (evaluation.id, number)
     if key not in _LOADED:
         _LOADED.clear()
-        model = evaluation.models[number].source.load("cuda" if gpus else "cpu")
-        _LOADED[key] = Evaluator(
-            model.eval(),
-            seed=evaluation.seed,
-            precision=evaluation.precision,
-            max_chunk=gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus),
-        )
+        model = evaluation.models[number].load("cuda" if gpus else "cpu", NOUN)
+        with model_code(f"model {evaluation.models[number].source.name!r}"):
+            fits = gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus)
+        _LOADED[key] = Evaluator(model, seed=evaluation.seed, precision=evaluation.precision, max_chunk=fits)
     return _LOADED[key]

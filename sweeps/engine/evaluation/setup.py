@@ -1,13 +1,21 @@
 """Load and inspect the models and images named on the command line, before any attack."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
-from bat_core.data import Dataset, Split, load_dataset
+from bat_core.adapter import detection
+from bat_core.adapter.adapted import adapted
+from bat_core.adapter.detection import Wishes
+from bat_core.adapter.importing import model_code
+from bat_core.adapter.normalize import parse_normalization
+from bat_core.adapter.sources import Target
+from bat_core.data import Dataset, Split, load_dataset, to_unit
 from bat_core.errors import InputError
 from bat_core.few_classes import check_classes
 from bat_core.masking.inspection import inspect
@@ -20,7 +28,14 @@ from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 GPU_BATCH, CPU_BATCH = 1000, 250
-FATAL_FINDINGS = {"forward", "output", "classes", "no_gradient"}  # findings that make an attack impossible
+FATAL_FINDINGS = {
+    "forward",
+    "output",
+    "classes",
+    "no_gradient",
+    "backward",
+    "single",
+}  # findings that make an attack impossible
 
 
 def make_spec_fields(
@@ -33,13 +48,16 @@ def make_spec_fields(
     Raises:
         InputError: a model or the images cannot be used as they are.
     """
-    sources = find_models(models, weights=options.weights, downloads=folder.with_name(f"{folder.name}-models"))
+    downloads = folder.with_name(f"{folder.name}-models")
+    sources = find_models(models, weights=options.weights, downloads=downloads, weights_key=options.weights_key)
     dataset, chosen = _images(sources, options)
     eps, step_size = evaluation_budget(options.eps, options.step_size, dataset.pixel)
     check_classes(f"data set {dataset.name}", dataset.num_classes)
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
     part = images.take(slice(n))
+    target = Target(dataset=dataset.name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+    sources = [source.aimed_at(target) for source in sources]
     examined, fits = _inspect_models(sources, images, dataset, options, console)
     decided = {
         "command": command_line(),
@@ -149,27 +167,78 @@ def _inspect_models(
     Raises:
         InputError: a model cannot be attacked as it is.
     """
+    _check_wishes(sources, options)
     examined = []
     fits = default = GPU_BATCH if options.gpus() else CPU_BATCH
     for source in sources:
-        model = source.load(options.device())
-        findings = inspect(model, images.images, images.labels, num_classes=dataset.num_classes)
+        record, model = adapt_model(source, images, dataset.num_classes, options, console)
+        with model_code(f"model {source.name!r}"):
+            findings = inspect(
+                model, images.images, images.labels, num_classes=dataset.num_classes, batch_size=options.batch_size
+            )
         for finding in findings:
             if finding.severity == "error" and (finding.name in FATAL_FINDINGS or not options.despite_findings):
                 remedy = "" if finding.name in FATAL_FINDINGS else " (or add --despite-findings)"
                 raise InputError(f"model {source.name!r}: {finding.description}{remedy}")
             console.print(f"{source.name}: {finding.description}", style="yellow", markup=False, highlight=False)
-        weights = fingerprint(model)
-        if source.factory and fingerprint(source.load()) != weights:
+        if source.varies and fingerprint(source.load()) != record.fingerprint:
             raise InputError(
                 f"model {source.name!r} has different weights each time it is built: seed it, or add --weights"
             )
         said = tuple(finding.description for finding in findings)
-        examined.append(ModelRecord(source=source, fingerprint=weights, findings=said))
+        examined.append(replace(record, findings=said))
         if not options.batch_size and options.measures_memory():
-            fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
+            with model_code(f"model {source.name!r}"):
+                fits = min(fits, max_batch_size(model, images.images, most=default, processes=options.processes()))
     if fits < default:
         console.print(
             f"{counted(fits, 'image')} per batch fit into the free memory (change with --batch-size)", highlight=False
         )
     return tuple(examined), fits
+
+
+def adapt_model(
+    source: ModelSource, images: Split, num_classes: int, options: JobOptions, console: Console
+) -> tuple[ModelRecord, nn.Module]:
+    """Load a model and find out how it is called. Prints what the user should know of that.
+
+    Returns:
+        The model's record, without findings, and the model behind its adapter.
+    Raises:
+        InputError: the model cannot be loaded.
+    """
+    device = options.device()
+    built = source.build(device)
+    weights = fingerprint(built.module)
+    if source.folder is not None:  # a model of our own
+        return ModelRecord(source=source, fingerprint=weights), built.module
+    normalization = parse_normalization(options.normalize) if options.normalize else built.normalization
+    sample = to_unit(images.images[: detection.IMAGES].to(device))
+    if normalization is not None and not normalization.fits(sample.shape[1]):
+        raise InputError(
+            f"model {source.name!r}: the normalisation {normalization} is for {len(normalization.mean)} channels, and"
+            f" the images have {sample.shape[1]}: give one number, or one per channel, with --normalize"
+        )
+    wishes = Wishes(logits_key=options.logits_key, normalization=normalization, batch_size=options.batch_size)
+    with model_code(f"model {source.name!r}"):
+        detected = detection.detect(built.module, sample, num_classes=num_classes, wishes=wishes)
+    told = [*built.said, *detected.said]
+    if normalization is not None and not options.normalize:
+        told.append(f"its images are normalised by {normalization}, as its source says (change with --normalize)")
+    for sentence in told:
+        console.print(f"{source.name}: {sentence}", markup=False, highlight=False)
+    record = ModelRecord(source=source, fingerprint=weights, adaptation=detected.adaptation)
+    return record, adapted(built.module, detected.adaptation)
+
+
+def _check_wishes(sources: Sequence[ModelSource], options: JobOptions) -> None:
+    """Raises InputError if an option for models from elsewhere is given for one of ours."""
+    given = [
+        flag for flag, value in (("--normalize", options.normalize), ("--logits-key", options.logits_key)) if value
+    ]
+    own = next((source.name for source in sources if source.folder is not None), None)
+    if given and own is not None:
+        raise InputError(
+            f"{given[0]} applies to models from elsewhere: {own!r} was trained here, takes images in [0, 1] and returns"
+            " logits"
+        )

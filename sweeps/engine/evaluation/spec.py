@@ -3,13 +3,14 @@
 import datetime
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from torch import nn
 
 import bat_core
+from bat_core.adapter.adapted import Adaptation, adapted
 from bat_core.config import check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, check_amount, check_file_name, check_finite
@@ -21,25 +22,26 @@ from sweeps.engine.sweep.spec import check_time
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model to attack: its source, the SHA-256 of its weights, and the findings of its inspection."""
+    """A model to attack: its source, the SHA-256 of its weights, its inspection's findings, and how it is called."""
 
     source: ModelSource
     fingerprint: str
     findings: tuple[str, ...] = ()
+    adaptation: Adaptation = field(default_factory=Adaptation)
 
     def __post_init__(self) -> None:
         check_file_name("model.name", self.source.name)  # its folder
 
     def load(self, device: str, noun: str) -> nn.Module:
-        """The model, in evaluation mode.
+        """The model behind its adapter, in evaluation mode.
 
         Raises:
-            InputError: its weights differ from those that were inspected.
+            InputError: it cannot be loaded, or its weights differ from those that were inspected.
         """
         model = self.source.load(device)
         if fingerprint(model) != self.fingerprint:
             raise InputError(f"model {self.source.name!r} has changed since this {noun} started: start a new one")
-        return model.eval()
+        return adapted(model, self.adaptation).eval()
 
 
 @dataclass(frozen=True, kw_only=True)

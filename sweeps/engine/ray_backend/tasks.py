@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util import ActorPool
 
+from bat_core.errors import InputError
 from sweeps.engine.ray_backend.cluster import concurrent_trials
 from sweeps.engine.sweep.spec import Resources
 
@@ -49,7 +50,12 @@ def run_tasks(
 
     submit(first)
     while pool.has_next():
-        answer = pool.get_next_unordered()
+        try:
+            answer = pool.get_next_unordered()
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):  # without Ray's own text around its sentence
+                raise error.cause from error
+            raise
         submit(islice(waiting, 1))
         yield answer
 

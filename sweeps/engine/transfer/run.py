@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from bat_core.adapter.importing import model_code
 from bat_core.data import Split
 from bat_core.errors import InputError
 from sweeps.engine.cli.plotting import save_figure
@@ -110,4 +111,5 @@ def work(matrix: Matrix, folder: MatrixFolder, part: Split, source: int, shard: 
     if matrix.id not in _CACHES:
         _CACHES.clear()
         _CACHES[matrix.id] = ModelCache(matrix, gpus)
-    craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)
+    with model_code(f"a model failed while images crafted on {matrix.names[source]!r} were classified"):
+        craft_shard(matrix, folder, _CACHES[matrix.id], part, source, shard)

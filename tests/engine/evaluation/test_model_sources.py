@@ -168,7 +168,7 @@ def test_a_model_comes_in_the_mode_its_owner_left_it_in(sweep, here):
     ("name", "words"),
     [
         ("netz:linear", "module 'netz' cannot be imported"),
-        ("nets:nothing", "has no attribute 'nothing'"),
+        ("nets:nothing", "has no 'nothing'"),
         ("nets:wanting", "missing 1 required positional argument"),
         ("nets:number", "must be callable without arguments"),
         ("nets:text", "returns str: it must return a torch.nn.Module"),
@@ -244,10 +244,12 @@ def other_shape(weights):
 
 
 def other_names(weights):
-    return {f"module.{name}": tensor for name, tensor in weights.items()}
+    return {f"2.{name}": tensor for name, tensor in zip(("weight", "bias"), weights.values(), strict=True)}
 
 
-@pytest.mark.parametrize(("change", "told"), [(other_shape, "1.weight"), (other_names, "module.1.weight")])
+@pytest.mark.parametrize(
+    ("change", "told"), [(other_shape, "1.weight"), (other_names, "the model has no '2.weight' and 1 more")]
+)
 @pytest.mark.parametrize("name", ["net.safetensors", "net.pt"])
 def test_weights_that_do_not_fit_say_what_does_not(here, weights, change, told, name):
     SAVERS[name](change(weights), here / name)
