@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from bat_core.adapter.importing import FACTORY, VARIABLE, only_named
 from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
@@ -33,7 +35,8 @@ def command(main: Callable[[Any], int]) -> None:
     )
     app.default(main)
     try:
-        code = app(sys.argv[1:], exit_on_error=False, print_error=False)
+        with only_named(_named_code()):
+            code = app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
         code = BAD_INPUT
@@ -48,6 +51,12 @@ def command(main: Callable[[Any], int]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)
+
+
+def _named_code() -> list[str]:
+    """The words of the command line and of BAT_SWEEPS_CODE that may be references to code: `nets:wide`."""
+    words = " ".join([*sys.argv[1:], os.environ.get(VARIABLE, "")])
+    return [word for word in re.split(r"[\s=,]+", words) if FACTORY.fullmatch(word)]
 
 
 def open_streams() -> None:
