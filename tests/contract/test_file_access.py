@@ -111,7 +111,7 @@ CHOSEN = {  # (file, path): why it does not come from a file
         "sweeps/engine/storage/files.py",
         "Path(tempfile.gettempdir()) / f'bat-sweeps-{os.getuid()}'",
     ): "this user's cache",
-    ("sweeps/engine/storage/files.py", "folder"): "this user's cache",
+    ("sweeps/engine/storage/files.py", "folder"): "the cache",
     ("sweeps/engine/storage/undo.py", "folder"): "--output, which this process made",
     ("sweeps/engine/tracking/location.py", "Path(path).resolve()"): "MLFLOW_TRACKING_URI",
 }

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from torch import nn
 
 import bat_core
+from bat_core.adapter.importing import allow, references
 from bat_core.config import check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
