@@ -42,16 +42,31 @@ CALLS = {
     *("download_and_extract_archive", "download_artifacts", "copyfileobj"),
 }
 MEMORY, READS = "into or from memory", "reads a regular file, and never a pickle"
+PUBLISHED = "a published archive, whose digest is checked, into the --data-dir that the user named"
 ALLOWED = {  # (file, call): why its path is safe
     ("bat_core/checkpoint.py", "load_file(path)"): READS,
     ("bat_core/checkpoint.py", "save_file(tensors, path)"): "a Rooted path that `make_private` has just created",
-    ("bat_core/data/cifar10.py", "download_and_extract_archive(URL, str(folder), filename=ARCHIVE, md5=MD5)"): (
-        "the published archive, whose digest is checked, into the --data-dir that the user named"
-    ),
-    ("bat_core/data/cifar10.py", "path.read_bytes()"): "reads the user's --data-dir",
-    ("bat_core/data/files.py", "Image.open(content)"): READS,
-    ("bat_core/data/parquet.py", "Image.open(io.BytesIO(cell['bytes']), formats=FORMATS)"): MEMORY,
-    ("bat_core/data/parquet.py", "pq.read_table(check_regular(path), partitioning=None)"): READS,
+    ("bat_core/data/decoding.py", "Image.open(source, formats=FORMATS)"): READS,
+    ("bat_core/data/mnist.py", "gzip.open(path)"): "reads the user's --data-dir",
+    ("bat_core/data/mnist.py", "tempfile.NamedTemporaryFile()"): "new and private: the images unpacked",
+    (
+        "bat_core/data/mnist.py",
+        "download_and_extract_archive(f'{mirror}{name}', str(raw), filename=name, md5=md5)",
+    ): PUBLISHED,
+    (
+        "bat_core/data/parquet.py",
+        "pq.read_table(path, partitioning=None, columns=[columns.image, columns.label])",
+    ): "reads a file that `check_regular` has just seen",
+    (
+        "bat_core/data/records.py",
+        "download_and_extract_archive(self.url, str(folder), filename=self.archive, md5=md5)",
+    ): PUBLISHED,
+    ("bat_core/data/records.py", "path.read_bytes()"): "reads the user's --data-dir",
+    ("bat_core/data/tiny_imagenet.py", "annotations.read_text(encoding='utf-8')"): "reads the user's --data-dir",
+    (
+        "bat_core/data/tiny_imagenet.py",
+        "(folder / 'wnids.txt').read_text(encoding='utf-8')",
+    ): "reads the user's --data-dir",
     ("bat_core/memory.py", "(CGROUP / name).read_text()"): "a file of the system",
     ("bat_core/memory.py", "MEMINFO.read_text()"): "a file of the system",
     ("bat_core/user_modules.py", "file.read_bytes()"): "reads the user's own modules, to compare them",
