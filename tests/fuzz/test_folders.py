@@ -204,8 +204,8 @@ def tried(number: int, valid: dict[str, Path], arena: Path) -> str | None:
     }
     if strange := made_beside - {"outside", "cwd", "unpacked", f"unpacked/{kind}", "unpacked/made"}:
         return f"{what}: made {sorted(strange)}"
-    if list((arena / "cwd").iterdir()):
-        return f"{what}: made {list((arena / 'cwd').iterdir())} in the working folder"
+    if strange := {path.name for path in (arena / "cwd").iterdir()} - {"mlflow.db"}:
+        return f"{what}: made {sorted(strange)} in the working folder"
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     if code not in (0, 1, 2, 130) or (code == 2 and (len(errors) != 1 or len(said) > LONGEST)):
         return f"{what}: exit code {code}, and {said[:500]!r}"
