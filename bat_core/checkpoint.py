@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,18 @@ from bat_core.fit import TrainState, initial_state
 from bat_core.forward import resolve_layout
 from bat_core.jsontext import read_json
 from bat_core.models import ImageShape, build_model
+from bat_core.paths import (
+    Rooted,
+    below,
+    make_folder,
+    make_private,
+    new_folder,
+    open_regular,
+    read_regular,
+    remove,
+    sync,
+    write_atomically,
+)
 from bat_core.resuming import OTHER_DEVICE, continues_on, restore_optimizer, restore_partial
 
 FORMAT = 1
@@ -31,6 +42,8 @@ CHECKSUMS = "checksums.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 PARTIAL = "begun.safetensors"  # totals and generator state of an unfinished epoch
+MAX_DESCRIPTION = 16 << 20  # bytes of a JSON file next to the weights
+MAX_WEIGHTS = 16 << 30  # bytes of a file of weights
 MAX_CHECKPOINTS = 2  # the newest, and the previous one in case the newest is damaged
 
 
@@ -95,7 +108,7 @@ class ResumePoint:
         return state
 
 
-def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
+def save_checkpoint(folder: Rooted, state: TrainState, config: TrialConfig, dataset: Dataset) -> Path:
     """Write `folder/epoch_NNNN`, or `epoch_NNNN_batch_NNNNNN` within an epoch, then delete all but the two newest.
 
     The write is atomic.
@@ -105,21 +118,21 @@ def save_checkpoint(folder: Path, state: TrainState, config: TrialConfig, datase
     Raises:
         OSError: writing failed; earlier checkpoints are unchanged.
     """
-    target = folder / f"epoch_{state.epoch:04d}"
+    target = below(folder, f"epoch_{state.epoch:04d}")
     tensors = {MODEL: _model_tensors(state.model), OPTIMIZER: _optimizer_tensors(state.optimizer)}
     if state.partial:
-        target = target.with_name(f"{target.name}_batch_{state.partial.batches:06d}")
+        target = below(folder, f"{target.name}_batch_{state.partial.batches:06d}")
         tensors[PARTIAL] = {"totals": state.partial.totals.cpu(), "generator": state.partial.generator.get_state()}
     _write(target, tensors, config, dataset, state)
     known = checkpoints(folder)
     place = known.index(target)
     # A checkpoint newer than the one just written belongs to another trial or was passed over as damaged.
     for stale in known[: max(place + 1 - MAX_CHECKPOINTS, 0)] + known[place + 1 :]:
-        shutil.rmtree(stale)
+        remove(below(folder, stale.name))
     return target
 
 
-def save_model(folder: Path, state: TrainState, config: TrialConfig, dataset: Dataset) -> None:
+def save_model(folder: Rooted, state: TrainState, config: TrialConfig, dataset: Dataset) -> None:
     """Write a finished model's weights and description into `folder`, atomically.
 
     Raises:
@@ -192,7 +205,7 @@ def read_description(folder: Path) -> Description:
         for name in sorted({DESCRIPTION, MODEL, *checksums}):
             if _digest(folder / name) != checksums.get(name):
                 raise InputError(f"{name} is damaged: its SHA-256 differs from the one in {CHECKSUMS}")
-        return from_dict(Description, read_json((folder / DESCRIPTION).read_bytes()))
+        return from_dict(Description, read_json(read_regular(folder / DESCRIPTION, limit=MAX_DESCRIPTION)))
     except FileNotFoundError as error:
         raise InputError(f"{folder} has no valid model: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError) as error:
@@ -201,7 +214,9 @@ def read_description(folder: Path) -> Description:
 
 def _checksums(folder: Path) -> Mapping[str, str]:
     try:
-        return from_dict(Checksums, {"sha256": read_json((folder / CHECKSUMS).read_bytes())}).sha256
+        return from_dict(
+            Checksums, {"sha256": read_json(read_regular(folder / CHECKSUMS, limit=MAX_DESCRIPTION))}
+        ).sha256
     except ValueError as error:
         raise InputError(f"{CHECKSUMS} is damaged: {error}") from error
 
@@ -242,18 +257,14 @@ def _find_model(path: Path) -> Path:
 
 
 def _write(
-    target: Path,
+    target: Rooted,
     files: Mapping[str, Mapping[str, Tensor]],
     config: TrialConfig,
     dataset: Dataset,
     state: TrainState,
 ) -> None:
-    target.parent.mkdir(exist_ok=True)  # never create its parent: it may be a disk that is temporarily unmounted
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for name, tensors in files.items():
-        _save(dict(tensors), partial / name)
+    # Never create the parent of its folder: it may be a disk that is temporarily unmounted.
+    make_folder(Rooted(target.parent), parents=False)
     description = Description(
         config=config,
         num_classes=dataset.num_classes,
@@ -264,23 +275,20 @@ def _write(
         collapse_detector=state.collapse_detector,
         batches=state.partial.batches if state.partial else 0,
     )
-    _write_json(partial / DESCRIPTION, to_dict(description))
-    _write_json(partial / CHECKSUMS, {name: _digest(partial / name) for name in (DESCRIPTION, *files)})
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
-    sync(target.parent)
+    with new_folder(target) as partial:
+        for name, tensors in files.items():
+            _save(dict(tensors), below(partial, name))
+        write_atomically(below(partial, DESCRIPTION), json.dumps(to_dict(description), indent=2))
+        digests = {name: _digest(partial / name) for name in (DESCRIPTION, *files)}
+        write_atomically(below(partial, CHECKSUMS), json.dumps(digests, indent=2))
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _save(tensors: dict[str, Tensor], path: Rooted) -> None:
+    make_private(path)
     try:
         save_file(tensors, path)
     except SafetensorError as error:  # safetensors wraps the operating system's error
         raise OSError(str(error)) from error
-    sync(path)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2))
     sync(path)
 
 
@@ -328,13 +336,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_WEIGHTS:
+            raise InputError(f"{path.name} is larger than {MAX_WEIGHTS >> 30} GiB: no model here is")
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Per-example results of attacks, and the curves and worst cases computed from them."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bat_core.errors import InputError
 from bat_core.jsontext import read_json
+from bat_core.paths import Rooted, check_regular, write_atomically
 
 Reading: TypeAlias = Literal["final", "worst"]
 READINGS: tuple[Reading, ...] = ("final", "worst")
@@ -154,8 +156,8 @@ class Verdicts:
         )
         return whole.take(np.argsort(rows, kind="stable"))
 
-    def write(self, path: Path) -> None:
-        """Write a Parquet file with one row per example.
+    def write(self, path: Rooted) -> None:
+        """Write a Parquet file, atomically, with one row per example.
 
         Columns: index, label, clean_correct, robust_correct; and for each attack attacked_<name> (false:
         skipped), broken_at_<name> (null: never broken) and final_<name>_<k>.
@@ -173,7 +175,9 @@ class Verdicts:
                 columns[f"final_{name}_{step}"] = pa.array(outcome.final[:, position])
         described = {"steps": {name: list(outcome.steps) for name, outcome in self.outcomes.items()}}
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(described)})
-        pq.write_table(table, path)
+        content = io.BytesIO()
+        pq.write_table(table, content)
+        write_atomically(path, content.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> "Verdicts":
@@ -183,7 +187,7 @@ class Verdicts:
             InputError: the file is truncated or is not a verdicts file.
         """
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(check_regular(path), partitioning=None)
             steps = read_json((table.schema.metadata or {})[METADATA.encode()])["steps"]
             return cls(
                 rows=_column(table, "index", pa.int64()),

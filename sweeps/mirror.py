@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sweeps.engine.cli.app import command
+from sweeps.engine.cli.redact import redacted_uri
 
 
 def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> int:
@@ -15,7 +16,6 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
 
     Repeated runs change nothing.
     """
-    from sweeps.engine.cli.redact import redacted
     from sweeps.engine.sweep.folder import SweepFolder
     from sweeps.engine.sweep.records import read_status, unread_lines
     from sweeps.engine.tracking.background import BackgroundSync
@@ -31,7 +31,7 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
         return 1
     if restored := restored_experiments():
         print(restored)
-    print(f"MLflow at {redacted(mirroring.uri)} agrees with {output}")
+    print(f"MLflow at {redacted_uri(mirroring.uri)} agrees with {output}")
     return 0
 
 

@@ -46,6 +46,7 @@ def isolate(environment: MutableMapping[str, str], home: Path) -> None:
         if name not in KEPT and (name.startswith(UNSET) or name in ALSO_UNSET):
             del environment[name]
     environment.update(SET, HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"), XDG_CACHE_HOME=str(home / ".cache"))
+    environment["XDG_STATE_HOME"] = str(home / ".local" / "state")
     environment.setdefault("OMP_NUM_THREADS", "1")  # of networks as small as these, more threads are slower
     time.tzset()
 

@@ -7,18 +7,41 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from bat_core.errors import InputError
 
+VARIABLE = "BAT_SWEEPS_CODE"  # references that files may name, separated by commas
 imported: set[str] = set()  # the top-level modules of all objects that were imported; they go to Ray's workers
+references: set[str] = set()  # package.module:name of each of them
+_allowed: set[str] | None = None  # the references that may be imported; None: all, as the user's own script says
 FACTORY = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<factory>[A-Za-z_]\w*)")
 OURS = ("bat_core", "sweeps", "search_spaces")  # the project's own packages
 INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 MODEL_CALLS = {"_call_impl", "_wrapped_call_impl", "_engine_run_backward"}  # torch: a module's forward, any backward
+
+
+@contextlib.contextmanager
+def only_named(names: Iterable[str]) -> Iterator[None]:
+    """During the body, import only code that the user named: `names`, and what `allow` adds.
+
+    A file may name code too, such as a model's config.json, and may be a stranger's.
+    """
+    global _allowed  # noqa: PLW0603
+    previous, _allowed = _allowed, set(names)
+    try:
+        yield
+    finally:
+        _allowed = previous
+
+
+def allow(names: Iterable[str]) -> None:
+    """Let these references be imported: a file shows that the user named them."""
+    if _allowed is not None:
+        _allowed.update(names)
 
 
 @contextlib.contextmanager
@@ -123,6 +146,11 @@ def import_object(reference: str, *, what: str) -> Any:
     match = FACTORY.fullmatch(reference)
     if match is None:
         raise InputError(f"{what}: write it as package.module:factory")
+    if _allowed is not None and reference not in _allowed:
+        raise InputError(
+            f"{what}: {reference} is code that a file names, and nothing shows that you named it: if you trust this"
+            f" code, set {VARIABLE}={reference}"
+        )
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 (sys.path holds strings)
         sys.path.insert(0, here)
     top = match["module"].partition(".")[0]
@@ -139,6 +167,7 @@ def import_object(reference: str, *, what: str) -> Any:
                     " that folder on PYTHONPATH"
                 ) from error
         imported.add(top)
+        references.add(reference)
         return getattr(module, match["factory"])
     except AttributeError:
         raise InputError(f"{what}: module {match['module']!r} has no {match['factory']!r}") from None

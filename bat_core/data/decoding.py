@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bat_core.paths import check_regular
+
 # By name, because some of Pillow's other decoders start external programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 MAX_PIXELS = 89_478_485  # above this, Pillow warns of a decompression bomb
@@ -26,7 +28,7 @@ def open_image(content: Path | bytes) -> Image.Image:
         UnsupportedImage: it is too large to be decoded.
         Exception: whatever Pillow raises for a file that is damaged, missing or not an image.
     """
-    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    source = io.BytesIO(content) if isinstance(content, bytes) else check_regular(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:

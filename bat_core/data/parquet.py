@@ -18,6 +18,7 @@ from bat_core.data.decoding import decode_image, to_array
 from bat_core.data.request import Request
 from bat_core.data.shards import Shards, find_shards
 from bat_core.errors import InputError
+from bat_core.paths import check_regular
 
 HUB = Wanted(IMAGE_NAMES, ("label",))
 
@@ -130,7 +131,7 @@ def stack(images: Sequence[Array], split: str, folder: Path, channels: int) -> t
 
 def _read(path: Path, wanted: Wanted) -> tuple[pa.Table, Columns]:
     try:
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(check_regular(path))
         schema.names  # noqa: B018 (raises here if a name is not valid text)
         columns = choose(schema, wanted, path)
         table = pq.read_table(path, partitioning=None, columns=[columns.image, columns.label])

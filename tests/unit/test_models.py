@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from bat_core.errors import InputError
 from bat_core.models import build_model
+from bat_core.models.base import MODELS as REGISTRY
 
 from .toys import uniform
 
@@ -149,3 +151,30 @@ def test_a_resnet_refuses_what_is_no_photograph(shape):
 def test_a_resnet_of_an_unknown_depth_is_refused():
     with pytest.raises(ValueError, match=r"model 'resnet51': depth must be one of 18, 34, 50, 101, 152"):
         build("resnet51")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "image_shape"),
+    [
+        *(
+            ("small_cnn_1000000000", 10, (1, 8, 8)),
+            ("small_cnn_4096", 10**12, (1, 8, 8)),
+            ("small_cnn_" + "9" * 5000, 10, (1, 8, 8)),
+        ),
+        *(("wrn_1000000_1", 10, (3, 32, 32)), ("wrn_28_4096", 10, (3, 32, 32)), ("small_cnn", 0, (1, 8, 8))),
+        *(("small_cnn", 10, (10**9, 8, 8)), ("small_cnn", 10, (1, 10**9, 8)), ("small_cnn", 10, (1, 8))),
+    ],
+)
+def test_an_absurd_size_is_refused_before_memory_is_taken(name, num_classes, image_shape, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "state_dict", lambda _: pytest.fail("it was built"))
+    with pytest.raises(InputError, match=r"at most|must be 1 to|must have 1 to") as caught:
+        build_model(name, num_classes=num_classes, image_shape=image_shape)
+    assert len(str(caught.value)) < 300
+
+
+def test_counting_the_parameters_draws_no_random_number():
+    torch.manual_seed(0)
+    once = build_model("wrn_10_1", num_classes=10, image_shape=(3, 8, 8)).state_dict()
+    torch.manual_seed(0)
+    again = REGISTRY.find("wrn_10_1")[0](num_classes=10, image_shape=(3, 8, 8), depth=10, width=1).state_dict()
+    assert all(torch.equal(once[name], again[name]) for name in once)

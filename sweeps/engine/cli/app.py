@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -10,6 +11,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from bat_core.adapter.importing import FACTORY, VARIABLE, only_named
 from bat_core.errors import InputError
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
@@ -38,7 +40,8 @@ def command(main: Callable[[Any], int]) -> None:
     )
     app.default(main)
     try:
-        code = app(arguments, exit_on_error=False, print_error=False)
+        with only_named(_named_code()):
+            code = app(arguments, exit_on_error=False, print_error=False)
     except (InputError, CycloptsError) as error:
         _show_traceback(error, debug)
         print(f"error: {redacted(' '.join(str(error).split()))}", file=sys.stderr)
@@ -68,6 +71,12 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 def _show_traceback(error: BaseException, debug: bool) -> None:
     if debug:
         print(redacted("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+
+
+def _named_code() -> list[str]:
+    """The words of the command line and of BAT_SWEEPS_CODE that may be references to code: `nets:wide`."""
+    words = " ".join([*sys.argv[1:], os.environ.get(VARIABLE, "")])
+    return [word for word in re.split(r"[\s=,]+", words) if FACTORY.fullmatch(word)]
 
 
 def open_streams() -> None:

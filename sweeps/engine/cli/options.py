@@ -100,7 +100,8 @@ class SweepOptions(Options):
     output: Path | None = None
     """New folder for records, models and figures. Default: outputs/<sweep>-<dataset>-<time>."""
     storage_path: str | None = None
-    """Empty store for the sweep, if the nodes share no folder: s3://bucket/prefix, or a folder."""
+    """Empty store for the sweep, if the nodes share no folder: s3://bucket/prefix, or a folder. With --resume: the
+    store of a sweep whose folder you did not write yourself."""
     resume: str | None = None
     """Resume the sweep in this folder or --storage-path with its original settings."""
     num_workers: int = 1
@@ -205,14 +206,28 @@ class SweepOptions(Options):
             )
         return SweepFolder(path, store)
 
+    def refuse_download_into(self, data_dir: str | None) -> None:
+        """Reject a download into a folder that the user did not name.
+
+        Args:
+            data_dir: the folder that the resumed sweep names.
+        Raises:
+            InputError: --download is given without --data-dir.
+        """
+        if self.download and self.data_dir is None and data_dir is not None:
+            raise InputError(
+                f"--download would write to {data_dir!r}, which the sweep's folder names: add --data-dir with the"
+                " folder that you mean"
+            )
+
     def refuse_with_resume(self, *, also_allowed: Set[str] = frozenset()) -> None:
         """Reject options that would change a resumed sweep.
 
         Raises:
             InputError: such an option was given.
         """
-        allowed = {"resume", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes", "address"}
-        allowed |= also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
+        allowed = {"resume", "storage_path", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes"}
+        allowed |= {"address"} | also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
         for option in self.given:
             if option not in allowed:
                 flag = self.flag(option)

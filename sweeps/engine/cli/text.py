@@ -1,7 +1,7 @@
-"""Formats text for users: lines, counts, percentages, paths, Markdown tables and progress."""
+"""Formats text for users: lines, counts, percentages, paths and progress."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,13 +59,6 @@ def pasted(path: Path) -> str:
     return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
-def pipe_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[str] | None = None) -> str:
-    """A Markdown table. Columns not in `words` are right-aligned; None left-aligns all columns."""
-    left = set(head if words is None else words)
-    rule = ["---" if name in left else "---:" for name in head]
-    return "\n".join([_line(head), _line(rule), *map(_line, rows)])
-
-
 @contextmanager
 def progress(console: Console, *, total: float, done: Callable[[], float], doing: Callable[[], str]) -> Iterator[None]:
     """Show a progress bar while the body runs, or periodic lines if the output is not a terminal.
@@ -97,7 +90,3 @@ def progress(console: Console, *, total: float, done: Callable[[], float], doing
     with bar, every(BAR_INTERVAL if console.is_terminal else PLAIN_INTERVAL, update, name="progress"):
         yield
     bar.update(task, completed=done())
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

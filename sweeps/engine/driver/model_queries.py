@@ -19,12 +19,13 @@ from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Split, to_unit
+from bat_core.errors import InputError
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
+from bat_core.paths import Rooted, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
 from sweeps.engine.driver.query_spec import BLACK_BOX_STEPS, GradientQuery, ModelQuery, TransferQuery
-from sweeps.engine.storage.files import write_atomically
-from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.folder import TRIALS, SweepFolder
 from sweeps.engine.sweep.trial_sync import MODEL
 
 FOLDER = "probes"
@@ -80,7 +81,7 @@ class QueryAnswers:
         """Write an answer, one row per test image, and copy it to the store."""
         content = io.BytesIO()
         pq.write_table(pa.table(dict(columns)), content)
-        self._path(query.name).parent.mkdir(exist_ok=True)
+        make_folder(Rooted(self._path(query.name).parent), parents=False)
         write_atomically(self._path(query.name), content.getvalue())
         self.folder.copy_to_store(f"{FOLDER}/{query.name}.parquet")
 
@@ -89,15 +90,15 @@ class QueryAnswers:
         return {trial: load_model(self._trial(trial) / MODEL)[0] for trial in query.models}
 
     def _trial(self, trial: str) -> Path:
-        return self.folder.path / "trials" / trial
+        return self.folder.file(f"{TRIALS}/{trial}")
 
-    def _path(self, name: str) -> Path:
-        return self.folder.path / FOLDER / f"{name}.parquet"
+    def _path(self, name: str) -> Rooted:
+        return self.folder.file(f"{FOLDER}/{name}.parquet")
 
     def _read(self, name: str, columns: Sequence[str]) -> pa.Table | None:
         try:
-            return pq.read_table(self._path(name), columns=list(columns), partitioning=None)
-        except (pa.ArrowException, OSError):
+            return pq.read_table(check_regular(self._path(name)), columns=list(columns), partitioning=None)
+        except (pa.ArrowException, OSError, InputError):
             return None
 
 

@@ -1,6 +1,5 @@
 """Reuses trials that other sweeps have finished, instead of training them again."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import bat_core
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.paths import Rooted, below, copy_file, copy_folder, make_folder
 from bat_core.user_modules import changed_modules, source_digests
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
@@ -97,15 +97,11 @@ def _same_code(found: Finished) -> bool:
     return not changed_modules(then, now) and all((name in then) == (name in now) for name in modules)
 
 
-def _copy(found: Finished, home: Path) -> None:
+def _copy(found: Finished, home: Rooted) -> None:
     """Copy a trial. The record comes last: without it the trial does not count as finished."""
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(home / MODEL, ignore_errors=True)
-    shutil.copytree(found.folder / MODEL, home / MODEL)
-    for name in (VERDICTS, VERIFIED):
-        if (found.folder / name).exists():
-            shutil.copyfile(found.folder / name, home / name)
-    partial = home / f".{RECORD}.partial"
-    shutil.copyfile(found.folder / RECORD, partial)
-    partial.replace(home / RECORD)
+    make_folder(home)
+    copy_folder(below(found.folder, MODEL), below(home, MODEL))
+    for name in (VERDICTS, VERIFIED, RECORD):
+        if (source := below(found.folder, name)).exists():
+            copy_file(source, below(home, name))
     Record(home).append(REUSED, sweep=found.sweep.id, trial=found.trial.id, folder=str(found.folder))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 import bat_core
+from bat_core.adapter.importing import allow, references
 from bat_core.config import TrialConfig, check_storable
 from bat_core.data import Dataset
 from bat_core.user_modules import changed_modules, source_digests
@@ -17,6 +18,7 @@ from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import say
 from sweeps.engine.driver.preflight import check_machine, check_trial, check_user_code
 from sweeps.engine.storage.locks import sole_driver
+from sweeps.engine.storage.marks import mark_code, marked_code
 from sweeps.engine.storage.undo import undone_if_not_started
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.remote import hold_lease, open_sweep
@@ -119,6 +121,7 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
     check_storable(sweep)
     folder.create(sweep)
     folder.write_user_code(source_digests())
+    mark_code(folder.path, sweep.id, references)
     return SweepSession.new(sweep, folder, dataset, options)
 
 
@@ -138,9 +141,11 @@ def resume(
     """
     assert options.resume is not None
     options.refuse_with_resume(also_allowed=also_allowed)
-    folder = open_sweep(options.resume, options.output)
+    folder = open_sweep(options.resume, options.output, options.storage_path)
     sweep = folder.load()
+    allow(marked_code(folder.path, sweep.id))
     shared = base(sweep, folder)
+    options.refuse_download_into(sweep.data_dir)
     dataset = load_images(
         shared.data,
         options.data_dir or sweep.data_dir,

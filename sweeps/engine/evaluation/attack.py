@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks import PGD, Transfer
-from bat_core.config import to_dict
+from bat_core.config import from_dict, to_dict
 from bat_core.data import Split
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
+from bat_core.jsontext import read_json
 from bat_core.masking.checks import examine
-from bat_core.masking.flags import Depth
+from bat_core.masking.flags import Depth, Findings
+from bat_core.paths import Rooted, atomic_file, below, check_regular, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
-from sweeps.engine.storage.files import write_atomically
 
 NOUN, SPEC = "evaluation", "evaluation.json"
 SUMMARY = "summary.json"
@@ -48,6 +50,9 @@ class Evaluation(EvaluationSpec):
     def name(self) -> str:
         """The name of its metrics: the suite, with "+transfer" if transfer attacks were added."""
         return f"{self.suite}+transfer" if self.transfer_from else self.suite
+
+    def all_models(self) -> tuple[ModelRecord, ...]:
+        return (*self.models, *self.transfer_from)
 
     def attacks(self, device: str = "cpu") -> Suite:
         """The suite at this budget and step size, followed by the transfer attack, if any."""
@@ -75,9 +80,9 @@ class EvaluationFolder:
 
     path: Path
 
-    def model(self, model: ModelRecord) -> Path:
+    def model(self, model: ModelRecord) -> Rooted:
         """The folder of one model's results."""
-        return self.path / model.source.name
+        return below(self.path, model.source.name)
 
     def create(self, evaluation: Evaluation) -> None:
         """Write the evaluation's description into a new folder.
@@ -96,7 +101,7 @@ class EvaluationFolder:
         return read_spec(Evaluation, self.path, SPEC, NOUN)
 
 
-def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split, shard: slice) -> None:
+def attack_shard(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, part: Split, shard: slice) -> None:
     """Run every attack of the suite on one shard of one model. Each result is written as soon as it is complete.
 
     Args:
@@ -104,15 +109,15 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
     """
     suite, images = evaluation.attacks(evaluator.device.type), part.take(shard)
     decoded = functools.cache(lambda: images.images[:])  # at most once, and not if all results are on disk
-    place = folder / SHARDS / f"{shard.start:06d}"
-    place.mkdir(parents=True, exist_ok=True)
+    place = below(folder, SHARDS, f"{shard.start:06d}")
+    make_folder(place)
     verdicts = read_complete(place / f"{CLEAN}.parquet", images.rows)
     if verdicts is None:
         verdicts = evaluator.clean(decoded(), images.labels, images.rows)
-        write_verdicts(verdicts, place / f"{CLEAN}.parquet")
+        write_verdicts(verdicts, below(place, f"{CLEAN}.parquet"))
     for number, entry in enumerate(suite.entries):
-        path = place / f"{number:02d}-{entry.name}.parquet"
-        adversarial = place / f"{ADVERSARIAL}-{entry.name}.parquet" if evaluation.save_adversarial else None
+        path = below(place, f"{number:02d}-{entry.name}.parquet")
+        adversarial = below(place, f"{ADVERSARIAL}-{entry.name}.parquet") if evaluation.save_adversarial else None
         outcome = read_outcome(path, entry, images.rows)
         if outcome is None or (adversarial is not None and not is_complete(adversarial)):
             saver = AdversarialImages(adversarial) if adversarial is not None else None
@@ -123,9 +128,9 @@ def attack_shard(evaluation: Evaluation, folder: Path, evaluator: Evaluator, par
         verdicts = verdicts.with_outcome(entry.name, outcome)
 
 
-def check_model(evaluation: Evaluation, folder: Path, evaluator: Evaluator, part: Split) -> None:
+def check_model(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, part: Split) -> None:
     """Check one model for red flags of gradient masking after its attacks, unless the result is on disk."""
-    path = folder / CHECKS
+    path = below(folder, CHECKS)
     if path.exists():
         return
     verified = None
@@ -163,10 +168,10 @@ def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
     return Verdicts.concat(parts)
 
 
-def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, folder: Path) -> dict[str, Any]:
+def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, folder: Rooted) -> dict[str, Any]:
     """Write and return summary.json of the model in `folder`. Accuracies are in [0, 1], intervals 95 % Wilson."""
-    suite, checked = evaluation.attacks(), folder / CHECKS
-    checks = json.loads(checked.read_text()) if checked.exists() else None
+    suite, checked = evaluation.attacks(), below(folder, CHECKS)
+    checks = _read_checks(checked) if checked.exists() else None
     attacks = per_attack(suite, verdicts, evaluation.seed)
     robust = int(verdicts.robust_correct.sum())
     summary = {
@@ -193,8 +198,20 @@ def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, fo
         "evaluation": evaluation.id,
         "version": evaluation.version,
     }
-    write_atomically(folder / SUMMARY, json.dumps(summary, indent=1))
+    write_atomically(below(folder, SUMMARY), json.dumps(summary, indent=1))
     return summary
+
+
+def _read_checks(path: Path) -> dict[str, Any]:
+    """The findings of the checks for gradient masking.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return to_dict(from_dict(Findings, read_json(read_regular(path))))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}; remove it, and --resume checks again") from error
 
 
 def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, Any]]:
@@ -248,18 +265,16 @@ def read_outcome(path: Path, entry: Entry, rows: Tensor) -> Outcome | None:
     return outcome if outcome is not None and outcome.steps == entry.steps else None
 
 
-def write_verdicts(verdicts: Verdicts, path: Path) -> None:
+def write_verdicts(verdicts: Verdicts, path: Rooted) -> None:
     """Write verdicts atomically: a reader sees the complete file or none."""
-    partial = path.with_name(f".{path.name}.partial")
-    verdicts.write(partial)
-    partial.replace(path)
+    verdicts.write(path)
 
 
 def is_complete(path: Path) -> bool:
     """Whether a Parquet file is complete."""
     try:
-        pq.ParquetFile(path).metadata  # noqa: B018 (reading it is the test)
-    except (OSError, pa.ArrowException):
+        pq.ParquetFile(check_regular(path)).metadata  # noqa: B018 (reading it is the test)
+    except (OSError, pa.ArrowException, InputError):
         return False
     return True
 
@@ -267,8 +282,8 @@ def is_complete(path: Path) -> bool:
 class AdversarialImages:
     """Writes adversarial images as a Parquet file, batch by batch: index and image (C * H * W float32, [0, 1])."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.partial = path, path.with_name(f".{path.name}.partial")
+    def __init__(self, path: Rooted) -> None:
+        self.path, self._open = path, ExitStack()
         self.writer: pq.ParquetWriter | None = None
 
     def add(self, _: str, rows: Tensor, x_adv: Tensor) -> None:
@@ -279,14 +294,14 @@ class AdversarialImages:
             {"shape": json.dumps(list(x_adv.shape[1:]))}
         )
         if self.writer is None:
-            self.writer = pq.ParquetWriter(self.partial, table.schema)
+            self.writer = pq.ParquetWriter(self._open.enter_context(atomic_file(self.path)), table.schema)
         self.writer.write_table(table)
 
     def close(self) -> None:
         """Complete the file. Without images, no file is written."""
         if self.writer is not None:
             self.writer.close()
-            self.partial.replace(self.path)
+            self._open.close()
 
 
 def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterator[tuple[str, int, str]]:

@@ -142,8 +142,12 @@ class Job(ABC, Generic[S]):
         self.folder.create(self.spec)
 
     def _resume(self) -> None:
-        self.options.refuse_with_resume(self.models, self.noun)
+        if not self.models:
+            self.options.refuse_with_resume((), self.noun)
         self.spec = self.folder.load()
+        others = [name for name in self.models if name not in self.spec.factories]
+        self.options.refuse_with_resume(others, self.noun)
+        self.spec.check_code(self.folder.path, self.models, self.noun)
         self.part = reload_images(self.spec, self.options, self.noun)
 
     def _log(self) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from bat_core.adapter.fingerprint import fingerprint
-from bat_core.adapter.importing import user_code
+from bat_core.adapter.importing import allow, user_code
 from bat_core.adapter.sources import Built, Target, find_source, source_forms, split_name
 from bat_core.adapter.state_dicts import load_weights
 from bat_core.checkpoint import load_model
 from bat_core.errors import InputError
+from sweeps.engine.storage.marks import marked_code
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import SPEC
@@ -177,11 +178,13 @@ def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
 
 
 def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
-    _, config = load_model(folder)
     trial_folder = folder.parent if folder.name == "model" or folder.parent.name == "checkpoints" else folder
     trial_folder = trial_folder.parent if trial_folder.name == "checkpoints" else trial_folder
     sweep_folder = trial_folder.parent.parent
     sweep = SweepFolder(sweep_folder).load() if (sweep_folder / SPEC).exists() else None
+    if sweep:
+        allow(marked_code(sweep_folder, sweep.id))
+    _, config = load_model(folder)
     return ModelSource(
         name=name or trial_folder.name,
         folder=str(folder),

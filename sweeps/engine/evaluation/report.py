@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
-from sweeps.engine.cli.text import percent, percent_range, pipe_table
+from sweeps.engine.cli.markdown import document, pipe_table
+from sweeps.engine.cli.text import percent, percent_range
 from sweeps.engine.evaluation.attack import Evaluation
 
 Summary = Mapping[str, Any]
@@ -102,7 +103,7 @@ def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
         pipe_table(DETAIL, details(evaluation, summaries)),
     ]
     flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
-    return "\n\n".join([*parts, "\n".join(flags)]).rstrip() + "\n"
+    return document([*parts, "\n".join(flags)])
 
 
 def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:

@@ -11,6 +11,7 @@ from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.memory import gpu_batch_size
+from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
 from sweeps.engine.evaluation.attack import (
     NOUN,
@@ -30,7 +31,6 @@ from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.report import as_csv, markdown, show
 from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
-from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
@@ -107,10 +107,10 @@ class EvaluationJob(Job[Evaluation]):
         for model in self.spec.models:
             place = self.folder.model(model)
             verdicts = joined(self.spec, place)
-            write_verdicts(verdicts, place / VERDICTS)
+            write_verdicts(verdicts, below(place, VERDICTS))
             self._summaries.append(summarise(self.spec, model, verdicts, place))
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
-            write_atomically(self.folder.path / name, text(self.spec, self._summaries))
+            write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
         show(self.console, self.spec, self._summaries)
         return f"{', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
 

@@ -3,6 +3,7 @@
 import datetime
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -11,12 +12,15 @@ from torch import nn
 
 import bat_core
 from bat_core.adapter.adapted import Adaptation, adapted
+from bat_core.adapter.importing import allow, references
 from bat_core.config import check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
-from bat_core.errors import InputError, check_amount, check_file_name, check_finite
+from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
 from bat_core.jsontext import read_json
+from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from sweeps.engine.evaluation.model_sources import ModelSource, fingerprint
-from sweeps.engine.storage.files import refuse_if_used, write_atomically
+from sweeps.engine.storage.files import refuse_if_used
+from sweeps.engine.storage.marks import mark_code, marked_code
 from sweeps.engine.sweep.spec import check_time
 
 
@@ -97,6 +101,34 @@ class EvaluationSpec:
         return dataset.part(self.split).take(slice(self.n))
 
     @property
+    def factories(self) -> tuple[str, ...]:
+        """The code that is imported to build the models: package.module:factory, sorted."""
+        return tuple(sorted({model.source.factory for model in self.all_models() if model.source.factory}))
+
+    def all_models(self) -> tuple[ModelRecord, ...]:
+        """Every model that is loaded."""
+        return self.models
+
+    def mark_code(self, folder: Path) -> None:
+        """Remember in the folder that the user named the code that is imported."""
+        mark_code(folder, self.id, references | set(self.factories))
+
+    def check_code(self, folder: Path, named: Sequence[str], noun: str) -> None:
+        """Check that the user named the code that is imported: on this command line, or when the job began.
+
+        Raises:
+            InputError: nothing shows it. The folder may be a stranger's.
+        """
+        known = marked_code(folder, self.id)
+        if unknown := set(self.factories) - known - set(named):
+            raise InputError(
+                f"--resume {str(folder)!r}: the {noun} imports and runs {', '.join(map(brief_repr, sorted(unknown)))},"
+                " and nothing shows that you named it: if you trust this code, name it again after --resume"
+            )
+        allow(known | set(named))
+        mark_code(folder, self.id, set(self.factories) - known)
+
+    @property
     def eps_in_pixels(self) -> float:
         """The budget in the data set's pixels."""
         return round(self.eps / self.pixel, 6)
@@ -114,8 +146,9 @@ def write_spec(folder: Path, name: str, noun: str, spec: EvaluationSpec) -> None
     refuse_if_used(folder, name, noun)
     check_storable(spec)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name, json.dumps(to_dict(spec), indent=1))
+        make_folder(chosen(folder))
+        spec.mark_code(folder)
+        write_atomically(below(folder, name), json.dumps(to_dict(spec), indent=1))
     except OSError as error:
         raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
 
@@ -127,6 +160,6 @@ def read_spec(kind: type[A], folder: Path, name: str, noun: str) -> A:
         InputError: the file is missing or invalid.
     """
     try:
-        return from_dict(kind, read_json((folder / name).read_bytes()))
+        return from_dict(kind, read_json(read_regular(below(folder, name))))
     except (OSError, ValueError) as error:
         raise InputError(f"--resume {str(folder)!r} is not a valid {noun} folder: {error}") from error

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from bat_core.config import AttackConfig
 from bat_core.few_classes import classes_in
+from bat_core.paths import write_atomically
 from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import counted
 from sweeps.engine.paper.curve_plot import LOSS_TITLES, draw_curves
 from sweeps.engine.paper.curves import Family, curves_csv, evaluated_trials, families
-from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report, Sweep
 
@@ -20,7 +20,7 @@ STEM = "figure_1"
 def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     """Draw Figure 1 and write its numbers."""
     judged = evaluated_trials(sweep, folder)
-    write_atomically(folder.path / f"{STEM}.csv", curves_csv(judged))
+    write_atomically(folder.file(f"{STEM}.csv"), curves_csv(judged))
     lines = families(judged)
     config = judged[0].trial.config
     attack, pixel = config.attack, sweep.pixel

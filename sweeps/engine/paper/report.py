@@ -11,7 +11,8 @@ from rich.table import Table as RichTable
 from bat_core.few_classes import classes_in
 from bat_core.suites import get_suite
 from sweeps.engine.cli.live_table import masking_style
-from sweeps.engine.cli.text import counted, pipe_table
+from sweeps.engine.cli.markdown import BREAK, Markup, code, document, pipe_table
+from sweeps.engine.cli.text import counted
 from sweeps.engine.paper.results import NOT_RUN, ClaimResult, Line, Number, Result, Robustness
 
 CSV_COLUMNS = (
@@ -139,7 +140,7 @@ def markdown(result: Result) -> str:
     """The table as Markdown: each cell has our number and, below it, the paper's with the difference."""
     columns = [*result.table.columns]
     with_robustness = any(line.robustness for line in result.lines)
-    head = ["ours<br>paper (difference)", *columns, *(["verified", "checks"] if with_robustness else [])]
+    head = [Markup(f"ours{BREAK}paper (difference)"), *columns, *(["verified", "checks"] if with_robustness else [])]
     rows = []
     for line in result.lines:
         cells = [_marked_down(line, column, result) for column in columns]
@@ -157,10 +158,10 @@ def markdown(result: Result) -> str:
             for one in result.robustness.values()
         ]
         parts.append(pipe_table(ROBUSTNESS_COLUMNS, robustness, words=ROBUSTNESS_WORDS))
-    parts += [settings(result), *notes(result), f"Command: `{result.sweep.command}`"]
+    parts += [settings(result), *notes(result), f"Command: {code(result.sweep.command)}"]
     if result.claim_results:
         parts.append("\n".join(f"* {claim_result.word}: {said(claim_result)}" for claim_result in result.claim_results))
-    return "\n\n".join(parts) + "\n"
+    return document(parts)
 
 
 def as_csv(result: Result) -> str:
@@ -218,7 +219,7 @@ def _shown(line: Line, column: str, result: Result, *, narrow: bool) -> str:
 def _marked_down(line: Line, column: str, result: Result) -> str:
     value, reach, paper, difference = _parts(line, column, result)
     above = f"**{value}** {reach}" if line.ours.get(column) else value
-    return f"{above}<br>{paper} {difference and f'({difference})'}".strip()
+    return Markup(f"{above}{BREAK}{paper} {difference and f'({difference})'}".strip())
 
 
 def _parts(line: Line, column: str, result: Result) -> tuple[str, str, str, str]:
@@ -248,8 +249,8 @@ def _half(number: Number) -> float:
     return (number.interval.high - number.interval.low) / 2
 
 
-def _percent(number: Number) -> str:
-    return f"**{100 * number.mean:.1f}** ±{100 * _half(number):.1f}"
+def _percent(number: Number) -> Markup:
+    return Markup(f"**{100 * number.mean:.1f}** ±{100 * _half(number):.1f}")
 
 
 def _shown_robustness(line: Line, *, narrow: bool) -> list[str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from bat_core.config import AttackConfig, Param, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError, unknown_name
+from bat_core.paths import below, write_atomically
 from bat_core.recipes import recipe_params
 from sweeps.engine.cli.options import short_name
 from sweeps.engine.cli.plotting import save_figure
@@ -22,7 +23,6 @@ from sweeps.engine.paper.results import NOT_RUN, SAYS_NOTHING, Result, found_in
 from sweeps.engine.paper.scales import Setting, setting_of
 from sweeps.engine.paper.table_plot import draw_table
 from sweeps.engine.paper.table_spec import Row, Table
-from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
 
@@ -144,8 +144,8 @@ def report(result: Result) -> Report:
     """Print the table and write its files."""
     stem = f"table_{result.table.number}"
     path = result.folder.path
-    write_atomically(path / f"{stem}.md", markdown(result))
-    write_atomically(path / f"{stem}.csv", as_csv(result))
+    write_atomically(below(path, f"{stem}.md"), markdown(result))
+    write_atomically(below(path, f"{stem}.csv"), as_csv(result))
     pictures = save_figure(draw_table(result), path / stem)
     show(Console(), result)
     return Report(files=(*(file.name for file in pictures), f"{stem}.md", f"{stem}.csv"), sentence=_sentence(result))

@@ -4,8 +4,8 @@ A trial with one worker runs in the Tune trial's own process. With several worke
 TorchTrainer. Trials keep their state in the sweep's folder, so nothing is restored from Ray.
 """
 
+import contextlib
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 import bat_core
 from bat_core.data import Dataset
+from bat_core.paths import remove
 from sweeps.engine.ray_backend.control import TuneSupervisor
 from sweeps.engine.ray_backend.trainables import FAILURE, TRIAL_RETRIES, TrialTrainable, root_cause, run_with_train
 from sweeps.engine.storage.retry import StorageError
@@ -114,7 +115,8 @@ def tune_trials(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records and the table
     results = tuner.fit()
-    shutil.rmtree(folder.ray(sweep), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(folder.ray(sweep))
     return results
 
 

@@ -1,13 +1,15 @@
 """Finalists: retrain the best points, choose a champion on validation images, evaluate once on test images."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from bat_core.config import from_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.jsontext import read_json
+from bat_core.paths import below, read_regular
 from bat_core.suites import get_suite
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
@@ -120,15 +122,15 @@ def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence
     place = _evaluate(session, search, finalists, split="val", suite=VAL_SUITE)
 
     def evaluated(member: Score) -> Score:
-        summary = json.loads((place / member.id / SUMMARY).read_text())
+        summary = _summary(place, member.id)
         return replace(
             member,
-            clean_acc=summary["clean_acc"],
-            robust_acc=summary["robust_acc"],
-            robust_n=summary["n"],
-            suite=summary["suite"],
-            masking_status=summary["verdict"],
-            flags=tuple(flag["name"] for flag in summary["flags"]),
+            clean_acc=summary.clean_acc,
+            robust_acc=summary.robust_acc,
+            robust_n=summary.n,
+            suite=summary.suite,
+            masking_status=summary.verdict,
+            flags=tuple(flag.name for flag in summary.flags),
         )
 
     return [replace(finalist, members=tuple(map(evaluated, finalist.members))) for finalist in finalists]
@@ -148,8 +150,8 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
     folder, options = session.folder, session.options
     members = [member.trial for finalist in finalists for member in finalist.members]
     ids = "\n".join(sorted(trial.id for trial in members))
-    place = folder.path / f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}"
-    if all((place / trial.id / SUMMARY).exists() for trial in members):
+    place = folder.file(f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}")
+    if all(below(place, trial.id, SUMMARY).exists() for trial in members):
         return place
     if place.exists():
         run_evaluation((), EvaluateOptions(resume=str(place), address=options.address))
@@ -174,17 +176,56 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
     return place
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Flag:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    """What is read of a model's summary.json."""
+
+    clean_acc: float
+    robust_acc: float
+    robust_acc_interval: tuple[float, ...]
+    n: int
+    suite: str
+    verdict: str
+    flags: tuple[_Flag, ...]
+
+    def __post_init__(self) -> None:
+        low_high = self.robust_acc_interval
+        if len(low_high) != 2 or not all(0 <= share <= 1 for share in (self.clean_acc, self.robust_acc, *low_high)):
+            raise InputError("its accuracies must be in [0, 1], and its interval needs a low and a high one")
+
+
+def _summary(place: Path, trial_id: str) -> _Summary:
+    """The summary of one finalist's evaluation.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = below(place, trial_id, SUMMARY)
+    try:
+        content = read_json(read_regular(path))
+        known = {field.name: content[field.name] for field in fields(_Summary)}
+        flags = [{"name": flag["name"]} for flag in known["flags"]]
+        return from_dict(_Summary, known | {"flags": flags})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is not a complete summary: {error}") from error
+
+
 def _read(trial_id: str, place: Path) -> Tested:
-    summary = json.loads((place / trial_id / SUMMARY).read_text())
-    low, high = summary["robust_acc_interval"]
+    summary = _summary(place, trial_id)
+    low, high = summary.robust_acc_interval
     return Tested(
         trial=trial_id,
-        clean_acc=summary["clean_acc"],
-        robust_acc=summary["robust_acc"],
+        clean_acc=summary.clean_acc,
+        robust_acc=summary.robust_acc,
         robust_interval=(low, high),
-        n=summary["n"],
-        suite=summary["suite"],
-        masking_status=summary["verdict"],
+        n=summary.n,
+        suite=summary.suite,
+        masking_status=summary.verdict,
     )
 
 

@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 from search_spaces.base import Parameter, Space, show_value
-from sweeps.engine.cli.text import count_of, percent, pipe_table
+from sweeps.engine.cli.markdown import code, document, pipe_table
+from sweeps.engine.cli.text import count_of, percent
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_finalists import champion_md, champions
@@ -68,7 +69,7 @@ def report_md(snapshot: Snapshot) -> str:
         "## Finalists and champion",
         *champion_md(snapshot),
     ]
-    return "\n\n".join(parts) + "\n"
+    return document(parts)
 
 
 def _searched(snapshot: Snapshot) -> list[str]:
@@ -82,7 +83,7 @@ def _searched(snapshot: Snapshot) -> list[str]:
     )
     rows = [_row(parameter, pixel) for parameter in space.parameters]
     return [
-        f"Space `{space.name}`: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
+        f"Space {code(space.name)}: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
         f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}",
         pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
         f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
@@ -102,7 +103,7 @@ def _row(parameter: Parameter, pixel: float) -> list[str]:
         bounds = parameter.bounds()
     scale = "log" if parameter.log and only is None else ""
     default = value_of(parameter, parameter.default, pixel)
-    return [f"`{parameter.name}`", parameter.description, bounds, scale, default, parameter.condition()]
+    return [code(parameter.name), parameter.description, bounds, scale, default, parameter.condition()]
 
 
 def _fixed(space: Space) -> str:
@@ -257,7 +258,7 @@ def _reasons(snapshot: Snapshot, phase: str) -> dict[str, list[str]]:
     for trial, status in snapshot.rows:
         if status.phase == phase:
             said = (status.reason.strip().splitlines() or ["no reason was recorded"])[0]
-            found[f"`{said.replace('`', '')}`" if phase == "failed" else said.partition(": ")[0]].append(trial.id)
+            found[code(said) if phase == "failed" else said.partition(": ")[0]].append(trial.id)
     return found
 
 

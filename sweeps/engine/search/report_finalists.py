@@ -1,6 +1,7 @@
 """The report's section on finalists: the rule, the champion, and the results on test images."""
 
-from sweeps.engine.cli.text import count_of, percent, pipe_table, with_interval
+from sweeps.engine.cli.markdown import pipe_table
+from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
 from sweeps.engine.search.text import champion_of, describe_rule, settings, suites

@@ -5,6 +5,7 @@ from pathlib import Path
 from bat_core.config import check_storable, flatten, to_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
+from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import load_images
@@ -23,7 +24,6 @@ from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.trial_config import trial_config
-from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report
 
@@ -187,7 +187,7 @@ def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bo
 def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> int:
     folder = session.folder
     pictures = save_pictures(snapshot, study.study, folder.path)
-    write_atomically(folder.path / REPORT, report_md(snapshot))
+    write_atomically(below(folder.path, REPORT), report_md(snapshot))
     unfinished = sum(not status.done for _, status in folder.statuses(session.sweep))
     report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
     if not unfinished:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError, brief_repr, check_finite
 from bat_core.jsontext import read_json
+from bat_core.paths import below, read_regular, write_atomically
 from search_spaces.base import Space
-from sweeps.engine.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep.folder import SweepFolder
@@ -79,7 +79,7 @@ class Search:
 
     def write(self, folder: "SweepFolder") -> None:
         """Store it in the sweep's folder as search.json."""
-        write_atomically(folder.path / SEARCH, json.dumps(to_dict(self), indent=1))
+        write_atomically(below(folder.path, SEARCH), json.dumps(to_dict(self), indent=1))
         folder.copy_to_store(SEARCH)
 
     @classmethod
@@ -104,7 +104,7 @@ def read_search(path: Path) -> Search:
         InputError: search.json is missing or invalid.
     """
     try:
-        return from_dict(Search, read_json((path / SEARCH).read_bytes()))
+        return from_dict(Search, read_json(read_regular(below(path, SEARCH))))
     except OSError as error:
         raise InputError(f"{str(path)!r} is not a search folder: {SEARCH} is missing") from error
     except ValueError as error:

@@ -18,13 +18,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bat_core.errors import InputError
+from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_private
 from bat_core.rng import named_seed
 from search_spaces.base import Parameter, Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, score
 from sweeps.engine.search.spec import TRIAL_SEEDS, Search
 from sweeps.engine.search.trial_config import trial_config
-from sweeps.engine.storage.files import drop_torn_line
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
@@ -49,7 +49,7 @@ class SearchStudy:
     def __init__(self, search: Search, sweep: Sweep, folder: SweepFolder) -> None:
         self.search, self.sweep, self.folder = search, sweep, folder
         self.objective = get_objective(search.objective)
-        path = folder.path / STUDY
+        path = folder.file(STUDY)
         self.study = optuna.create_study(
             study_name=sweep.id,
             storage=_storage(path),
@@ -181,7 +181,7 @@ class SearchStudy:
 class _Flock(JournalFileOpenLock):
     """An OS file lock, which is released when a process is killed. Optuna's own lock would have to time out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Rooted) -> None:
         super().__init__(str(path))
         self._path, self._held = path, ExitStack()
 
@@ -193,14 +193,17 @@ class _Flock(JournalFileOpenLock):
         self._held.close()
 
 
-def _storage(path: Path) -> JournalStorage:
+def _storage(path: Rooted) -> JournalStorage:
     """Open the journal: JSON, one entry per line.
 
     Raises:
         InputError: the journal is damaged.
     """
     drop_torn_line(path)
-    lock = _Flock(path.with_name(f".{path.name}.lock"))
+    make_private(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(f"{str(path)!r} has {size} bytes, more than any search writes: move it away")
+    lock = _Flock(below(path.parent, f".{path.name}.lock"))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # an entry that is not JSON, or not from Optuna

@@ -1,4 +1,4 @@
-"""Files on local disks, written atomically."""
+"""Places on local disks: the cache, and output folders that must be new."""
 
 import contextlib
 import os
@@ -6,16 +6,7 @@ import tempfile
 from pathlib import Path
 
 from bat_core.errors import InputError
-
-
-def drop_torn_line(path: Path) -> None:
-    """Truncate an incomplete last line, as a crash or a full disk leaves it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        os.truncate(path, complete)
+from bat_core.paths import below, chosen, make_folder
 
 
 def is_uri(text: str) -> bool:
@@ -37,11 +28,11 @@ def user_cache() -> Path:
         return Path(given)
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home folder
         folder = Path.home() / ".cache" / "bat-sweeps"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(chosen(folder))
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-    folder = Path(tempfile.gettempdir()) / f"bat-sweeps-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = chosen(Path(tempfile.gettempdir()) / f"bat-sweeps-{os.getuid()}")
+    make_folder(folder)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise InputError(f"the cache folder {str(folder)!r} belongs to somebody else: set BAT_SWEEPS_CACHE")
     return folder
@@ -57,19 +48,9 @@ def refuse_if_used(folder: Path, spec: str, noun: str) -> None:
         InputError: the folder is not empty, or cannot be accessed.
     """
     try:
-        if (folder / spec).exists():
+        if os.path.lexists(below(folder, spec)):
             raise InputError(f"{str(folder)!r} already contains {noun}: use --resume, or another --output")
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"output folder {str(folder)!r} is not empty: use another --output")
     except OSError as error:
         raise InputError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: readers see either the old content or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import IO
 
 from bat_core.errors import InputError
+from bat_core.paths import Rooted, below, make_folder, open_lock
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
+def exclusive(path: Rooted, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file at `path` during the body. The system releases it if the process dies.
 
     Raises:
         BlockingIOError: another process holds the lock and `wait` is false.
+        InputError: the lock file is a link or not a regular file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    make_folder(Rooted(path.parent))
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         _HELD.add(file)
         try:
@@ -28,7 +30,7 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[None]:
             _HELD.discard(file)
 
 
-_HELD: set[IO[str]] = set()
+_HELD: set[IO[bytes]] = set()
 
 
 def _release_in_child() -> None:
@@ -50,7 +52,7 @@ def sole_driver(folder: Path, noun: str) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(exclusive(folder / ".lock", wait=False))
+            held.enter_context(exclusive(below(folder, ".lock"), wait=False))
         except BlockingIOError as error:
             raise InputError(f"the {noun} in {str(folder)!r} is already running: wait for it, or stop it") from error
         yield

@@ -3,24 +3,23 @@
 import contextlib
 import errno
 import functools
+import io
 import os
-import secrets
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pyarrow import fs
 
-from bat_core.checkpoint import sync
 from bat_core.errors import InputError
+from bat_core.paths import CHUNK, Rooted, atomic_file, below, chosen, make_folder, open_regular, remove
 from sweeps.engine.storage.files import is_uri
 from sweeps.engine.storage.retry import reason, retry_storage
 
 SCHEMES = ("s3://", "file://")
-CHUNK = 8 << 20  # bytes copied at a time
+MAX_SMALL = 256 << 20  # bytes of a file that is read whole
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = 5.0, 30.0  # seconds
 
 Result = TypeVar("Result")
@@ -59,7 +58,7 @@ class Storage:
         try:
             system, root = _connect(store.uri)
             if isinstance(system, fs.LocalFileSystem):
-                system.create_dir(root, recursive=True)
+                make_folder(chosen(Path(root)))
             with contextlib.suppress(FileNotFoundError):  # the bucket exists but is empty
                 system.get_file_info(fs.FileSelector(root))
         except (OSError, ValueError) as error:
@@ -81,29 +80,37 @@ class Storage:
 
     def push(self, source: Path, key: str) -> None:
         """Upload the file `source`, replacing any existing file."""
-
-        def copy(system: fs.FileSystem, path: str) -> None:
-            if isinstance(system, fs.LocalFileSystem):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                _copy_atomically(system, str(source), Path(path))
-            else:
-                _copy(fs.LocalFileSystem(), str(source), system, path)
-
-        self._retry(copy, key, "cannot be written")
+        self._push(lambda: open_regular(source), key)
 
     def write(self, content: str, key: str) -> None:
         """Write a small file, replacing any existing one."""
-        with tempfile.NamedTemporaryFile("w") as file:
-            file.write(content)
-            file.flush()
-            self.push(Path(file.name), key)
+        self._push(lambda: io.BytesIO(content.encode()), key)
 
-    def pull(self, key: str, target: Path) -> None:
-        """Download a file to `target` atomically: readers see either the old content or the new."""
+    def _push(self, source: Callable[[], IO[bytes]], key: str) -> None:
+        def copy(system: fs.FileSystem, path: str) -> None:
+            with source() as file:
+                if isinstance(system, fs.LocalFileSystem):
+                    target = self._local(key)
+                    make_folder(Rooted(target.parent))
+                    with atomic_file(target) as out:
+                        _copy(file, out)
+                else:
+                    out = system.open_output_stream(path)
+                    _copy(file, out)
+                    out.close()  # outside `with`, which would hide a failure to send the last chunk
+
+        self._retry(copy, key, "cannot be written")
+
+    def pull(self, key: str, target: Rooted) -> None:
+        """Download a file to `target` atomically: readers see either the old content or the new.
+
+        Whoever can write to the store chooses the keys in it: a target that is named after one is made by `below`.
+        """
 
         def copy(system: fs.FileSystem, path: str) -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy_atomically(system, path, target)
+            make_folder(Rooted(target.parent))
+            with self._open(system, key, path) as file, atomic_file(target) as out:
+                _copy(file, out)
 
         self._retry(copy, key, "cannot be read")
 
@@ -111,8 +118,11 @@ class Storage:
         """Read a small file."""
 
         def read(system: fs.FileSystem, path: str) -> bytes:
-            with system.open_input_file(path) as file:
-                return bytes(file.read())
+            with self._open(system, key, path) as file:
+                content = bytes(file.read(MAX_SMALL + 1))
+            if len(content) > MAX_SMALL:
+                raise InputError(f"{key} in {self} has more than {MAX_SMALL} bytes: this program writes no such file")
+            return content
 
         return self._retry(read, key, "cannot be read")
 
@@ -150,14 +160,16 @@ class Storage:
     def drop(self, key: str) -> None:
         """Remove a file, or a folder with all its files. A missing key is ignored."""
 
-        def remove(system: fs.FileSystem, path: str) -> None:
+        def delete(system: fs.FileSystem, path: str) -> None:
             kind = system.get_file_info(path).type
-            if kind == fs.FileType.File:
+            if isinstance(system, fs.LocalFileSystem):
+                remove(self._local(key))
+            elif kind == fs.FileType.File:
                 system.delete_file(path)
             elif kind == fs.FileType.Directory:
                 system.delete_dir(path)
 
-        self._retry(remove, key, "cannot be removed")
+        self._retry(delete, key, "cannot be removed")
 
     def _retry(self, action: Callable[[fs.FileSystem, str], Result], key: str, failed: str) -> Result:
         def attempt() -> Result:
@@ -167,6 +179,16 @@ class Storage:
             return action(system, self._path(root, key))
 
         return retry_storage(attempt, f"{key or 'the store'} {failed}", str(self), seconds=self.patience)
+
+    def _local(self, key: str) -> Rooted:
+        """The path of a key in a folder."""
+        return below(Path(_connect(self.uri)[1]), self._key(key))
+
+    def _open(self, system: fs.FileSystem, key: str, path: str) -> IO[bytes]:
+        stream: IO[bytes] = (
+            open_regular(self._local(key)) if isinstance(system, fs.LocalFileSystem) else system.open_input_stream(path)
+        )
+        return stream
 
     def _key(self, key: str) -> str:
         return "/".join(filter(None, (self.below, key)))
@@ -206,23 +228,7 @@ def _listed(system: fs.FileSystem, path: str, *, recursive: bool = False) -> lis
         return []
 
 
-def _copy(source: fs.FileSystem, path: str, target: fs.FileSystem, to: str) -> None:
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
     """Copy one file. `fs.copy_files` does not report a failure to send the last chunk."""
-    with source.open_input_stream(path) as file:
-        chunk = file.read(CHUNK)
-        out = target.open_output_stream(to)
-        while chunk:
-            out.write(chunk)
-            chunk = file.read(CHUNK)
-        out.close()
-
-
-def _copy_atomically(source: fs.FileSystem, path: str, target: Path) -> None:
-    """Copy to a temporary file beside the target, then rename it."""
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        _copy(source, path, fs.LocalFileSystem(), str(partial))
-        sync(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    while chunk := source.read(CHUNK):
+        target.write(chunk)

@@ -1,12 +1,12 @@
 """Leaves no trace of a new sweep or evaluation that could not start, so that the same command can be typed again."""
 
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bat_core.errors import InputError
+from bat_core.paths import below, chosen, remove, remove_empty
 
 
 class NothingStartedError(InputError):
@@ -35,7 +35,7 @@ def undone_if_not_started(
             raise NothingStartedError(f"{error}; then resume with --resume {shlex.quote(str(folder))}") from error
         undo()
         for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            remove(below(folder, path.name))
         with suppress(OSError):  # such as a mount point
-            folder.rmdir()
+            remove_empty(chosen(folder))
         raise NothingStartedError(f"{error}; nothing was kept: type the same command again") from error

@@ -11,17 +11,21 @@ from typing import Any, TypeVar
 from bat_core.config import from_dict, to_dict
 from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
+from bat_core.paths import Rooted, below, chosen, make_folder, read_regular, write_atomically
 from bat_core.workers import Workers
-from sweeps.engine.storage.files import cache, refuse_if_used, write_atomically
+from sweeps.engine.storage.files import cache, refuse_if_used
+from sweeps.engine.storage.marks import is_marked, mark
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import Record, TrialStatus, read_status
 from sweeps.engine.sweep.spec import SPEC, Report, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
 
+TRIALS = "trials"
 TRIAL = "trial.json"
 REPORT = "report.json"
 USER_CODE = "user_code.json"
+STORAGE = "storage"  # the setting that has a mark
 
 C = TypeVar("C")
 
@@ -50,37 +54,46 @@ class SweepFolder:
         name = self.path.name
         return name if name.startswith(sweep.name) else f"{sweep.name}-{name}"
 
-    def trial(self, trial: Trial) -> Path:
-        """The folder of one trial."""
-        return self.path / "trials" / trial.id
+    def file(self, name: str) -> Rooted:
+        """The path of a file or folder in this one.
 
-    def home(self, trial: Trial, sweep: Sweep, rank: int) -> Path:
+        Raises:
+            InputError: the name, or a link, leads out of the folder.
+        """
+        return below(self.path, name)
+
+    def trial(self, trial: Trial) -> Rooted:
+        """The folder of one trial."""
+        return below(self.path, TRIALS, trial.id)
+
+    def home(self, trial: Trial, sweep: Sweep, rank: int) -> Rooted:
         """The folder in which worker number `rank` runs a trial.
 
         Raises:
             StorageError: the sweep's folder is still missing after all retries.
         """
         if self.store:
-            return cache() / sweep.id / str(rank) / "trials" / trial.id
+            return below(cache(), sweep.id, str(rank), TRIALS, trial.id)
         # Fail rather than write into the mount point of a missing disk.
         retry_storage((self.path / SPEC).stat, "there is no sweep", self.path)
         return self.trial(trial)
 
-    def trial_sync(self, trial: Trial, home: Path) -> TrialSync:
+    def trial_sync(self, trial: Trial, home: Rooted) -> TrialSync:
         """Where the trial's files are copied besides its home folder."""
         return StoreTrialSync(self.store, trial.id, home, driver=self.driver) if self.store else TrialSync()
 
-    def ray(self, sweep: Sweep) -> Path:
+    def ray(self, sweep: Sweep) -> Rooted:
         """The folder for Ray's own output. It is on another disk than the sweep, whose faults must not hit Ray."""
-        return cache() / sweep.id / "ray"
+        return below(cache(), sweep.id, "ray")
 
     def copy_to_store(self, name: str) -> None:
         """Copy a file or folder of the driver's to the store, if there is one."""
         if self.store:
-            source = self.path / name
+            source = self.file(name)
             for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
                 if file.is_file() and not file.name.startswith("."):
-                    self.store.push(file, file.relative_to(self.path).as_posix())
+                    key = file.relative_to(self.path).as_posix()
+                    self.store.push(self.file(key), key)
 
     def refresh(self, trial: Trial) -> None:
         """Pull what the trial's workers have pushed."""
@@ -103,21 +116,22 @@ class SweepFolder:
         """All trials so far: first the predefined ones, then the proposed ones in order, finalists last."""
         if not sweep.open:
             return sweep.trials
-        proposed = [_read_trial(path, path.stat().st_mtime_ns) for path in self.path.glob(f"trials/*/{TRIAL}")]
+        paths = [self.file(f"{TRIALS}/{path.parent.name}/{TRIAL}") for path in self.path.glob(f"{TRIALS}/*/{TRIAL}")]
+        proposed = [_read_trial(path, path.stat().st_mtime_ns) for path in paths]
         return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _natural_key(trial.id))))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, predefined or proposed."""
         known = {trial.id: trial for trial in sweep.trials}
         check_file_name("trial.id", trial_id)
-        path = self.path / "trials" / trial_id / TRIAL
+        path = self.file(f"{TRIALS}/{trial_id}/{TRIAL}")
         return known.get(trial_id) or _read_trial(path, path.stat().st_mtime_ns)
 
     def propose(self, trial: Trial) -> None:
         """Add a trial to an open sweep."""
-        self.trial(trial).mkdir(parents=True, exist_ok=True)
-        write_atomically(self.trial(trial) / TRIAL, json.dumps(to_dict(trial), indent=1))
-        self.copy_to_store(f"trials/{trial.id}/{TRIAL}")
+        make_folder(self.trial(trial))
+        write_atomically(below(self.trial(trial), TRIAL), json.dumps(to_dict(trial), indent=1))
+        self.copy_to_store(f"{TRIALS}/{trial.id}/{TRIAL}")
 
     def create(self, sweep: Sweep) -> None:
         """Create the folder and write the sweep's spec.
@@ -127,16 +141,17 @@ class SweepFolder:
         """
         refuse_if_used(self.path, SPEC, "a sweep")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / SPEC, json.dumps(to_dict(sweep), indent=1))
+            make_folder(chosen(self.path))
+            write_atomically(self.file(SPEC), json.dumps(to_dict(sweep), indent=1))
         except OSError as error:
             raise InputError(f"output folder {str(self.path)!r} cannot be written: {error.strerror}") from error
+        self.mark_store(sweep)
         self.copy_to_store(SPEC)
 
     def write_user_code(self, digests: Mapping[str, str]) -> None:
         """Write the digests of the user's modules, if there are any. See `bat_core.user_modules`."""
         if digests:
-            write_atomically(self.path / USER_CODE, json.dumps(to_dict(UserCode(digests)), indent=1))
+            write_atomically(self.file(USER_CODE), json.dumps(to_dict(UserCode(digests)), indent=1))
             self.copy_to_store(USER_CODE)
 
     def user_code(self) -> dict[str, str]:
@@ -145,8 +160,17 @@ class SweepFolder:
         Raises:
             InputError: the file is damaged.
         """
-        path = self.path / USER_CODE
+        path = self.file(USER_CODE)
         return dict(_read(UserCode, path).sha256) if path.exists() else {}
+
+    def mark_store(self, sweep: Sweep) -> None:
+        """Remember in this folder that the user keeps the sweep in the folder's store."""
+        if self.store and self.store.uri == sweep.storage:
+            mark(self.path, STORAGE, f"{sweep.id} {sweep.storage}")
+
+    def has_marked_store(self, sweep: Sweep) -> bool:
+        """Whether this user, and not whoever packed the folder, chose the store that the sweep names."""
+        return is_marked(self.path, STORAGE, f"{sweep.id} {sweep.storage}")
 
     def load(self) -> Sweep:
         """Read the sweep's spec.
@@ -154,9 +178,8 @@ class SweepFolder:
         Raises:
             InputError: the spec is missing or invalid.
         """
-        spec = self.path / SPEC
         try:
-            return from_dict(Sweep, read_json(spec.read_bytes()))
+            return from_dict(Sweep, read_json(read_regular(below(self.path, SPEC))))
         except OSError as error:
             raise InputError(
                 f"--resume {str(self.path)!r}: no sweep there, {SPEC} is missing: use the folder of a sweep"
@@ -166,7 +189,7 @@ class SweepFolder:
 
     def write_report(self, report: Report) -> None:
         """Write the report, and copy it with its files to the store."""
-        write_atomically(self.path / REPORT, json.dumps(to_dict(report), indent=1))
+        write_atomically(self.file(REPORT), json.dumps(to_dict(report), indent=1))
         for name in (*report.files, REPORT):
             self.copy_to_store(name)
 
@@ -176,7 +199,7 @@ class SweepFolder:
         Raises:
             InputError: the file is damaged or names a file outside the folder.
         """
-        path = self.path / REPORT
+        path = self.file(REPORT)
         return _read(Report, path) if path.exists() else None
 
 
@@ -196,6 +219,6 @@ def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (part of the
 
 def _read(kind: type[C], path: Path) -> C:
     try:
-        return from_dict(kind, read_json(path.read_bytes()))
-    except ValueError as error:
+        return from_dict(kind, read_json(read_regular(path)))
+    except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r}: {error}") from error

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from bat_core.errors import InputError
 from bat_core.jsontext import read_json
-from sweeps.engine.storage.files import drop_torn_line
+from bat_core.paths import Rooted, append_to, below, drop_torn_line, make_folder, read_regular
 from sweeps.engine.storage.retry import retry_storage
 
 RECORD = "record.jsonl"
@@ -37,6 +38,7 @@ REQUIRED_FIELDS: dict[str, dict[str, type]] = {  # the fields and types that eac
 }
 # Numeric fields of epochs and results. They must be finite.
 NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
+TEXTS = ("suite", "verdict", "split", "hash", "reason", "sweep", "trial")
 RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
 
 
@@ -46,9 +48,9 @@ class Record:
     `on_write` is called after each written line.
     """
 
-    def __init__(self, folder: Path, on_write: Callable[[], None] = lambda: None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self._on_write = folder / RECORD, on_write
+    def __init__(self, folder: Rooted, on_write: Callable[[], None] = lambda: None) -> None:
+        make_folder(folder)
+        self.path, self._on_write = below(folder, RECORD), on_write
         drop_torn_line(self.path)
 
     def append(self, event: str, **fields: Any) -> None:
@@ -69,7 +71,7 @@ class Record:
 
     def _write(self, line: bytes) -> None:
         drop_torn_line(self.path)
-        with self.path.open("ab", buffering=0) as file:
+        with append_to(self.path) as file:
             end = file.tell()
             try:
                 if file.write(line) < len(line):
@@ -141,8 +143,8 @@ def unread_lines(statuses: Mapping[str, TrialStatus]) -> str | None:
 def _read(folder: Path) -> tuple[list[Event], int]:
     """The valid events, and the number of complete lines that are not valid events."""
     try:
-        content = (folder / RECORD).read_bytes()
-    except FileNotFoundError:
+        content = read_regular(below(folder, RECORD))
+    except (FileNotFoundError, NotADirectoryError):
         return [], 0
     lines = content.split(b"\n")[:-1]
     events = [event for line in lines if (event := _event(line)) is not None]
@@ -160,7 +162,21 @@ def _event(line: bytes) -> Event | None:
     valid = all(type(event.get(name)) is required for name, required in REQUIRED_FIELDS.get(kind, {}).items())
     valid &= type(event.get("passed_over", {})) is dict
     numbers = [event.get("time"), *(event[name] for name in (*NUMBERS, *RESULTS) if name in event)]
-    return event if valid and all(map(_is_finite, numbers)) else None
+    return _Line(event) if valid and _has_types(event) and all(map(_is_finite, numbers)) else None
+
+
+class _Line(dict[str, Any]):
+    """A line of a record. A field that it lacks is an error of whoever wrote the record."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"a record's line {self.get('event')!r} has no {name!r}: the record is damaged")
+
+
+def _has_types(event: Event) -> bool:
+    """Whether the texts in a line are texts."""
+    texts = all(isinstance(event[name], str) for name in TEXTS if name in event)
+    flags = event.get("flags", [])
+    return texts and isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
 
 
 def _is_finite(value: Any) -> bool:

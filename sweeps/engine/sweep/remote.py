@@ -14,14 +14,16 @@ from pathlib import Path
 from rich.console import Console
 
 from bat_core.config import from_dict, to_dict
-from bat_core.errors import InputError
+from bat_core.errors import InputError, brief_repr
+from bat_core.jsontext import read_json
+from bat_core.paths import below
 from sweeps.engine.storage.files import is_uri
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.periodic import every
 from sweeps.engine.storage.retry import TakenOverError, patience
-from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.folder import TRIAL, TRIALS, SweepFolder
 from sweeps.engine.sweep.records import RECORD
-from sweeps.engine.sweep.spec import SPEC
+from sweeps.engine.sweep.spec import SPEC, Sweep
 from sweeps.engine.sweep.trial_sync import DRIVERS, pull_trial
 
 INTERVAL = 2.0  # seconds between polls of the store
@@ -81,7 +83,7 @@ class StoreFollower:
         except TakenOverError as error:
             self._say(str(error))
             return False
-        except OSError as error:
+        except (OSError, InputError) as error:
             if not self._failing:
                 self._say(f"{error}; trials retry for up to {patience():g} seconds")
             self._failing = True
@@ -105,13 +107,13 @@ class StoreFollower:
             self._renewed = time.monotonic()
         newest: dict[str, tuple[str, int, int]] = {}
         for stored in self._store.files("trials"):
-            _, trial_id, *rest = stored.key.split("/")
-            if len(rest) == 2 and rest[1] == RECORD:
+            _, trial_id, *rest = *stored.key.split("/"), ""
+            if len(rest) == 3 and rest[1] == RECORD:
                 newest[trial_id] = (rest[0], stored.size, stored.changed)
-        for trial_id, mark in newest.items():
-            if self._seen.get(trial_id) != mark:
-                pull_trial(self._store, trial_id, self._folder.path / "trials" / trial_id)
-                self._seen[trial_id] = mark
+        for trial_id, seen in newest.items():
+            if self._seen.get(trial_id) != seen:
+                pull_trial(self._store, trial_id, self._folder.file(f"{TRIALS}/{trial_id}"))
+                self._seen[trial_id] = seen
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="yellow", soft_wrap=True, highlight=False, markup=False)
@@ -142,26 +144,75 @@ def hold_lease(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
             store.drop(lease.key)
 
 
-def open_sweep(place: str, output: Path | None) -> SweepFolder:
+def open_sweep(place: str, output: Path | None, storage_path: str | None = None) -> SweepFolder:
     """Open the sweep to resume, from a folder or a store. From a store, the local copy is updated first.
 
+    Where a sweep is kept comes from the command line (`place` or `storage_path`), or from its folder if this user
+    wrote it there (`marks`): a folder that was unpacked must not name a store.
+
     Raises:
-        InputError: there is no sweep, or `output` contains another one.
+        InputError: there is no sweep, `output` contains another one, or the folder names a store that nothing shows
+            to be the user's choice.
     """
     if not is_uri(place):
         folder = SweepFolder(Path(place).resolve())
-        storage = folder.load().storage
-        return replace(folder, store=Storage.at(storage)) if storage else folder
+        return _with_store(folder, folder.load(), place, storage_path)
+    if storage_path:
+        raise InputError(f"--storage-path {storage_path!r} and --resume {place!r} are two stores: omit --storage-path")
     store = Storage.at(place)
     if not store.exists(SPEC):
         raise InputError(f"--resume {place!r}: no sweep there, {SPEC} is missing: use the folder of a sweep")
-    folder = SweepFolder((output or Path("outputs") / store.name).resolve(), store)
-    if (folder.path / SPEC).exists() and folder.load().id != json.loads(store.read(SPEC))["id"]:
+    stored_sweep = _read_stored(store, place)
+    folder = SweepFolder((output or Path("outputs") / check_name(store.name)).resolve(), store)
+    if folder.file(SPEC).exists() and folder.load().id != stored_sweep.id:
         raise InputError(f"{str(folder.path)!r} contains a different sweep than {place}: use another --output")
     for stored in store.files():
-        if not stored.key.startswith((f"{DRIVERS}/", "trials/")) or stored.key.endswith("/trial.json"):
-            store.pull(stored.key, folder.path / stored.key)
+        if not stored.key.startswith((f"{DRIVERS}/", f"{TRIALS}/")) or stored.key.endswith(f"/{TRIAL}"):
+            store.pull(stored.key, folder.file(stored.key))
+    folder.mark_store(folder.load())
     return folder
+
+
+def _with_store(folder: SweepFolder, sweep: Sweep, place: str, storage_path: str | None) -> SweepFolder:
+    """A folder with the store in which its sweep is kept, if there is one."""
+    named = sweep.storage
+    if named is None:
+        if storage_path:
+            raise InputError(f"--resume {place!r}: this sweep is kept in its folder: omit --storage-path")
+        return folder
+    if storage_path is None:
+        if not folder.has_marked_store(sweep):
+            raise InputError(
+                f"--resume {place!r}: {SPEC} says that the sweep is kept in {brief_repr(named)}, and nothing shows that"
+                " you chose that place: if you trust it, name it with --storage-path"
+            )
+        return replace(folder, store=Storage.at(named))
+    folder = replace(folder, store=Storage.at(storage_path))
+    assert folder.store is not None
+    if not folder.store.exists(SPEC) or _read_stored(folder.store, storage_path).id != sweep.id:
+        raise InputError(f"--storage-path {storage_path!r} does not contain the sweep in {place!r}: name its store")
+    folder.mark_store(sweep)
+    return folder
+
+
+def _read_stored(store: Storage, place: str) -> Sweep:
+    try:
+        return from_dict(Sweep, read_json(store.read(SPEC)))
+    except ValueError as error:
+        raise InputError(f"{place!r}: {SPEC} is not a valid sweep: {error}") from error
+
+
+def check_name(name: str) -> str:
+    """The last part of a store's URI, which names the folder of its local copy."""
+    below(Path(), name)
+    return name
+
+
+def _read_lease(store: Storage, key: str) -> DriverLease:
+    try:
+        return from_dict(DriverLease, read_json(store.read(key)))
+    except ValueError as error:
+        raise InputError(f"{key} in {store} is not a driver's lease ({error}): remove it") from error
 
 
 def _claim(store: Storage, lease: DriverLease) -> None:
@@ -170,7 +221,7 @@ def _claim(store: Storage, lease: DriverLease) -> None:
     leases = {stored.key: stored for stored in store.files(DRIVERS)}
     own = leases.pop(lease.key)
     for key, stored in leases.items():
-        other = from_dict(DriverLease, json.loads(store.read(key)))
+        other = _read_lease(store, key)
         age = (own.changed - stored.changed) / 1e9
         if age < LEASE and not other.has_ended():
             store.drop(lease.key)

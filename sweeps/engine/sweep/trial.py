@@ -3,10 +3,8 @@
 import contextlib
 import os
 import platform
-import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from bat_core.data import Dataset
 from bat_core.evaluate import Evaluator
 from bat_core.fit import TrainState, fit_by_batch
 from bat_core.masking.checks import examine
+from bat_core.paths import Rooted, below, make_folder, remove
 from bat_core.suites import evaluation_suite, trajectories, verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
@@ -65,7 +64,7 @@ class TrialRuntime:
 def run_trial(
     trial: Trial,
     dataset: Dataset,
-    folder: Path,
+    folder: Rooted,
     runtime: TrialRuntime,
     *,
     report: Callable[[dict[str, float]], None] = lambda _: None,
@@ -76,7 +75,7 @@ def run_trial(
 
 
 def trial_epochs(
-    trial: Trial, dataset: Dataset, folder: Path, runtime: TrialRuntime
+    trial: Trial, dataset: Dataset, folder: Rooted, runtime: TrialRuntime
 ) -> Generator[dict[str, float], None, None]:
     """Train, evaluate and record one trial, starting from its last checkpoint if it has one.
 
@@ -97,7 +96,7 @@ def trial_epochs(
             return
         writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
         try:
-            resume_point = find_resume_point(folder / CHECKPOINTS, trial.config, runtime.device)
+            resume_point = find_resume_point(below(folder, CHECKPOINTS), trial.config, runtime.device)
             state = resume_point.load(dataset, runtime.device)
             if writer:
                 writer.start(runtime.device, state, resume_point.passed_over)
@@ -120,7 +119,7 @@ class _TrialRun:
 
     config: TrialConfig
     dataset: Dataset
-    folder: Path
+    folder: Rooted
     runtime: TrialRuntime
     writer: "_Writer | None"
 
@@ -140,7 +139,7 @@ class _TrialRun:
                 self.writer.epoch(event.state, collapsed=event.collapsed, keep=not lost)
             yield event.metrics()
             if lost:
-                sound = load_checkpoint(self.folder / CHECKPOINTS, self.config, self.dataset, self.runtime.device)
+                sound = load_checkpoint(below(self.folder, CHECKPOINTS), self.config, self.dataset, self.runtime.device)
                 assert sound is not None, "a collapse follows a better epoch, which has a checkpoint"
                 return sound
             state = event.state
@@ -189,20 +188,22 @@ class _TrialRun:
             dist.barrier()
 
 
-def _write_shards(folder: Path, shares: Mapping[str, Verdicts], workers: Workers) -> None:
-    (folder / SHARDS).mkdir(exist_ok=True)
+def _write_shards(folder: Rooted, shares: Mapping[str, Verdicts], workers: Workers) -> None:
+    make_folder(below(folder, SHARDS), parents=False)
     for name, verdicts in shares.items():
         verdicts.write(_shard(folder, name, workers.rank, workers.size))
 
 
-def _shard(folder: Path, name: str, rank: int, size: int) -> Path:
-    return folder / SHARDS / f"{rank}-of-{size}-{name}"
+def _shard(folder: Rooted, name: str, rank: int, size: int) -> Rooted:
+    return below(folder, SHARDS, f"{rank}-of-{size}-{name}")
 
 
 class _Writer:
     """Writes a trial's record, checkpoints, verdicts and model."""
 
-    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Path, workers: Workers, sync: TrialSync) -> None:
+    def __init__(
+        self, config: TrialConfig, dataset: Dataset, folder: Rooted, workers: Workers, sync: TrialSync
+    ) -> None:
         self.config, self.dataset, self.folder, self.workers, self.sync = config, dataset, folder, workers, sync
         self.record = Record(folder, sync.push_record)
 
@@ -240,7 +241,7 @@ class _Writer:
 
     def save(self, state: TrainState) -> None:
         """Save a checkpoint, retrying failing storage."""
-        folder = self.folder / CHECKPOINTS
+        folder = below(self.folder, CHECKPOINTS)
         retry_storage(
             lambda: save_checkpoint(folder, state, self.config, self.dataset),
             "the checkpoint cannot be written",
@@ -263,7 +264,7 @@ class _Writer:
             seed=self.config.seed,
         )
         suite = evaluation_suite(self.config.attack).for_classes(self.dataset.num_classes)
-        model = self.folder / MODEL
+        model = below(self.folder, MODEL)
         retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
         )
@@ -283,8 +284,8 @@ class _Writer:
             epoch=state.epoch,
         )
         with contextlib.suppress(OSError):  # leftover files do not matter: the trial is recorded as finished
-            shutil.rmtree(self.folder / SHARDS)
-            shutil.rmtree(self.folder / CHECKPOINTS)
+            remove(below(self.folder, SHARDS))
+            remove(below(self.folder, CHECKPOINTS))
             self.sync.clean_up()
 
     def _joined(self, name: str) -> Verdicts | None:
@@ -293,15 +294,15 @@ class _Writer:
         if not found:
             return None
         verdicts = Verdicts.concat(found)
-        retry_storage(lambda: verdicts.write(self.folder / name), f"{name} cannot be written", self.folder)
+        retry_storage(lambda: verdicts.write(below(self.folder, name)), f"{name} cannot be written", self.folder)
         return verdicts
 
 
 @contextlib.contextmanager
-def _sole_writer(folder: Path, workers: Workers) -> Iterator[None]:
+def _sole_writer(folder: Rooted, workers: Workers) -> Iterator[None]:
     """Lock the trial's folder: a worker of a killed sweep may still be running."""
     if workers.rank > 0:
         yield
         return
-    with exclusive(folder / ".lock"):
+    with exclusive(below(folder, ".lock")):
         yield

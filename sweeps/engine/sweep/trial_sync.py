@@ -5,8 +5,8 @@ counts. So no process overwrites another's files: a process that outlives its sw
 it writes, and stops. Nothing reads what it pushed in between.
 """
 
+import re
 import secrets
-import shutil
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from bat_core.checkpoint import CHECKSUMS, checkpoints, read_description
-from bat_core.errors import InputError
+from bat_core.errors import InputError, brief_repr
+from bat_core.paths import Rooted, below, make_folder, read_regular, remove
 from bat_core.workers import Workers
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import TakenOverError
@@ -25,6 +26,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 SHARDS = "shards"
 ATTEMPT = "attempt-"
+ATTEMPT_NAME = re.compile(rf"{ATTEMPT}\d{{4,9}}-[0-9a-f]{{8}}")
 DRIVERS = "drivers"
 
 
@@ -63,7 +65,11 @@ class AttemptHistory:
     @classmethod
     def of(cls, store: Storage, trial_id: str) -> "AttemptHistory":
         place = store.under(f"trials/{trial_id}")
-        return cls(place, tuple(name for name in place.names() if name.startswith(ATTEMPT)))
+        names = place.names()
+        for name in names:
+            if name.startswith(ATTEMPT) and not ATTEMPT_NAME.fullmatch(name):
+                raise InputError(f"{brief_repr(name)} in {place} is not the name of an attempt: remove it")
+        return cls(place, tuple(name for name in names if name.startswith(ATTEMPT)))
 
     @property
     def newest(self) -> str | None:
@@ -78,48 +84,48 @@ class AttemptHistory:
     def pull_record(self, folder: Path) -> None:
         """Replace the folder's record with the newest attempt's."""
         if self.newest:
-            self.store.pull(f"{self.newest}/{RECORD}", folder / RECORD)
+            self.store.pull(f"{self.newest}/{RECORD}", below(folder, RECORD))
         else:
-            (folder / RECORD).unlink(missing_ok=True)
+            remove(below(folder, RECORD))
 
     def pull_checkpoints(self, folder: Path) -> None:
         """Pull the newest valid checkpoint and any newer damaged ones, to report them. Delete all others."""
         wanted = []
         for key in self._checkpoints():
-            wanted.append(target := folder / key.rpartition("/")[2])
+            wanted.append(target := below(folder, key.rpartition("/")[2]))
             if self._has(key, target) or self._pull_folder(key, target):
                 break
         for known in checkpoints(folder):
             if known not in wanted:
-                shutil.rmtree(known)
+                remove(below(folder, known.name))
 
     def pull_results(self, folder: Path) -> None:
         """Pull the verdicts and model of a finished trial."""
         for stored in self.store.files(self.newest or ""):
             name = stored.key.partition("/")[2]
             if name in {VERDICTS, VERIFIED} or name.startswith(f"{MODEL}/"):
-                self.store.pull(stored.key, folder / name)
+                self.store.pull(stored.key, below(folder, name))
 
     def _checkpoints(self) -> list[str]:
         """Keys of the completely pushed checkpoints, newest first; for equal epochs, the newer attempt first."""
         complete = [
             key
             for key, _, name in (stored.key.rpartition("/") for stored in self.store.files())
-            if name == CHECKSUMS and key.split("/")[1] == CHECKPOINTS
+            if name == CHECKSUMS and key.split("/")[1:2] == [CHECKPOINTS]
         ]
         return sorted(complete, key=lambda key: (key.rpartition("/")[2], key), reverse=True)
 
     def _has(self, key: str, target: Path) -> bool:
         checksums = target / CHECKSUMS
-        if not checksums.exists() or checksums.read_bytes() != self.store.read(f"{key}/{CHECKSUMS}"):
+        if not checksums.exists() or read_regular(checksums) != self.store.read(f"{key}/{CHECKSUMS}"):
             return False
         return _is_valid(target)
 
-    def _pull_folder(self, key: str, target: Path) -> bool:
+    def _pull_folder(self, key: str, target: Rooted) -> bool:
         """Pull a checkpoint, and return whether it is valid."""
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         for stored in self.store.files(key):
-            self.store.pull(stored.key, target / stored.key.rpartition("/")[2])
+            self.store.pull(stored.key, below(target, stored.key.rpartition("/")[2]))
         return _is_valid(target)
 
 
@@ -132,7 +138,7 @@ class StoreTrialSync(TrialSync):
         driver: the lease token of the sweep's driver. An attempt does not start once that lease is gone.
     """
 
-    def __init__(self, store: Storage, trial_id: str, folder: Path, *, driver: str) -> None:
+    def __init__(self, store: Storage, trial_id: str, folder: Rooted, *, driver: str) -> None:
         self.sweep, self.trial_id, self.folder, self.driver = store, trial_id, folder, driver
         self._pushed: dict[str, bytes] = {}
 
@@ -143,7 +149,7 @@ class StoreTrialSync(TrialSync):
             TakenOverError: another driver has taken over the sweep.
         """
         history = self.start_attempt(workers)
-        history.pull_checkpoints(self.folder / CHECKPOINTS)
+        history.pull_checkpoints(below(self.folder, CHECKPOINTS))
 
     def start_attempt(self, workers: Workers) -> AttemptHistory:
         """Start an attempt without checkpoints, for callers that only append to the record."""
@@ -152,9 +158,9 @@ class StoreTrialSync(TrialSync):
         history = AttemptHistory.of(self.sweep, self.trial_id)
         self.name = _broadcast(history.next_name(), workers)
         self._place = history.store
-        self.folder.mkdir(parents=True, exist_ok=True)  # on every worker, since each writes its share of the verdicts
+        make_folder(self.folder)  # on every worker, since each writes its share of the verdicts
         history.pull_record(self.folder)
-        shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
+        remove(below(self.folder, SHARDS))
         return history
 
     def push_record(self) -> None:
@@ -167,7 +173,7 @@ class StoreTrialSync(TrialSync):
         self._check_newest()
         here = checkpoints(self.folder / CHECKPOINTS)
         for folder in here:
-            content = (folder / CHECKSUMS).read_bytes()
+            content = read_regular(folder / CHECKSUMS)
             if self._pushed.get(folder.name) != content:
                 self._push_folder(folder, f"{self.name}/{CHECKPOINTS}/{folder.name}")
                 self._pushed[folder.name] = content
@@ -182,7 +188,7 @@ class StoreTrialSync(TrialSync):
 
     def pull_shards(self) -> None:
         for stored in self._place.files(f"{self.name}/{SHARDS}"):
-            target = self.folder / SHARDS / stored.key.rpartition("/")[2]
+            target = below(self.folder, SHARDS, stored.key.rpartition("/")[2])
             if not target.exists():
                 self._place.pull(stored.key, target)
 
@@ -197,9 +203,8 @@ class StoreTrialSync(TrialSync):
         """Delete checkpoints and shards from the store, and everything but the record from this node."""
         self._drop_checkpoints()
         self._place.drop(f"{self.name}/{SHARDS}")
-        shutil.rmtree(self.folder / MODEL)
-        for name in (VERDICTS, VERIFIED):
-            (self.folder / name).unlink(missing_ok=True)
+        for name in (MODEL, VERDICTS, VERIFIED):
+            remove(below(self.folder, name))
 
     def _check_newest(self) -> None:
         newest = AttemptHistory.of(self.sweep, self.trial_id).newest

@@ -1,6 +1,5 @@
 """Downloads models from MLflow."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +7,15 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from bat_core.errors import InputError, check_file_name
+from bat_core.paths import Rooted, below, chosen, make_folder, remove, remove_empty
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.tracking.sync import LOADER
+
+MAX_FILES = 1000
 
 
 def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
@@ -27,9 +30,12 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
     """
     with _place_for(uri, folder) as own:
         try:
+            _check_names(uri, own)
             place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own)))
             described = Model.load(str(place))
             run = MlflowClient().get_run(described.run_id) if described.run_id else None
+        except InputError:
+            raise
         except (MlflowException, OSError) as error:
             raise InputError(f"MLflow has no model {uri!r}: {redacted(str(error).splitlines()[0])[:200]}") from error
         except Exception as error:  # an invalid MLmodel file can raise anything
@@ -43,19 +49,37 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
         data = str(pyfunc.get("data"))
         for part in data.split("/"):
             check_file_name(f"model {uri!r}: the folder {data!r} in its MLmodel", part)
-    return place / data, run.info.run_id, run.info.run_name
+        found = below(own, (place / data).relative_to(own).as_posix())
+    return found, run.info.run_id, run.info.run_name
+
+
+def _check_names(uri: str, folder: Path) -> None:
+    """Check every name that the server lists, before MLflow makes files of them.
+
+    Raises:
+        InputError: a name leads out of the folder, or there are more than a model has.
+    """
+    repository, waiting, count = get_artifact_repository(uri), [""], 0
+    while waiting:
+        for listed in repository.list_artifacts(waiting.pop() or None):
+            below(folder, listed.path)
+            count += 1
+            if count > MAX_FILES:
+                raise InputError(f"model {uri!r} has more than {MAX_FILES} files: no model of this project has")
+            if listed.is_dir:
+                waiting.append(listed.path)
 
 
 @contextmanager
-def _place_for(uri: str, folder: Path) -> Iterator[Path]:
+def _place_for(uri: str, folder: Path) -> Iterator[Rooted]:
     """A subfolder of `folder` for the model. It is removed if the model is rejected."""
     was_there = folder.exists()
-    place = folder / "".join(character if character.isalnum() else "-" for character in uri)
-    place.mkdir(parents=True, exist_ok=True)
+    place = below(folder, "".join(character if character.isalnum() else "-" for character in uri))
+    make_folder(place)
     try:
         yield place
     except InputError:
-        shutil.rmtree(place)
+        remove(place)
         if not was_there:
-            folder.rmdir()
+            remove_empty(chosen(folder))
         raise

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from bat_core.errors import InputError
-from sweeps.engine.cli.redact import redacted
+from bat_core.paths import Rooted, chosen, make_folder, make_private
+from sweeps.engine.cli.redact import redacted, redacted_uri
 from sweeps.engine.cli.text import pasted
 
 DATABASE = "mlflow.db"
@@ -46,9 +47,9 @@ def prepare(uri: str) -> None:
     if quote(here) != here:  # MLflow's own default, a bare path, is not quoted where it becomes a URI or SQL
         os.environ.setdefault(ARTIFACT_ROOT, (Path.cwd() / "mlruns").as_uri())
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("ab"):
-            pass
+        place = chosen(Path(path).resolve())  # a link of the user's own is followed
+        make_folder(Rooted(place.parent))
+        make_private(place)
     except OSError as error:
         raise InputError(
             f"{redacted(str(Path(path).absolute()))!r} cannot be written: {error.strerror}; name another database"
@@ -59,7 +60,7 @@ def prepare(uri: str) -> None:
 def how_to_open(uri: str) -> str:
     """The shell command or URL that opens MLflow. Passwords in the URI are hidden."""
     if uri.startswith("http"):
-        return redacted(uri)
+        return redacted_uri(uri)
     secret = uri != own_database() and redacted(uri) != uri
     database = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
     command = f"{pasted(Path(sys.executable))} -m mlflow ui --backend-store-uri {database}"

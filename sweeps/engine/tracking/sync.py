@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from bat_core.config import flatten, to_dict
 from bat_core.errors import InputError
 from bat_core.verdicts import READINGS, Verdicts
+from sweeps.engine.cli.markdown import harmless
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import NUMBERS, VERDICTS, VERIFIED, TrialStatus
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
@@ -102,7 +103,7 @@ class SweepSync:
         run = self.runs.parent()
         run_id = run.info.run_id
         self.runs.log_files(run_id, (self.folder.path / file for file in report.files))
-        self.runs.set_tags(run_id, {NOTE_TAG: report.sentence})
+        self.runs.set_tags(run_id, {NOTE_TAG: harmless(report.sentence)})
         ended = list(self._synced.values())
         failed = not self.sweep.open and any(status.phase == "failed" for status in ended)
         self.runs.close(run, "FAILED" if failed else "FINISHED", max(status.ended or 0 for status in ended))

@@ -20,10 +20,10 @@ from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator, is_out_of_memory
 from bat_core.forward import autocast, eval_without_tf32, resolve_precision
 from bat_core.memory import gpu_batch_size
+from bat_core.paths import Rooted, below, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
-from sweeps.engine.storage.files import write_atomically
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
 CRAFTED = "crafted"
@@ -63,9 +63,9 @@ class MatrixFolder:
 
     path: Path
 
-    def shard(self, source: str, shard: slice) -> Path:
+    def shard(self, source: str, shard: slice) -> Rooted:
         """The result file of one shard of images, crafted on one model."""
-        return self.path / CRAFTED / source / f"{shard.start:06d}.parquet"
+        return below(self.path, CRAFTED, source, f"{shard.start:06d}.parquet")
 
     def create(self, matrix: Matrix) -> None:
         """Write the description into a new folder.
@@ -173,7 +173,7 @@ class TransferVerdicts:
     adversarial: Mapping[str, npt.NDArray[np.bool_]]
 
 
-def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, verdicts: TransferVerdicts) -> None:
+def write_shard(matrix: Matrix, path: Rooted, source: int, rows: Tensor, verdicts: TransferVerdicts) -> None:
     """Write one row per attack and image, atomically.
 
     Columns: index (row in the data set), source, attack, clean_correct (of the source) and, for each
@@ -190,7 +190,7 @@ def write_shard(matrix: Matrix, path: Path, source: int, rows: Tensor, verdicts:
         columns[f"correct_{name}"] = np.concatenate([verdicts.adversarial[one][number] for one in labels])
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Rooted(path.parent))
     write_atomically(path, content.getvalue())
 
 
@@ -198,7 +198,7 @@ def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Transfe
     """Read what `write_shard` wrote; None if the file is missing, incomplete or about other images."""
     labels = [label(entry) for entry in matrix.attacks()]
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(check_regular(path))
         of = list(zip(*(table.column(name).to_pylist() for name in ("index", "source", "attack")), strict=True))
         if of != [(row, matrix.names[source], one) for one in labels for row in rows.tolist()]:
             return None

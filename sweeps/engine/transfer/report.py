@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweeps.engine.cli.text import percent, pipe_table, with_interval
+from sweeps.engine.cli.markdown import Markup, document, pipe_table
+from sweeps.engine.cli.text import percent, with_interval
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 
@@ -58,13 +59,13 @@ def markdown(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
             row = [of[target, source] for source in matrix.names]
             lines.append([target, percent(row[0].clean / row[0].n), *[_with_interval(cell) for cell in row]])
         parts.append(pipe_table(head, lines))
-    return "\n\n".join([*parts, alarm(cells).description]) + "\n"
+    return document([*parts, alarm(cells).description])
 
 
 def _with_interval(cell: TransferCell) -> str:
     text = with_interval(cell.acc, cell.interval)
     accuracy, _, reach = text.partition(" ")
-    return f"**{accuracy}** {reach}" if cell.white_box else text
+    return Markup(f"**{accuracy}** {reach}") if cell.white_box else text
 
 
 def _full_table(names: Sequence[str], cells: Sequence[TransferCell], attack: str, *, numbered: bool) -> Table:

@@ -6,11 +6,11 @@ from pathlib import Path
 from bat_core.adapter.importing import model_code
 from bat_core.data import Split
 from bat_core.errors import InputError
+from bat_core.paths import below, write_atomically
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.options import TransferOptions
 from sweeps.engine.evaluation.setup import make_spec_fields
-from sweeps.engine.storage.files import write_atomically
 from sweeps.engine.transfer.craft import (
     NOUN,
     SPEC,
@@ -76,8 +76,8 @@ class TransferJob(Job[Matrix]):
 
     def conclude(self) -> str:
         cells = cells_of(self.spec.names, joined(self.spec, self.folder, self.part))
-        write_atomically(self.folder.path / CELLS, as_csv(cells))
-        write_atomically(self.folder.path / TABLE, markdown(self.spec, cells))
+        write_atomically(below(self.folder.path, CELLS), as_csv(cells))
+        write_atomically(below(self.folder.path, TABLE), markdown(self.spec, cells))
         save_figure(draw_matrix(self.spec, cells), self.folder.path / STEM)
         show(self.console, self.spec, cells)
         self._note = f"{alarm(cells).description} {settings(self.spec, cells)}"

@@ -10,7 +10,7 @@ from rich.console import Console
 from bat_core.errors import InputError
 from bat_core.workers import Workers
 from sweeps.engine.cli.options import SweepOptions
-from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.object_store import Storage, Stored
 from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep import remote as module
 from sweeps.engine.sweep.folder import SweepFolder
@@ -197,3 +197,56 @@ def test_results_arrive_before_the_record_that_speaks_of_them(folder, trial, tmp
         driven.refresh(trial)
     assert seen == ["checksums.json", "verdicts.parquet", "record.jsonl"]
     assert SPEC not in seen
+
+
+@pytest.fixture
+def strangers(folder, sweep, tmp_path, monkeypatch):
+    """A copy of a sweep's folder, as its maker packed it; where its maker's key is not."""
+    shutil.copytree(folder.path, tmp_path / "unpacked")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "my-state"))
+    return tmp_path / "unpacked"
+
+
+def test_a_folder_that_was_unpacked_does_not_say_where_its_sweep_is_kept(strangers, store):
+    with pytest.raises(InputError, match=r"nothing shows that you chose that place.*--storage-path"):
+        open_sweep(str(strangers), None)
+    assert open_sweep(str(strangers), None, store.uri) == SweepFolder(strangers, store)
+    assert open_sweep(str(strangers), None) == SweepFolder(strangers, store), "it was named once"
+
+
+def test_a_place_that_was_changed_is_neither_asked_nor_made(folder, tmp_path, monkeypatch):
+    for uri in ("s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http", (tmp_path / "made").as_uri()):
+        content = json.loads((folder.path / SPEC).read_text())
+        (folder.path / SPEC).write_text(json.dumps(content | {"storage": uri}))
+        with monkeypatch.context() as patch:
+            patch.setattr("sweeps.engine.storage.object_store._connect", lambda _: pytest.fail("it was asked"))
+            with pytest.raises(InputError, match="nothing shows that you chose that place"):
+                open_sweep(str(folder.path), None)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_storage_path_must_be_that_of_the_sweep(strangers, folder, sweep, tmp_path):
+    with pytest.raises(InputError, match="does not contain the sweep in"):
+        open_sweep(str(strangers), None, str(tmp_path / "another"))
+    plain = SweepFolder(tmp_path / "plain")
+    plain.create(replace(sweep, storage=None))
+    with pytest.raises(InputError, match="is kept in its folder: omit --storage-path"):
+        open_sweep(str(plain.path), None, folder.store.uri)
+    with pytest.raises(InputError, match="are two stores"):
+        open_sweep(folder.store.uri, None, folder.store.uri)
+
+
+@pytest.mark.parametrize("key", ["model/../../../../evil.txt", "../evil.txt", "/evil.txt", "a//b", "a\\..\\b", "C:/x"])
+def test_a_key_of_a_store_that_leads_out_is_refused(folder, tmp_path, monkeypatch, key):
+    listed = Storage.files
+    monkeypatch.setattr(Storage, "files", lambda self, under="": [*listed(self, under), Stored(key, 1, 0)])
+    before = {path for path in tmp_path.rglob("*") if "fresh" not in path.parts}
+    with pytest.raises(InputError, match="must stay within its folder"):
+        open_sweep(folder.store.uri, tmp_path / "fresh")
+    assert {path for path in tmp_path.rglob("*") if "fresh" not in path.parts} == before
+
+
+def test_an_attempt_with_a_strange_name_is_refused(folder, trial, tmp_path):
+    folder.store.write("{}", f"trials/{trial.id}/attempt-x/record.jsonl")
+    with pytest.raises(InputError, match="is not the name of an attempt"):
+        folder.refresh(trial)

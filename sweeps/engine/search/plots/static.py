@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from bat_core.paths import below, write_atomically
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.html import page
 from sweeps.engine.search.plots.importance import draw_importances, draw_parallel
@@ -16,7 +17,6 @@ from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import evaluated_on, states, why_not_enough
-from sweeps.engine.storage.files import write_atomically
 
 PAGE = "search.html"
 NOTHING = "no trial has finished"
@@ -37,8 +37,8 @@ def save_pictures(snapshot: Snapshot, study: optuna.Study, folder: Path) -> list
     for name, figure in figures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=160, metadata={"Software": None})
-        write_atomically(folder / f"{name}.png", content.getvalue())
-    write_atomically(folder / PAGE, page(snapshot, study))
+        write_atomically(below(folder, f"{name}.png"), content.getvalue())
+    write_atomically(below(folder, PAGE), page(snapshot, study))
     return [*(f"{name}.png" for name in figures), PAGE]
 
 
