@@ -83,7 +83,10 @@ def _tensor_bytes(tensor: Tensor) -> Iterator[bytes]:
 
 
 def constants(module: torch.jit.ScriptModule) -> list[Tensor]:
-    """The tensors in the code of TorchScript (its text holds names that differ in each process): the weights of a module that torch.jit.freeze made."""
+    """The tensors in the code of TorchScript: the weights of a module that torch.jit.freeze made.
+
+    The text of the code does not count: it holds names that differ each time it is built.
+    """
     graph: Any = module.inlined_graph  # its nodes live as long as it does
     found, blocks = [], [graph]
     while blocks:
