@@ -33,7 +33,6 @@ def fingerprint(model: nn.Module) -> str:
                 digest.update(part)
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule) and not list(module.parameters()):
-                digest.update(_code(module))
                 for tensor in constants(module):
                     for part in _tensor_bytes(tensor):
                         digest.update(part)
@@ -84,7 +83,10 @@ def _tensor_bytes(tensor: Tensor) -> Iterator[bytes]:
 
 
 def constants(module: torch.jit.ScriptModule) -> list[Tensor]:
-    """The tensors in the code of TorchScript: the weights of a module that torch.jit.freeze made."""
+    """The tensors in the code of TorchScript: the weights of a module that torch.jit.freeze made.
+
+    The text of the code does not count: it holds names that differ each time it is built.
+    """
     graph: Any = module.inlined_graph  # its nodes live as long as it does
     found, blocks = [], [graph]
     while blocks:
@@ -93,7 +95,3 @@ def constants(module: torch.jit.ScriptModule) -> list[Tensor]:
             if node.kind() == "prim::Constant" and node.hasAttribute("value") and node.kindOf("value") == "t":
                 found.append(node.t("value").detach())
     return found
-
-
-def _code(module: torch.jit.ScriptModule) -> bytes:
-    return re.sub(r"#.*", "", str(module.inlined_graph)).encode()
