@@ -44,6 +44,8 @@ CALLS = {
 MEMORY, READS = "into or from memory", "reads a regular file, and never a pickle"
 PUBLISHED = "a published archive, whose digest is checked, into the --data-dir that the user named"
 ALLOWED = {  # (file, call): why its path is safe
+    ("bat_core/adapter/state_dicts.py", "path.open('rb')"): "reads the file that --weights names",
+    ("bat_core/adapter/state_dicts.py", "load_file(path)"): "reads the file that --weights names",
     ("bat_core/checkpoint.py", "load_file(path)"): READS,
     ("bat_core/checkpoint.py", "save_file(tensors, path)"): "a Rooted path that `make_private` has just created",
     ("bat_core/data/decoding.py", "Image.open(source, formats=FORMATS)"): READS,
@@ -88,7 +90,6 @@ ALLOWED = {  # (file, call): why its path is safe
         "pq.ParquetWriter(self._open.enter_context(atomic_file(self.path)), table.schema)",
     ): "a file that `atomic_file` opened",
     ("sweeps/engine/evaluation/attack.py", "self.writer.write_table(table)"): "a file that `atomic_file` opened",
-    ("sweeps/engine/evaluation/model_sources.py", "load_file(path)"): "reads --weights",
     (
         "sweeps/engine/search/plots/static.py",
         "figure.savefig(content, format='png', dpi=160, metadata={'Software': None})",
