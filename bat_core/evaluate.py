@@ -157,7 +157,7 @@ class Evaluator:
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
             x, y, known = (to_device(some[chosen], self.device) for some in (images, labels, clean))
-            run = AttackRun(self, entry, in_unit_box(to_unit(x)), y, known, rows[chosen], keep=save is not None)
+            run = AttackRun(self, entry, to_unit(in_unit_box(x)), y, known, rows[chosen], keep=save is not None)
             with eval_without_tf32(self.model):
                 run.run()
             broken_at[attacked[part]], final[attacked[part]] = run.results()
@@ -170,7 +170,7 @@ class Evaluator:
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
-        x, y = in_unit_box(to_unit(to_device(images, self.device))), to_device(labels, self.device)
+        x, y = to_unit(in_unit_box(to_device(images, self.device))), to_device(labels, self.device)
         with eval_without_tf32(self.model):
             logits = self.logits(x)
             self.num_classes = logits.shape[1]

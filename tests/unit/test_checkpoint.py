@@ -304,8 +304,11 @@ def test_a_fused_optimiser_goes_on_bit_for_bit(batches, tmp_path, make_trial, di
 @pytest.mark.parametrize("choice", ["auto", "off"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_model_is_judged_in_the_layout_it_was_trained_in(channels, choice, tmp_path, make_trial, digits):
-    images = digits.train.images[:32].expand(-1, channels, -1, -1)
-    dataset = dataclasses.replace(digits, train=dataclasses.replace(digits.train.take(slice(32)), images=images))
+    parts = {name: digits.part(name).take(slice(32)) for name in ("train", "test")}
+    colour = {
+        name: dataclasses.replace(one, images=one.images.expand(-1, channels, -1, -1)) for name, one in parts.items()
+    }
+    dataset = dataclasses.replace(digits, **colour)
     config = make_trial(channels_last=choice)
     save_model(tmp_path / "model", initial_state(config, dataset, CPU), config, dataset)
     model, _ = load_model(tmp_path / "model")

@@ -172,7 +172,7 @@ def test_what_a_caller_does_to_the_mode_between_epochs_changes_nothing(make_tria
 
 
 def test_test_images_are_not_looked_at(make_trial, digits):
-    blind = dataclasses.replace(digits, test=None)
+    blind = dataclasses.replace(digits, test=digits.test.take(slice(0)))
     assert same(trained(make_trial(epochs=1), digits), trained(make_trial(epochs=1), blind))
 
 

@@ -52,13 +52,13 @@ def test_an_attack_that_is_not_installed_is_refused(make_trial, digits, monkeypa
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     config = make_trial()
     check_trial(config, digits, Workers(0, 1))
-    refused(replace(config, attack=AttackConfig(also="standard")), digits, "pip install pyautoattack")
+    refused(replace(config, attack=AttackConfig(also="standard")), digits, "pip install 'bat-sweeps\\[autoattack\\]'")
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_a_part_without_images_is_refused(make_trial, digits, part):
+@pytest.mark.parametrize(("part", "message"), [("val", "too few to hold out"), ("test", "0 test images")])
+def test_a_part_without_images_is_refused(make_trial, digits, part, message):
     nothing = getattr(digits, part).take(slice(0))
-    refused(make_trial(), replace(digits, **{part: nothing}), f"0 {part} images")
+    refused(make_trial(), replace(digits, **{part: nothing}), message)
 
 
 def test_a_recipe_that_reads_the_last_layer_needs_one_row_per_class(make_trial, digits, monkeypatch):

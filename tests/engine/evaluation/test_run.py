@@ -14,6 +14,7 @@ from bat_core.correctness import is_correct
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
+from bat_core.masking.flags import Findings, Flag
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
 from sweeps.engine.evaluation.attack import (
@@ -43,6 +44,7 @@ from tests.engine.evaluation.evaluations import (
     verdicts_of,
     written,
 )
+from tests.unit.masking.test_checks import evidence
 
 
 @pytest.fixture(autouse=True)
@@ -95,10 +97,11 @@ def test_only_a_suite_that_verifies_goes_without_the_words(suite, tmp_path):
 )
 def test_gradients_verify_nothing_where_they_are_masked(suite, label, tmp_path):
     made = evaluation(suite=suite, checks="cheap")
-    flags = [{"name": "zero_gradient", "verdict": "masked"}]
-    (tmp_path / CHECKS).write_text(json.dumps({"verdict": "masked", "flags": flags}))
+    flag = Flag(name="zero_gradient", masking_status="masked", value=0.5, limit=0.05, description="zero", why="stuck")
+    findings = Findings(masking_status="masked", flags=(flag,), evidence=evidence(), depth="cheap").describe()
+    (tmp_path / CHECKS).write_text(json.dumps(findings))
     summary = summarise(made, made.models[0], drawn(made.attacks(), made.n), tmp_path)
-    assert (summary["suite"], summary["verdict"], summary["flags"]) == (label, "masked", flags)
+    assert (summary["suite"], summary["verdict"], summary["flags"]) == (label, "masked", findings["flags"])
 
 
 def test_the_papers_numbers_are_read_off_at_their_steps():

@@ -183,7 +183,7 @@ def test_a_point_that_was_drawn_and_lost_does_not_come_again(tmp_path):
     run(lab, lab.open(), "finished", "finished")
     study = lab.open()
     (tmp_path / "trials" / "trial-002").touch()  # where its folder should be
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="is not a folder"):
         study.propose()
     (tmp_path / "trials" / "trial-002").unlink()
     again = lab.open()
