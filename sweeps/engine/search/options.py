@@ -50,7 +50,7 @@ class SearchOptions(SweepOptions):
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
     robust-at-clean>=X."""
     sampler: str = "tpe"
-    """Sampler: tpe, gp or random."""
+    """Sampler: auto (a Gaussian process that knows its noise), tpe, gp or random."""
     seed: int = 0
     """Seed of the sampler and of the trials."""
     num_trials: int = 40

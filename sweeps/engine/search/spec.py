@@ -18,7 +18,7 @@ SEARCH = "search.json"
 DEFAULT_OBJECTIVE = "clean+robust"
 DEFAULT_RULE = "knee"
 TRIAL_SEEDS = 1000  # the seed of trial i is TRIAL_SEEDS times the seed of the search, plus i
-SAMPLERS = ("tpe", "gp", "random")
+SAMPLERS = ("auto", "tpe", "gp", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
