@@ -14,6 +14,8 @@ d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
 surrogate  samplers on problems of known truth: fitted to the recorded trials in --trials (two families) and an analytic
    one, each seen with the noise of training seeds and of a sample of images. It trains nothing. The trials are JSON
    lines, or searches over the space `bat` with full trials, such as those in the --cache of part a.
+replay  successive halving as the search has it on the recorded curves of those trials, each time in another order and
+   with another part of them; hypervolumes are those of the recorded numbers
 """
 
 import multiprocessing
@@ -29,7 +31,8 @@ from support.common import command, machine, say, table, write_report, yes_or_no
 from support.search_contest import contest
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
-from support.search_truths import problem, recorded_trials
+from support.search_replay import replay
+from support.search_truths import Recorded, problem, recorded_trials
 from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
@@ -46,7 +49,7 @@ class Options:
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
     """What to measure: a (samplers), b (halving), c (PGD as the objective), d (overhead), surrogate (samplers on
-    problems of known truth)."""
+    problems of known truth), replay (halving of recorded trials)."""
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
@@ -95,8 +98,8 @@ class Options:
 
 def main(options: Options = Options()) -> dict[str, Any]:
     """Measure the search. The top of the file describes the parts."""
-    if unknown := set(options.parts) - {*"abcd", "surrogate"}:
-        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of a, b, c, d, surrogate")
+    if unknown := set(options.parts) - {*"abcd", "surrogate", "replay"}:
+        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of a, b, c, d, surrogate, replay")
     setting = Setting(
         dataset=options.dataset,
         data_dir=options.data_dir,
@@ -119,6 +122,8 @@ def main(options: Options = Options()) -> dict[str, Any]:
             report["parts"][part] = samplers(outcomes, options)
         elif part == "surrogate":
             report["parts"][part] = surrogate(options, report)
+        elif part == "replay":
+            report["parts"][part] = replay(_recorded(options), num_trials=options.num_trials, searches=options.searches)
         elif part == "b":
             report["parts"][part] = halving(outcomes[TPE], outcomes[halved])
         elif part == "c":
@@ -156,14 +161,18 @@ def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict
     return outcomes
 
 
+def _recorded(options: Options) -> list[Recorded]:
+    if options.trials is None:
+        raise InputError("the parts surrogate and replay need recorded trials: give --trials")
+    return recorded_trials(options.trials)
+
+
 def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
     """Part surrogate: simulated searches. The report is written after every contender."""
     for name, given in (("counts", options.counts), ("workers", options.workers), ("searches", (options.searches,))):
         if not given or min(given) < 1:
             raise InputError(f"--{name} must be at least 1")
-    if options.trials is None and set(options.problems) != {"analytic"}:
-        raise InputError("part surrogate fits its problems to recorded trials: give --trials, or --problems analytic")
-    trials = recorded_trials(options.trials) if options.trials else []
+    trials = [] if set(options.problems) == {"analytic"} else _recorded(options)
 
     def keep(results: dict[str, Any]) -> None:
         write_report(options.output, {**report, "parts": {**report["parts"], "surrogate": results}})

@@ -46,6 +46,8 @@ class Recorded:
     n: int
     masked: bool
     curve: tuple[tuple[float, float], ...]
+    seconds: tuple[float, ...]
+    """Of each epoch, and then of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,14 @@ def _from_line(line: str) -> Recorded:
     row: dict[str, Any] = read_json(line.encode())
     curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in row["curve"])
     return Recorded(
-        row["point"], row["clean"], row["pgd"], row["robust"], len(row["clean_bits"]), row["verdict"] == "masked", curve
-    )
+        row["point"], row["clean"], row["pgd"], row["robust"], len(row["clean_bits"]), row["verdict"] == "masked", curve,
+        _durations([epoch["cpu"] for epoch in row["curve"]], row["cpu"]),
+    )  # fmt: skip
+
+
+def _durations(until: Sequence[float], total: float) -> tuple[float, ...]:
+    """The duration of each epoch, and of what follows the last one, from the processor seconds after each."""
+    return tuple(float(one) for one in np.diff([0.0, *until, total]))
 
 
 def _from_search(path: Path) -> list[Recorded]:
@@ -102,7 +110,12 @@ def _from_search(path: Path) -> list[Recorded]:
     for one in scores(folder.load(), folder):
         epochs = read_status(folder.trial(one.trial)).epochs
         curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in epochs)
-        found.append(Recorded(one.point, one.clean_acc, one.pgd_acc, one.robust_acc, one.n, one.masked, curve))
+        spent = [epoch["seconds"] for epoch in epochs]
+        total = max(one.ended - (read_status(folder.trial(one.trial)).started or one.ended), sum(spent))
+        found.append(
+            Recorded(one.point, one.clean_acc, one.pgd_acc, one.robust_acc, one.n, one.masked, curve,
+                     _durations(np.cumsum(spent).tolist(), total))
+        )  # fmt: skip
     return found
 
 
