@@ -34,7 +34,7 @@ def replay(trials: Sequence[Recorded], *, num_trials: int, searches: int) -> dic
     found = {"lost": float(np.median(lost)), "luckless": luckless, "compute": float(np.median(shares)),
              "whole": float(np.median(whole)), "searches": searches, "trials": len(trials)}  # fmt: skip
     table(
-        f"replay: one rung after epoch {halving.grace}, n = {searches} searches of {num_trials} of {len(trials)} trials",
+        f"replay: one rung after epoch {halving.grace}, {searches} searches of {num_trials} of {len(trials)} trials",
         ("", "measured", "target met"),
         [
             ["hypervolume lost, points, median", f"{found['lost']:.2f}", yes_or_no(found["lost"] <= LOST)],

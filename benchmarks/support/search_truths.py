@@ -6,6 +6,7 @@ noise of a training seed and of a sample of images.
 
 import json
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
@@ -94,8 +96,8 @@ def _from_line(line: str) -> Recorded:
     row: dict[str, Any] = read_json(line.encode())
     curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in row["curve"])
     return Recorded(
-        row["point"], row["clean"], row["pgd"], row["robust"], len(row["clean_bits"]), row["verdict"] == "masked", curve,
-        _durations([epoch["cpu"] for epoch in row["curve"]], row["cpu"]),
+        row["point"], row["clean"], row["pgd"], row["robust"], len(row["clean_bits"]), row["verdict"] == "masked",
+        curve, _durations([epoch["cpu"] for epoch in row["curve"]], row["cpu"]),
     )  # fmt: skip
 
 
@@ -136,7 +138,9 @@ def problem(name: str, trials: Sequence[Recorded], images: int) -> Problem:
     models = []
     for measure in MEASURES:
         y = _logit(np.array([_smoothed(getattr(one, measure), one.n) for one in trials]))
-        models.append(FAMILIES[name]().fit(x, y))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter without influence
+            models.append(FAMILIES[name]().fit(x, y))
 
     def truth(points: Sequence[Point]) -> Array:
         at = np.array([vector(one) for one in points])

@@ -29,7 +29,9 @@ def ranked(points: Sequence[Pair]) -> list[int]:
     left = sorted(range(len(points)), key=lambda at: (-points[at][0], -points[at][1], at))
     order: list[int] = []
     while left:
-        front, rest, height = [], [], -math.inf
+        front: list[int] = []
+        rest: list[int] = []
+        height = -math.inf
         for at in left:
             same = bool(front) and points[front[-1]] == points[at]
             if points[at][1] > height or same:

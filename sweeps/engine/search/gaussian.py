@@ -36,6 +36,14 @@ class Posterior:
         latent = np.sqrt(np.maximum(deviation**2 - self.seed_noise, 1e-12))
         return self.centre + self.scale * mean, self.scale * latent
 
+    def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
+        """(N, count) joint draws of the values at (N, D) points, without the noise of one trial."""
+        mean, covariance = self.model.predict(x, return_cov=True)
+        latent = covariance - self.seed_noise * np.eye(len(x))
+        strengths, directions = np.linalg.eigh(latent)
+        spread = directions * np.sqrt(np.maximum(strengths, 0.0))
+        return self.centre + self.scale * (mean[:, None] + spread @ rng.standard_normal((len(x), count)))
+
     def believing(self, x: Array) -> "Posterior":
         """The process after its own means at (N, D) points are observed too, as for trials that still run.
 
