@@ -41,7 +41,8 @@ def record(folder, count=24):
         ]
         lines.append({
             "point": encoding.point(positions), "clean": clean / 300, "pgd": robust / 300 + 0.02,
-            "robust": robust / 300, "clean_bits": "1" * 300, "verdict": "masked" if number == 5 else "clear", "curve": curve, "cpu": 14.0,
+            "robust": robust / 300, "clean_bits": "1" * 300,
+            "verdict": "masked" if number == 5 else "clear", "curve": curve, "cpu": 14.0,
         })  # fmt: skip
     folder.mkdir()
     (folder / "trials.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
