@@ -19,7 +19,7 @@ from sweeps.engine.search.observations import Observations, observe
 
 STARTUP = 10  # observations before the process is used; until then, points of a Sobol sequence
 CROWD = 32  # with this many trials running, too little is known of each: points of the Sobol sequence
-MOST = 200  # observations that the process is fitted to
+MOST = 150  # observations that the process is fitted to
 ANYWHERE, NEAR = 400, 200  # candidates of each proposal: in the whole space, and close to the front
 ROUNDS, PARENTS, CHILDREN = 3, 6, 20  # refinement of the best candidates
 MOVE = 0.12  # standard deviation of a move, in [0, 1]; it halves with each round

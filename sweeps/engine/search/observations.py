@@ -23,7 +23,8 @@ class Observations:
     """Values of N points, all to be maximised, with the variance of their known noise; and which of M are feasible.
 
     `x` and `ended_x` are the vectors of `points` and of all trials that ended. `broken` has a column per constraint
-    and one for failure: above 0, the trial is infeasible. `reference` is the worst value of each objective.
+    on values, and one for failures and for accuracies that are not what they seem: above 0, the trial is infeasible.
+    `reference` is the worst value of each objective.
     """
 
     points: tuple[Point, ...]
@@ -69,17 +70,15 @@ def observe(encoding: Encoding, directions: Sequence[StudyDirection], trials: Se
     values = [np.array(one.values) for one in finished]
     noise = [np.array(one.user_attrs.get(NOISE, np.zeros(len(signs)))) for one in finished]
     seen = list(finished)
+    forecasts = _Forecasts(finished)
     for one in ended:
-        forecast = _forecast(one, finished) if one.state == TrialState.PRUNED else None
+        forecast = forecasts.of(one) if one.state == TrialState.PRUNED else None
         if forecast is not None:
             seen.append(one)
             values.append(forecast[0])
             noise.append(forecast[1])
-    names = sorted({name for one in ended for name in one.constraints})
-    broken = [
-        [*(one.constraints.get(name, -1.0) for name in names), 1.0 if one.state == TrialState.FAIL else -1.0]
-        for one in ended
-    ]
+    names = sorted({name for one in ended for name in one.constraints} - {*UNTRUSTED})
+    broken = [[*(one.constraints.get(name, -1.0) for name in names), -1.0 if _usable(one) else 1.0] for one in ended]
     array = np.array(values).reshape(len(seen), len(signs)) * signs
     return Observations(
         points=tuple(one.params for one in seen),
@@ -98,26 +97,39 @@ def _reference(values: Array, signs: Array) -> tuple[float, float]:
     return worst[0], worst[-1]
 
 
+def _usable(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL and _trusted(trial)
+
+
 def _trusted(trial: FrozenTrial) -> bool:
     return all(trial.constraints.get(name, -1.0) <= 0 for name in UNTRUSTED)
 
 
-def _forecast(stopped: FrozenTrial, finished: Sequence[FrozenTrial]) -> tuple[Array, Array] | None:
-    """Values that the stopped trial would have reached, and the variance of that forecast; None if unknown.
+class _Forecasts:
+    """What stopped trials would have reached: a line in clean and PGD accuracy, fitted to the finished trials at the
+    same epoch."""
 
-    They are a linear function of clean and PGD accuracy at its last epoch, fitted to the finished trials at the same
-    epoch.
-    """
-    signals: Mapping[str, Any] = stopped.user_attrs.get(SIGNALS, {})
-    if not signals:
-        return None
-    stage = END if END in signals else max(signals, key=int)
-    known = [one for one in finished if stage in one.user_attrs.get(SIGNALS, {})]
-    if len(known) < FEWEST:
-        return None
-    early = np.array([[1.0, *one.user_attrs[SIGNALS][stage]] for one in known])
-    late = np.array([one.values for one in known])
-    ridge = 1e-3 * np.diag([0.0, 1.0, 1.0])
-    slopes = np.linalg.solve(early.T @ early + ridge, early.T @ late)
-    error = ((late - early @ slopes) ** 2).sum(axis=0) / max(len(known) - 3, 1)
-    return np.array([1.0, *signals[stage]]) @ slopes, error
+    def __init__(self, finished: Sequence[FrozenTrial]) -> None:
+        self._finished = finished
+        self._lines: dict[str, tuple[Array, Array] | None] = {}
+
+    def of(self, stopped: FrozenTrial) -> tuple[Array, Array] | None:
+        """Values, and the variance of that forecast; None if too few trials have finished, or no epoch is known."""
+        signals: Mapping[str, Any] = stopped.user_attrs.get(SIGNALS, {})
+        if not signals:
+            return None
+        stage = END if END in signals else max(signals, key=int)
+        if stage not in self._lines:
+            self._lines[stage] = self._line(stage)
+        line = self._lines[stage]
+        return None if line is None else (np.array([1.0, *signals[stage]]) @ line[0], line[1])
+
+    def _line(self, stage: str) -> tuple[Array, Array] | None:
+        known = [one for one in self._finished if stage in one.user_attrs.get(SIGNALS, {})]
+        if len(known) < FEWEST:
+            return None
+        early = np.array([[1.0, *one.user_attrs[SIGNALS][stage]] for one in known])
+        late = np.array([one.values for one in known])
+        ridge = 1e-3 * np.diag([0.0, 1.0, 1.0])
+        slopes = np.linalg.solve(early.T @ early + ridge, early.T @ late)
+        return slopes, ((late - early @ slopes) ** 2).sum(axis=0) / max(len(known) - 3, 1)
