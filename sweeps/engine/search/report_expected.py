@@ -1,6 +1,7 @@
 """The part of a search's report that shows the front by the model of all trials."""
 
-from sweeps.engine.cli.text import percent, pipe_table
+from sweeps.engine.cli.markdown import pipe_table
+from sweeps.engine.cli.text import percent
 from sweeps.engine.search.expected import Expected, expected_front
 from sweeps.engine.search.results import volume
 from sweeps.engine.search.snapshot import Snapshot
