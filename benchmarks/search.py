@@ -11,6 +11,11 @@ a  TPE compared with random search: hypervolume after all trials and after half 
 b  successive halving compared with full trials: what it loses and what it saves
 c  the same search with objective PGD-20 and with the verified suite: both fronts under AutoAttack's standard suite
 d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
+surrogate  samplers on problems of known truth: fitted to the recorded trials in --trials (two families) and an analytic
+   one, each seen with the noise of training seeds and of a sample of images. It trains nothing. The trials are JSON
+   lines, or searches over the space `bat` with full trials, such as those in the --cache of part a.
+replay  successive halving as the search has it on the recorded curves of those trials, each time in another order and
+   with another part of them; hypervolumes are those of the recorded numbers
 """
 
 import multiprocessing
@@ -23,8 +28,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from support.common import command, machine, say, table, write_report, yes_or_no
+from support.search_contest import contest
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
+from support.search_replay import replay
+from support.search_truths import Recorded, problem, recorded_trials
 from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
@@ -40,7 +48,8 @@ class Options:
     """Which images, which trials, how many searches."""
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
-    """What to measure: a (samplers), b (halving), c (PGD as the objective), d (overhead)."""
+    """What to measure: a (samplers), b (halving), c (PGD as the objective), d (overhead), surrogate (samplers on
+    problems of known truth), replay (halving of recorded trials)."""
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
@@ -69,6 +78,18 @@ class Options:
     """Concurrent searches, one thread each."""
     cache: Path = Path("outputs/benchmarks/search")
     """Folder of the searches."""
+    trials: Path | None = None
+    """Part surrogate: folder of recorded trials."""
+    problems: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gp", "forest", "analytic")
+    """Part surrogate: the problems, gp, forest and analytic."""
+    contenders: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("random", "tpe", "auto")
+    """Part surrogate: the samplers to compare with random."""
+    searches: int = 50
+    """Part surrogate: searches of each contender."""
+    counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (10, 20, 40, 80)
+    """Part surrogate: numbers of trials after which searches are compared."""
+    workers: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 8, 64)
+    """Part surrogate: numbers of concurrent trials."""
     output: Path | None = None
     """JSON file for all measurements."""
     figure: Path | None = None
@@ -77,8 +98,8 @@ class Options:
 
 def main(options: Options = Options()) -> dict[str, Any]:
     """Measure the search. The top of the file describes the parts."""
-    if unknown := set(options.parts) - set("abcd"):
-        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of a, b, c, d")
+    if unknown := set(options.parts) - {*"abcd", "surrogate", "replay"}:
+        raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of a, b, c, d, surrogate, replay")
     setting = Setting(
         dataset=options.dataset,
         data_dir=options.data_dir,
@@ -99,6 +120,10 @@ def main(options: Options = Options()) -> dict[str, Any]:
         say(f"part {part}")
         if part == "a":
             report["parts"][part] = samplers(outcomes, options)
+        elif part == "surrogate":
+            report["parts"][part] = surrogate(options, report)
+        elif part == "replay":
+            report["parts"][part] = replay(_recorded(options), num_trials=options.num_trials, searches=options.searches)
         elif part == "b":
             report["parts"][part] = halving(outcomes[TPE], outcomes[halved])
         elif part == "c":
@@ -134,6 +159,32 @@ def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict
                 f" hypervolume {100 * 100 * outcome.volume(options.num_trials):.0f}, {outcome.seconds:.0f} s"
             )
     return outcomes
+
+
+def _recorded(options: Options) -> list[Recorded]:
+    if options.trials is None:
+        raise InputError("the parts surrogate and replay need recorded trials: give --trials")
+    return recorded_trials(options.trials)
+
+
+def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
+    """Part surrogate: simulated searches. The report is written after every contender."""
+    for name, given in (("counts", options.counts), ("workers", options.workers), ("searches", (options.searches,))):
+        if not given or min(given) < 1:
+            raise InputError(f"--{name} must be at least 1")
+    trials = [] if set(options.problems) == {"analytic"} else _recorded(options)
+
+    def keep(results: dict[str, Any]) -> None:
+        write_report(options.output, {**report, "parts": {**report["parts"], "surrogate": results}})
+
+    return contest(
+        [problem(name, trials, options.val_size) for name in options.problems],
+        options.contenders,
+        searches=options.searches,
+        trials=options.counts,
+        workers=options.workers,
+        keep=keep,
+    )
 
 
 def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str, Any]:

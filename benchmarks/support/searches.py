@@ -11,11 +11,12 @@ import torch
 
 from bat_core.data import Dataset
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.ray_backend.search import EpochASHA, Rungs
+from sweeps.engine.ray_backend.search import EpochASHA
 from sweeps.engine.ray_backend.tuning import TuneRun
-from sweeps.engine.search.options import FACTOR, SearchOptions, default_grace
+from sweeps.engine.search.options import SearchOptions, default_halving
 from sweeps.engine.search.results import Score, scores, volume
-from sweeps.engine.search.spec import Halving, Search
+from sweeps.engine.search.run import search_rungs
+from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
@@ -100,14 +101,14 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     dataset = setting.images()
     search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
     if kind.halving:
-        search = replace(search, halving=Halving(grace=kind.grace or default_grace(setting.epochs), factor=FACTOR))
+        default = default_halving(search.objective, setting.epochs)
+        search = replace(search, halving=replace(default, grace=kind.grace or default.grace))
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
     halving = None
-    if search.halving:
+    if rungs := search_rungs(search):
         run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
-        rungs = Rungs(grace=search.halving.grace, factor=search.halving.factor, longest=search.longest)
         halving = EpochASHA(run, study.trials(), rungs)
     waiting = study.unfinished()
     while waiting or len(study.trials()) < num_trials:

@@ -3,19 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from sweeps.engine.ray_backend.control import stopping
+from sweeps.engine.ray_backend.rungs import FrontRung
 from sweeps.engine.ray_backend.trainables import FAILURE
 from sweeps.engine.ray_backend.tuning import TuneRun, tune_trials
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 
 SIGNAL = "val_robust_acc"  # a few PGD steps on validation images after each epoch
+CLEAN = "val_clean_acc"
 DIED = "its process died: killed, or out of memory"
 
 GoOn = Callable[[], bool]
@@ -39,11 +41,15 @@ class Study(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs:
-    """Successive halving: at `grace`, `grace * factor` ... epochs, up to `longest`, the best 1 / factor continue."""
+    """Successive halving: at `grace`, `grace * factor` ... epochs, up to `longest`, the best 1 / factor continue.
+
+    By "pgd" they are ranked by PGD accuracy; by "front", at `grace` alone, by the fronts of clean and PGD accuracy.
+    """
 
     grace: int
     factor: int
     longest: int
+    by: Literal["front", "pgd"] = "pgd"
 
 
 def search_trials(run: TuneRun, study: Study, *, rungs: Rungs | None, go_on: GoOn) -> None:
@@ -94,7 +100,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
 
 class EpochASHA(FIFOScheduler):  # type: ignore[misc]
-    """Tune's asynchronous successive halving on a trial's own epochs.
+    """Asynchronous successive halving on a trial's own epochs: Tune's by PGD accuracy, or a rung by both aims.
 
     Decisions are written to the trial's record before the trial ends. A resumed search replays the epochs of earlier
     trials. A trial that has completed training is always evaluated.
@@ -105,6 +111,7 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
         self._sweep, self._folder = run.sweep, run.folder
         self._epochs: dict[str, int] = {}
         self._find = {trial.id: trial for trial in trials}
+        self._front = FrontRung(rungs.grace, rungs.factor) if rungs.by == "front" else None
         self._asha = AsyncHyperBandScheduler(
             time_attr="epoch",
             metric=SIGNAL,
@@ -125,7 +132,10 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
         decision = self._decide(mine.id, result, tune_controller)
         if decision != TrialScheduler.STOP or result["epoch"] >= mine.config.train.epochs:
             return str(TrialScheduler.CONTINUE)
-        reason = f"successive halving at epoch {result['epoch']}: {SIGNAL} {result[SIGNAL]:.3f} is not among the best"
+        measured = f"{SIGNAL} {result[SIGNAL]:.3f} is"
+        if self._front:
+            measured = f"{CLEAN} {result[CLEAN]:.3f} with {SIGNAL} {result[SIGNAL]:.3f} is"
+        reason = f"successive halving at epoch {result['epoch']}: {measured} not among the best"
         self._folder.append_event(mine, "stopped", reason=reason)
         return str(TrialScheduler.STOP)
 
@@ -135,11 +145,14 @@ class EpochASHA(FIFOScheduler):  # type: ignore[misc]
 
     def _decide(self, trial_id: str, result: dict[str, Any], controller: Any) -> str:
         """Tune's decision, under our own trial id: Tune's ids change after a restart."""
-        if trial_id not in self._epochs:
+        if trial_id not in self._epochs and not self._front:
             self._asha.on_trial_add(controller, SimpleNamespace(trial_id=trial_id))
         if result["epoch"] <= self._epochs.get(trial_id, 0):
             return str(TrialScheduler.CONTINUE)
         self._epochs[trial_id] = result["epoch"]
+        if self._front:
+            stops = self._front.stops(result["epoch"], (result[CLEAN], result[SIGNAL]))
+            return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
         return str(self._asha.on_trial_result(controller, SimpleNamespace(trial_id=trial_id), result))
 
     def _trial(self, trial_id: str) -> Trial:

@@ -16,19 +16,36 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a finished trial that a search can optimise."""
+    """One number of a finished trial that a search can optimise, and its variance over samples of n images."""
 
     of: Callable[[Score], float]
     description: str
+    variance: Callable[[Score], float]
     direction: Direction = "maximize"
 
 
+def share_variance(share: float, n: int) -> float:
+    """The variance of a share of n images, above 0 also for shares of 0 and 1 (Laplace's estimate of the share)."""
+    smoothed = (share * n + 1) / (n + 2)
+    return smoothed * (1 - smoothed) / n
+
+
+def _robust_variance(score: Score) -> float:
+    return share_variance(score.robust_acc, score.robust_n)
+
+
 MEASURES = {
-    "clean": Measure(lambda score: score.clean_acc, "clean accuracy"),
-    "robust": Measure(lambda score: score.robust_acc, "verified robust accuracy"),
-    "pgd": Measure(lambda score: score.pgd_acc, "accuracy under PGD, not verified"),
-    "robust-per-hour": Measure(lambda score: score.robust_per_hour, "verified robust accuracy per hour of training"),
-    "hours": Measure(lambda score: score.hours, "hours of training", "minimize"),
+    "clean": Measure(lambda one: one.clean_acc, "clean accuracy", lambda one: share_variance(one.clean_acc, one.n)),
+    "robust": Measure(lambda one: one.robust_acc, "verified robust accuracy", _robust_variance),
+    "pgd": Measure(
+        lambda one: one.pgd_acc, "accuracy under PGD, not verified", lambda one: share_variance(one.pgd_acc, one.n)
+    ),
+    "robust-per-hour": Measure(
+        lambda one: one.robust_per_hour,
+        "verified robust accuracy per hour of training",
+        lambda one: _robust_variance(one) / max(one.hours, 1e-9) ** 2,
+    ),
+    "hours": Measure(lambda one: one.hours, "hours of training", lambda _: 0.0, "minimize"),
 }
 
 
@@ -48,6 +65,10 @@ class Objective:
     def values(self, score: Score) -> list[float]:
         """The value of each measure for a finished trial."""
         return [measure.of(score) for measure in self.measures]
+
+    def variances(self, score: Score) -> list[float]:
+        """The variance of each value over samples of validation images."""
+        return [measure.variance(score) for measure in self.measures]
 
     def constraints(self, score: Score) -> dict[str, float]:
         """Constraint values by name; a value above zero makes the trial infeasible.

@@ -6,7 +6,9 @@ from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.markdown import code, document, pipe_table
 from sweeps.engine.cli.text import count_of, percent
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
+from sweeps.engine.ray_backend.rungs import ALWAYS, expected_whole
 from sweeps.engine.search.objectives import MEASURES, get_objective
+from sweeps.engine.search.report_expected import expected_md
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
@@ -114,6 +116,14 @@ def _stopping(snapshot: Snapshot) -> str:
     halving = snapshot.search.halving
     if halving is None:
         return "No trial is stopped early."
+    if halving.by == "front":
+        expected = expected_whole(snapshot.search.num_trials, halving.factor)
+        return (
+            f"Successive halving stops a trial after epoch {halving.grace}, unless it is among the best 1 in"
+            f" {halving.factor} (at least {ALWAYS}) of the trials so far, ranked by the fronts of clean and PGD"
+            f" accuracy on validation images; about {expected} of {snapshot.search.num_trials} trials are expected to"
+            " be whole."
+        )
     return (
         f"Successive halving stops a trial early: from epoch {halving.grace} on, the best 1 in {halving.factor}"
         " continue, ranked by PGD accuracy on validation images."
@@ -146,6 +156,7 @@ def _found(snapshot: Snapshot) -> list[str]:
             f" {count_of(len(snapshot.finished), 'trial')} on the same images, so their numbers are"
             " slightly optimistic.",
             _front(snapshot),
+            *expected_md(snapshot),
         ]
     parts += ["![clean and verified robust accuracy](pareto.png)", _paper_result(snapshot)]
     why_not = why_not_enough(snapshot)

@@ -1,6 +1,7 @@
 """The command `search`: run or resume a search, train its finalists, write its report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bat_core.config import check_storable, flatten, to_dict
 from bat_core.data import Dataset
@@ -14,6 +15,7 @@ from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
+from sweeps.engine.ray_backend.rungs import expected_whole
 from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.plots.static import save_pictures
@@ -26,6 +28,9 @@ from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report
+
+if TYPE_CHECKING:
+    from sweeps.engine.ray_backend.search import Rungs
 
 NAME = "search"
 REPORT = "report.md"
@@ -175,13 +180,25 @@ def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bo
     session.console.print(f"{over} of {search.num_trials} trials have ended, in {relative(folder.path)}")
     if not waiting and not go_on():
         return True
+    if search.halving and search.halving.by == "front":
+        expected = expected_whole(search.num_trials, search.halving.factor)
+        session.console.print(f"successive halving: about {expected} of {search.num_trials} trials will be whole")
     with on_ray(session, expected=search.num_trials) as concurrent:
-        from sweeps.engine.ray_backend.search import Rungs, search_trials
+        from sweeps.engine.ray_backend.search import search_trials
 
-        halving = search.halving
-        rungs = Rungs(grace=halving.grace, factor=halving.factor, longest=search.longest) if halving else None
+        rungs = search_rungs(search)
         search_trials(tune_run(session, concurrent), study, rungs=rungs, go_on=go_on)
     return not study.unfinished() and not go_on()
+
+
+def search_rungs(search: Search) -> "Rungs | None":
+    """The rungs of a search; None without halving."""
+    from sweeps.engine.ray_backend.search import Rungs
+
+    halving = search.halving
+    if halving is None:
+        return None
+    return Rungs(grace=halving.grace, factor=halving.factor, longest=search.longest, by=halving.by)
 
 
 def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> int:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError, brief_repr, check_finite
@@ -18,15 +18,20 @@ SEARCH = "search.json"
 DEFAULT_OBJECTIVE = "clean+robust"
 DEFAULT_RULE = "knee"
 TRIAL_SEEDS = 1000  # the seed of trial i is TRIAL_SEEDS times the seed of the search, plus i
-SAMPLERS = ("tpe", "gp", "random")
+SAMPLERS = ("auto", "tpe", "gp", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Halving:
-    """Asynchronous successive halving: after `grace`, `grace * factor` ... epochs the best 1 / factor continue."""
+    """Asynchronous successive halving.
+
+    By "pgd", after `grace`, `grace * factor` ... epochs the best 1 / factor by PGD accuracy continue. By "front", there
+    is one rung at `grace`, ranked by clean and PGD accuracy.
+    """
 
     grace: int
     factor: int
+    by: Literal["front", "pgd"] = "pgd"  # searches from before "front" existed do not name it
 
 
 @dataclass(frozen=True, kw_only=True)

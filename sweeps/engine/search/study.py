@@ -11,18 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bat_core.errors import InputError
 from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_private
-from bat_core.rng import named_seed
-from search_spaces.base import Parameter, Point, Space
+from search_spaces.base import Point, Space
 from sweeps.engine.search.objectives import get_objective
+from sweeps.engine.search.observations import END, NOISE, SIGNALS
 from sweeps.engine.search.results import Score, score
+from sweeps.engine.search.samplers import distributions, draw, free, make_sampler
 from sweeps.engine.search.spec import TRIAL_SEEDS, Search
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.storage.locks import exclusive
@@ -32,8 +31,6 @@ from sweeps.engine.sweep.spec import Sweep, Trial
 
 STUDY = "study.journal"
 TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes
-STARTUP = 10  # random points before the sampler uses results
-SEEDS = 2**32
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -60,7 +57,7 @@ class SearchStudy:
         self._numbers: dict[str, int] = {}
         self._follow_records()
         self._enqueue_paper_point()
-        self.study.sampler = _sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
+        self.study.sampler = make_sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
 
     def trials(self) -> list[Trial]:
         """The search's trials so far."""
@@ -73,7 +70,7 @@ class SearchStudy:
     def propose(self) -> Trial:
         """The next trial, written to disk before it is returned."""
         proposal = self.study.ask()
-        point = _draw(proposal, self.search.space)
+        point = draw(proposal, self.search.space)
         number = len(self.trials())
         config = trial_config(self.search.space, point, self.search.base)
         trial = Trial(
@@ -104,9 +101,10 @@ class SearchStudy:
             self.study.add_trial(
                 create_trial(
                     values=self.objective.values(other),
-                    params=_free(self.search.space, point),
-                    distributions=_distributions(self.search.space, point),
-                    user_attrs={FROM: source},
+                    params=free(self.search.space, point),
+                    distributions=distributions(self.search.space, point),
+                    user_attrs={FROM: source}
+                    | ({NOISE: self.objective.variances(other)} if self.search.sampler == "auto" else {}),
                     constraints=self.objective.constraints(other),
                 )
             )
@@ -124,7 +122,7 @@ class SearchStudy:
         """Try the paper's point first, unless the search has a warm start."""
         waiting = any(frozen.state == TrialState.WAITING for frozen in self.study.get_trials(deepcopy=False))
         if not (waiting or self.search.warm_start or self.trials()):
-            default = _free(self.search.space, self.search.space.default_point())
+            default = free(self.search.space, self.search.space.default_point())
             self.study.enqueue_trial(default, user_attrs={FROM: "the paper"})
 
     def _follow_records(self) -> None:
@@ -145,11 +143,13 @@ class SearchStudy:
 
     def _add_lost(self, trial: Trial, status: TrialStatus) -> None:
         """Add a trial that is missing from the journal, because a kill came between the folder and the journal."""
-        distributions = _distributions(self.search.space, dict(trial.point))
-        free = _free(self.search.space, dict(trial.point))
+        point = dict(trial.point)
         self.study.add_trial(
             create_trial(
-                state=TrialState.RUNNING, params=free, distributions=distributions, user_attrs={TRIAL: trial.id}
+                state=TrialState.RUNNING,
+                params=free(self.search.space, point),
+                distributions=distributions(self.search.space, point),
+                user_attrs={TRIAL: trial.id},
             )
         )
         self._numbers[trial.id] = len(self.study.get_trials(deepcopy=False)) - 1
@@ -160,6 +160,8 @@ class SearchStudy:
         """Close a trial in the study: finished is COMPLETE, stopped is PRUNED without a value, failed is FAIL."""
         open_trial = optuna.Trial(self.study, self._frozen(number)._trial_id)
         reached = score(trial, status, self.sweep.resources.num_workers)
+        for name, known in self._learnt(reached, status).items():
+            open_trial.set_user_attr(name, known)
         if reached is not None:
             open_trial.set_user_attr("verdict", reached.masking_status)
             told = self._frozen(number).constraints  # by a driver that was killed before it reported the values
@@ -173,6 +175,22 @@ class SearchStudy:
         else:
             open_trial.set_user_attr("failed", status.reason)
             self.study.tell(number, state=TrialState.FAIL)
+
+    def _learnt(self, reached: Score | None, status: TrialStatus) -> dict[str, object]:
+        """What the sampler `auto` reads besides values: their variances, and accuracies on the way."""
+        if self.search.sampler != "auto":
+            return {}
+        signals = {
+            str(epoch["epoch"]): [epoch["val_clean_acc"], epoch["val_robust_acc"]]
+            for epoch in status.epochs
+            if "val_clean_acc" in epoch and "val_robust_acc" in epoch
+        }
+        if reached is None:
+            return {SIGNALS: signals} if signals else {}
+        return {
+            NOISE: self.objective.variances(reached),
+            SIGNALS: {**signals, END: [reached.clean_acc, reached.pgd_acc]},
+        }
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
@@ -211,55 +229,6 @@ def _storage(path: Rooted) -> JournalStorage:
             f"{str(path)!r} is damaged ({type(error).__name__}): move it away, and --resume rebuilds it from the"
             " records"
         ) from error
-
-
-def _sampler(search: Search, there: int, recorded: int) -> BaseSampler:
-    """The sampler, seeded by the number of trials, so that a reopened study draws other points."""
-    seed = named_seed(search.seed, "sampler", there, recorded) % SEEDS
-    if search.sampler == "random":
-        return RandomSampler(seed=seed)
-    if search.sampler == "gp":
-        return GPSampler(seed=seed, n_startup_trials=STARTUP, warn_independent_sampling=False)
-    return TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True, group=True)
-
-
-def _draw(proposal: optuna.Trial, space: Space) -> Point:
-    """Draw a point. Fixed parameters are not suggested by Optuna."""
-    point: Point = {}
-    for parameter in space.parameters:
-        if parameter.applies(point):
-            point[parameter.name] = _suggested(proposal, parameter)
-    return point
-
-
-def _suggested(proposal: optuna.Trial, parameter: Parameter) -> float | int | str | bool:
-    name = parameter.name
-    if (only := parameter.fixed_value()) is not None:
-        return only
-    if parameter.kind == "choice":
-        chosen = proposal.suggest_categorical(name, parameter.options)
-        assert chosen is not None
-        return chosen
-    if parameter.kind == "integer":
-        return proposal.suggest_int(name, round(parameter.low), round(parameter.high), log=parameter.log)
-    return proposal.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-
-
-def _free(space: Space, point: Point) -> Point:
-    """The values of the free parameters. The study contains only these."""
-    return {name: value for name, value in point.items() if space[name].fixed_value() is None}
-
-
-def _distributions(space: Space, point: Point) -> dict[str, BaseDistribution]:
-    return {name: _distribution(space[name]) for name in _free(space, point)}
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.kind == "choice":
-        return CategoricalDistribution(parameter.options)
-    if parameter.kind == "integer":
-        return IntDistribution(round(parameter.low), round(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
 
 
 def _is_outside(space: Space, point: Point) -> bool:

@@ -11,7 +11,12 @@ from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.sweep.spec import Trial
 
-SAMPLERS = {"tpe": "TPE", "gp": "a Gaussian process", "random": "random sampling"}
+SAMPLERS = {
+    "auto": "expected improvement of the front",
+    "tpe": "TPE",
+    "gp": "a Gaussian process",
+    "random": "random sampling",
+}
 SPLITS = {"val": "validation", "test": "test"}
 FEWEST = 4  # trials needed to draw importances and parallel coordinates
 UNVERIFIED = ", not verified: masked"  # the suffix that masking adds to a suite's name

@@ -32,7 +32,7 @@ def lies_in(space, point: Point) -> bool:
     return not left
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "auto"])
 @pytest.mark.parametrize("space", [SPACE, WHOLE, NARROW], ids=["bat+schedule", "whole", "narrow"])
 def test_the_first_proposal_is_the_papers_point(tmp_path, space, sampler):
     study = Lab(tmp_path, search_of(space, sampler=sampler)).open()
@@ -157,7 +157,7 @@ def test_a_trial_below_the_floor_is_not_feasible(tmp_path):
     assert (below, above) == (pytest.approx(0.05), pytest.approx(-0.05))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "auto"])
 def test_a_sampler_that_learns_goes_on_from_all_kinds_of_ends(tmp_path, sampler):
     lab = Lab(tmp_path, search_of(sampler=sampler))
     study = lab.open()

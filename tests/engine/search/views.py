@@ -11,9 +11,10 @@ from bat_core.stats import wilson
 from search_spaces.base import compose, get_space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score
+from sweeps.engine.search.samplers import distributions, free
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
 from sweeps.engine.search.spec import Final, Search
-from sweeps.engine.search.study import FROM, TRIAL, _distributions, _free
+from sweeps.engine.search.study import FROM, TRIAL
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
@@ -115,12 +116,12 @@ def study_of(snapshot, taught=()):
     for trial, status in snapshot.rows:
         point, one = dict(trial.point), scored.get(trial.id)
         attrs = {TRIAL: trial.id} | ({FROM: "the paper"} if point == space.default_point() else {})
-        known = {"params": _free(space, point), "distributions": _distributions(space, point), "user_attrs": attrs}
+        known = {"params": free(space, point), "distributions": distributions(space, point), "user_attrs": attrs}
         if one is not None:
             known |= {"values": objective.values(one), "constraints": objective.constraints(one)}
         study.add_trial(create_trial(state=states.get(status.phase, TrialState.RUNNING), **known))
     for one in taught:
-        known = {"params": _free(space, one.point), "distributions": _distributions(space, one.point)}
+        known = {"params": free(space, one.point), "distributions": distributions(space, one.point)}
         study.add_trial(create_trial(values=objective.values(one), user_attrs={FROM: "another search"}, **known))
     return study
 

@@ -1,0 +1,71 @@
+"""Successive halving by two aims: which trials continue after a rung, and how many may be expected to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Pair = tuple[float, float]  # clean and PGD accuracy
+
+ALWAYS = 3  # the best of a rung continue, however few the others are
+
+
+def kept(reached: int, factor: float) -> int:
+    """How many of the `reached` trials of a rung continue."""
+    return min(max(math.ceil(reached / factor), ALWAYS), reached)
+
+
+def expected_whole(trials: int, factor: float) -> int:
+    """How many of `trials` are expected to pass a rung, if the order in which they come says nothing of them."""
+    return round(sum(kept(reached, factor) / reached for reached in range(1, trials + 1)))
+
+
+def ranked(points: Sequence[Pair]) -> list[int]:
+    """Positions of the points from best to worst: by front, and within a front the least crowded first.
+
+    Both values are to be maximised. Of equally crowded points the earlier one is better.
+
+    Source: Deb et al. 2002 (NSGA-II), the fast sort in two dimensions by peeling.
+    """
+    left = sorted(range(len(points)), key=lambda at: (-points[at][0], -points[at][1], at))
+    order: list[int] = []
+    while left:
+        front: list[int] = []
+        rest: list[int] = []
+        height = -math.inf
+        for at in left:
+            same = bool(front) and points[front[-1]] == points[at]
+            if points[at][1] > height or same:
+                front.append(at)
+                height = points[at][1]
+            else:
+                rest.append(at)
+        room = _room(front, points)
+        order += sorted(front, key=lambda at: (-room[at], at))
+        left = rest
+    return order
+
+
+def _room(front: Sequence[int], points: Sequence[Pair]) -> dict[int, float]:
+    """Each point's distance between its neighbours on a front that is sorted; infinite at the ends."""
+    wide = points[front[0]][0] - points[front[-1]][0] or 1.0
+    high = points[front[-1]][1] - points[front[0]][1] or 1.0
+    room = dict.fromkeys(front, math.inf)
+    for before, at, after in zip(front, front[1:], front[2:], strict=False):
+        room[at] = (points[before][0] - points[after][0]) / wide + (points[after][1] - points[before][1]) / high
+    return room
+
+
+@dataclass
+class FrontRung:
+    """An asynchronous rung: a trial continues if it is among the best 1 / factor of those that came so far."""
+
+    epoch: int
+    factor: float
+    _reached: list[Pair] = field(default_factory=list)
+
+    def stops(self, epoch: int, point: Pair) -> bool:
+        """Enter a trial's accuracies at an epoch; whether it stops there. Other epochs than the rung's stop nothing."""
+        if epoch != self.epoch:
+            return False
+        self._reached.append(point)
+        return ranked(self._reached).index(len(self._reached) - 1) >= kept(len(self._reached), self.factor)

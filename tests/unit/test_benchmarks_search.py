@@ -1,0 +1,104 @@
+"""The benchmark of samplers on problems of known truth, in its small form."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bat_core.errors import InputError
+from search_spaces.base import get_space
+from search_spaces.encoding import Encoding
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module("search")
+    for name in [name for name in sys.modules if name == "search" or name.partition(".")[0] == "support"]:
+        del sys.modules[name]
+
+
+def record(folder, count=24):
+    """Recorded trials whose accuracies follow from the training budget alone."""
+    encoding, rng = Encoding(get_space("bat").at(5 / 255)), np.random.default_rng(0)
+    lines = []
+    for number in range(count):
+        positions = rng.random(len(encoding.choices))
+        at = float(positions[3])
+        clean, robust = round(300 * (0.95 - 0.3 * at)), round(300 * (0.05 + 0.3 * at))
+        curve = [
+            {
+                "val_clean_acc": clean / 300 * epoch / 10,
+                "val_robust_acc": robust / 300 * epoch / 10,
+                "cpu": float(epoch),
+            }
+            for epoch in range(1, 11)
+        ]
+        lines.append({
+            "point": encoding.point(positions), "clean": clean / 300, "pgd": robust / 300 + 0.02,
+            "robust": robust / 300, "clean_bits": "1" * 300,
+            "verdict": "masked" if number == 5 else "clear", "curve": curve, "cpu": 14.0,
+        })  # fmt: skip
+    folder.mkdir()
+    (folder / "trials.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
+def test_small_contests_and_replays_are_reported(search, tmp_path):
+    output = tmp_path / "report.json"
+    report = search.main(
+        search.Options(
+            parts=("surrogate", "replay"), trials=record(tmp_path / "trials"), problems=("forest", "analytic"),
+            contenders=("random", "tpe"), searches=3, counts=(3, 6), workers=(1, 4), num_trials=12, output=output,
+        )
+    )  # fmt: skip
+    contests = report["parts"]["surrogate"]
+    assert list(contests) == [f"{name}, {count} workers" for name in ("forest", "analytic") for count in (1, 4)]
+    for contest in contests.values():
+        for name in ("random", "tpe"):
+            early, late = (np.array(contest[name]["true"][count]) for count in (3, 6))
+            assert early.shape == late.shape == (3,)
+            assert 0 < late.min() <= late.max() <= 1e4
+        assert 0 <= contest["tpe"]["p"]["random"][6] <= 1
+    assert report["parts"]["replay"]["whole"] < 12
+    assert json.loads(output.read_text())["parts"].keys() == {"surrogate", "replay"}
+
+
+def test_a_truth_follows_its_trials_and_what_is_seen_of_it_is_noisy(search, tmp_path):
+    truths = sys.modules["support.search_truths"]
+    trials = truths.recorded_trials(record(tmp_path / "trials", 60))
+    for family in ("gp", "forest"):
+        problem = truths.problem(family, trials, 200)
+        truth = problem.truth([one.point for one in trials])
+        assert np.corrcoef(truth[:, 0], [one.clean for one in trials])[0, 1] > 0.9
+        assert (truth[:, 1] <= truth[:, 0]).all()
+        rng = np.random.default_rng(0)
+        seen = np.array([problem.measure(truth[0], rng) for _ in range(300)])
+        assert seen.mean(axis=0) == pytest.approx(truth[0], abs=0.03)
+        assert (seen.std(axis=0) > 0.8 * np.sqrt(truth[0] * (1 - truth[0]) / 200)).all()
+        assert (seen[:, 1] <= seen[:, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"parts": ("surrogate",)}, "need recorded trials: give --trials"),
+        ({"parts": ("surrogat",)}, "unknown --parts 'surrogat'"),
+        ({"parts": ("surrogate",), "problems": ("analytic",), "contenders": ("tpee",), "searches": 1, "counts": (1,),
+          "workers": (1,)}, "unknown contender 'tpee'"),
+        ({"parts": ("surrogate",), "problems": ("analytic",), "searches": 0}, "--searches must be at least 1"),
+    ],
+)  # fmt: skip
+def test_invalid_options_are_refused(search, given, said):
+    with pytest.raises(InputError, match=said):
+        search.main(search.Options(**given))
+
+
+def test_a_folder_without_trials_is_refused(search, tmp_path):
+    with pytest.raises(InputError, match="holds 0 finished trials"):
+        search.main(search.Options(parts=("replay",), trials=tmp_path))
