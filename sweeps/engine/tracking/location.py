@@ -50,9 +50,10 @@ def prepare(uri: str) -> None:
         place = chosen(Path(path).resolve())  # a link of the user's own is followed
         make_folder(Rooted(place.parent))
         make_private(place)
-    except OSError as error:
+    except (InputError, OSError) as error:  # InputError: a file is where its folder belongs
+        reason = getattr(error, "strerror", None) or "Not a directory"
         raise InputError(
-            f"{redacted(str(Path(path).absolute()))!r} cannot be written: {error.strerror}; name another database"
+            f"{redacted(str(Path(path).absolute()))!r} cannot be written: {reason}; name another database"
             f" by MLFLOW_TRACKING_URI, such as {SQLITE}/FOLDER/{DATABASE}"
         ) from error
 
