@@ -245,7 +245,9 @@ def make_folder(path: Rooted, *, parents: bool = True) -> None:
             folder.mkdir(mode=PRIVATE_FOLDER)
         except FileExistsError as error:
             if not folder.is_dir():
-                raise InputError(f"{str(folder)!r} is not a folder, and one belongs there: remove it") from error
+                raise InputError(
+                    f"{str(folder)!r} is not a folder, and one belongs there: remove it, or name another place"
+                ) from error
         else:
             if mode != PRIVATE_FOLDER:
                 folder.chmod(mode)

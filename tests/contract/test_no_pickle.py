@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from bat_core.checkpoint import CHECKSUMS, MODEL, OPTIMIZER, load_checkpoint, load_model, save_checkpoint, save_model
 from bat_core.data import load_dataset
-from bat_core.data.cifar10 import PICKLED
+from bat_core.data.cifar10 import FORMAT
 from bat_core.errors import InputError
 from bat_core.fit import fit
 from bat_core.verdicts import Verdicts
@@ -240,7 +240,7 @@ def test_a_model_in_mlflow_that_leads_out_of_its_folder(tmp_path, made, registry
 
 
 def test_cifar10_as_pickles_is_refused_with_the_remedy(tmp_path, marker):
-    folder = tmp_path / "data" / PICKLED
+    folder = tmp_path / "data" / FORMAT.pickled
     folder.mkdir(parents=True)
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
         WRITERS["pickle"](Marks(marker), folder / name)

@@ -9,6 +9,8 @@ PREDICATE = "bat_core/correctness.py"
 OTHER_USES = {  # that ask for a class, not for a verdict
     "bat_core/masking/checks.py": 1,  # the class predicted for each image, to find models that predict one class
     "bat_core/masking/inspection.py": 1,  # the same
+    "bat_core/trainable.py": 1,  # predictions as labels of random images
+    "sweeps/engine/search/auto_sampler.py": 1,  # the best of the candidates
     "bat_core/recipes/bilateral.py": 1,  # the class with the nearest boundary, a target
 }
 

@@ -101,7 +101,7 @@ def test_the_manifest_runs_a_sweep_that_its_cluster_can_hold() -> None:
     dockerfile = (ROOT / "clusters" / "Dockerfile").read_text()
     assert f"FROM rayproject/ray:{ray.__version__}-py311" in dockerfile
     installed = Path("/opt/bat-sweeps")
-    assert f"--editable {installed}" in dockerfile
+    assert f"--editable '{installed}[all]'" in dockerfile
     assert (ROOT / Path(script).relative_to(installed)).is_file()
     (worker,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     gpus = int(dict(containers(job))["ray-worker"]["resources"]["limits"]["nvidia.com/gpu"])

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bat_core.errors import InputError
-from bat_core.paths import below, chosen, remove, remove_empty
+from bat_core.paths import chosen, remove, remove_empty
 
 
 class NothingStartedError(InputError):
@@ -35,7 +35,7 @@ def undone_if_not_started(
             raise NothingStartedError(f"{error}; then resume with --resume {shlex.quote(str(folder))}") from error
         undo()
         for path in folder.iterdir():
-            remove(below(folder, path.name))
+            remove(chosen(path))  # a link is removed, and what it points to is not
         with suppress(OSError):  # such as a mount point
             remove_empty(chosen(folder))
         raise NothingStartedError(f"{error}; nothing was kept: type the same command again") from error

@@ -54,7 +54,7 @@ def test_an_endpoint_may_come_from_the_environment(s3, monkeypatch):
         ("s3://me:secret@bucket/x", "contains a password"),
         ("s3://bucket/x?scheme=http&wrong=1", "wrong"),
         ("gopher://bucket/x", "use s3:// or file://, or a folder"),
-        ("/dev/null/x", "Not a directory"),
+        ("/dev/null/x", "is not a folder"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused_in_one_sentence(uri, said, s3, impatient):
