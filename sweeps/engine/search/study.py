@@ -217,10 +217,10 @@ def _storage(path: Rooted) -> JournalStorage:
     Raises:
         InputError: the journal is damaged.
     """
-    drop_torn_line(path)
     make_private(path)
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InputError(f"{str(path)!r} has {size} bytes, more than any search writes: move it away")
+    drop_torn_line(path)
     lock = _Flock(below(path.parent, f".{path.name}.lock"))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
