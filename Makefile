@@ -3,6 +3,8 @@
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
+# As many test processes as cores, at most four; a file's tests, which share clusters and sweeps, stay in one process.
+PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: figure-1 test test-all matrix lint types check environment clean
 
@@ -10,10 +12,10 @@ figure-1: environment
 	$(RUN) sweeps/eps_budget.py
 
 test: environment
-	$(RUN) pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: environment
-	$(RUN) pytest --durations=20
+	$(PYTEST) --durations=20
 
 matrix: $(UV)
 	UV=$(UV) tests/matrix.sh
