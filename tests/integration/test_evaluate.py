@@ -83,7 +83,7 @@ def evaluated(finished: tuple[Output, str], tmp_path_factory: pytest.TempPathFac
 
 def test_each_model_is_evaluated_under_its_own_name(evaluated: Evaluated) -> None:
     left = {path.name for path in evaluated.folder.iterdir()}
-    assert left == {*TRIALS, "nets.ridge", "evaluation.json", "table.md", "table.csv", ".lock"}
+    assert left == {*TRIALS, "nets.ridge", "evaluation.json", "table.md", "table.csv", ".lock", ".marks.json"}
     for model in (*TRIALS, "nets.ridge"):
         summary = evaluated.summary(model)
         verdicts = Verdicts.read(evaluated.folder / model / "verdicts.parquet")

@@ -107,10 +107,10 @@ def test_the_version_that_is_named_is_the_one_required():
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_fewer_than_four_classes_are_refused(num_classes):
+def test_fewer_than_four_classes_are_refused_where_the_loss_compares_four(num_classes):
     model, x, y = small(num_classes)
-    with pytest.raises(InputError, match=rf"AutoAttack needs 4 or more classes, the model has {num_classes}"):
-        AutoAttack(eps=0.02)(model, x, y)
+    with pytest.raises(InputError, match=rf"AutoAttack's apgd-t needs 4 classes, the model has {num_classes}"):
+        AutoAttack(eps=0.02, part="apgd-t")(model, x, y)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,10 @@ class Evaluation(EvaluationSpec):
     def all_models(self) -> tuple[ModelRecord, ...]:
         return (*self.models, *self.transfer_from)
 
+    def own_suite(self) -> Suite:
+        """The suite at this budget, step size and number of classes, without transfer attacks."""
+        return get_suite(self.suite, eps=self.eps, step_size=self.step_size).for_classes(self.num_classes)
+
     def attacks(self, device: str = "cpu") -> Suite:
         """The suite at this budget and step size, followed by the transfer attack, if any."""
         return _attacks(self, device)
@@ -61,8 +65,7 @@ class Evaluation(EvaluationSpec):
 
 @functools.lru_cache(maxsize=2)
 def _attacks(evaluation: Evaluation, device: str) -> Suite:
-    suite = get_suite(evaluation.suite, eps=evaluation.eps, step_size=evaluation.step_size)
-    suite = suite.for_classes(evaluation.num_classes)
+    suite = evaluation.own_suite()
     if not evaluation.transfer_from:
         return suite
     transfer = Transfer(

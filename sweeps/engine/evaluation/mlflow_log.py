@@ -30,7 +30,7 @@ def log_evaluation(
     runs = Runs(uri)
     run_id = _run_id(runs, evaluation, model)
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
-    suite, classes = evaluation.name.replace("+", "."), evaluation.attacks().classes
+    suite, classes = evaluation.name.replace("+", "."), evaluation.own_suite().classes
     suite += f"-for-{classes}-classes" if classes else ""
     numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
     low, high = summary["robust_acc_interval"]
