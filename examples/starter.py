@@ -35,7 +35,7 @@ def net(num_classes: int = 10, image_shape: tuple[int, int, int] = (1, 8, 8)) ->
 
 
 def images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Train and test, each uint8 (N, C, H, W) and labels int64 (N,): a bright bar, upright or lying, in noise."""
+    """Train and test, each uint8 (N, C, H, W) and labels int64 (N,): one to five bars, lying or upright."""
     return _bars(600, seed=0), _bars(200, seed=1)
 
 
@@ -48,11 +48,11 @@ def recipe(*, eps: float = 8 / 255, num_steps: int = 2, beta: float = 9.0) -> Re
 def _bars(count: int, *, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.randint(0, 100, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 2
-    places = torch.randint(0, 8, (count,), generator=generator)
-    for picture, label, place in zip(pictures, labels.tolist(), places.tolist(), strict=True):
-        if label:
-            picture[0, place] = 255
+    labels = torch.arange(count) % 10
+    for picture, label in zip(pictures, labels.tolist(), strict=True):
+        places = torch.randperm(8, generator=generator)[: label // 2 + 1]
+        if label % 2:
+            picture[0, places] = 255
         else:
-            picture[0, :, place] = 255
+            picture[0, :, places] = 255
     return pictures, labels

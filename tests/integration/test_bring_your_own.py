@@ -96,8 +96,9 @@ def test_the_starters_own_command_trains_and_judges_all_three(project, starter):
     command = starters_command()
     code, printed = run(project, command)
     assert code == 0, printed
-    (trial,) = (project.path / command[command.index("--output") + 1] / "trials").iterdir()
-    config = load_model(trial)[1]
+    trials = project.path / command[command.index("--output") + 1] / "trials"
+    assert sorted(trial.name for trial in trials.iterdir()) == ["eps8-seed0", "undefended-seed0"]
+    config = load_model(trials / "eps8-seed0")[1]
     assert (config.model, config.data.name, config.recipe.name) == ("starter:net", "starter:images", "starter:recipe")
 
 

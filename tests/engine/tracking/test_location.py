@@ -2,19 +2,33 @@
 
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from bat_core.errors import InputError
 from sweeps.engine.cli.text import pasted
 from sweeps.engine.tracking import location
 from sweeps.engine.tracking.background import failure_of
 from sweeps.engine.tracking.location import how_to_open, prepare, tracking_uri
-from sweeps.engine.tracking.runs import Runs
 
 NAMES = ["my work", "what if? 2", "50%25 off", "a#b", "a;b&c=d", 'it\'s "quoted"', "mein Ordner ü漢", "$HOME `x`"]
+
+
+# In a process of its own: MLflow keeps an open database under its URI, which may be relative.
+LOG = """
+import pathlib
+from mlflow.tracking import MlflowClient
+from sweeps.engine.tracking.location import prepare, tracking_uri
+from sweeps.engine.tracking.runs import Runs
+uri = tracking_uri()
+prepare(uri)
+runs = Runs(uri)
+run_id = runs.find_or_make("evaluations", "net", {"bat.x": "1"}, "python x.py").info.run_id
+runs.log_files(run_id, [pathlib.Path("f.txt").absolute()])
+print([file.path for file in MlflowClient(uri).list_artifacts(run_id)])
+"""
 
 
 @pytest.fixture(params=NAMES)
@@ -48,13 +62,9 @@ def test_a_path_to_be_pasted_is_one_word_and_no_option(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_run_and_artifacts_lie_in_the_working_folder_and_nothing_lies_beside_it(folder: Path) -> None:
-    uri = tracking_uri()
-    prepare(uri)
-    runs = Runs(uri)
-    run_id = runs.find_or_make("evaluations", "net", {"bat.x": "1"}, "python x.py").info.run_id
     (folder / "f.txt").write_text("hello")
-    runs.log_files(run_id, [folder / "f.txt"])
-    assert [file.path for file in MlflowClient(uri).list_artifacts(run_id)] == ["f.txt"]
+    logged = subprocess.run([sys.executable, "-c", LOG], capture_output=True, text=True, cwd=folder, check=True)
+    assert logged.stdout.splitlines()[-1] == "['f.txt']"
     assert {path.name for path in folder.iterdir()} == {"f.txt", "mlflow.db", "mlruns"}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
