@@ -166,12 +166,13 @@ class Snapshot:
 
 
 def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
-    """How many of the most recently finished trials, in a row, did not increase the hypervolume."""
+    """How many of the most recently finished trials, in a row, did not increase the hypervolume.
+
+    The first trial is what others are compared with, so it is never one of them, even if its hypervolume is 0.
+    """
     volumes = [volume for _, volume in snapshot.progress()]
-    last_rise = max(
-        (at for at, value in enumerate(volumes) if value > (volumes[at - 1] if at else 0.0) + tolerance), default=-1
-    )
-    return len(volumes) - 1 - last_rise
+    rises = (at for at, value in enumerate(volumes) if at and value > volumes[at - 1] + tolerance)
+    return max(len(volumes) - 1, 0) - max(rises, default=0)
 
 
 def trusted_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:

@@ -84,9 +84,9 @@ def test_progress_never_falls_and_ends_at_the_whole(points, rng):
         ([(0.5, 0.5), (0.4, 0.4), (0.6, 0.1)], 0),
         ([(0.5, 0.5), (0.6, 0.1), (0.4, 0.4), (0.3, 0.3), (0.2, 0.2)], 3),
         ([(0.5, 0.5), (0.9, 0.9, "masked")], 1),
-        ([(0.9, 0.9, "masked")], 1),
+        ([(0.9, 0.9, "masked")], 0),
         ([(0.9, 0.9, "masked"), (0.1, 0.1)], 0),
-        ([(0.5, 0.0), (0.0, 0.5)], 2),
+        ([(0.5, 0.0), (0.0, 0.5)], 1),
     ],
 )
 def test_flat_is_how_many_of_the_last_added_nothing(points, flat):
