@@ -124,7 +124,7 @@ def test_a_trial_that_goes_wrong_fails_with_its_reason_and_the_others_go_on(apar
     assert {status.phase for status in statuses.values()} == {"failed"}
     assert {status.attempts for status in statuses.values()} == {1}
     assert statuses["nan"].reason.startswith("FloatingPointError: the training loss is nan in epoch 1")
-    assert "allocate" in statuses["memory"].reason
+    assert "is too large" in statuses["memory"].reason
     assert statuses["exception"].reason.startswith("InputError: ")
     assert statuses["hang"].reason == "hangs: no progress for 0.5 minutes; killed"
     for trial, status in statuses.items():

@@ -59,7 +59,7 @@ def files(place: Place, name: str) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "transfer.json"
+        if path.is_file() and path.name not in {"transfer.json", ".marks.json"}  # they hold the matrix's id
     }
 
 
