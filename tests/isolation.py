@@ -15,6 +15,7 @@ KEPT = {  # what the tests themselves are told by
     "BAT_SWEEPS_MODELS",
     "BAT_SWEEPS_ALL_MODELS",
     "BAT_SWEEPS_KILLS",
+    "BAT_SWEEPS_FOLDERS",
 }
 UNSET = ("PIP_", "UV_", "GIT_", "SSH_", "RAY_", "MLFLOW_", "OPTUNA_", "BAT_SWEEPS_", "AWS_", "LC_", "MPL")
 SET = {
