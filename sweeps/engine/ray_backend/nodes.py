@@ -17,7 +17,11 @@ def check_nodes(check: Callable[[], None]) -> None:
     Raises:
         InputError: the check raised one on a node, named by its address, or a node could not run it.
     """
-    task = ray.remote(num_cpus=0, max_retries=0)(check)
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def task() -> None:
+        check()
+
     waiting = {}
     for node in ray.nodes():
         if node["Alive"]:
