@@ -18,10 +18,10 @@ def check_nodes(check: Callable[[], None]) -> None:
         InputError: the check raised one on a node, named by its address, or a node could not run it.
     """
 
-    @ray.remote(num_cpus=0, max_retries=0)
-    def task() -> None:
+    def run() -> None:  # Ray takes functions only, and `check` may be a partial
         check()
 
+    task = ray.remote(num_cpus=0, max_retries=0)(run)
     waiting = {}
     for node in ray.nodes():
         if node["Alive"]:
