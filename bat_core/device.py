@@ -29,3 +29,10 @@ def has_lost_context(error: BaseException) -> bool:
     known = isinstance(error, torch.AcceleratorError) or any(name in str(error) for name in CUDA_ERRORS)
     cause = error.__cause__ or error.__context__
     return known or (cause is not None and has_lost_context(cause))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might help: an out-of-memory error of CUDA, Python or torch's CPU allocator."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error)

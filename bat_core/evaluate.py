@@ -13,7 +13,7 @@ from bat_core.config import AttackConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
 from bat_core.data.base import as_labels
-from bat_core.device import to_device
+from bat_core.device import is_out_of_memory, to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
@@ -248,10 +248,3 @@ class AttackRun:
         if not exact and len(seen := (self._can_break(iterate) & ~correct).nonzero().squeeze(1)):
             correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
         return correct
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might help: an out-of-memory error of CUDA, Python or torch's CPU allocator."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bat_core.adapter.importing import FACTORY, user_code
+from bat_core.adapter.importing import user_code
 from bat_core.checkpoint import check_savable
 from bat_core.config import TrialConfig
 from bat_core.errors import InputError
@@ -20,11 +20,6 @@ CPU = torch.device("cpu")
 def is_users(name: str) -> bool:
     """Whether a model's or recipe's name refers to code outside this package: `package.module:factory`, `timm:NAME`."""
     return ":" in name
-
-
-def is_factory(name: str) -> bool:
-    """Whether a name has the form `package.module:factory`."""
-    return FACTORY.fullmatch(name) is not None
 
 
 def check_trainable(config: TrialConfig, *, num_classes: int, image_shape: ImageShape, workers: Workers) -> None:

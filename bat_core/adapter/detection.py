@@ -13,10 +13,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from bat_core.adapter.adapted import Adaptation, Adapted, called, device_of
 from bat_core.adapter.fingerprint import constants
-from bat_core.adapter.importing import out_of_memory
 from bat_core.adapter.made import holder
 from bat_core.adapter.normalize import Normalization
 from bat_core.adapter.outputs import candidates, logits_shaped, pick
+from bat_core.device import is_out_of_memory
 from bat_core.forward import channels_last, eval_without_tf32
 
 IMAGES = 32  # the number of images that the detection uses
@@ -67,7 +67,7 @@ def detect(model: nn.Module, x: Tensor, *, num_classes: int, wishes: Wishes = Wi
             with torch.random.fork_rng(devices=devices):
                 return _Detection(model, x, num_classes, wishes).run()
         except (MemoryError, RuntimeError) as error:
-            if len(x) == 1 or not out_of_memory(error):
+            if len(x) == 1 or not is_out_of_memory(error):
                 raise
             x = x[: len(x) // 2]
 
@@ -153,7 +153,7 @@ class _Detection:
             with torch.no_grad():
                 return Adapted(self.model, adaptation).raw(x)
         except (Exception, SystemExit) as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return None
 
@@ -163,7 +163,7 @@ class _Detection:
             with torch.no_grad():
                 logits = Adapted(self.model, replace(self.found, **changes))(x.clone())
         except (Exception, SystemExit) as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return None
         return logits if isinstance(logits, Tensor) and logits.shape == (len(x), self.columns) else None
@@ -246,7 +246,7 @@ class _Detection:
                 logits = Adapted(self.model, self.found)(layout(x))
                 torch.autograd.grad(logits.sum(), x, allow_unused=True)
         except (Exception, SystemExit) as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return False
         return True

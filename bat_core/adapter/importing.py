@@ -89,12 +89,6 @@ def raised_by_model(error: BaseException) -> bool:
     return any(place.tb_frame.f_code.co_name in MODEL_CALLS or _is_users(place) for place in foreign)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch might help: an out-of-memory error of CUDA, Python or torch's CPU allocator."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "can't allocate memory" in said or "out of memory" in said
-
-
 def describe(error: BaseException) -> str:
     """The type, first 300 characters and place of an exception: "KeyError: 'wrn' (nets.py, line 12)".
 

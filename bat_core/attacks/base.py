@@ -11,7 +11,7 @@ from torch import Tensor
 from bat_core.correctness import is_correct
 from bat_core.device import DROP_EVERY, is_read, to_device
 from bat_core.errors import InputError, check_amount, check_choice
-from bat_core.losses import largest_other
+from bat_core.losses import largest_other, min_classes
 from bat_core.registry import Registry
 from bat_core.rng import BatchRNG, as_rng
 from bat_core.threat import BallChecks, LinfBall
@@ -227,6 +227,20 @@ class Attack(ABC):
 def _indices(y: Tensor) -> Tensor:
     """Class indices of any integer type as int64."""
     return y if y.is_floating_point() else y.long()
+
+
+class LossAttack(Attack):
+    """An attack on a loss, which decides how many classes it needs."""
+
+    loss: str
+
+    @property
+    def min_classes(self) -> int:
+        return min_classes(self.loss, targeted=self.target is not None)
+
+    @property
+    def classes_rule(self) -> str:
+        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
 
 
 def choose_targets(

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bat_core.attacks.base import Attack, Iterate, LogitsFn, Problem
+from bat_core.attacks.base import Iterate, LogitsFn, LossAttack, Problem
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import AttackLoss, min_classes, objective
+from bat_core.losses import AttackLoss, objective
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
@@ -28,7 +28,7 @@ class StepRule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
+class GradientAttack(LossAttack):
     """`num_steps` gradient ascent steps on `loss`, with the step rule of a subclass.
 
     `loss` is "ce", "cw" or "dlr". With `random_start` the search starts uniformly in the ball, else at x. `eot` is
@@ -47,14 +47,6 @@ class GradientAttack(Attack):
         for name in ("num_steps", "eot"):
             if getattr(self, name) < 1:
                 raise InputError(f"attack.{name}={getattr(self, name)} must be at least 1")
-
-    @property
-    def min_classes(self) -> int:
-        return min_classes(self.loss, targeted=self.target is not None)
-
-    @property
-    def classes_rule(self) -> str:
-        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
 
     @abstractmethod
     def rule(self, ball: LinfBall) -> StepRule:

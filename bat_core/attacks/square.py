@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.attacks.base import ATTACKS, Iterate, LogitsFn, LossAttack, Problem
 from bat_core.correctness import is_finite
 from bat_core.errors import InputError, check_amount
-from bat_core.losses import min_classes, objective
+from bat_core.losses import objective
 from bat_core.rng import BatchRNG
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
@@ -18,7 +18,7 @@ SCHEDULED = 10_000
 
 @ATTACKS.register("square")
 @dataclass(frozen=True, kw_only=True)
-class Square(Attack):
+class Square(LossAttack):
     """Tries squares of +-eps at random positions and keeps those that increase the margin.
 
     It uses no gradients: if it breaks images that gradient attacks cannot break, gradients are masked. `num_steps`
@@ -38,14 +38,6 @@ class Square(Attack):
         check_amount("attack.area", self.area)
         if self.num_steps < 1:
             raise InputError(f"attack.num_steps={self.num_steps} must be at least 1")
-
-    @property
-    def min_classes(self) -> int:
-        return min_classes(self.loss, targeted=self.target is not None)
-
-    @property
-    def classes_rule(self) -> str:
-        return f"loss {'targeted ' if self.target is not None else ''}{self.loss}"
 
     @torch.no_grad()
     def iterates(

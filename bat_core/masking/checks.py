@@ -11,8 +11,9 @@ from bat_core.attacks.gradient import input_gradient
 from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
 from bat_core.data.base import as_labels
+from bat_core.device import is_out_of_memory
 from bat_core.errors import check_choice
-from bat_core.evaluate import Evaluator, is_out_of_memory
+from bat_core.evaluate import Evaluator
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check

@@ -13,7 +13,7 @@ from bat_core.adapter.normalize import NORMALIZATIONS, Normalization
 from bat_core.adapter.outputs import candidates, describe_output
 from bat_core.correctness import is_correct, is_finite
 from bat_core.data import Images, to_unit
-from bat_core.evaluate import is_out_of_memory
+from bat_core.device import is_out_of_memory
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.checks import largest_class_share
@@ -88,7 +88,7 @@ def _findings(
         logits, broken = _forward(logits_fn, x, num_classes)
         if logits is None:
             return (broken,) if broken else ()
-        if not logits.isfinite().all(1).any():
+        if not is_finite(logits).any():
             return (_error("not_finite", "the model returns NaN or infinity for every image"),)
         for check in (_finite, _probabilities):
             found = found + check(logits)
@@ -145,13 +145,13 @@ def _forward(model: LogitsFn, x: Tensor, num_classes: int) -> tuple[Tensor | Non
 
 
 def _finite(logits: Tensor) -> list[Finding]:
-    broken = int((~logits.isfinite().all(1)).sum())
+    broken = int((~is_finite(logits)).sum())
     description = f"the model returns NaN or infinity for {broken} of {len(logits)} images: they count as misclassified"
     return [_warning("not_finite", description)] if broken else []
 
 
 def _probabilities(logits: Tensor) -> list[Finding]:
-    sound = logits[logits.isfinite().all(1)].double()
+    sound = logits[is_finite(logits)].double()
     if bool((sound >= -1e-6).all() and (sound <= 1 + 1e-6).all() and ((sound.sum(1) - 1).abs() < 1e-3).all()):
         description = "the model returns probabilities: a softmax hides the gradient, so return the logits instead"
         return [_error("probabilities", description)]

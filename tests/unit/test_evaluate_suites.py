@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bat_core.attacks import APGD, FGSM, PGD, Attack, Iterate, Noise, Square
-from bat_core.evaluate import Evaluator, evaluate, is_out_of_memory
+from bat_core.device import is_out_of_memory
+from bat_core.evaluate import Evaluator, evaluate
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import SKIPPED, UNBROKEN

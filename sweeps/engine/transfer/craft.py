@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from bat_core.attacks import FGSM, PGD
 from bat_core.data import Split, to_unit
-from bat_core.device import to_device
+from bat_core.device import is_out_of_memory, to_device
 from bat_core.errors import InputError
-from bat_core.evaluate import Evaluator, is_out_of_memory
+from bat_core.evaluate import Evaluator
 from bat_core.forward import autocast, eval_without_tf32, resolve_precision
 from bat_core.memory import gpu_batch_size
 from bat_core.paths import Rooted, below, check_regular, make_folder, write_atomically
