@@ -19,12 +19,9 @@ def from_timm(name: str) -> ModelFactory:
     return partial(_normalised, name.removeprefix(PREFIX))
 
 
-def timm_network(name: str, *, num_classes: int, image_shape: ImageShape, **options: Any) -> nn.Module:
-    """timm's network `name` as its authors wrote it, for images that are already normalised.
+def timm_network(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """timm's network `name` for images that are already normalised; its weights come from torch's global generator.
 
-    Args:
-        options: passed on to `timm.create_model`, such as `pretrained`; without them the weights are drawn from
-            torch's global generator.
     Raises:
         InputError: timm is not installed, has no such network, or cannot build it for these images.
     """
@@ -39,14 +36,19 @@ def timm_network(name: str, *, num_classes: int, image_shape: ImageShape, **opti
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ": timm.list_models() lists the known ones"
         raise InputError(f"unknown timm network {architecture!r}{hint}")
-    wanted: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": image_shape[0], **options}
     with user_code(f"model '{PREFIX}{name}' for images {image_shape}"):
-        try:  # transformers must know the size of the images, and convolutional networks refuse it
-            network = timm.create_model(name, img_size=image_shape[1:], **wanted)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            network = timm.create_model(name, **wanted)
+        return sized_network(timm, name, num_classes=num_classes, image_shape=image_shape)
+
+
+def sized_network(timm: Any, name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """`timm.create_model` with random weights, for images of this shape. Raises whatever timm does."""
+    wanted: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": image_shape[0]}
+    try:  # transformers must know the size of the images, and convolutional networks refuse it
+        network = timm.create_model(name, img_size=image_shape[1:], **wanted)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        network = timm.create_model(name, **wanted)
     assert isinstance(network, nn.Module)
     return network
 

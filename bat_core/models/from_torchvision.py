@@ -1,6 +1,5 @@
 """`torchvision:NAME`: torchvision's classification networks, with random weights."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -25,11 +24,9 @@ def from_torchvision(name: str) -> ModelFactory:
     return partial(_normalised, name.removeprefix(PREFIX))
 
 
-def torchvision_network(name: str, *, num_classes: int, image_shape: ImageShape, **options: Any) -> nn.Module:
-    """torchvision's network `name` as its authors wrote it, for colour images that are already normalised.
+def torchvision_network(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:
+    """torchvision's network `name` for normalised colour images; its weights come from torch's global generator.
 
-    Args:
-        options: passed on, such as `weights`; without them the weights are drawn from torch's global generator.
     Raises:
         InputError: there is no such network for classification, or it cannot be built for these images.
     """
@@ -42,18 +39,20 @@ def torchvision_network(name: str, *, num_classes: int, image_shape: ImageShape,
             f"model '{PREFIX}{name}' needs colour images, not {channels}x{height}x{width}: use timm:NAME, whose"
             " networks take any number of channels, or small_cnn"
         )
-    builder = torchvision.models.get_model_builder(name)
-    if name in WITH_AUXILIARY:
-        options |= {"aux_logits": False, "init_weights": True}
-    if name.startswith("vit_") and options.get("weights") is None:
-        options["image_size"] = height
-    options.setdefault("weights", None)
-    if "weights" not in inspect.signature(builder).parameters:
-        del options["weights"]
     with user_code(f"model '{PREFIX}{name}' for images {image_shape}"):
-        network = builder(num_classes=num_classes, **options)
+        network = torchvision.models.get_model(
+            name, weights=None, num_classes=num_classes, **architecture_options(name, height)
+        )
     assert isinstance(network, nn.Module)
     return network
+
+
+def architecture_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """What a builder is told besides classes: a transformer the size of the images, and no auxiliary classifiers."""
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in WITH_AUXILIARY else {}
+    if image_size is not None and name.startswith("vit_"):
+        options["image_size"] = image_size
+    return options
 
 
 def _normalised(name: str, *, num_classes: int, image_shape: ImageShape) -> nn.Module:

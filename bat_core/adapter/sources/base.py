@@ -2,9 +2,7 @@
 
 import contextlib
 import importlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import ClassVar
@@ -13,6 +11,7 @@ from torch import nn
 
 from bat_core.adapter.importing import FACTORY, user_code
 from bat_core.adapter.normalize import Normalization
+from bat_core.environment import environment
 from bat_core.errors import InputError
 from bat_core.registry import Registry
 
@@ -131,16 +130,6 @@ def installed(package: str, *, extra: str, what: str) -> ModuleType:
             raise error
 
 
-@contextlib.contextmanager
-def no_pickles() -> Iterator[None]:
-    """Let torch.load read tensors only, whatever a package asks of it."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+def no_pickles() -> contextlib.AbstractContextManager[None]:
+    """Let torch.load read tensors only in the body, whatever a package asks of it."""
+    return environment({"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"})

@@ -6,6 +6,7 @@ from bat_core.adapter.importing import user_code
 from bat_core.adapter.normalize import Normalization
 from bat_core.adapter.sources.base import SOURCES, Built, Source, Target, installed, no_pickles
 from bat_core.errors import InputError, unknown_name
+from bat_core.models.from_timm import sized_network
 
 
 @SOURCES.register("timm")
@@ -22,19 +23,13 @@ class Timm(Source):
 
     def architecture(self, name: str, target: Target | None) -> Built:
         timm = _timm(name)
-        sizes: dict[str, Any] = {}
-        if target is not None:
-            sizes = {"num_classes": target.num_classes, "in_chans": target.image_shape[0]}
         with user_code(f"model 'timm:{name}'"), no_pickles():
-            try:
-                model = timm.create_model(name, pretrained=False, **sizes, **_image_size(target))
-            except TypeError:  # only architectures with a fixed size take img_size
-                model = timm.create_model(name, pretrained=False, **sizes)
-        return Built(module=model, normalization=_normalization(model) if target is None else None)
-
-
-def _image_size(target: Target | None) -> dict[str, Any]:
-    return {"img_size": target.image_shape[1:]} if target is not None else {}
+            if target is None:
+                model = timm.create_model(name, pretrained=False)
+                return Built(module=model, normalization=_normalization(model))
+            return Built(
+                module=sized_network(timm, name, num_classes=target.num_classes, image_shape=target.image_shape)
+            )
 
 
 def _timm(name: str) -> Any:

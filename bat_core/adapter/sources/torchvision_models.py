@@ -9,6 +9,7 @@ from bat_core.adapter.importing import user_code
 from bat_core.adapter.normalize import Normalization
 from bat_core.adapter.sources.base import SOURCES, Built, Source, Target, no_pickles
 from bat_core.errors import unknown_name
+from bat_core.models.from_torchvision import architecture_options
 
 
 @SOURCES.register("torchvision")
@@ -32,11 +33,9 @@ class Torchvision(Source):
 
     def architecture(self, name: str, target: Target | None) -> Built:
         _check(name)
-        sizes: dict[str, Any] = {"num_classes": target.num_classes} if target is not None else {}
-        if target is not None and name.startswith("vit_"):
-            sizes["image_size"] = target.image_shape[1]
-        if name in ("googlenet", "inception_v3"):
-            sizes |= {"init_weights": True, "aux_logits": False}
+        sizes = architecture_options(name, None if target is None else target.image_shape[1])
+        if target is not None:
+            sizes["num_classes"] = target.num_classes
         with user_code(f"model 'torchvision:{name}'"):
             model = models.get_model(name, weights=None, **sizes)
             if target is not None and target.image_shape[0] != 3:

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from bat_core.environment import environment
 from sweeps.engine.storage.undo import NothingStartedError
 
 LOOPBACK = "127.0.0.1"
@@ -39,7 +40,10 @@ def start_ray(variables: Mapping[str, str]) -> Any:
     allow_open_files()
     folder = temporary_folder()
     port = dashboard_port()
-    with inherited({API_SERVER: f"http://{LOOPBACK}:{port}", **variables}), named_failures("Ray did not start", folder):
+    with (
+        environment({API_SERVER: f"http://{LOOPBACK}:{port}", **variables}),
+        named_failures("Ray did not start", folder),
+    ):
         return ray.init(
             address="local",
             include_dashboard=True,
@@ -49,21 +53,6 @@ def start_ray(variables: Mapping[str, str]) -> Any:
             logging_level=logging.ERROR,
             _temp_dir=str(folder / "ray"),
         )
-
-
-@contextmanager
-def inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables in the body, for all processes that it starts."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
