@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
+from ray.cluster_utils import Cluster
 
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
@@ -105,6 +106,18 @@ def attempt(patch: pytest.MonkeyPatch, script: str, *arguments: str) -> tuple[in
         if (file := getattr(sys.modules[name], "__file__", None)) and Path(file).parent == Path.cwd():
             del sys.modules[name]
     return int(stopped.value.code or 0), said.getvalue()
+
+
+@contextlib.contextmanager
+def nodes(count: int) -> Iterator[Cluster]:
+    """A Ray cluster in this machine's processes: a head without cores, and nodes of one core each."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": None}
+    )
+    for _ in range(count):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
 
 
 def snapshot(uri: str) -> dict[str, tuple]:

@@ -18,7 +18,7 @@ from bat_core.data import load_dataset
 from bat_core.fit import fit
 from bat_core.workers import Workers
 from sweeps.engine.sweep.trial import MODEL
-from tests.integration.running import Place, wait_until
+from tests.integration.running import Place, nodes, wait_until
 from tests.integration.test_faults import IMAGES, LONG, events
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -26,14 +26,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Cluster]:
-    """A head without cores, and three nodes of one core each."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": None}
-    )
-    for _ in range(3):
-        cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with nodes(3) as cluster:
+        yield cluster
 
 
 def node_of(cluster: Cluster, pid: int) -> Node:

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from tests.integration.conftest import TINY
-from tests.integration.running import Place
+from tests.integration.running import Place, nodes
 
 pytestmark = [
     pytest.mark.ray,
@@ -42,14 +41,8 @@ ONE = ("--eps-x", "40/255", "--seeds", "0", "--reference", "none")
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """A head without cores, and two nodes of one core each."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": None}
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with nodes(2) as cluster:
+        yield cluster
 
 
 @pytest.fixture

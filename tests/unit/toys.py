@@ -15,6 +15,17 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.weight.T
 
 
+class Altered(nn.Module):
+    """A sound model, with something done to its images or its logits."""
+
+    def __init__(self, model, before=lambda x: x, after=lambda logits: logits):
+        super().__init__()
+        self.inner, self.before, self.after = model, before, after
+
+    def forward(self, x):
+        return self.after(self.inner(self.before(x)))
+
+
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 

@@ -15,6 +15,7 @@ from bat_core.evaluate import evaluate
 from bat_core.forward import channels_last
 from bat_core.masking.inspection import inspect
 from bat_core.suites import get_suite
+from tests.unit.toys import Altered
 
 CLASSES = 10
 
@@ -22,17 +23,6 @@ CLASSES = 10
 @pytest.fixture
 def sound(robust_digits):
     return copy.deepcopy(robust_digits.model).eval()
-
-
-class Wrap(nn.Module):
-    """A sound model, called and answered otherwise."""
-
-    def __init__(self, inner, before=lambda x: x, after=lambda z: z):
-        super().__init__()
-        self.inner, self.before, self.after = inner, before, after
-
-    def forward(self, x):
-        return self.after(self.inner(self.before(x)))
 
 
 @dataclasses.dataclass
@@ -121,22 +111,25 @@ def scripted(model):
 
 
 STRANGERS = {
-    "a tuple": (lambda m: Wrap(m, after=lambda z: (z, z[:, :3])), {"logits_key": "0"}),
-    "a list, logits last": (lambda m: Wrap(m, after=lambda z: [z[:, :3], z]), {"logits_key": "1"}),
-    "a mapping": (lambda m: Wrap(m, after=lambda z: {"out": z, "features": z[:, :4]}), {"logits_key": "out"}),
-    "an object": (lambda m: Wrap(m, after=lambda z: Answer(None, z)), {"logits_key": "logits"}),
-    "a property": (lambda m: Wrap(m, after=lambda z: Property(logits=z)), {"logits_key": "logits"}),
-    "a named tuple": (lambda m: Wrap(m, after=lambda z: Named(z[:, :2], z)), {"logits_key": "scores"}),
-    "nested": (lambda m: Wrap(m, after=lambda z: {"head": (z, z[:, 1])}), {"logits_key": "head.0"}),
-    "trailing dimensions": (lambda m: Wrap(m, after=lambda z: z[:, :, None, None]), {"reshape": True}),
-    "squeezes one": (lambda m: Wrap(m, after=lambda z: z.squeeze()), {"reshape": True}),
-    "squeezes one of a map": (lambda m: Wrap(m, after=lambda z: z[:, :, None, None].squeeze()), {"reshape": True}),
-    "fails on one": (lambda m: Wrap(m, after=refuses_one), {"smallest_batch": 2}),
-    "batches of 16": (lambda m: Wrap(m, after=fixed(16)), {"batch": 16}),
-    "batches of 1": (lambda m: Wrap(m, after=fixed(1)), {"batch": 1}),
-    "batches of 1, squeezed": (lambda m: Wrap(m, after=lambda z: z.view(1, CLASSES)[0]), {"batch": 1, "reshape": True}),
-    "in place": (lambda m: Wrap(m, lambda x: x.sub_(0.1).add_(0.1)), {"copy": True}),
-    "in place, behind torch's back": (lambda m: Wrap(m, unseen), {"copy": True}),
+    "a tuple": (lambda m: Altered(m, after=lambda z: (z, z[:, :3])), {"logits_key": "0"}),
+    "a list, logits last": (lambda m: Altered(m, after=lambda z: [z[:, :3], z]), {"logits_key": "1"}),
+    "a mapping": (lambda m: Altered(m, after=lambda z: {"out": z, "features": z[:, :4]}), {"logits_key": "out"}),
+    "an object": (lambda m: Altered(m, after=lambda z: Answer(None, z)), {"logits_key": "logits"}),
+    "a property": (lambda m: Altered(m, after=lambda z: Property(logits=z)), {"logits_key": "logits"}),
+    "a named tuple": (lambda m: Altered(m, after=lambda z: Named(z[:, :2], z)), {"logits_key": "scores"}),
+    "nested": (lambda m: Altered(m, after=lambda z: {"head": (z, z[:, 1])}), {"logits_key": "head.0"}),
+    "trailing dimensions": (lambda m: Altered(m, after=lambda z: z[:, :, None, None]), {"reshape": True}),
+    "squeezes one": (lambda m: Altered(m, after=lambda z: z.squeeze()), {"reshape": True}),
+    "squeezes one of a map": (lambda m: Altered(m, after=lambda z: z[:, :, None, None].squeeze()), {"reshape": True}),
+    "fails on one": (lambda m: Altered(m, after=refuses_one), {"smallest_batch": 2}),
+    "batches of 16": (lambda m: Altered(m, after=fixed(16)), {"batch": 16}),
+    "batches of 1": (lambda m: Altered(m, after=fixed(1)), {"batch": 1}),
+    "batches of 1, squeezed": (
+        lambda m: Altered(m, after=lambda z: z.view(1, CLASSES)[0]),
+        {"batch": 1, "reshape": True},
+    ),
+    "in place": (lambda m: Altered(m, lambda x: x.sub_(0.1).add_(0.1)), {"copy": True}),
+    "in place, behind torch's back": (lambda m: Altered(m, unseen), {"copy": True}),
     "float64": (lambda m: m.double(), {"dtype": "float64", "cast": True}),
     "float16": (lambda m: m.half(), {"dtype": "float16", "cast": True, "half": True}),
     "bfloat16": (lambda m: m.bfloat16(), {"dtype": "bfloat16", "cast": True}),
@@ -152,7 +145,7 @@ STRANGERS = {
     "frozen": (lambda m: torch.jit.freeze(scripted(m)), {"script": True}),
     "frozen inside": (lambda m: TrainedInside(torch.jit.freeze(scripted(m))), {"script": True}),
     "a double tuple in batches": (
-        lambda m: Wrap(m.double(), after=lambda z: (z.view(8, CLASSES), 1)),
+        lambda m: Altered(m.double(), after=lambda z: (z.view(8, CLASSES), 1)),
         {"dtype": "float64", "cast": True, "batch": 8, "logits_key": "0"},
     ),
 }
@@ -198,11 +191,11 @@ def test_the_number_is_that_of_the_model_inside(robust_digits, sound, name):
     "make",
     [
         lambda m: m,
-        lambda m: Wrap(m, lambda x: nn.functional.dropout(x, 0.2)),
-        lambda m: Wrap(m, lambda x: x - x.mean(0, keepdim=True)),
-        lambda m: Wrap(m, after=lambda z: z.masked_fill(z.argmax(1, keepdim=True) < 3, float("nan"))),
-        lambda m: Wrap(m, after=lambda z: z[:, :7]),
-        lambda m: Wrap(m, after=lambda z: z.log_softmax(1)),
+        lambda m: Altered(m, lambda x: nn.functional.dropout(x, 0.2)),
+        lambda m: Altered(m, lambda x: x - x.mean(0, keepdim=True)),
+        lambda m: Altered(m, after=lambda z: z.masked_fill(z.argmax(1, keepdim=True) < 3, float("nan"))),
+        lambda m: Altered(m, after=lambda z: z[:, :7]),
+        lambda m: Altered(m, after=lambda z: z.log_softmax(1)),
         lambda m: m.train(),
     ],
     ids=["sound", "random", "batch dependent", "NaN", "seven classes", "log probabilities", "training mode"],
@@ -216,7 +209,7 @@ def test_what_needs_no_adapter_gets_none(robust_digits, sound, make):
 
 
 def test_the_random_generator_and_the_mode_are_left_as_they_were(robust_digits, sound):
-    model = Wrap(sound, lambda x: nn.functional.dropout(x, 0.2)).train()
+    model = Altered(sound, lambda x: nn.functional.dropout(x, 0.2)).train()
     before = torch.random.get_rng_state()
     detect(model, robust_digits.images, num_classes=CLASSES)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -224,7 +217,7 @@ def test_the_random_generator_and_the_mode_are_left_as_they_were(robust_digits, 
 
 
 def test_two_parts_that_could_be_logits_are_told_and_one_can_be_chosen(robust_digits, sound):
-    model, x = Wrap(sound, after=lambda z: (-z, z)), robust_digits.images
+    model, x = Altered(sound, after=lambda z: (-z, z)), robust_digits.images
     found = detect(model, x, num_classes=CLASSES).adaptation
     (finding,) = inspect(adapted(model, found), x, robust_digits.labels, num_classes=CLASSES)
     assert (finding.name, finding.severity) == ("output", "error")
@@ -235,21 +228,21 @@ def test_two_parts_that_could_be_logits_are_told_and_one_can_be_chosen(robust_di
 
 
 def test_a_key_that_does_not_exist_is_told_with_those_that_do(robust_digits, sound):
-    model, x = Wrap(sound, after=lambda z: {"out": z}), robust_digits.images
+    model, x = Altered(sound, after=lambda z: {"out": z}), robust_digits.images
     found = detect(model, x, num_classes=CLASSES, wishes=Wishes(logits_key="logits")).adaptation
     (finding,) = inspect(adapted(model, found), x, robust_digits.labels, num_classes=CLASSES)
     assert "no 'logits': it returns out" in finding.description
 
 
 def test_the_batch_size_of_the_job_is_tried(robust_digits, sound):
-    model = Wrap(sound, after=fixed(7))
+    model = Altered(sound, after=fixed(7))
     assert detect(model, robust_digits.images, num_classes=CLASSES).adaptation.batch == 0
     wishes = Wishes(batch_size=7)
     assert detect(model, robust_digits.images, num_classes=CLASSES, wishes=wishes).adaptation.batch == 7
 
 
 def test_a_normalisation_stands_before_the_model(robust_digits, sound):
-    model = Wrap(sound, lambda x: x * 0.25 + 0.5)
+    model = Altered(sound, lambda x: x * 0.25 + 0.5)
     wishes = Wishes(normalization=Normalization((0.5,), (0.25,)))
     found = detect(model, robust_digits.images, num_classes=CLASSES, wishes=wishes).adaptation
     assert (found.mean, found.std) == ((0.5,), (0.25,))
@@ -259,7 +252,7 @@ def test_a_normalisation_stands_before_the_model(robust_digits, sound):
 
 def test_a_gradient_that_float16_cannot_hold_is_not_lost(sound, robust_digits):
     """The gradient of a confident image's loss is far below float16's smallest number."""
-    model = Wrap(Half(copy.deepcopy(sound)))
+    model = Altered(Half(copy.deepcopy(sound)))
     found = detect(model, robust_digits.images, num_classes=CLASSES).adaptation
     x, y = robust_digits.images[:20].clone().requires_grad_(), robust_digits.labels[:20]
     loss = 1e-9 * nn.functional.cross_entropy(adapted(model, found)(x), y, reduction="sum")
@@ -274,7 +267,7 @@ def test_a_gradient_that_float16_cannot_hold_is_not_lost(sound, robust_digits):
 def test_images_are_contiguous_for_a_model_that_relies_on_it(order):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, CLASSES)).eval()
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    model = Wrap(net, order).eval()
+    model = Altered(net, order).eval()
     found = detect(model, x, num_classes=CLASSES).adaptation
     assert found == Adaptation(contiguous=True)
     assert torch.allclose(adapted(model, found)(channels_last(x)), net(x), atol=1e-5)

@@ -9,19 +9,9 @@ from torch import nn
 
 from bat_core.masking.inspection import inspect
 from bat_core.models import build_model
+from tests.unit.toys import Altered
 
 CLASSES = 10
-
-
-class Altered(nn.Module):
-    """A sound model, with something done to its images or its logits."""
-
-    def __init__(self, model, before=lambda x: x, after=lambda logits: logits):
-        super().__init__()
-        self.model, self.before, self.after = model, before, after
-
-    def forward(self, x):
-        return self.after(self.model(self.before(x)))
 
 
 @pytest.fixture
