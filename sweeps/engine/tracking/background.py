@@ -27,9 +27,11 @@ NOISY = ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.utils.environment
 def describe_error(error: Exception) -> str:
     """An MLflow error in one line, without passwords."""
     message = redacted(" ".join(str(error).split())) or "no reason given"
+    if isinstance(error, InputError):  # our own sentence, which no cut may spoil
+        return message
     if len(message) > MAX_ERROR_LENGTH:  # the request comes first and the cause last
         message = f"{message[: MAX_ERROR_LENGTH // 2]} ... {message[-MAX_ERROR_LENGTH // 2 :]}"
-    return message if isinstance(error, InputError) else f"{type(error).__name__}: {message}"
+    return f"{type(error).__name__}: {message}"
 
 
 def quiet_mlflow() -> None:

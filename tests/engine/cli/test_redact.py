@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bat_core.errors import InputError
 from sweeps.engine.cli import redact
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.redact import redacted, redacted_uri
@@ -82,6 +83,11 @@ def test_what_is_printed_and_kept(monkeypatch):
     assert SECRET not in "".join(map(str, told))
     assert all("\n" not in str(one) for one in told)
     assert '--backend-store-uri "$MLFLOW_TRACKING_URI"' in told[1]
+
+
+def test_a_sentence_of_ours_is_never_cut():
+    said = f"'{'/long' * 200}/verdicts.parquet' is not a complete verdicts file: it ends early"
+    assert describe_error(InputError(said)) == said
 
 
 @pytest.mark.parametrize("text", ["a", "a://", "http://u:a@", "?a=", "://", "http://u:", "#", "a:", "@"])
