@@ -1,5 +1,6 @@
 """From attacks to per-example verdicts. A verdict is always a float32 forward pass, whatever the search precision."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TypeAlias, cast
 
@@ -8,19 +9,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks import Iterate
+from bat_core.attack_run import AttackRun
+from bat_core.attacks.cycles import ALL_AT_ONCE, Passes, why_no_cycles
 from bat_core.config import AttackConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Images, to_unit
 from bat_core.data.base import as_labels
 from bat_core.device import is_out_of_memory, to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
-from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite, trajectories
 from bat_core.threat import in_unit_box
-from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
+from bat_core.verdicts import SKIPPED, Outcome, Verdicts
 
 BATCH = 200
+MAX_POOLED = 10  # batches whose images are attacked side by side
+POOL_BYTES = 2**25  # of float32 images
+
+NOT_WANTED = "it was asked for"
 
 SaveAdversarial: TypeAlias = Callable[[str, Tensor, Tensor], None]
 
@@ -35,6 +40,7 @@ def evaluate(
     seed: int = 0,
     precision: str = "float32",
     batch_size: int | None = None,
+    cycles: bool = True,
 ) -> Verdicts:
     """Attack every image and classify every point that an attack visits, in float32.
 
@@ -51,6 +57,7 @@ def evaluate(
             classified again in float32 at every listed step, and at other steps where the search saw a
             misclassification.
         batch_size: images per batch; halved repeatedly if memory runs out.
+        cycles: let images whose PGD search repeats itself leave it. The verdicts are the same; False runs every step.
     Returns:
         Verdicts on the N examples, sorted by row.
     Raises:
@@ -58,7 +65,15 @@ def evaluate(
     Source: paper, section 5 (evaluation); Figure 1.
     """
     batches = evaluate_batches(
-        model, images, labels, attack=attack, rows=rows, seed=seed, precision=precision, batch_size=batch_size
+        model,
+        images,
+        labels,
+        attack=attack,
+        rows=rows,
+        seed=seed,
+        precision=precision,
+        batch_size=batch_size,
+        cycles=cycles,
     )
     return Verdicts.concat(list(batches))
 
@@ -73,38 +88,61 @@ def evaluate_batches(
     seed: int = 0,
     precision: str = "float32",
     batch_size: int | None = None,
+    cycles: bool = True,
 ) -> Iterator[Verdicts]:
-    """Like `evaluate`, but yield the verdicts of each batch when it is done."""
+    """Like `evaluate`, but yield the verdicts of each batch. Several batches are attacked side by side."""
     if len(images) == 0:
         raise ValueError("evaluate: images is empty: give at least one image")
     labels = as_labels(labels, len(images))
     suite = trajectories(attack) if isinstance(attack, AttackConfig) else attack
     size = batch_size or (attack.batch_size if isinstance(attack, AttackConfig) else BATCH)
-    evaluator = Evaluator(model, seed=seed, precision=precision)
+    evaluator = Evaluator(model, seed=seed, precision=precision, batch_size=size, cycles=cycles)
     rows = torch.arange(len(images)) if rows is None else rows
-    for positions in torch.arange(len(images)).split(size):
+    for positions in torch.arange(len(images)).split(pooled(size, images)):
         batch = images[positions]
         verdicts = evaluator.extend(evaluator.clean(batch, labels[positions], rows[positions]), batch, suite)
-        yield verdicts
+        yield from (verdicts.take(part.numpy()) for part in torch.arange(len(positions)).split(size))
+
+
+def pooled(batch_size: int, images: Images) -> int:
+    """How many images to attack side by side: whole batches of `batch_size` that take little memory.
+
+    A search that few images of a batch go on with then fills its passes from several batches.
+    """
+    one = images[:1]
+    bytes_each = 4 * one[0].numel()
+    return batch_size * max(1, min(MAX_POOLED, POOL_BYTES // (bytes_each * batch_size)))
 
 
 class Evaluator:
     """Attacks and evaluates one model, one batch at a time.
 
-    `seed` determines the random starts. `precision` is the precision of the search. At most `max_chunk` images are
-    attacked at once. A batch that does not fit into memory is halved, and so are later ones; `halvings` counts how
-    often.
+    `seed` determines the random starts. `precision` is the precision of the search. At most `batch_size` images go
+    through the network at once (default: all that are given), and at most `max_chunk`. A batch that does not fit into
+    memory is halved, and so are later ones; `halvings` counts how often. `cycles` lets images whose search repeats
+    itself leave it, if the model allows it. `heartbeat` is called at every step of an attack.
     """
 
     def __init__(
-        self, model: nn.Module, *, seed: int = 0, precision: str = "float32", max_chunk: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        seed: int = 0,
+        precision: str = "float32",
+        max_chunk: int | None = None,
+        batch_size: int | None = None,
+        cycles: bool = True,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.heartbeat = model, seed, heartbeat
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
         self.num_classes: int | None = None  # known after `clean`
+        self.why_no_cycles = None if cycles else NOT_WANTED  # why every step runs; None until the model was tried
+        self._tried = not cycles
+        self._batch_size = batch_size
         self._max_chunk = max_chunk  # number of images that is known to fit
         self._channels_last = True
 
@@ -127,7 +165,8 @@ class Evaluator:
         def classify_part(part: slice) -> None:
             correct[part] = self._classify(images[part], labels[part]).cpu().numpy()
 
-        self._in_chunks(len(images), classify_part)
+        for first in range(0, len(images), size := self._batch_size or len(images)):
+            self._in_chunks(slice(first, min(first + size, len(images))), classify_part)
         return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
 
     def extend(
@@ -157,16 +196,62 @@ class Evaluator:
         def attack_part(part: slice) -> None:
             chosen = torch.from_numpy(attacked[part])
             x, y, known = (to_device(some[chosen], self.device) for some in (images, labels, clean))
-            run = AttackRun(self, entry, to_unit(in_unit_box(x)), y, known, rows[chosen], keep=save is not None)
+            x = to_unit(in_unit_box(x))
             with eval_without_tf32(self.model):
+                passes = self._passes(entry, x, exact_only=save is not None)
+                run = AttackRun(self, entry, x, y, known, rows[chosen], keep=save is not None, passes=passes)
                 run.run()
             broken_at[attacked[part]], final[attacked[part]] = run.results()
             if save is not None:
                 assert run.x_adv is not None
                 save(entry.name, rows[chosen], run.x_adv.cpu())
 
-        self._in_chunks(len(attacked), attack_part)
+        if entry.attack.may_repeat:
+            self._in_chunks(slice(0, len(attacked)), attack_part, split=False)
+        else:
+            for part in self._batches(attacked, len(verdicts)):
+                self._in_chunks(part, attack_part)
         return Outcome(broken_at=broken_at, steps=entry.steps, final=final)
+
+    def correct(self, x: Tensor, y: Tensor, passes: Passes) -> Tensor:
+        """(M,): whether the points x (M, C, H, W) are classified correctly in float32."""
+        return is_correct(passes.logits(self.logits, x), y)
+
+    def cycle_problem(self, images: Images) -> str | None:
+        """Why searches on the model run every step, as `images` (B, C, H, W) show; None if they need not."""
+
+        def try_part(part: slice) -> None:
+            if not self._tried:
+                with eval_without_tf32(self.model):
+                    x = to_unit(in_unit_box(to_device(images[part], self.device)))
+                    self.why_no_cycles = why_no_cycles(self.search_logits, x)
+                self._tried = True
+
+        self._in_chunks(slice(0, len(images)), try_part)
+        return self.why_no_cycles
+
+    def search_logits(self, x: Tensor) -> Tensor:
+        """The model's logits in the precision of the search."""
+        with autocast(x.device, self.precision):
+            return self.logits(x)
+
+    def _passes(self, entry: Entry, x: Tensor, *, exact_only: bool) -> Passes:
+        """How the images x of one attack go through the network. Tries once whether the model allows cycles."""
+        if not entry.attack.may_repeat:
+            return ALL_AT_ONCE
+        wanted = self.cycle_problem(x[: self._pass_size(len(x))]) is None and not (
+            exact_only and self.precision != torch.float32
+        )
+        return Passes(batch=self._pass_size(len(x)), cycles=wanted)
+
+    def _pass_size(self, count: int) -> int:
+        return min(self._max_chunk or count, self._batch_size or count)
+
+    def _batches(self, attacked: npt.NDArray[np.int64], count: int) -> Iterator[slice]:
+        """The slices of `attacked` that belong to each batch of the `count` images."""
+        size = self._batch_size or max(count, 1)
+        bounds = np.searchsorted(attacked, np.arange(0, count + size, size))
+        return (slice(int(first), int(last)) for first, last in itertools.pairwise(bounds))
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -176,13 +261,17 @@ class Evaluator:
             self.num_classes = logits.shape[1]
             return is_correct(logits, y)
 
-    def _in_chunks(self, count: int, run: Callable[[slice], None]) -> None:
-        """Call `run` on slices that cover 0..count: on a single slice if memory suffices, else on smaller ones."""
-        done = 0
-        while done < count:
-            size = min(self._max_chunk or count, count - done)
+    def _in_chunks(self, part: slice, run: Callable[[slice], None], *, split: bool = True) -> None:
+        """Call `run` on slices that cover `part`: on `part` if memory suffices, else on smaller ones.
+
+        Without `split`, `run` gets `part` as a whole and passes fewer images at a time through the network.
+        """
+        done = part.start
+        while done < part.stop:
+            left = part.stop - done
+            size = min(self._max_chunk or left, left) if split else self._pass_size(left)
             try:
-                run(slice(done, done + size))
+                run(slice(done, done + (size if split else left)))
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
@@ -190,61 +279,4 @@ class Evaluator:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
-                done += size
-
-
-class AttackRun:
-    """One attack on one batch. Every iterate is classified as it is produced."""
-
-    def __init__(
-        self, evaluator: Evaluator, entry: Entry, x: Tensor, y: Tensor, clean: Tensor, rows: Tensor, *, keep: bool
-    ) -> None:
-        self.evaluator, self.entry, self.x, self.y, self.rows = evaluator, entry, x, y, rows
-        self.broken_at = torch.where(clean, UNBROKEN, 0)
-        self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
-        self.x_adv = x.clone() if keep else None
-
-    def run(self) -> None:
-        evaluator, entry = self.evaluator, self.entry
-        rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
-        active = self.broken_at == UNBROKEN if entry.skip_broken else None
-
-        def search_logits(z: Tensor) -> Tensor:
-            with autocast(z.device, evaluator.precision):
-                return evaluator.logits(z)
-
-        trajectory = entry.attack.trajectory(search_logits, self.x, self.y, generator=rng, active=active)
-        for iterate in trajectory:
-            correct = self._correct(iterate)
-            before = self.broken_at[iterate.rows]
-            broken = ~correct & self._can_break(iterate)
-            self.broken_at[iterate.rows] = torch.where(broken, iterate.step, before)
-            if iterate.step in entry.steps:
-                self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
-            if active is not None:
-                active[iterate.rows] &= correct
-            if self.x_adv is not None:
-                recorded = (broken | (before == UNBROKEN))[:, None, None, None]
-                self.x_adv[iterate.rows] = torch.where(recorded, iterate.x, self.x_adv[iterate.rows])
-
-    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """`broken_at` (B,) and `final` (B, steps) as arrays, in one copy: each copy waits for a GPU."""
-        both = torch.cat([self.broken_at[:, None], self.final.long()], dim=1).cpu().numpy()
-        return both[:, 0], both[:, 1:].astype(np.bool_)
-
-    def _can_break(self, iterate: Iterate) -> Tensor:
-        """(M,): whether the example has not been broken at this step or earlier."""
-        before = self.broken_at[iterate.rows]
-        return (before == UNBROKEN) | (before > iterate.step)
-
-    @torch.no_grad()
-    def _correct(self, iterate: Iterate) -> Tensor:
-        """(M,): whether the iterate is classified correctly in float32."""
-        y = self.y[iterate.rows]
-        exact = self.evaluator.precision == torch.float32
-        if iterate.logits is None or (iterate.step in self.entry.steps and not exact):
-            return is_correct(self.evaluator.logits(iterate.x), y)
-        correct = is_correct(iterate.logits, y)
-        if not exact and len(seen := (self._can_break(iterate) & ~correct).nonzero().squeeze(1)):
-            correct[seen] = is_correct(self.evaluator.logits(iterate.x[seen]), y[seen])
-        return correct
+                done += size if split else left

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from bat_core.attacks.cycles import ALL_AT_ONCE, READ_EVERY, Cycle, Passes
 from bat_core.correctness import is_correct
 from bat_core.device import DROP_EVERY, is_read, to_device
 from bat_core.errors import InputError, check_amount, check_choice
@@ -29,29 +30,39 @@ ATTACKS: Registry[type["Attack"]] = Registry("attack", "bat_core.attacks")
 class Problem:
     """The input of a search: the balls around M images, their classes y (M,) and their target classes (M,), if any.
 
-    `rows` (M,) are the positions of the images in the caller's batch.
+    `rows` (M,) are the positions of the images in the caller's batch. `passes` is how they go through the network.
     """
 
     ball: LinfBall
     y: Tensor
     target: Tensor | None
     rows: Tensor
+    passes: Passes = ALL_AT_ONCE
 
     def keep(self, kept: Tensor) -> "Problem":
         """The examples at the positions `kept` (K,) int64."""
         target = None if self.target is None else self.target[kept]
-        return Problem(self.ball.take(kept), self.y[kept], target, self.rows[kept])
+        return replace(self, ball=self.ball.take(kept), y=self.y[kept], target=target, rows=self.rows[kept])
 
-    def to_keep(self, active: Tensor | None, step: int | None = None) -> "Kept | None":
-        """The examples that are still `active` (the whole batch's mask); None if no example is to be dropped.
+    def to_keep(self, active: Tensor | None, step: int | None = None, cycle: Cycle | None = None) -> "Kept | None":
+        """The examples that the search goes on with: those still `active` (the whole batch's mask) and not in a cycle.
 
-        Finding out waits for a GPU. So there, examples are dropped after every tenth `step` (0, 1, ...) only. An
-        example that is attacked for longer than necessary keeps its result: the first step that broke it counts.
+        None if no example is to be dropped. Finding out waits for a GPU. So there, examples are dropped only once in
+        many steps (0, 1, ...). An example that is attacked for longer than necessary keeps its result: the first step
+        that broke it counts, and in a cycle nothing new is met.
         """
-        if active is None or (step is not None and not is_read(step, active.device, every=DROP_EVERY)):
+        device = self.rows.device
+        mask = active is not None and (step is None or is_read(step, device, every=DROP_EVERY))
+        ended = cycle is not None and step is not None and is_read(step, device, every=READ_EVERY)
+        if not (mask or ended):
             return None
-        positions = active[self.rows].cpu().nonzero().squeeze(1)
-        return None if len(positions) == len(self.rows) else Kept(positions, to_device(positions, active.device))
+        going = torch.ones_like(self.rows, dtype=torch.bool)
+        if mask and active is not None:
+            going &= active[self.rows]
+        if ended and cycle is not None:
+            going &= cycle.period == 0
+        positions = going.cpu().nonzero().squeeze(1)
+        return None if len(positions) == len(self.rows) else Kept(positions, to_device(positions, device))
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,15 @@ class Kept:
 class Iterate:
     """One point of a search: the images x (M, C, H, W) at positions `rows` (M,) of the batch.
 
-    Step 0 is the start. `logits` are logits_fn(x) if the search computed them, else None.
+    Step 0 is the start. `logits` are logits_fn(x) if the search computed them, else None. `cycle` is set if the
+    search looks for cycles: examples whose period is known may be missing from later points.
     """
 
     step: int
     rows: Tensor
     x: Tensor
     logits: Tensor | None = None
+    cycle: Cycle | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +106,7 @@ class Attack(ABC):
     """
 
     takes_target: ClassVar[bool] = True
+    may_repeat: ClassVar[bool] = False  # whether a step depends on the last point alone, so that a search may cycle
 
     eps: float
     target: Target = None
@@ -165,6 +179,7 @@ class Attack(ABC):
         *,
         generator: torch.Generator | BatchRNG | None = None,
         active: Tensor | None = None,
+        passes: Passes = ALL_AT_ONCE,
     ) -> Iterator[Iterate]:
         """Every point that the searches visit, one search after another.
 
@@ -174,6 +189,8 @@ class Attack(ABC):
             active: (B,) bool, the examples to attack; default all. The caller may clear entries between two points,
                 for example when an example is broken; the search then drops these examples (on a GPU a few steps
                 later, see `Problem.to_keep`).
+            passes: how many images go through the network at once, and whether examples whose search repeats itself
+                leave it. Attacks whose steps cannot repeat ignore it.
         Raises:
             ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball (on a GPU at the latest
                 when the trajectory ends).
@@ -181,7 +198,12 @@ class Attack(ABC):
         ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
         rows: Tensor | None = None
         checks = BallChecks()
-        for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), None):
+
+        def clean_logits() -> Tensor:
+            return passes.logits(logits_fn, ball.x)
+
+        for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
+            problem = replace(problem, passes=passes)  # noqa: PLW2901
             if (kept := problem.to_keep(active)) is not None:
                 if len(kept) == 0:
                     break

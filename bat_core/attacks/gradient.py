@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import Iterate, LogitsFn, LossAttack, Problem
+from bat_core.attacks.cycles import CycleFinder
 from bat_core.errors import InputError, check_amount
 from bat_core.losses import AttackLoss, objective
 from bat_core.rng import BatchRNG
@@ -55,24 +56,49 @@ class GradientAttack(LossAttack):
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
-        objective_fn = objective(self.loss)
         rule = self.rule(problem.ball)
         x = problem.ball.random_start(rng) if self.random_start else problem.ball.x
+        cycles = CycleFinder(x, self.num_steps) if self._looks_for_cycles(problem) else None
+        count = len(x)
         for step in range(self.num_steps):
-            logits, values, gradient = _input_gradient(logits_fn, objective_fn, x, problem, self.eot)
-            yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None)
-            if (kept := problem.to_keep(active, step)) is not None:
+            logits, values, gradient = self._gradient(logits_fn, x, problem, count)
+            cycle = cycles.observe(step, x) if cycles else None
+            yield Iterate(step, problem.rows, x, logits if self.eot == 1 else None, cycle)
+            last = step + 1 == self.num_steps
+            if (kept := problem.to_keep(active, step, None if last else cycle)) is not None:
                 if len(kept) == 0:
                     return
                 problem = problem.keep(kept.on_device)
                 x, gradient, values = x[kept.on_device], gradient[kept.on_device], values[kept.on_device]
                 rule.keep(kept.on_device)
+                if cycles:
+                    cycles.keep(kept.on_device)
             x = rule.advance(problem.ball, x, gradient, values)
         yield Iterate(self.num_steps, problem.rows, x)
 
+    def _looks_for_cycles(self, problem: Problem) -> bool:
+        return problem.passes.cycles and self.may_repeat and self.eot == 1
+
+    def _gradient(
+        self, logits_fn: LogitsFn, x: Tensor, problem: Problem, began_with: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (M, K), objective (M,) and its gradient with respect to x, computed in one or several passes."""
+        objective_fn = objective(self.loss)
+        if not self.may_repeat:
+            return _input_gradient(logits_fn, objective_fn, x, problem.y, problem.target, self.eot)
+        results = []
+        for part, number in problem.passes.split(len(x), began_with, x.device):
+            target = None if problem.target is None else problem.target[part]
+            found = _input_gradient(logits_fn, objective_fn, x[part], problem.y[part], target, self.eot)
+            results.append([one[:number] for one in found])
+        logits, values, gradient = (
+            torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*results, strict=True)
+        )
+        return logits, values, gradient
+
 
 def _input_gradient(
-    logits_fn: LogitsFn, objective_fn: AttackLoss, x: Tensor, problem: Problem, eot: int
+    logits_fn: LogitsFn, objective_fn: AttackLoss, x: Tensor, y: Tensor, target: Tensor | None, eot: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (M, K), objective (M,) and its gradient with respect to x, averaged over `eot` passes."""
     x = x.detach().requires_grad_()
@@ -80,7 +106,7 @@ def _input_gradient(
     for _ in range(eot):
         with torch.enable_grad():
             logits = logits_fn(x)
-            values = objective_fn(logits, problem.y, problem.target)
+            values = objective_fn(logits, y, target)
             # If the model detaches its gradient, the attack does not move; `masking.checks` reports that.
             gradient = input_gradient(values, x)
         passes.append((logits.detach(), values.detach(), gradient))

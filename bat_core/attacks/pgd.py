@@ -1,6 +1,7 @@
 """Projected gradient descent."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from bat_core.threat import LinfBall
 @dataclass(frozen=True, kw_only=True)
 class PGD(GradientAttack):
     """`num_steps` signed gradient steps of size `step_size` on `loss`; see `pgd`."""
+
+    may_repeat: ClassVar[bool] = True
 
     step_size: float
 

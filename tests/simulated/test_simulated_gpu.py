@@ -168,6 +168,7 @@ def waited(attack, waits, digits, *, skip_broken=False, precision="float32"):
     images, labels = digits.test.images[:16], RowByRow()(to_unit(digits.test.images[:16])).argmax(1)
     verdicts = evaluator.clean(images, labels, torch.arange(16))
     steps = () if skip_broken else (attack.num_steps,)
+    evaluator.cycle_problem(images)  # tried once for a model, not for each batch
     waits.clear()
     evaluator.attack(Entry(name="one", attack=attack, steps=steps, skip_broken=skip_broken), images, verdicts)
     return sum(waits.values())

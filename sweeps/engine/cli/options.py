@@ -115,6 +115,8 @@ class SweepOptions(Options):
     can grow."""
     stall_minutes: float = 60.0
     """Fail a trial after this many minutes without progress; 0 disables."""
+    cycles: bool = True
+    """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` started on this machine, else "local",
     which starts a new one."""
@@ -227,7 +229,7 @@ class SweepOptions(Options):
             InputError: such an option was given.
         """
         allowed = {"resume", "storage_path", "data_dir", "data_workers", "download", "max_concurrent", "stall_minutes"}
-        allowed |= {"address"} | also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
+        allowed |= {"address", "cycles"} | also_allowed | ({"output"} if self.resume and is_uri(self.resume) else set())
         for option in self.given:
             if option not in allowed:
                 flag = self.flag(option)

@@ -35,6 +35,7 @@ def tune_run(session: SweepSession, concurrent: int) -> "TuneRun":
         dataset=session.dataset,
         concurrent=concurrent,
         stall=session.options.stall(),
+        cycles=session.options.cycles,
     )
 
 

@@ -45,6 +45,7 @@ class Evaluation(EvaluationSpec):
     checks: str
     save_adversarial: bool
     transfer_from: tuple[ModelRecord, ...] = ()
+    cycles: bool = True
 
     @property
     def name(self) -> str:

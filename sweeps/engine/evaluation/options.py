@@ -153,6 +153,8 @@ class EvaluateOptions(JobOptions):
     """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
     checks: str = "full"
     """Checks for gradient masking: full, cheap or none."""
+    cycles: bool = True
+    """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
     output: Path | None = None

@@ -66,12 +66,15 @@ class EvaluationJob(Job[Evaluation]):
     def make(self) -> tuple[Evaluation, Split]:
         options = self.options
         subset = get_suite(options.suite, eps=0.5).subset
-        decided, part = make_spec_fields(self.models, options, self.folder.path, self.console, subset=subset)
+        decided, part = make_spec_fields(
+            self.models, options, self.folder.path, self.console, subset=subset, cycles=options.cycles
+        )
         evaluation = Evaluation.new(
             **decided,
             suite=options.suite,
             checks=options.checks,
             save_adversarial=options.save_adversarial,
+            cycles=options.cycles,
             transfer_from=self._black_boxes(part, decided["dataset"], decided["models"][0]),
         )
         return evaluation, part
@@ -180,5 +183,7 @@ def _evaluator(evaluation: Evaluation, number: int, part: Split, gpus: float) ->
         model = evaluation.models[number].load("cuda" if gpus else "cpu", NOUN)
         with model_code(f"model {evaluation.models[number].source.name!r}"):
             fits = gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus)
-        _LOADED[key] = Evaluator(model, seed=evaluation.seed, precision=evaluation.precision, max_chunk=fits)
+        _LOADED[key] = Evaluator(
+            model, seed=evaluation.seed, precision=evaluation.precision, max_chunk=fits, cycles=evaluation.cycles
+        )
     return _LOADED[key]

@@ -17,6 +17,7 @@ from bat_core.adapter.normalize import parse_normalization
 from bat_core.adapter.sources import Target
 from bat_core.data import Dataset, Split, load_dataset, to_unit
 from bat_core.errors import InputError
+from bat_core.evaluate import Evaluator
 from bat_core.few_classes import check_classes
 from bat_core.masking.inspection import inspect
 from bat_core.memory import max_batch_size
@@ -28,6 +29,7 @@ from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 GPU_BATCH, CPU_BATCH = 1000, 250
+CYCLE_IMAGES = 48  # on which it is tried whether searches that repeat themselves may end
 FATAL_FINDINGS = {
     "forward",
     "output",
@@ -39,12 +41,19 @@ FATAL_FINDINGS = {
 
 
 def make_spec_fields(
-    models: Sequence[str], options: JobOptions, folder: Path, console: Console, *, subset: int | None = None
+    models: Sequence[str],
+    options: JobOptions,
+    folder: Path,
+    console: Console,
+    *,
+    subset: int | None = None,
+    cycles: bool = False,
 ) -> tuple[dict[str, Any], Split]:
     """Make the fields of an `EvaluationSpec` in `folder`, and load its images. Inspects every model.
 
     Args:
         subset: number of images to attack, unless --n is given.
+        cycles: whether searches that repeat themselves may end. Says so where a model does not allow it.
     Raises:
         InputError: a model or the images cannot be used as they are.
     """
@@ -58,7 +67,7 @@ def make_spec_fields(
     part = images.take(slice(n))
     target = Target(dataset=dataset.name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
     sources = [source.aimed_at(target) for source in sources]
-    examined, fits = _inspect_models(sources, images, dataset, options, console)
+    examined, fits = _inspect_models(sources, images, dataset, options, console, cycles=cycles)
     decided = {
         "command": command_line(),
         "models": examined,
@@ -160,7 +169,13 @@ def _count(asked: int | None, subset: int | None, there: int) -> int:
 
 
 def _inspect_models(
-    sources: Sequence[ModelSource], images: Split, dataset: Dataset, options: JobOptions, console: Console
+    sources: Sequence[ModelSource],
+    images: Split,
+    dataset: Dataset,
+    options: JobOptions,
+    console: Console,
+    *,
+    cycles: bool,
 ) -> tuple[tuple[ModelRecord, ...], int]:
     """Inspect every model before the first attack. Also returns the batch size that fits into memory for all models.
 
@@ -185,6 +200,8 @@ def _inspect_models(
             raise InputError(
                 f"model {source.name!r} has different weights each time it is built: seed it, or add --weights"
             )
+        if cycles and (reason := Evaluator(model).cycle_problem(images.images[:CYCLE_IMAGES])):
+            console.print(f"{source.name}: PGD runs every step: {reason}", markup=False, highlight=False)
         said = tuple(finding.description for finding in findings)
         examined.append(replace(record, findings=said))
         if not options.batch_size and options.measures_memory():

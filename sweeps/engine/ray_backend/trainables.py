@@ -38,9 +38,10 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
     _started: bool
 
     def setup(
-        self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str
+        self, config: dict[str, str], *, sweep: Sweep, folder: SweepFolder, dataset: Dataset, version: str, cycles: bool
     ) -> None:
         self._sweep, self._folder, self._dataset, self._version = sweep, folder, dataset, version
+        self._cycles = cycles
         torch.set_num_threads(sweep.resources.cpus_per_worker)
         self._device = torch.device("cuda" if sweep.resources.gpus_per_worker else "cpu")
         self._in_step = False
@@ -90,6 +91,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]
                 workers=Workers(),
                 control=self._control,
                 sync=self._folder.trial_sync(trial, home),
+                cycles=self._cycles,
             ),
         )
 
@@ -107,7 +109,7 @@ def check_version(drivers: str) -> None:
         )
 
 
-def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str) -> None:
+def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep, *, version: str, cycles: bool) -> None:
     """Run a trial on several Ray Train workers. Ray Train replaces workers that die."""
     resources = sweep.resources
 
@@ -125,7 +127,11 @@ def run_with_train(trial: Trial, shared: Any, folder: SweepFolder, sweep: Sweep,
                 ray.get(shared),
                 home,
                 TrialRuntime(
-                    device=get_device(), workers=workers, control=control, sync=folder.trial_sync(trial, home)
+                    device=get_device(),
+                    workers=workers,
+                    control=control,
+                    sync=folder.trial_sync(trial, home),
+                    cycles=cycles,
                 ),
                 report=train.report,
             )

@@ -33,6 +33,7 @@ class TuneRun:
     """The inputs of a Tune run: the sweep, its folder and data set, and how to run its trials.
 
     `concurrent` trials run at a time. A trial without progress for `stall` seconds fails; None disables the check.
+    Without `cycles`, every step of PGD runs.
     """
 
     sweep: Sweep
@@ -40,6 +41,7 @@ class TuneRun:
     dataset: Dataset
     concurrent: int
     stall: float | None = None
+    cycles: bool = True
 
 
 def run_trials(run: TuneRun, trials: Sequence[Trial]) -> dict[str, str]:
@@ -84,14 +86,20 @@ def tune_trials(
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         trainable = tune.with_parameters(
-            TrialTrainable, sweep=sweep, folder=folder, dataset=dataset, version=bat_core.__version__
+            TrialTrainable,
+            sweep=sweep,
+            folder=folder,
+            dataset=dataset,
+            version=bat_core.__version__,
+            cycles=run.cycles,
         )
     else:
         needs = {"memory": NOMINAL_MEMORY}
-        shared, version = ray.put(dataset), bat_core.__version__
+        shared, version, cycles = ray.put(dataset), bat_core.__version__, run.cycles
 
         def trainable(config: dict[str, str]) -> None:
-            run_with_train(folder.find(sweep, config["trial"]), shared, folder, sweep, version=version)
+            trial = folder.find(sweep, config["trial"])
+            run_with_train(trial, shared, folder, sweep, version=version, cycles=cycles)
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),

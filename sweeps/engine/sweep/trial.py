@@ -14,7 +14,7 @@ import bat_core
 from bat_core.checkpoint import find_resume_point, load_checkpoint, save_checkpoint, save_model
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
-from bat_core.evaluate import Evaluator
+from bat_core.evaluate import Evaluator, pooled
 from bat_core.fit import TrainState, fit_by_batch
 from bat_core.masking.checks import examine
 from bat_core.paths import Rooted, below, make_folder, remove
@@ -52,13 +52,14 @@ class Paused(Exception):  # noqa: N818 (not an error)
 class TrialRuntime:
     """Where a trial runs: its device, workers and controller, and where its files are copied to.
 
-    `sync` copies durable files to a store if the nodes share no folder.
+    `sync` copies durable files to a store if the nodes share no folder. Without `cycles`, every step of PGD runs.
     """
 
     device: torch.device
     workers: Workers = field(default_factory=Workers.current)
     control: TrialControl = NO_CONTROL
     sync: TrialSync = field(default_factory=TrialSync)
+    cycles: bool = True
 
 
 def run_trial(
@@ -162,12 +163,20 @@ class _TrialRun:
         part = self.dataset.part(config.attack.split)
         mine = workers.share(torch.arange(len(part)))
         curves, verified = trajectories(config.attack), verification(config.attack)
-        evaluator = Evaluator(state.model, seed=config.seed, precision=config.train.precision)
+        size = config.attack.batch_size
+        evaluator = Evaluator(
+            state.model,
+            seed=config.seed,
+            precision=config.train.precision,
+            batch_size=size,
+            cycles=self.runtime.cycles,
+            heartbeat=self.runtime.control.heartbeat,
+        )
         parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
         done = 0
         if writer:
             writer.record.append("attack", done=0, of=len(part))
-        chunks = mine.split(config.attack.batch_size)
+        chunks = mine.split(pooled(size, part.images))
         for positions, batch in zip(chunks, part.batches(chunks), strict=True):
             verdicts = evaluator.extend(evaluator.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
             parts[VERDICTS].append(verdicts)
@@ -178,7 +187,6 @@ class _TrialRun:
             done += len(positions)
             if writer:
                 writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-            self.runtime.control.heartbeat()
             if workers.size == 1 and self.runtime.control.should_pause():
                 raise Paused
         shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}

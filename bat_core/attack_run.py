@@ -1,0 +1,139 @@
+"""One attack on one model: every point that a search visits is classified as it is produced."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bat_core.attacks.base import Iterate
+from bat_core.attacks.cycles import Passes
+from bat_core.correctness import is_correct
+from bat_core.rng import PerExampleRNG
+from bat_core.suites import Entry
+from bat_core.verdicts import UNBROKEN
+
+if TYPE_CHECKING:
+    from bat_core.evaluate import Evaluator
+
+
+class AttackRun:
+    """One attack on images x (B, C, H, W) of classes y (B,), of which `clean` (B,) were classified correctly."""
+
+    def __init__(
+        self,
+        evaluator: "Evaluator",
+        entry: Entry,
+        x: Tensor,
+        y: Tensor,
+        clean: Tensor,
+        rows: Tensor,
+        *,
+        keep: bool,
+        passes: Passes,
+    ) -> None:
+        self.evaluator, self.entry, self.x, self.y, self.rows = evaluator, entry, x, y, rows
+        self.passes = passes
+        self.exact = evaluator.precision == torch.float32
+        self.broken_at = torch.where(clean, UNBROKEN, 0)
+        self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
+        self.x_adv = x.clone() if keep else None
+        self.history: History | None = None
+
+    def run(self) -> None:
+        """Run the attack's searches one after another."""
+        evaluator, entry = self.evaluator, self.entry
+        rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
+        active = self.broken_at == UNBROKEN if entry.skip_broken else None
+        trajectory = entry.attack.trajectory(
+            evaluator.search_logits, self.x, self.y, generator=rng, active=active, passes=self.passes
+        )
+        for iterate in trajectory:
+            evaluator.heartbeat()
+            if self.passes.cycles and iterate.step == 0:
+                self._complete()
+                self.history = History(len(self.x), max(entry.steps, default=0), self.x.device)
+            correct, lasting = self._correct(iterate)
+            before = self.broken_at[iterate.rows]
+            broken = ~correct & self._can_break(iterate)
+            self.broken_at[iterate.rows] = torch.where(broken, iterate.step, before)
+            if iterate.step in entry.steps:
+                self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
+            if active is not None:
+                active[iterate.rows] &= correct
+            if self.x_adv is not None:
+                recorded = broken | (before == UNBROKEN)
+                if self.history is not None:  # the search of some ended earlier, in a cycle
+                    recorded &= self.history.period[iterate.rows] == 0
+                x_adv = self.x_adv[iterate.rows]
+                self.x_adv[iterate.rows] = torch.where(recorded[:, None, None, None], iterate.x, x_adv)
+            if self.history is not None:
+                self.history.add(iterate, lasting)
+        self._complete()
+
+    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """`broken_at` (B,) and `final` (B, steps) as arrays, in one copy: each copy waits for a GPU."""
+        both = torch.cat([self.broken_at[:, None], self.final.long()], dim=1).cpu().numpy()
+        return both[:, 0], both[:, 1:].astype(np.bool_)
+
+    def _can_break(self, iterate: Iterate) -> Tensor:
+        """(M,): whether the example has not been broken at this step or earlier."""
+        before = self.broken_at[iterate.rows]
+        return (before == UNBROKEN) | (before > iterate.step)
+
+    @torch.no_grad()
+    def _correct(self, iterate: Iterate) -> tuple[Tensor, Tensor]:
+        """(M,) twice: whether the iterate is classified correctly in float32.
+
+        After a step of a bfloat16 search that is not read, only misclassified points are classified again. In a cycle
+        the verdict may stand for those of steps that are read: the second result has it in float32 there too.
+        """
+        y = self.y[iterate.rows]
+        if iterate.logits is None or (iterate.step in self.entry.steps and not self.exact):
+            correct = self.evaluator.correct(iterate.x, y, self.passes)
+            return correct, correct
+        correct = is_correct(iterate.logits, y)
+        if self.exact:
+            return correct, correct
+        seen = self._can_break(iterate) & ~correct
+        again = seen if iterate.cycle is None else seen | iterate.cycle.suspected
+        lasting = correct.clone()
+        if len(some := again.nonzero().squeeze(1)):
+            lasting[some] = self.evaluator.correct(iterate.x[some], y[some], self.passes)
+        return torch.where(seen, lasting, correct), lasting
+
+    def _complete(self) -> None:
+        """Read the steps that the last search did not run because it repeats itself."""
+        if self.history is None:
+            return
+        for column, step in enumerate(self.entry.steps):
+            known, correct = self.history.at(step)
+            self.final[:, column] &= ~known | correct
+            if not self.exact:  # else every point of the cycle was judged when it was visited
+                first = known & ~correct & ((self.broken_at == UNBROKEN) | (self.broken_at > step))
+                self.broken_at = torch.where(first, step, self.broken_at)
+
+
+class History:
+    """Verdicts of one search on B examples at its steps, of which a cycle gives those after the last one visited."""
+
+    def __init__(self, count: int, num_steps: int, device: torch.device) -> None:
+        self.period = torch.zeros(count, dtype=torch.int64, device=device)
+        self._last = torch.zeros_like(self.period)
+        self._correct = torch.zeros(count, num_steps + 1, dtype=torch.bool, device=device)
+
+    def add(self, iterate: Iterate, correct: Tensor) -> None:
+        """Note the verdicts `correct` (M,) at an iterate."""
+        if iterate.step < self._correct.shape[1]:
+            self._correct[iterate.rows, iterate.step] = correct
+        self._last[iterate.rows] = iterate.step
+        if iterate.cycle is not None:
+            self.period[iterate.rows] = iterate.cycle.period
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """(B,) whether the verdict at `step` follows from a cycle, and (B,) this verdict where it does."""
+        known = (self.period > 0) & (self._last < step)
+        same = self._last - (self._last - step) % self.period.clamp(min=1)
+        same = same.clamp(max=self._correct.shape[1] - 1)  # matters only where the verdict is not known
+        return known, self._correct.gather(1, same[:, None]).squeeze(1)
