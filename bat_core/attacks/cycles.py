@@ -61,9 +61,9 @@ class Cycle:
 class CycleFinder:
     """Finds the examples whose search repeats itself bit for bit.
 
-    A point's digest that was seen before makes a cycle suspected. The point is kept, and the cycle is confirmed if
-    exactly this point is met again one period later. An example's search is over at the first point from there on
-    that is in phase with step `num_steps`.
+    A point's digest that was seen before makes a cycle suspected. The point is kept. The cycle is confirmed if the
+    digests of one more period are the same and its last point is exactly the one that was kept. An example's search
+    is over at the first point from there on that is in phase with step `num_steps`.
 
     Source: the observation is from arXiv:2503.19347.
     """
@@ -85,8 +85,9 @@ class CycleFinder:
         same = self._digests[:, :step] == digest[:, None]
         ago = 1 + same.flip(1).to(torch.uint8).argmax(1) if step else self._period
         met = (_bits(x) == _bits(self._kept)).all(1)
-        due = self._due == step
-        self._due = torch.where(due & ~met, -1, self._due)
+        before = self._digests.gather(1, (step - self._period).clamp(min=0)[:, None]).squeeze(1)
+        refuted = (digest != before) | ((self._due == step) & ~met)
+        self._due = torch.where((self._due >= step) & refuted, -1, self._due)
         found = same.any(1) & (self._due < 0)
         self._kept = torch.where(_like(found, x), x, self._kept)
         self._due = torch.where(found, step + ago, self._due)
