@@ -1,6 +1,6 @@
 """One attack on one model: every point that a search visits is classified as it is produced."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,24 @@ from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from bat_core.verdicts import UNBROKEN
 
-if TYPE_CHECKING:
-    from bat_core.evaluate import Evaluator
+
+class Judge(Protocol):
+    """A model, how searches see it, and how their points are judged."""
+
+    seed: int
+    precision: torch.dtype
+
+    def search_logits(self, x: Tensor) -> Tensor:
+        """The model's logits (B, K) in the precision of the search."""
+        ...
+
+    def correct(self, x: Tensor, y: Tensor, passes: Passes) -> Tensor:
+        """(B,): whether the points x are classified correctly in float32."""
+        ...
+
+    def heartbeat(self) -> None:
+        """Called at every point of a search."""
+        ...
 
 
 class AttackRun:
@@ -23,7 +39,7 @@ class AttackRun:
 
     def __init__(
         self,
-        evaluator: "Evaluator",
+        judge: Judge,
         entry: Entry,
         x: Tensor,
         y: Tensor,
@@ -33,9 +49,9 @@ class AttackRun:
         keep: bool,
         passes: Passes,
     ) -> None:
-        self.evaluator, self.entry, self.x, self.y, self.rows = evaluator, entry, x, y, rows
+        self.judge, self.entry, self.x, self.y, self.rows = judge, entry, x, y, rows
         self.passes = passes
-        self.exact = evaluator.precision == torch.float32
+        self.exact = judge.precision == torch.float32
         self.broken_at = torch.where(clean, UNBROKEN, 0)
         self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
         self.x_adv = x.clone() if keep else None
@@ -43,14 +59,14 @@ class AttackRun:
 
     def run(self) -> None:
         """Run the attack's searches one after another."""
-        evaluator, entry = self.evaluator, self.entry
-        rng = PerExampleRNG(seed=evaluator.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
+        judge, entry = self.judge, self.entry
+        rng = PerExampleRNG(seed=judge.seed, names=("evaluate", entry.name), indices=self.rows.tolist())
         active = self.broken_at == UNBROKEN if entry.skip_broken else None
         trajectory = entry.attack.trajectory(
-            evaluator.search_logits, self.x, self.y, generator=rng, active=active, passes=self.passes
+            judge.search_logits, self.x, self.y, generator=rng, active=active, passes=self.passes
         )
         for iterate in trajectory:
-            evaluator.heartbeat()
+            judge.heartbeat()
             if self.passes.cycles and iterate.step == 0:
                 self._complete()
                 self.history = History(len(self.x), max(entry.steps, default=0), self.x.device)
@@ -91,7 +107,7 @@ class AttackRun:
         """
         y = self.y[iterate.rows]
         if iterate.logits is None or (iterate.step in self.entry.steps and not self.exact):
-            correct = self.evaluator.correct(iterate.x, y, self.passes)
+            correct = self.judge.correct(iterate.x, y, self.passes)
             return correct, correct
         correct = is_correct(iterate.logits, y)
         if self.exact:
@@ -100,7 +116,7 @@ class AttackRun:
         again = seen if iterate.cycle is None else seen | iterate.cycle.suspected
         lasting = correct.clone()
         if len(some := again.nonzero().squeeze(1)):
-            lasting[some] = self.evaluator.correct(iterate.x[some], y[some], self.passes)
+            lasting[some] = self.judge.correct(iterate.x[some], y[some], self.passes)
         return torch.where(seen, lasting, correct), lasting
 
     def _complete(self) -> None:

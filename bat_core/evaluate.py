@@ -134,7 +134,7 @@ class Evaluator:
         cycles: bool = True,
         heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.model, self.seed, self.heartbeat = model, seed, heartbeat
+        self.model, self.seed, self._heartbeat = model, seed, heartbeat
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
@@ -229,6 +229,10 @@ class Evaluator:
 
         self._in_chunks(slice(0, len(images)), try_part)
         return self.why_no_cycles
+
+    def heartbeat(self) -> None:
+        """Say that the attack goes on."""
+        self._heartbeat()
 
     def search_logits(self, x: Tensor) -> Tensor:
         """The model's logits in the precision of the search."""

@@ -150,5 +150,5 @@ def _logits_and_gradient(logits_fn: Callable[[Tensor], Tensor], x: Tensor) -> tu
 
 
 def _same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-    """Whether logits and gradients are equal bit for bit; NaN equals NaN."""
-    return all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(found, expected, strict=True))
+    """Whether logits and gradients are equal bit for bit."""
+    return all(torch.equal(_bits(a), _bits(b)) for a, b in zip(found, expected, strict=True))
