@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from bat_core.errors import InputError
 from bat_core.paths import Rooted, chosen, make_folder, make_private
 from sweeps.engine.cli.redact import redacted, redacted_uri
-from sweeps.engine.cli.text import pasted
+from sweeps.engine.storage.files import pasted
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"

@@ -1,7 +1,6 @@
 """A transfer matrix: its description, its folder, and the crafting and classification of adversarial images."""
 
 import io
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from bat_core.paths import Rooted, below, check_regular, make_folder, write_atom
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
+from sweeps.engine.storage.files import pasted
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
 CRAFTED = "crafted"
@@ -226,7 +226,7 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
         verdicts = read_shard(matrix, path, source, part.rows[shard])
         if verdicts is None:
             raise InputError(
-                f"{str(path)!r} is not a complete verdicts file: resume with --resume {shlex.quote(str(folder.path))}"
+                f"{str(path)!r} is not a complete verdicts file: resume with --resume {pasted(folder.path)}"
             )
         shards.append(verdicts)
     names = shards[0].adversarial
