@@ -22,6 +22,7 @@ from bat_core.memory import gpu_batch_size
 from bat_core.paths import Rooted, below, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
+from bat_core.verdicts import checked_column
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
 from sweeps.engine.storage.files import pasted
 
@@ -202,8 +203,8 @@ def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Transfe
         of = list(zip(*(table.column(name).to_pylist() for name in ("index", "source", "attack")), strict=True))
         if of != [(row, matrix.names[source], one) for one in labels for row in rows.tolist()]:
             return None
-        clean = table.column("clean_correct").to_numpy()[: len(rows)]
-        correct = np.stack([table.column(f"correct_{name}").to_numpy() for name in matrix.names])
+        clean = checked_column(table, "clean_correct", pa.bool_())[: len(rows)]
+        correct = np.stack([checked_column(table, f"correct_{name}", pa.bool_()) for name in matrix.names])
     except (pa.ArrowException, KeyError, ValueError, OSError):
         return None
     per_attack = correct.reshape(len(matrix.names), len(labels), len(rows))
