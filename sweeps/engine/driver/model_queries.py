@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,7 @@ class QueryAnswers:
     def _path(self, name: str) -> Rooted:
         return self.folder.file(f"{FOLDER}/{name}.parquet")
 
-    def _read(self, name: str, columns: Sequence[str]) -> Columns | None:
+    def _read(self, name: str, columns: Sequence[str]) -> dict[str, npt.NDArray[Any]] | None:
         """The columns of an answer; None if there is none, or it is not one that `write` wrote."""
         try:
             table = pq.read_table(check_regular(self._path(name)), columns=list(columns), partitioning=None)
