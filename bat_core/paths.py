@@ -82,10 +82,17 @@ def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
     Raises:
-        InputError: it is a folder, a FIFO, a device or a socket.
+        InputError: it is a folder, a FIFO, a device, a socket, or a link that leads back to itself.
         OSError: it is missing or unreadable.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{str(path)!r} is a link that leads back to itself: remove it") from error
+        if error.errno == errno.ENXIO:
+            raise InputError(f"{str(path)!r} is not a regular file: remove it") from error
+        raise
     try:
         _check_regular(descriptor, path)
     except BaseException:

@@ -190,9 +190,9 @@ class Verdicts:
             table = pq.read_table(check_regular(path), partitioning=None)
             steps = read_json((table.schema.metadata or {})[METADATA.encode()])["steps"]
             return cls(
-                rows=_column(table, "index", pa.int64()),
-                labels=_column(table, "label", pa.int64()),
-                clean_correct=_column(table, "clean_correct", pa.bool_()),
+                rows=checked_column(table, "index", pa.int64()),
+                labels=checked_column(table, "label", pa.int64()),
+                clean_correct=checked_column(table, "clean_correct", pa.bool_()),
                 outcomes={name: _read_outcome(table, name, tuple(read_at)) for name, read_at in steps.items()},
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError) as error:
@@ -200,7 +200,13 @@ class Verdicts:
             raise InputError(f"{str(path)!r} is not a complete verdicts file: {reason}") from error
 
 
-def _column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
+def checked_column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
+    """A column of a file that may come from anyone, as an array.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it has another type, or nulls.
+    """
     column = table.column(name)
     if column.type != kind or column.null_count:
         raise ValueError(
@@ -210,12 +216,12 @@ def _column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray[Any]:
 
 
 def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome:
-    attacked = _column(table, f"attacked_{name}", pa.bool_())
+    attacked = checked_column(table, f"attacked_{name}", pa.bool_())
     reached = table.column(f"broken_at_{name}")
     if reached.type != pa.int64():
         raise ValueError(f"column broken_at_{name} has type {reached.type}, not int64")
     broken_at = reached.fill_null(UNBROKEN).to_numpy()
-    final = [_column(table, f"final_{name}_{step}", pa.bool_()) for step in steps]
+    final = [checked_column(table, f"final_{name}_{step}", pa.bool_()) for step in steps]
     return Outcome(
         broken_at=np.where(attacked, broken_at, SKIPPED),
         steps=steps,

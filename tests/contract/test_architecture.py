@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def test_the_platform_is_named_in_a_room_of_its_own_each():
     for package, rooms in PLATFORM_IN.items():
         allowed = tuple(f"sweeps/engine/{room}" for room in rooms)
         assert [path for path in importers(sources("sweeps"), {package}) if not path.startswith(allowed)] == [], package
+
+
+def private_modules_of_ray(path):
+    """The modules of Ray that a file imports and that Ray does not promise to keep."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            inner = {alias.name for alias in node.names if isinstance(node, ast.ImportFrom)} or {""}
+            for module in absolute_names(path, node):
+                parts = module.split(".")
+                names = [*parts[1:], *(inner if len(parts) == 1 else ())]
+                if parts[0] == "ray" and any(name.startswith("_") or name == "experimental" for name in names):
+                    yield module
+
+
+def test_rays_private_modules_are_those_that_its_pin_is_explained_by():
+    """Each may change in any version of Ray, so none is added without a reason, and the pin goes with the last one."""
+    files = sources("sweeps", "bat_core", "search_spaces")
+    found = {module for path in files for module in private_modules_of_ray(path)}
+    before, _, _ = (ROOT / "pyproject.toml").read_text().partition('"ray[default,train,tune]==')
+    reason = before.rpartition("platform = [")[2]
+    assert set(re.findall(r"ray\.[\w.]+\w", reason)) == found
 
 
 def test_no_file_in_sweeps_shadows_a_module():

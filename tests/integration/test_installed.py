@@ -1,39 +1,70 @@
-"""The wheel, in a folder without the checkout: what `pip install` gives."""
+"""The wheel, installed by pip into an environment of its own, in a folder without the checkout."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+import bat_core
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("bat_core", "search_spaces", "sweeps")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as the wheel installs it. It is found before the checkout."""
-    folder = tmp_path_factory.mktemp("installed")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """A new environment into which pip installs the wheel. It borrows its dependencies from this one's packages.
+
+    This environment's own installation of the project, which leads to the checkout, is not borrowed: of a folder that
+    a `.pth` file names, the `.pth` files are not read.
+    """
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-index", "--no-deps", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    (site_of(folder) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder
+
+
+def site_of(environment: Path) -> Path:
+    """Where an environment's packages are."""
+    (site,) = environment.glob("lib/python*/site-packages")
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(environment: Path) -> Path:
+    return site_of(environment)
 
 
 @pytest.fixture
-def run(site: Path, tmp_path: Path):
-    """Runs Python in an empty folder that has a folder `sweeps` of its own."""
+def run(environment: Path, tmp_path: Path):
+    """Runs the environment's Python in an empty folder that has a folder `sweeps` of its own."""
     (tmp_path / "sweeps").mkdir()
 
     def python(*arguments: str | Path) -> str:
-        environment = os.environ | {"PYTHONPATH": str(site), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+            [str(environment / "bin" / "python"), *map(str, arguments)],
+            cwd=tmp_path, env=variables | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -41,12 +72,28 @@ def run(site: Path, tmp_path: Path):
     return python
 
 
-def test_the_wheel_has_every_module_and_says_that_it_is_typed(site: Path) -> None:
+def test_the_wheel_has_every_module_and_says_that_it_is_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {Path(name) for name in archive.namelist()}
     for package in PACKAGES:
         in_checkout = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
-        assert {path.relative_to(site) for path in (site / package).rglob("*.py")} == in_checkout
-        assert (site / package / "py.typed").exists()
-    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == set(PACKAGES)
+        assert {name for name in names if name.parts[0] == package and name.suffix == ".py"} == in_checkout
+        assert Path(package, "py.typed") in names
+    assert {name.parts[0] for name in names if not name.parts[0].endswith(".dist-info")} == set(PACKAGES)
+
+
+def test_pip_knows_what_was_installed_and_what_it_requires(run, site: Path) -> None:
+    program = """
+import importlib.metadata, json
+found = importlib.metadata.distribution("bat-sweeps")
+print(json.dumps([str(found.locate_file("")), found.version, found.metadata.get_all("Provides-Extra"), found.requires]))
+"""
+    where, version, extras, requirements = json.loads(run("-c", program))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (Path(where), version) == (site, bat_core.__version__)
+    assert set(extras) == set(project["optional-dependencies"])
+    always = {Requirement(one) for one in requirements if ";" not in one}
+    assert always == {Requirement(one) for one in project["dependencies"]}
 
 
 def test_every_command_answers(run, site: Path) -> None:
@@ -66,14 +113,16 @@ print(sweeps.__file__, *names)
     assert {"eps_budget", "evaluate", "mirror", "search", "table_1", "transfer"} <= set(names)
 
 
-NETS = """
-import evaluate, search, transfer, mirror
+NET = """
 import torch
 from torch import nn
-assert evaluate.MINE == search.MINE == transfer.MINE == mirror.MINE == 1
 def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+MINE = """
+import evaluate, search, transfer, mirror
+assert evaluate.MINE == search.MINE == transfer.MINE == mirror.MINE == 1
 """
 
 
@@ -81,12 +130,25 @@ def net():
 def test_a_users_modules_named_like_commands_are_the_users(run, site: Path, tmp_path: Path, way: str) -> None:
     for name in ("evaluate", "search", "transfer", "mirror"):
         (tmp_path / f"{name}.py").write_text("MINE = 1")
-    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "nets.py").write_text(MINE + NET)
     command = ("-m", "sweeps.evaluate") if way == "module" else (site / "sweeps" / "evaluate.py",)
     options = ("--dataset", "digits", "--n", "4", "--suite", "quick", "--checks", "none", "--output", "out")
     printed = run(*command, "nets:net", *options)
     assert "Results: out (" in printed
     assert len(list(tmp_path.glob("out/*/summary.json"))) == 1
+
+
+def test_a_library_named_like_a_command_is_the_library(run, site: Path, tmp_path: Path) -> None:
+    """As Hugging Face's `evaluate`, installed beside the project and imported by a user's module."""
+    library = site / "evaluate" / "__init__.py"
+    library.parent.mkdir()
+    library.write_text("LIBRARY = 1")
+    (tmp_path / "nets.py").write_text("import evaluate\nassert evaluate.LIBRARY\n" + NET)
+    try:
+        options = ("--dataset", "digits", "--n", "4", "--suite", "quick", "--checks", "none", "--output", "out")
+        assert "Results: out (" in run(site / "sweeps" / "evaluate.py", "nets:net", *options)
+    finally:
+        shutil.rmtree(library.parent)
 
 
 @pytest.mark.ray

@@ -1,6 +1,7 @@
 """Paths below a root, and writing that follows no link."""
 
 import os
+import socket
 import stat
 
 import pytest
@@ -10,6 +11,7 @@ from bat_core.paths import (
     append_to,
     atomic_file,
     below,
+    check_regular,
     copy_folder,
     drop_torn_line,
     make_folder,
@@ -205,3 +207,22 @@ def test_a_copy_of_a_folder_has_no_links(folder, outside):
     (folder / "model" / "x").symlink_to(outside)
     with pytest.raises(InputError, match="is a link that leads out"):
         copy_folder(folder / "model", below(folder, "copy"))
+
+
+def test_a_link_that_leads_back_to_itself_is_no_file_to_read(folder):
+    for name, target in (("a", "a"), ("b", "c"), ("c", "b")):
+        (folder / name).symlink_to(target)
+        with pytest.raises(InputError, match=r"is a link, and it is not followed|leads back to itself"):
+            append_to(below(folder, name))
+    for name in ("a", "b"):
+        for reader in (read_regular, check_regular):
+            with pytest.raises(InputError, match="is a link that leads back to itself: remove it"):
+                reader(folder / name)
+
+
+def test_a_socket_is_no_file_to_read(folder, monkeypatch):
+    monkeypatch.chdir(folder)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("x")
+        with pytest.raises(InputError, match="is not a regular file"):
+            read_regular(folder / "x")

@@ -25,7 +25,8 @@ def command(main: Callable[[Any], int]) -> None:
     """Run `main` with the options on the command line and exit with what it returns.
 
     Its parameters' annotations define the options, and its docstring is the help text.
-    Invalid input prints one sentence and exits with code 2; a lasting storage failure prints one and exits with 1.
+    Invalid input, or a file that cannot be used, prints one sentence and exits with code 2; a lasting storage failure
+    prints one and exits with 1.
     With --debug, which every command takes, the traceback of the error comes first.
     """
     arguments, debug = _without_debug(sys.argv[1:])
@@ -51,11 +52,13 @@ def command(main: Callable[[Any], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = FAILED
     except OSError as error:
-        if error.errno not in FAULTS:
+        storage_failed = error.errno in FAULTS
+        if not storage_failed and error.filename is None:
             raise
         _show_traceback(error, debug)
-        print(f"error: {error.filename or 'the output folder'}: {reason(error)}; {RESUME_HINT}", file=sys.stderr)
-        code = FAILED
+        hint = f"; {RESUME_HINT}" if storage_failed else f"; {DEBUG} shows where it was used"
+        print(f"error: {error.filename or 'the output folder'}: {reason(error)}{hint}", file=sys.stderr)
+        code = FAILED if storage_failed else BAD_INPUT
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code or 0)

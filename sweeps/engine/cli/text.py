@@ -1,9 +1,7 @@
-"""Formats text for users: lines, counts, percentages, paths and progress."""
+"""Formats text for users: lines, counts, percentages and progress."""
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -43,20 +41,6 @@ def with_interval(share: float, interval: tuple[float, float]) -> str:
     """A fraction with its interval: 45.5% (38.8-52.4)."""
     low, high = interval
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def relative(path: Path) -> str:
-    """The path relative to the working folder if it lies inside it, else unchanged."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def pasted(path: Path) -> str:
-    """A path as one word of a shell command: relative where it can be, and quoted."""
-    word = relative(path)
-    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 @contextmanager

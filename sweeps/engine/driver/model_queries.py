@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +19,18 @@ from bat_core.checkpoint import load_model
 from bat_core.config import TrialConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Split, to_unit
-from bat_core.errors import InputError
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.paths import Rooted, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
+from bat_core.verdicts import checked_column
 from sweeps.engine.driver.query_spec import BLACK_BOX_STEPS, GradientQuery, ModelQuery, TransferQuery
 from sweeps.engine.sweep.folder import TRIALS, SweepFolder
 from sweeps.engine.sweep.trial_sync import MODEL
 
 FOLDER = "probes"
 BATCH = 200
+SQUARED = "squared_norm"
 
 Models: TypeAlias = Mapping[str, nn.Module]
 Columns: TypeAlias = dict[str, npt.NDArray[np.float64] | npt.NDArray[np.bool_]]
@@ -67,7 +68,7 @@ class QueryAnswers:
         table = self._read(query.name, query.columns)
         if table is None:
             return None
-        return Norms(table.column("squared_norm").to_numpy(), table.column("correct").to_numpy())
+        return Norms(table[SQUARED], table["correct"])
 
     def crafted(self, source: str, target: str) -> dict[str, float] | None:
         """Accuracy of `target` on images crafted on `source`, by attack; None if there is no `TransferQuery` answer."""
@@ -75,7 +76,7 @@ class QueryAnswers:
         table = self._read(query.name, query.columns)
         if table is None:
             return None
-        return {name.partition(":")[0]: float(table.column(name).to_numpy().mean()) for name in query.columns}
+        return {name.partition(":")[0]: float(table[name].mean()) for name in query.columns}
 
     def write(self, query: ModelQuery, columns: Columns) -> None:
         """Write an answer, one row per test image, and copy it to the store."""
@@ -95,10 +96,13 @@ class QueryAnswers:
     def _path(self, name: str) -> Rooted:
         return self.folder.file(f"{FOLDER}/{name}.parquet")
 
-    def _read(self, name: str, columns: Sequence[str]) -> pa.Table | None:
+    def _read(self, name: str, columns: Sequence[str]) -> dict[str, npt.NDArray[Any]] | None:
+        """The columns of an answer; None if there is none, or it is not one that `write` wrote."""
         try:
-            return pq.read_table(check_regular(self._path(name)), columns=list(columns), partitioning=None)
-        except (pa.ArrowException, OSError, InputError):
+            table = pq.read_table(check_regular(self._path(name)), columns=list(columns), partitioning=None)
+            kinds = {column: pa.float64() if column == SQUARED else pa.bool_() for column in columns}
+            return {column: checked_column(table, column, kind) for column, kind in kinds.items()}
+        except (pa.ArrowException, KeyError, ValueError, OSError):
             return None
 
 
@@ -126,7 +130,7 @@ def measure_gradients(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Col
             logits = model(x)
             gradient = input_gradient(cross_entropy(logits, y), x)
         squared = gradient.double().flatten(1).square().sum(1) / 4  # a step of 1 in [0, 1] is one of 2 in [-1, 1]
-    return {"correct": is_correct(logits.detach(), y).cpu().numpy(), "squared_norm": squared.cpu().numpy()}
+    return {"correct": is_correct(logits.detach(), y).cpu().numpy(), SQUARED: squared.cpu().numpy()}
 
 
 def measure_transfer(query: TransferQuery, models: Models, batch: Split, config: TrialConfig, device: str) -> Columns:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from bat_core.errors import InputError
 from sweeps.engine.cli.live_table import live_table
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.cli.text import counted, pasted
+from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.model_queries import QueryAnswers, answer_query
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.session import SweepSession
+from sweeps.engine.storage.files import pasted
 from sweeps.engine.sweep.spec import Trial
 
 if TYPE_CHECKING:

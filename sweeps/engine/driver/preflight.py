@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from bat_core.config import TrialConfig
 from bat_core.data import Dataset
@@ -36,10 +37,29 @@ def check_trial(config: TrialConfig, dataset: Dataset, workers: Workers) -> None
         with torch.device("meta"):
             model = build_model(config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
         recipe.check(model, dataset.num_classes)
+        _check_share(model, config, dataset.image_shape, workers)
     batches_per_epoch(config, len(dataset.train), workers)
     for part in ("val", config.attack.split):
         if (count := len(dataset.part(part))) < workers.size:
             raise InputError(f"{count} {part} images cannot be shared by {workers.size} workers: use more images")
+
+
+def _check_share(model: nn.Module, config: TrialConfig, image_shape: ImageShape, workers: Workers) -> None:
+    """Check that a network on the meta device can be updated with one image per worker, if that is the batch size.
+
+    Batch norm needs several values per channel. One image has only one where the network has shrunk it to a pixel.
+    """
+    if config.train.batch_size > workers.size:
+        return
+    try:
+        with torch.no_grad():
+            model.train()(torch.empty(1, *image_shape, device="meta"))
+    except ValueError as error:
+        shared = "" if workers.size == 1 else f" for {workers.size} workers"
+        raise InputError(
+            f"--batch-size {config.train.batch_size} is too small{shared}: the batch norm of {config.model} cannot be"
+            f" trained on one image, which it sees as a single value per channel; use at least {2 * workers.size}"
+        ) from error
 
 
 def check_user_code(configs: Iterable[TrialConfig], dataset: Dataset, workers: Workers, address: str | None) -> None:

@@ -8,11 +8,12 @@ import sweeps
 from bat_core.data import Dataset
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import SweepOptions
-from sweeps.engine.cli.text import counted, pasted, relative
+from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.on_ray import answer_on_ray, run_on_ray
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.reuse import reuse_finished
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
+from sweeps.engine.storage.files import pasted, relative
 from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import unread_lines

@@ -166,7 +166,11 @@ def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
         place = folder / SHARDS / f"{shard.start:06d}"
         verdicts = Verdicts.read(place / f"{CLEAN}.parquet")
         for number, entry in enumerate(evaluation.attacks().entries):
-            outcome = Verdicts.read(place / f"{number:02d}-{entry.name}.parquet").outcomes[entry.name]
+            path = place / f"{number:02d}-{entry.name}.parquet"
+            if (outcome := Verdicts.read(path).outcomes.get(entry.name)) is None:
+                raise InputError(
+                    f"{str(path)!r} has no verdicts of {entry.name}: remove it, and --resume attacks again"
+                )
             verdicts = verdicts.with_outcome(entry.name, outcome)
         parts.append(verdicts)
     return Verdicts.concat(parts)
@@ -308,8 +312,8 @@ class AdversarialImages:
             self._open.close()
 
 
-def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterator[tuple[str, int, str]]:
-    """(model, first image of the shard, attack) for each result on disk."""
+def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterator[tuple[str, str]]:
+    """(model, attack) for each result on disk."""
     for model in evaluation.models:
         for path in (folder.model(model) / SHARDS).glob("*/[0-9]*-*.parquet"):
-            yield model.source.name, int(path.parent.name), path.stem.partition("-")[2]
+            yield model.source.name, path.stem.partition("-")[2]

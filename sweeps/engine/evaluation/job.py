@@ -11,11 +11,11 @@ from rich.console import Console
 from bat_core.data import Split
 from bat_core.errors import InputError
 from sweeps.engine.cli.options import timestamped
-from sweeps.engine.cli.text import pasted, progress, relative, say
+from sweeps.engine.cli.text import progress, say
 from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.setup import reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
-from sweeps.engine.storage.files import refuse_if_used
+from sweeps.engine.storage.files import pasted, refuse_if_used, relative
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.storage.undo import undone_if_not_started
 from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit

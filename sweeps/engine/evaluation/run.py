@@ -84,12 +84,12 @@ class EvaluationJob(Job[Evaluation]):
 
     def done(self) -> float:
         costs = self._costs()
-        return sum(costs.get(attack, 0.0) for _, _, attack in finished_attacks(self.spec, self.folder))
+        return sum(costs.get(attack, 0.0) for _, attack in finished_attacks(self.spec, self.folder))
 
     def doing(self) -> str:
         shards, attacks = len(self.spec.shards()), len(self.spec.attacks().entries)
         done = {model.source.name: 0 for model in self.spec.models}
-        for name, _, _ in finished_attacks(self.spec, self.folder):
+        for name, _ in finished_attacks(self.spec, self.folder):
             done[name] += 1
         waiting = [name for name, count in done.items() if count < shards * attacks]
         if not waiting:

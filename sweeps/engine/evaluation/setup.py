@@ -30,14 +30,8 @@ from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 
 GPU_BATCH, CPU_BATCH = 1000, 250
 CYCLE_IMAGES = 48  # on which it is tried whether searches that repeat themselves may end
-FATAL_FINDINGS = {
-    "forward",
-    "output",
-    "classes",
-    "no_gradient",
-    "backward",
-    "single",
-}  # findings that make an attack impossible
+# Findings that make an attack impossible.
+FATAL_FINDINGS = {"forward", "output", "classes", "no_gradient", "backward", "single"}
 
 
 def make_spec_fields(

@@ -16,10 +16,11 @@ from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.run import run_evaluation
-from sweeps.engine.search.objectives import choose
+from sweeps.engine.search.objectives import choose, get_objective
 from sweeps.engine.search.results import Score, front, largest_part, scores
-from sweeps.engine.search.snapshot import Finalist, Tested, trusted_finalists
+from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested, trusted_finalists
 from sweeps.engine.search.spec import Final, Search
+from sweeps.engine.search.text import conditions, nothing_to_retrain
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.tracking.background import describe_error
@@ -38,9 +39,11 @@ def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist]
     """
     if search.final is None:
         return [], None
-    origins = largest_part(front(scores(session.sweep, session.folder)), search.final.count)
+    snapshot = Snapshot.of(session.sweep, search, session.folder)
+    origins = finalist_origins(snapshot)
     if not origins:
-        session.say("the Pareto front is empty: there are no finalists", "yellow")
+        why = nothing_to_retrain(snapshot) or "No trial has finished."
+        session.say(f"{why} So there are no finalists: nothing is retrained, and no model is registered.", "yellow")
         return [], None
     if not _train(session, search.final, origins):
         return [], None
@@ -49,10 +52,10 @@ def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist]
         return [], None
     session.tracker.once()  # the evaluations are logged to the models' own runs
     finalists = _evaluated_on_val(session, search, finalists)
-    champion = _chosen(finalists, search.final)
+    champion = chosen_model(finalists, search)
     finalists = _tested(session, search, finalists)
     if champion is None:
-        session.say(f"no finalist satisfies the rule {search.final.rule}: no model is registered", "yellow")
+        session.say(f"no finalist satisfies {conditions(search)}: no model is registered", "yellow")
         return finalists, None
     _register(session, search.final, champion, finalists)
     return finalists, champion.id
@@ -70,6 +73,12 @@ def check_finalists(search: Search, dataset: Dataset) -> None:
         get_suite(suite, eps=search.base.attack.eps).for_classes(dataset.num_classes).check_available()
     if not len(dataset.test):
         raise InputError("--finalists are evaluated on test images, and the data set has none: leave --finalists out")
+
+
+def finalist_origins(snapshot: Snapshot) -> list[Score]:
+    """The trials to retrain: a part of the front of those that meet every constraint of the objective."""
+    final = snapshot.search.final
+    return largest_part(front(snapshot.feasible), final.count) if final else []
 
 
 def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
@@ -111,9 +120,16 @@ def _finished(session: SweepSession, final: Final, origins: Sequence[Score]) -> 
     return found
 
 
-def _chosen(finalists: Sequence[Finalist], final: Final) -> Score | None:
-    """The rule picks a finalist by its means on validation images; the champion is its most robust model there."""
-    picked = choose(trusted_finalists(finalists), final.rule)
+def chosen_model(finalists: Sequence[Finalist], search: Search) -> Score | None:
+    """The champion; None if no finalist satisfies the rule and the objective.
+
+    The rule picks a finalist by its means on validation images, among those whose mean has the clean accuracy that
+    the objective requires. The champion is that finalist's most robust model there.
+    """
+    assert search.final is not None
+    floor = get_objective(search.objective).floor or 0.0
+    allowed = [finalist for finalist in trusted_finalists(finalists) if finalist.clean_acc >= floor]
+    picked = choose(allowed, search.final.rule)
     return max(picked.members, key=lambda one: (one.robust_acc, one.clean_acc)) if picked else None
 
 

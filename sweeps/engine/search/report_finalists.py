@@ -4,12 +4,13 @@ from sweeps.engine.cli.markdown import pipe_table
 from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
-from sweeps.engine.search.text import champion_of, describe_rule, settings, suites
+from sweeps.engine.search.text import champion_of, conditions, describe_rule, nothing_to_retrain, settings, suites
 
 ONCE = (
     "All choices were made on validation images, which were split from train. Test images were used once, after all"
     " choices, and their results changed nothing."
 )
+UNTOUCHED = "All numbers above are from validation images, which were split from train. Test images were not used."
 
 
 def champions(snapshot: Snapshot) -> str:
@@ -32,13 +33,19 @@ def champions(snapshot: Snapshot) -> str:
 def champion_md(snapshot: Snapshot) -> list[str]:
     """The section as Markdown: the finalists, the rule and the champion."""
     final = snapshot.search.final
+    if not snapshot.finalists and final and (why := nothing_to_retrain(snapshot)):
+        return [
+            f"{why} So there are no finalists: nothing was retrained, and no model was registered. To get them, resume"
+            " this search with more trials (`--num-trials N`).",
+            UNTOUCHED,
+        ]
     if not snapshot.finalists:
         asked = "The finalists have not been trained yet" if final else "This search has no finalists"
         return [
             f"{asked}. To get them, resume this search with `--finalists K`: K trials of the front that"
             " together dominate a large area are retrained with several seeds and evaluated once on test images; one"
             " becomes the champion.",
-            "All numbers above are from validation images, which were split from train. Test images were not used.",
+            UNTOUCHED,
         ]
     parts = [
         f"{count_of(len(snapshot.finalists), 'finalist')}: trials of the front, retrained with"
@@ -62,7 +69,8 @@ def _choice(snapshot: Snapshot) -> str:
     by = f" The rule is `{final.rule}`: {describe_rule(final.rule)}." if final else ""
     basis = "It uses the means above and excludes finalists with a masked seed."
     if champion is None:
-        return f"There is no champion: no finalist satisfies the rule, or the choice has not been made yet.{by} {basis}"
+        why = f"no finalist satisfies {conditions(snapshot.search)}, or the choice has not been made yet"
+        return f"There is no champion: {why}.{by} {basis}"
     best = max(champion.members, key=lambda one: (one.robust_acc, one.clean_acc)).id == snapshot.champion
     of = ", the most robust of its seeds on validation images" if best else ""
     return f"The champion is {snapshot.champion}: {champion.origin.id}{of}.{by} {basis}"

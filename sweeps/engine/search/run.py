@@ -10,7 +10,6 @@ from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.cli.app import FAILED, INTERRUPTED
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.cli.text import pasted, relative
 from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
@@ -26,6 +25,7 @@ from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.trial_config import trial_config
+from sweeps.engine.storage.files import pasted, relative
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report
 

@@ -9,6 +9,7 @@ from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
+from sweeps.engine.search.spec import Search
 from sweeps.engine.sweep.spec import Trial
 
 SAMPLERS = {
@@ -119,6 +120,13 @@ def describe_rule(name: str) -> str:
     return "the finalist farthest above the straight line from the most robust finalist to the most accurate one"
 
 
+def conditions(search: Search) -> str:
+    """What a champion must satisfy: the rule, and the clean accuracy that the objective requires, if any."""
+    floor = get_objective(search.objective).floor
+    required = f" and the objective's clean accuracy of at least {percent(floor)}" if floor else ""
+    return f"the rule{f' {search.final.rule}' if search.final else ''}{required}"
+
+
 def trusted(snapshot: Snapshot) -> list[Score]:
     """The trials to draw conclusions from: finished, comparable and feasible for the objective."""
     return snapshot.feasible
@@ -135,6 +143,13 @@ def none_feasible(snapshot: Snapshot) -> str | None:
         f"No {which} has the clean accuracy of at least {percent(floor)} that the objective requires: the cleanest has"
         f" {percent(cleanest.clean_acc)} and is {percent(cleanest.robust_acc)} robust ({cleanest.id})."
     )
+
+
+def nothing_to_retrain(snapshot: Snapshot) -> str | None:
+    """Why no finished trial can become a finalist, as a sentence; None if one can, or none has finished."""
+    if not snapshot.finished or snapshot.feasible:
+        return None
+    return none_feasible(snapshot) or "No trial has a robust accuracy that can be compared: the front is empty."
 
 
 def why_not_enough(snapshot: Snapshot) -> str | None:

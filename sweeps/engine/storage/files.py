@@ -1,7 +1,8 @@
-"""Places on local disks: the cache, and output folders that must be new."""
+"""Places on local disks: the cache, output folders that must be new, and how a path is shown."""
 
 import contextlib
 import os
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -36,6 +37,20 @@ def user_cache() -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise InputError(f"the cache folder {str(folder)!r} belongs to somebody else: set BAT_SWEEPS_CACHE")
     return folder
+
+
+def relative(path: Path) -> str:
+    """The path relative to the working folder if it lies inside it, else unchanged."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def pasted(path: Path) -> str:
+    """A path as one word of a shell command: relative where it can be, and quoted."""
+    word = relative(path)
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
 
 
 def refuse_if_used(folder: Path, spec: str, noun: str) -> None:

@@ -1,12 +1,12 @@
 """Leaves no trace of a new sweep or evaluation that could not start, so that the same command can be typed again."""
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bat_core.errors import InputError
 from bat_core.paths import chosen, remove, remove_empty
+from sweeps.engine.storage.files import pasted
 
 
 class NothingStartedError(InputError):
@@ -32,7 +32,7 @@ def undone_if_not_started(
         if not new:
             raise NothingStartedError(f"{error}; then type the same command again") from error
         if started():
-            raise NothingStartedError(f"{error}; then resume with --resume {shlex.quote(str(folder))}") from error
+            raise NothingStartedError(f"{error}; then resume with --resume {pasted(folder)}") from error
         undo()
         for path in folder.iterdir():
             remove(chosen(path))  # a link is removed, and what it points to is not

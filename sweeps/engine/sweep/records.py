@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from bat_core.errors import InputError
 from bat_core.jsontext import read_json
+from bat_core.masking.flags import MASKING_STATUSES
 from bat_core.paths import Rooted, append_to, below, drop_torn_line, make_folder, read_regular
 from sweeps.engine.storage.retry import retry_storage
 
@@ -39,6 +40,7 @@ REQUIRED_FIELDS: dict[str, dict[str, type]] = {  # the fields and types that eac
 # Numeric fields of epochs and results. They must be finite.
 NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
 TEXTS = ("suite", "verdict", "split", "hash", "reason", "sweep", "trial")
+TABLES = ("passed_over", "versions")  # fields that are objects whose values are texts
 RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
 
 
@@ -160,7 +162,6 @@ def _event(line: bytes) -> Event | None:
     if not isinstance(event, dict) or not isinstance(kind := event.get("event"), str):
         return None
     valid = all(type(event.get(name)) is required for name, required in REQUIRED_FIELDS.get(kind, {}).items())
-    valid &= type(event.get("passed_over", {})) is dict
     numbers = [event.get("time"), *(event[name] for name in (*NUMBERS, *RESULTS) if name in event)]
     return _Line(event) if valid and _has_types(event) and all(map(_is_finite, numbers)) else None
 
@@ -173,10 +174,13 @@ class _Line(dict[str, Any]):
 
 
 def _has_types(event: Event) -> bool:
-    """Whether the texts in a line are texts."""
-    texts = all(isinstance(event[name], str) for name in TEXTS if name in event)
-    flags = event.get("flags", [])
-    return texts and isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)
+    """Whether the texts in a line are texts, and its masking status is one that this program knows."""
+    texts = [event[name] for name in TEXTS if name in event]
+    tables, flags = [event.get(name, {}) for name in TABLES], event.get("flags", [])
+    if not isinstance(flags, list) or not all(isinstance(table, dict) for table in tables):
+        return False
+    texts += [*flags, *(text for table in tables for text in table.values())]
+    return all(isinstance(text, str) for text in texts) and event.get("verdict", "clear") in MASKING_STATUSES
 
 
 def _is_finite(value: Any) -> bool:

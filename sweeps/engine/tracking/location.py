@@ -1,15 +1,19 @@
 """Where MLflow keeps its data: the URI, whether it can be written, and how to open it. Does not import MLflow."""
 
+import hashlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from bat_core.errors import InputError
-from bat_core.paths import Rooted, chosen, make_folder, make_private
+from bat_core.paths import Rooted, below, chosen, make_folder, make_private
 from sweeps.engine.cli.redact import redacted, redacted_uri
-from sweeps.engine.cli.text import pasted
+from sweeps.engine.storage.files import pasted, user_cache
+from sweeps.engine.storage.locks import exclusive
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
@@ -40,8 +44,7 @@ def prepare(uri: str) -> None:
     Raises:
         InputError: the database cannot be written.
     """
-    path = unquote(uri.removeprefix(SQLITE).partition("?")[0])
-    if not uri.startswith(SQLITE) or not path or path.startswith((":memory:", "file:")):
+    if not (path := _database_file(uri)):
         return
     here = str(Path.cwd())
     if quote(here) != here:  # MLflow's own default, a bare path, is not quoted where it becomes a URI or SQL
@@ -56,6 +59,27 @@ def prepare(uri: str) -> None:
             f"{redacted(str(Path(path).absolute()))!r} cannot be written: {reason}; name another database"
             f" by MLFLOW_TRACKING_URI, such as {SQLITE}/FOLDER/{DATABASE}"
         ) from error
+
+
+@contextmanager
+def sole_maker(uri: str) -> Iterator[None]:
+    """Open a SQLite database during the body, alone among this user's processes on this machine.
+
+    MLflow makes a new database's tables without a lock: of several processes that open it at once, all but one fail.
+    The lock file is in the user's cache, so that nothing lies beside the database.
+    """
+    if not (path := _database_file(uri)):
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(Path(path).resolve())).hexdigest()[:32]
+    with exclusive(below(user_cache(), "locks", f"{name}.lock")):
+        yield
+
+
+def _database_file(uri: str) -> str | None:
+    """The file of a SQLite database; None for servers, other databases and those in memory."""
+    path = unquote(uri.removeprefix(SQLITE).partition("?")[0])
+    return path if uri.startswith(SQLITE) and path and not path.startswith((":memory:", "file:")) else None
 
 
 def how_to_open(uri: str) -> str:

@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
-from sweeps.engine.tracking.location import restored
+from sweeps.engine.tracking.location import restored, sole_maker
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
@@ -45,7 +45,9 @@ class Runs:
     """
 
     def __init__(self, uri: str) -> None:
-        self.client = MlflowClient(tracking_uri=uri)
+        with sole_maker(uri):
+            self.client = MlflowClient(tracking_uri=uri)
+            self.client.search_experiments(max_results=1)  # makes the tables of a new database
 
     def get(self, run_id: str) -> Run:
         """The run with this id."""

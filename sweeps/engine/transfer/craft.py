@@ -1,7 +1,6 @@
 """A transfer matrix: its description, its folder, and the crafting and classification of adversarial images."""
 
 import io
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,9 @@ from bat_core.memory import gpu_batch_size
 from bat_core.paths import Rooted, below, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
+from bat_core.verdicts import checked_column
 from sweeps.engine.evaluation.spec import EvaluationSpec, read_spec, write_spec
+from sweeps.engine.storage.files import pasted
 
 NOUN, SPEC = "transfer matrix", "transfer.json"
 CRAFTED = "crafted"
@@ -202,8 +203,8 @@ def read_shard(matrix: Matrix, path: Path, source: int, rows: Tensor) -> Transfe
         of = list(zip(*(table.column(name).to_pylist() for name in ("index", "source", "attack")), strict=True))
         if of != [(row, matrix.names[source], one) for one in labels for row in rows.tolist()]:
             return None
-        clean = table.column("clean_correct").to_numpy()[: len(rows)]
-        correct = np.stack([table.column(f"correct_{name}").to_numpy() for name in matrix.names])
+        clean = checked_column(table, "clean_correct", pa.bool_())[: len(rows)]
+        correct = np.stack([checked_column(table, f"correct_{name}", pa.bool_()) for name in matrix.names])
     except (pa.ArrowException, KeyError, ValueError, OSError):
         return None
     per_attack = correct.reshape(len(matrix.names), len(labels), len(rows))
@@ -226,7 +227,7 @@ def _joined(matrix: Matrix, folder: MatrixFolder, part: Split, source: int) -> T
         verdicts = read_shard(matrix, path, source, part.rows[shard])
         if verdicts is None:
             raise InputError(
-                f"{str(path)!r} is not a complete verdicts file: resume with --resume {shlex.quote(str(folder.path))}"
+                f"{str(path)!r} is not a complete verdicts file: resume with --resume {pasted(folder.path)}"
             )
         shards.append(verdicts)
     names = shards[0].adversarial

@@ -1,6 +1,8 @@
 """What is asked of finished models: gradients against the formula, black boxes against the attack by hand."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -70,3 +72,15 @@ def test_a_torn_answer_is_none(tmp_path):
     path = tmp_path / "probes" / "gradients-a.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     assert probed.missing([query]) == [query]
+
+
+@pytest.mark.parametrize("name", ["correct", "squared_norm"])
+@pytest.mark.parametrize("values", [["1.0"], [None], [[1.0]], [1]], ids=str)
+def test_an_answer_with_a_column_of_another_kind_is_none(tmp_path, name, values):
+    asked, query = QueryAnswers(SweepFolder(tmp_path)), GradientQuery(trial="a")
+    asked.write(query, {"correct": np.array([True]), "squared_norm": np.array([1.0])})
+    path = tmp_path / "probes" / "gradients-a.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(values)), path)
+    assert asked.missing([query]) == [query]
+    assert asked.gradients("a") is None

@@ -70,6 +70,20 @@ def test_a_recipe_that_reads_the_last_layer_needs_one_row_per_class(make_trial, 
     refused(make_trial("R-MOSA-LA", params={}), digits, "one row per class: it has 7 rows for 10 classes")
 
 
+@pytest.mark.parametrize(("size", "batch_size"), [(1, 1), (2, 2)])
+def test_batch_norm_that_would_see_one_value_per_channel_is_refused(make_trial, digits, size, batch_size):
+    """An 8x8 image is one pixel where preact_resnet18's last batch norm sees it."""
+    config = replace(make_trial(), model="preact_resnet18")
+    config = replace(config, train=replace(config.train, batch_size=batch_size))
+    message = f"--batch-size {batch_size} is too small.*preact_resnet18.*use at least {2 * size}$"
+    refused(config, digits, message, Workers(0, size))
+    for enough in (
+        replace(config, train=replace(config.train, batch_size=2 * size)),
+        replace(config, model="small_cnn"),
+    ):
+        check_trial(enough, digits, Workers(0, size))
+
+
 def test_what_could_not_be_read_back_is_not_written(make_trial):
     check_storable(make_trial(seed=2**63 - 1))
     with pytest.raises(InputError, match=r"seed=.* is too large: integers must fit into 64 bits"):

@@ -22,6 +22,7 @@ from sweeps.engine.evaluation.attack import (
     SHARDS,
     EvaluationFolder,
     finished_attacks,
+    joined,
     per_attack,
     read_outcome,
     summarise,
@@ -293,6 +294,16 @@ def test_the_outcome_of_other_steps_is_none(copied):
     assert read_outcome(file, entry, rows) is not None
     assert read_outcome(file, replace(entry, steps=(7, 20)), rows) is None
     assert read_outcome(file, replace(entry, name="cw"), rows) is None
+
+
+def test_shards_in_folders_of_other_names_are_no_error_and_those_without_an_attack_are_one(copied):
+    folder, place = EvaluationFolder(copied), model_folder(copied) / SHARDS
+    done = len(list(finished_attacks(folder.load(), folder)))
+    of_another_attack(place / "000000" / "01-ce.parquet")
+    with pytest.raises(InputError, match="has no verdicts of ce: remove it, and --resume attacks again"):
+        joined(folder.load(), model_folder(copied))
+    (place / "000000").rename(place / "a b")
+    assert len(list(finished_attacks(folder.load(), folder))) == done
 
 
 def test_a_model_that_changed_meanwhile_is_refused(copied, monkeypatch):

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.narrowing import narrow
+from sweeps.engine.search.finalists import chosen_model, finalist_origins
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.spec import Halving
-from sweeps.engine.search.text import describe_rule, span
+from sweeps.engine.search.text import describe_rule, nothing_to_retrain, span
 from tests.engine.search.views import (
     HALVED,
     KILLED,
@@ -288,6 +289,41 @@ def test_no_champion_is_no_champion(snapshot):
 )
 def test_each_rule_has_its_words(name, words):
     assert describe_rule(name) == words
+
+
+def test_if_no_trial_met_the_constraint_there_are_no_finalists_and_both_texts_say_why():
+    search = search_of("bat", objective="robust-at-clean>=0.95")
+    view = view_of(search, [score_of(search, 0, 0.9, 0.4), score_of(search, 1, 0.8, 0.5)])
+    assert finalist_origins(view) == []
+    why = nothing_to_retrain(view)
+    assert why.startswith("No trial has the clean accuracy of at least 95.0% that the objective requires: the cleanest")
+    said = section(report_md(view), "Finalists and champion")
+    assert f"{why} So there are no finalists: nothing was retrained, and no model was registered." in said
+    assert "Test images were not used" in said
+    masked = view_of(search_of("bat"), [score_of(search, 0, 0.9, 0.4, masking_status=MASKED)])
+    assert finalist_origins(masked) == []
+    assert "So there are no finalists" in section(report_md(masked), "Finalists and champion")
+    assert nothing_to_retrain(view_of(search)) is None
+
+
+def test_finalists_are_trials_that_meet_the_constraint():
+    search = search_of("bat", objective="robust-at-clean>=0.85")
+    met, missed = score_of(search, 0, 0.9, 0.4), score_of(search, 1, 0.8, 0.5)
+    assert finalist_origins(view_of(search, [met, missed])) == [met]
+    assert nothing_to_retrain(view_of(search, [met, missed])) is None
+    both = view_of(search_of("bat"), [met, missed])
+    assert {one.id for one in finalist_origins(both)} == {met.id, missed.id}
+
+
+def test_a_champion_has_the_clean_accuracy_that_the_objective_requires():
+    search = search_of("bat", objective="robust-at-clean>=0.85")
+    met = finalist_of(search, score_of(search, 0, 0.9, 0.4))
+    missed = finalist_of(search, score_of(search, 1, 0.86, 0.7), shift=-0.05)
+    assert chosen_model([met, missed], search) == max(met.members, key=lambda one: one.robust_acc)
+    assert chosen_model([missed], search) is None
+    said = report_md(view_of(search, [met.origin], finalists=(missed,)))
+    assert "no finalist satisfies the rule knee and the objective's clean accuracy of at least 85.0%" in said
+    assert chosen_model([missed], search_of("bat")) is not None
 
 
 def test_pictures_are_named_where_they_are_drawn(snapshot, report):

@@ -83,7 +83,7 @@ def test_a_server_that_stays_away_is_named_with_what_failed(s3, impatient):
         s3.start()
     said = str(failed.value)
     assert said.startswith("a cannot be written in 's3://bucket/gone/trials': ")
-    assert "Could not connect to server" in said
+    assert "connect to server" in said  # "Could not" or "Couldn't", by the version of curl
     assert said.endswith("when the storage works again, use --resume")
     assert "\n" not in said
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bat_core.errors import InputError
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.sweep.records import RECORD, Record, read_events, read_status
 
@@ -125,3 +126,29 @@ def test_a_record_that_ends_in_nuls_is_gone_on_with(tmp_path: Path) -> None:
     Record(tmp_path).append("epoch", epoch=1)
     assert [event["event"] for event in read_events(tmp_path)] == ["start", "epoch"]
     assert b"\0" not in (tmp_path / RECORD).read_bytes()
+
+
+SOUND = {"time": 1.0, "suite": "s", "verdict": "clear", "flags": [], "versions": {"torch": "2"}, "reason": "r"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"verdict": "../../outside"}, {"verdict": None}, {"verdict": []}, {"flags": "x"}, {"flags": [1]}),
+        *({"versions": "2"}, {"versions": {"torch": None}}, {"passed_over": {"1": 2}}, {"passed_over": ["1"]}),
+        *({"suite": 1}, {"reason": {}}, {"time": "now"}, {"time": 2**70}, {"seconds": None}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["start", "finished"])
+def test_a_line_with_a_value_that_no_reader_knows_is_passed_over(tmp_path: Path, kind: str, changes: dict) -> None:
+    lines = [{"event": kind, **SOUND}, {"event": kind, **SOUND, **changes}]
+    (tmp_path / RECORD).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert read_events(tmp_path) == lines[:1]
+    assert read_status(tmp_path).unread == 1
+
+
+def test_a_record_that_is_a_link_to_itself_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / RECORD).symlink_to(tmp_path / RECORD)
+    with pytest.raises(InputError, match="is a link that leads back to itself: remove it"):
+        read_status(tmp_path)

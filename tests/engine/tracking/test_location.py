@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bat_core.errors import InputError
-from sweeps.engine.cli.text import pasted
+from sweeps.engine.storage.files import pasted
 from sweeps.engine.tracking import location
 from sweeps.engine.tracking.background import failure_of
 from sweeps.engine.tracking.location import how_to_open, prepare, tracking_uri

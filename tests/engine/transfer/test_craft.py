@@ -1,9 +1,12 @@
 """The transfer matrix against brute force, and what may not change it: batches, interruptions, memory."""
 
+import io
 import weakref
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,7 +162,19 @@ def test_a_model_that_changed_meanwhile_is_noticed(part, tmp_path):
         make(replace(matrix, models=changed), part, tmp_path)
 
 
-@pytest.mark.parametrize("harm", ["cut short", "empty", "of another shard", "of another source"])
+def with_column(path, name, value):
+    """The bytes of a Parquet file, a column of which has one value in all rows."""
+    table, content = pq.read_table(path), io.BytesIO()
+    kind = pa.string() if isinstance(value, str) else table.schema.field(name).type
+    changed = table.set_column(table.column_names.index(name), name, pa.array([value] * len(table), type=kind))
+    pq.write_table(changed, content)
+    return content.getvalue()
+
+
+HARMS = ("cut short", "empty", "of another shard", "of another source", "of texts", "of nulls")
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_file_that_is_not_whole_is_made_again_and_it_alone(made, part, tmp_path, harm):
     matrix, whole, found = made
     folder = make(matrix, part, tmp_path)
@@ -172,6 +187,8 @@ def test_a_file_that_is_not_whole_is_made_again_and_it_alone(made, part, tmp_pat
             "empty": b"",
             "of another shard": folder.shard("second", shards[0]).read_bytes(),
             "of another source": folder.shard("third", shards[1]).read_bytes(),
+            "of texts": with_column(harmed, "correct_first", "right"),
+            "of nulls": with_column(harmed, "clean_correct", None),
         }[harm]
     )
     assert read_shard(matrix, harmed, 1, part.rows[shards[1]]) is None
