@@ -17,8 +17,7 @@ from bat_core.checkpoint import load_model
 from bat_core.errors import InputError
 from sweeps.engine.storage.marks import marked_code
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import SPEC
+from sweeps.engine.sweep.spec import SPEC, Sweep
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
@@ -171,10 +170,11 @@ def _find(name: str, weights: Path | None, downloads: Path, weights_key: str) ->
 
 def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
     sweep = folder.load()
-    finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
+    finished = [trial for trial, status in folder.statuses(sweep) if status.phase == "finished"]
     if not finished:
         raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet: finish it with --resume")
-    return [_saved_model(folder.trial(trial)) for trial in finished]
+    allow(marked_code(folder.path, sweep.id))
+    return [_model_of(folder.trial(trial), sweep, name=trial.id) for trial in finished]
 
 
 def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
@@ -184,14 +184,21 @@ def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> 
     sweep = SweepFolder(sweep_folder).load() if (sweep_folder / SPEC).exists() else None
     if sweep:
         allow(marked_code(sweep_folder, sweep.id))
+    return _model_of(folder, sweep, name=name or trial_folder.name, trial_id=trial_folder.name, run_id=run_id)
+
+
+def _model_of(
+    folder: Path, sweep: Sweep | None, *, name: str, trial_id: str | None = None, run_id: str = ""
+) -> ModelSource:
+    """The model in a folder, which can be loaded. `trial_id` is its trial in the sweep, by default its name."""
     _, config = load_model(folder)
     return ModelSource(
-        name=name or trial_folder.name,
+        name=name,
         folder=str(folder),
         dataset=config.data.name,
         data_dir=sweep.data_dir if sweep else None,
         sweep_id=sweep.id if sweep else "",
-        trial_id=trial_folder.name if sweep else "",
+        trial_id=(trial_id or name) if sweep else "",
         run_id=run_id,
         val_size=config.data.val_size,
         image_size=config.data.image_size,

@@ -122,7 +122,8 @@ def tune_trials(
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records and the table
-    results = tuner.fit()
+    with supervisor.watching():
+        results = tuner.fit()
     with contextlib.suppress(OSError):
         remove(folder.ray(sweep))
     return results
