@@ -118,13 +118,14 @@ class Family:
 
 def evaluated_trials(sweep: Sweep, folder: SweepFolder) -> list[EvaluatedTrial]:
     """The finished trials, in the sweep's order."""
-    rows = folder.statuses(sweep)
-    return [_evaluated(trial, status, sweep, folder) for trial, status in rows if status.phase == "finished"]
+    rows = [(trial, status) for trial, status in folder.statuses(sweep) if status.phase == "finished"]
+    folder.fetch_results([trial for trial, _ in rows])
+    return [_evaluated(trial, status, sweep, folder) for trial, status in rows]
 
 
 def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder) -> EvaluatedTrial:
     assert status.result is not None
-    home = folder.trial(trial)
+    home = folder.results(trial.id)
     curves, verified = Curves.of(Verdicts.read(home / VERDICTS)), home / VERIFIED
     return EvaluatedTrial(
         trial=trial,

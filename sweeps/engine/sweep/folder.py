@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +16,11 @@ from bat_core.paths import Rooted, below, chosen, make_folder, read_regular, wri
 from bat_core.workers import Workers
 from sweeps.engine.storage.files import cache, refuse_if_used
 from sweeps.engine.storage.marks import is_marked, mark
-from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.object_store import Storage, in_threads
 from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import Record, TrialStatus, read_status
 from sweeps.engine.sweep.spec import SPEC, Report, Sweep, Trial
-from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
+from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_results, pull_trial
 
 TRIALS = "trials"
 TRIAL = "trial.json"
@@ -100,6 +100,18 @@ class SweepFolder:
         """Pull what the trial's workers have pushed."""
         if self.store:
             pull_trial(self.store, trial.id, self.trial(trial))
+
+    def results(self, trial_id: str) -> Rooted:
+        """The folder of a finished trial with its verdicts and model, which are pulled if they are not here yet."""
+        place = self.file(f"{TRIALS}/{trial_id}")
+        if self.store:
+            pull_results(self.store, trial_id, place)
+        return place
+
+    def fetch_results(self, trials: Sequence[Trial]) -> None:
+        """Pull what `results` would, of many trials at once."""
+        if self.store:
+            in_threads(self.results, [trial.id for trial in trials])
 
     def append_event(self, trial: Trial, event: str, **fields: Any) -> None:
         """Append to the record of a trial that no worker is writing."""

@@ -26,7 +26,7 @@ def log_files(run: Run, files: Iterable[Path], uri: str) -> None:
     """Upload files to a run, one request each."""
     repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
     for file in files:
-        repository.log_artifact(str(file))
+        repository.log_artifact(str(file))  # type: ignore[no-untyped-call]
 
 
 def known_model(client: MlflowClient, run: Run) -> str | None:
@@ -66,7 +66,8 @@ def log_model(
             pip_requirements=[f"bat-sweeps=={version}"],
             mlflow_model=described,
         )
-        get_artifact_repository(made.artifact_location, tracking_uri=uri).log_artifacts(str(local))
+        repository = get_artifact_repository(made.artifact_location, tracking_uri=uri)
+        repository.log_artifacts(str(local))  # type: ignore[no-untyped-call]
     client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(made.model_id, step=0)])
     return f"{PREFIX}{made.model_id}"

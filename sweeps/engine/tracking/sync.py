@@ -178,6 +178,7 @@ class _RunSync:
         failure: Exception | None = None
         if self.status.phase == "finished" and self.status.result:
             try:
+                self.runs.folder.results(self.trial.id)
                 verdicts = Verdicts.read(self.folder / VERDICTS)
                 model = self._log_files(run)
             except Exception as error:
