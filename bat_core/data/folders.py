@@ -37,12 +37,16 @@ def list_split(
         listed = [_class_files(root, name) for name in classes]
     except OSError as error:
         raise InputError(f"data folder {str(folder)!r} must have the layout {layout}: {error}") from error
+    empty = [name for name, one in zip(classes, listed, strict=True) if not len(one.names) and one.nested is None]
+    if empty:
+        raise InputError(
+            f"data folder {str(folder)!r} must have the layout {layout}: Found no valid file for the classes"
+            f" {', '.join(empty)} in {part}/. Supported extensions are: {', '.join(IMG_EXTENSIONS)}"
+        )
     if nested := next((one.nested for one in listed if one.nested is not None), None):
         raise InputError(
             f"data folder {str(folder)!r} must have the layout {layout}: {part}/{nested} is nested too deeply"
         )
-    if empty := next((name for name, one in zip(classes, listed, strict=True) if not len(one.names)), None):
-        raise InputError(f"data folder {str(folder)!r} must have the layout {layout}: {part}/{empty}/ has no images")
     labels = np.repeat(np.arange(len(classes)), [len(one.names) for one in listed])
     files = ImageFiles(root.absolute(), np.concatenate([one.names for one in listed]), size, workers)
     return Split.of(files, torch.from_numpy(labels)), tuple(classes)
