@@ -81,7 +81,7 @@ class ImageFiles:
         for start in range(0, len(self), NAMES_AT_ONCE):
             for name in self.names[start : start + NAMES_AT_ONCE].tolist():
                 digests += hashlib.sha256(name).digest()
-        words = np.frombuffer(digests, dtype=">u8").reshape(len(self), -1)
+        words = np.frombuffer(digests, dtype=">u8").reshape(len(self), 4)
         return torch.from_numpy(np.lexsort(words.T[::-1]))
 
     def batches(self, parts: Sequence[Tensor], crops: Crops | None = None) -> Iterator[Tensor]:

@@ -108,7 +108,7 @@ ALLOWED = {  # (file, call): why its path is safe
     (
         "sweeps/engine/tracking/models.py",
         "tempfile.TemporaryDirectory()",
-    ): "new and private: a model as MLflow stores it",
+    ): "new and private: MLflow's form of a model",
     ("sweeps/engine/transfer/craft.py", "pq.read_table(check_regular(path))"): READS,
     ("sweeps/engine/transfer/craft.py", "pq.write_table(pa.table(columns), content)"): MEMORY,
 }

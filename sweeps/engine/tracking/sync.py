@@ -24,7 +24,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import NUMBERS, VERDICTS, VERIFIED, Event, TrialStatus
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import MODEL
-from sweeps.engine.tracking.models import PREFIX, log_files, log_model
+from sweeps.engine.tracking.models import LOADER, PREFIX, log_files, log_model
 from sweeps.engine.tracking.runs import (
     COLLAPSED_TAG,
     EVALUATED_TAG,
@@ -41,6 +41,8 @@ from sweeps.engine.tracking.runs import (
     milliseconds,
 )
 from sweeps.engine.tracking.synced import SYNCED_TAG, Synced, digest_on, label
+
+__all__ = ["LOADER", "SweepSync"]
 
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
 THREADS = 8  # trials that are synced at once
