@@ -35,9 +35,9 @@ def look(count: int) -> dict[str, float]:
     """The mirror looks at a sweep in which nothing is new. The server is a stub."""
     with _made(count) as made, contextlib.ExitStack() as stack:
         mirror = sync.SweepSync(*made.reopened(), uri=f"sqlite:///{made.folder.path}/mlflow.db")
+        parent = SimpleNamespace(run=SimpleNamespace(info=SimpleNamespace(run_id="parent")))
         mirror.runs = SimpleNamespace(  # type: ignore[assignment]
-            known_to_server=lambda: True, parent=lambda: SimpleNamespace(info=SimpleNamespace(run_id="parent")),
-            delete_duplicates=lambda: None, folder=made.folder,
+            known_to_server=lambda: True, look_up=lambda: None, parent=lambda: parent, folder=made.folder
         )  # fmt: skip
         stack.enter_context(patch.object(sync, "_RunSync"))
         mirror.sync()
