@@ -13,11 +13,13 @@ from bat_core.adapter.fingerprint import fingerprint
 from bat_core.adapter.importing import allow, user_code
 from bat_core.adapter.sources import Built, Target, find_source, source_forms, split_name
 from bat_core.adapter.state_dicts import load_weights
-from bat_core.checkpoint import load_model
+from bat_core.checkpoint import load_model, read_description
+from bat_core.config import TrialConfig
 from bat_core.errors import InputError
 from sweeps.engine.storage.marks import marked_code
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import SPEC, Sweep
+from sweeps.engine.sweep.trial_sync import MODEL
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
@@ -174,7 +176,9 @@ def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
     if not finished:
         raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet: finish it with --resume")
     allow(marked_code(folder.path, sweep.id))
-    return [_model_of(folder.trial(trial), sweep, name=trial.id) for trial in finished]
+    homes = {trial.id: folder.trial(trial) for trial in finished}
+    # Each model is loaded before it is attacked: here its files are only compared with their checksums.
+    return [_model_of(home, read_description(home / MODEL).config, sweep, name=name) for name, home in homes.items()]
 
 
 def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
@@ -184,14 +188,14 @@ def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> 
     sweep = SweepFolder(sweep_folder).load() if (sweep_folder / SPEC).exists() else None
     if sweep:
         allow(marked_code(sweep_folder, sweep.id))
-    return _model_of(folder, sweep, name=name or trial_folder.name, trial_id=trial_folder.name, run_id=run_id)
+    _, config = load_model(folder)
+    return _model_of(folder, config, sweep, name=name or trial_folder.name, trial_id=trial_folder.name, run_id=run_id)
 
 
 def _model_of(
-    folder: Path, sweep: Sweep | None, *, name: str, trial_id: str | None = None, run_id: str = ""
+    folder: Path, config: TrialConfig, sweep: Sweep | None, *, name: str, trial_id: str | None = None, run_id: str = ""
 ) -> ModelSource:
-    """The model in a folder, which can be loaded. `trial_id` is its trial in the sweep, by default its name."""
-    _, config = load_model(folder)
+    """The model in a folder. `trial_id` is its trial in the sweep, by default its name."""
     return ModelSource(
         name=name,
         folder=str(folder),

@@ -18,7 +18,7 @@ from sweeps.engine.storage.files import cache, refuse_if_used
 from sweeps.engine.storage.marks import is_marked, mark
 from sweeps.engine.storage.object_store import Storage, in_threads
 from sweeps.engine.storage.retry import retry_storage
-from sweeps.engine.sweep.records import Record, TrialStatus, read_status
+from sweeps.engine.sweep.records import Record, TrialStatus, known_status, read_status
 from sweeps.engine.sweep.spec import SPEC, Report, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_results, pull_trial
 
@@ -123,7 +123,10 @@ class SweepFolder:
 
     def statuses(self, sweep: Sweep) -> list[tuple[Trial, TrialStatus]]:
         """All trials so far with their status, in the order of `trials`."""
-        return [(trial, read_status(self.trial(trial))) for trial in self.trials(sweep)]
+        root = f"{self.path}/{TRIALS}/"  # without the checks of `below`: a status is known of a checked path only
+        return [
+            (trial, known_status(root + trial.id) or read_status(self.trial(trial))) for trial in self.trials(sweep)
+        ]
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
         """All trials so far: first the predefined ones, then the proposed ones in order, finalists last."""

@@ -135,6 +135,18 @@ class _Known:
 _known: dict[str, _Known] = {}  # by the record's path
 
 
+def known_status(folder: str) -> TrialStatus | None:
+    """The status of the trial in `folder`, if its record is as this process last read it."""
+    name = f"{folder}/{RECORD}"
+    known = _known.get(name)
+    if known is None:
+        return None
+    try:
+        return known.status if known.file == _identity(os.lstat(name)) else None
+    except OSError:
+        return None
+
+
 def read_status(folder: Path) -> TrialStatus:
     """The status of the trial in `folder`; "waiting" if it has no record.
 
