@@ -120,9 +120,19 @@ def read_regular(path: Path, *, limit: int = MAX_BYTES) -> bytes:
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > limit:
-            raise InputError(f"{str(path)!r} has {size} bytes: this program writes at most {limit} there")
-        content = file.read(limit + 1)
+        return read_open(file, path, limit=limit)
+
+
+def read_open(file: IO[bytes], path: Path, *, limit: int = MAX_BYTES) -> bytes:
+    """The rest of an open file that has at most `limit` bytes. `path` is for the error message.
+
+    Raises:
+        InputError: it is larger.
+        OSError: it cannot be read.
+    """
+    if (size := os.fstat(file.fileno()).st_size) > limit:
+        raise InputError(f"{str(path)!r} has {size} bytes: this program writes at most {limit} there")
+    content = file.read(limit + 1)
     if len(content) > limit:
         raise InputError(f"{str(path)!r} has more than {limit} bytes: this program writes no such file")
     return content

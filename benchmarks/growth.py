@@ -1,6 +1,7 @@
 """How time and memory grow with the amount of work. Growth should be linear or better.
 
-python benchmarks/growth.py                              # images, steps, workers, trials; about 20 minutes on 2 cores
+python benchmarks/growth.py                              # all parts; about 40 minutes on 2 cores
+python benchmarks/growth.py --parts bookkeeping          # what thousands of trials cost besides running them
 
 An exponent is the least-squares slope of log time against log amount, with its 95 % interval: 1 is linear, less is
 better. Fixed costs lower it, so it is also fitted to the upper half of the amounts.
@@ -9,6 +10,7 @@ images   one epoch of training, and one PGD-20 evaluation, on 1,000 to 50,000 ra
 steps    one evaluation of 100 images with PGD of 1 to 1,000 steps
 workers  the same epoch with 1 and 2 processes, one thread each
 trials   a sweep of 1 to 64 minimal trials: seconds, and the memory of the driver
+bookkeeping  CPU seconds of each look at 100 to 5,000 finished trials, and at records of 100 to 3,000 epochs
 """
 
 import multiprocessing
@@ -23,7 +25,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import psutil
@@ -32,6 +34,7 @@ import torch.distributed as dist
 from cyclopts import Parameter
 from scipy import stats
 from speed import noise
+from support.bookkeeping import EPOCHS, TRIALS
 from support.common import command, machine, say, table, write_report
 
 from bat_core.config import AttackConfig, RecipeConfig, TrainConfig, TrialConfig
@@ -39,8 +42,9 @@ from bat_core.evaluate import evaluate
 from bat_core.fit import fit, initial_state
 from bat_core.workers import Workers
 
+T = TypeVar("T")
 MIB = 2**20
-PARTS = ("images", "steps", "workers", "trials")
+PARTS = ("images", "steps", "workers", "trials", "bookkeeping")
 ROOT = Path(__file__).parents[1]
 SIZE = 16  # height and width of the images: small, so that the benchmark is fast
 
@@ -51,7 +55,7 @@ class Options:
     """What to measure, and for which amounts."""
 
     parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = PARTS
-    """What to measure: images, steps, workers, trials."""
+    """What to measure: images, steps, workers, trials, bookkeeping."""
     images: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1000, 3000, 10_000, 25_000, 50_000)
     """Numbers of images."""
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 3, 10, 30, 100, 300, 1000)
@@ -60,6 +64,12 @@ class Options:
     """Numbers of trials."""
     workers: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2)
     """Numbers of processes."""
+    made: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (100, 1000, 5000)
+    """Numbers of finished trials that the bookkeeping is measured on."""
+    epochs: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (100, 1000, 3000)
+    """Numbers of epochs in a record."""
+    only: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    """Measure only the bookkeeping whose name contains one of these."""
     model: str = "small_cnn_8"
     """The network."""
     repeats: int = 3
@@ -76,6 +86,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
         "steps": steps,
         "workers": workers,
         "trials": trials,
+        "bookkeeping": bookkeeping,
     }
     for part in options.parts:
         say(part)
@@ -192,6 +203,26 @@ def _sweep(count: int) -> dict[str, float]:
         return {"seconds": time.perf_counter() - began, "driver_mib": peak.most / MIB}
 
 
+def bookkeeping(options: Options) -> dict[str, Any]:
+    """What is read again and again while a sweep runs, or once at its end; each amount in a fresh process."""
+    found: dict[str, Any] = {}
+    for measures, amount, amounts in ((TRIALS, "trials", options.made), (EPOCHS, "epochs", options.epochs)):
+        for name, measure in measures.items():
+            if options.only and not any(word in name for word in options.only):
+                continue
+            rows = [_fresh(_bookkeeping, measure, count) for count in amounts]
+            found[name] = _fitted(f"{name}, CPU s", amount, amounts, [[row["cpu"]] for row in rows])
+            if "mib" in rows[0]:
+                found[f"{name}, MiB"] = {count: row["mib"] for count, row in zip(amounts, rows, strict=True)}
+                say(f"  MiB: {found[f'{name}, MiB']}")
+    return found
+
+
+def _bookkeeping(measure: Callable[[int], dict[str, float]], count: int) -> dict[str, float]:
+    torch.set_num_threads(1)
+    return measure(count)
+
+
 class _peak:  # noqa: N801 (a context manager)
     """The peak resident memory of one process while the body runs, sampled ten times per second."""
 
@@ -247,10 +278,10 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _fresh(function: Callable[[Options, int], dict[str, Any]], options: Options, count: int) -> dict[str, Any]:
+def _fresh(function: Callable[[T, int], dict[str, Any]], given: T, count: int) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, options, count).result()
+        return pool.submit(function, given, count).result()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 16  # images that a process decodes at a time
 PREFETCH = 256  # images that are decoded ahead of use
+NAMES_AT_ONCE = 10_000  # names that are Python objects at the same time: there may be a million
 MAX_WORKERS = 8  # upper limit of the default number of processes
 
 
@@ -76,8 +77,12 @@ class ImageFiles:
 
         Hashing contents would read every file at each start. Names serve as well if files are not renamed.
         """
-        keys = [hashlib.sha256(name).digest() for name in self.names.tolist()]
-        return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+        digests = bytearray()
+        for start in range(0, len(self), NAMES_AT_ONCE):
+            for name in self.names[start : start + NAMES_AT_ONCE].tolist():
+                digests += hashlib.sha256(name).digest()
+        words = np.frombuffer(digests, dtype=">u8").reshape(len(self), 4)
+        return torch.from_numpy(np.lexsort(words.T[::-1]))
 
     def batches(self, parts: Sequence[Tensor], crops: Crops | None = None) -> Iterator[Tensor]:
         """The images at each of `parts`, (len(part), C, H, W), one part after another.

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from bat_core.data.base import Split
 from bat_core.data.decoding import is_grey, open_image
@@ -32,19 +34,70 @@ def list_split(
         raise InputError(f"data folder {str(folder)!r} has no {part}/: give one with the layout {layout}")
     try:
         classes = _classes(root)
-        found = make_dataset(str(root), {name: number for number, name in enumerate(classes)}, IMG_EXTENSIONS)
+        listed = [_class_files(root, name) for name in classes]
     except OSError as error:
         raise InputError(f"data folder {str(folder)!r} must have the layout {layout}: {error}") from error
-    relative = [(Path(path).relative_to(root), label) for path, label in found]
-    samples = [(str(path), label) for path, label in relative if not any(map(is_hidden, path.parts[:-1]))]
-    if nested := next((name for name, _ in samples if name.count(os.sep) != 1), None):
+    empty = [name for name, one in zip(classes, listed, strict=True) if not len(one.names) and one.nested is None]
+    if empty:
+        raise InputError(
+            f"data folder {str(folder)!r} must have the layout {layout}: Found no valid file for the classes"
+            f" {', '.join(empty)} in {part}/. Supported extensions are: {', '.join(IMG_EXTENSIONS)}"
+        )
+    if nested := next((one.nested for one in listed if one.nested is not None), None):
         raise InputError(
             f"data folder {str(folder)!r} must have the layout {layout}: {part}/{nested} is nested too deeply"
         )
-    if empty := sorted(set(classes) - {classes[label] for _, label in samples}):
-        raise InputError(f"data folder {str(folder)!r} must have the layout {layout}: {part}/{empty[0]}/ has no images")
-    names, labels = [name for name, _ in samples], [label for _, label in samples]
-    return split_of(root, names, labels, size, workers), tuple(classes)
+    labels = np.repeat(np.arange(len(classes)), [len(one.names) for one in listed])
+    files = ImageFiles(root.absolute(), np.concatenate([one.names for one in listed]), size, workers)
+    return Split.of(files, torch.from_numpy(labels)), tuple(classes)
+
+
+@dataclass(frozen=True)
+class _ClassFiles:
+    """The images of a class, `class/file`, sorted; and one that lies deeper, if there is one."""
+
+    names: npt.NDArray[np.bytes_]
+    nested: str | None
+
+
+def _class_files(root: Path, name: str) -> _ClassFiles:
+    """List a class. A data set may have a million files, so there is no Python object of each that stays.
+
+    Raises:
+        InputError: a companion file of macOS is among them.
+        OSError: the folder cannot be read.
+    """
+    found: list[str] = []
+    folders: list[str] = []
+    with os.scandir(root / name) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif _is_image(entry.name):
+                found.append(entry.name)
+    found.sort()
+    _refuse_companions(root, (f"{name}/{file}" for file in found))
+    deeper = (_first_image(root, f"{name}/{folder}") for folder in sorted(folders) if not is_hidden(folder))
+    nested = next(filter(None, deeper), None)
+    return _ClassFiles(np.array([os.fsencode(f"{name}/{file}") for file in found], dtype=np.bytes_), nested)
+
+
+def _first_image(root: Path, folder: str) -> str | None:
+    """The first image in a folder or below; None if there is none."""
+    for path, folders, files in os.walk(root / folder, followlinks=True):
+        folders[:] = sorted(one for one in folders if not is_hidden(one))
+        if image := min(filter(_is_image, files), default=None):
+            return (Path(path) / image).relative_to(root).as_posix()
+    return None
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS)
+
+
+def _refuse_companions(root: Path, names: Iterable[str]) -> None:
+    if odd := next((name for name in names if name.rpartition("/")[2].startswith("._")), None):
+        raise InputError(f"{root / odd} is metadata of macOS and not an image: remove the files whose names start ._")
 
 
 def _classes(root: Path) -> list[str]:
@@ -64,8 +117,7 @@ def split_of(
     Raises:
         InputError: one of them is a companion file of macOS.
     """
-    if odd := next((name for name in names if Path(name).name.startswith("._")), None):
-        raise InputError(f"{root / odd} is metadata of macOS and not an image: remove the files whose names start ._")
+    _refuse_companions(root, names)
     files = ImageFiles(root.absolute(), np.array([os.fsencode(name) for name in names]), size, workers)
     return Split.of(files, torch.tensor(labels, dtype=torch.int64))
 

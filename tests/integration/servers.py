@@ -82,6 +82,8 @@ class Proxy:
 
     "refuse": answered by 500, and not passed on. "hold": passed on once `release` is called. "late": passed
     on at once, and answered once `release` is called. "slow": answered after `delay` seconds.
+
+    `calls` are all requests: path and body. `most` is the largest number of requests that were there at once.
     """
 
     server: Server
@@ -92,6 +94,9 @@ class Proxy:
     spoilt: threading.Event = field(default_factory=threading.Event)
     passed: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
+    calls: list[tuple[str, bytes]] = field(default_factory=list)
+    most: int = 0
+    there: list[str] = field(default_factory=list)
 
     @property
     def uri(self) -> str:
@@ -118,6 +123,15 @@ class Proxy:
         class Handler(BaseHTTPRequestHandler):
             def handle_one(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                proxy.calls.append((self.path, body))
+                proxy.there.append(self.path)
+                proxy.most = max(proxy.most, len(proxy.there))
+                try:
+                    self._handle(body)
+                finally:
+                    proxy.there.remove(self.path)
+
+            def _handle(self, body: bytes) -> None:
                 fault = proxy.fault if proxy.on in self.path else ""
                 if fault == "refuse":
                     proxy.spoilt.set()

@@ -12,7 +12,7 @@ from rich.table import Table
 from sweeps.engine.cli.text import PLAIN_INTERVAL
 from sweeps.engine.storage.periodic import every
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import RECORD, TrialStatus, read_status
+from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
@@ -28,24 +28,14 @@ WIDTHS = {
 
 
 class StatusBoard:
-    """The status of every trial. Re-reads a record only if it has grown."""
+    """The trials of a sweep and their status."""
 
     def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
         self.sweep, self.folder = sweep, folder
-        self._seen: dict[str, tuple[int, TrialStatus]] = {}
-
-    def status(self, trial: Trial) -> TrialStatus:
-        """The trial's current status."""
-        record = self.folder.trial(trial) / RECORD
-        size = record.stat().st_size if record.exists() else 0
-        known = self._seen.get(trial.id)
-        if known is None or known[0] != size:
-            known = self._seen[trial.id] = (size, read_status(self.folder.trial(trial)))
-        return known[1]
 
     def all(self) -> list[tuple[Trial, TrialStatus]]:
         """All trials with their status, in the sweep's order."""
-        return [(trial, self.status(trial)) for trial in self.folder.trials(self.sweep)]
+        return self.folder.statuses(self.sweep)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +24,7 @@ from bat_core.paths import Rooted, check_regular, make_folder, write_atomically
 from bat_core.rng import PerExampleRNG
 from bat_core.verdicts import checked_column
 from sweeps.engine.driver.query_spec import BLACK_BOX_STEPS, GradientQuery, ModelQuery, TransferQuery
-from sweeps.engine.sweep.folder import TRIALS, SweepFolder
+from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.trial_sync import MODEL
 
 FOLDER = "probes"
@@ -88,10 +87,7 @@ class QueryAnswers:
 
     def models(self, query: ModelQuery) -> Models:
         """Load the models that a query uses."""
-        return {trial: load_model(self._trial(trial) / MODEL)[0] for trial in query.models}
-
-    def _trial(self, trial: str) -> Path:
-        return self.folder.file(f"{TRIALS}/{trial}")
+        return {trial: load_model(self.folder.results(trial) / MODEL)[0] for trial in query.models}
 
     def _path(self, name: str) -> Rooted:
         return self.folder.file(f"{FOLDER}/{name}.parquet")

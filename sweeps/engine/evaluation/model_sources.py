@@ -13,12 +13,13 @@ from bat_core.adapter.fingerprint import fingerprint
 from bat_core.adapter.importing import allow, user_code
 from bat_core.adapter.sources import Built, Target, find_source, source_forms, split_name
 from bat_core.adapter.state_dicts import load_weights
-from bat_core.checkpoint import load_model
+from bat_core.checkpoint import load_model, read_description
+from bat_core.config import TrialConfig
 from bat_core.errors import InputError
 from sweeps.engine.storage.marks import marked_code
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import read_status
-from sweeps.engine.sweep.spec import SPEC
+from sweeps.engine.sweep.spec import SPEC, Sweep
+from sweeps.engine.sweep.trial_sync import MODEL
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
@@ -171,10 +172,13 @@ def _find(name: str, weights: Path | None, downloads: Path, weights_key: str) ->
 
 def _sweep_models(folder: SweepFolder) -> list[ModelSource]:
     sweep = folder.load()
-    finished = [trial for trial in folder.trials(sweep) if read_status(folder.trial(trial)).phase == "finished"]
+    finished = [trial for trial, status in folder.statuses(sweep) if status.phase == "finished"]
     if not finished:
         raise InputError(f"sweep {str(folder.path)!r} has no finished trial yet: finish it with --resume")
-    return [_saved_model(folder.trial(trial)) for trial in finished]
+    allow(marked_code(folder.path, sweep.id))
+    homes = {trial.id: folder.trial(trial) for trial in finished}
+    # Each model is loaded before it is attacked: here its files are only compared with their checksums.
+    return [_model_of(home, read_description(home / MODEL).config, sweep, name=name) for name, home in homes.items()]
 
 
 def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> ModelSource:
@@ -185,13 +189,20 @@ def _saved_model(folder: Path, *, name: str | None = None, run_id: str = "") -> 
     if sweep:
         allow(marked_code(sweep_folder, sweep.id))
     _, config = load_model(folder)
+    return _model_of(folder, config, sweep, name=name or trial_folder.name, trial_id=trial_folder.name, run_id=run_id)
+
+
+def _model_of(
+    folder: Path, config: TrialConfig, sweep: Sweep | None, *, name: str, trial_id: str | None = None, run_id: str = ""
+) -> ModelSource:
+    """The model in a folder. `trial_id` is its trial in the sweep, by default its name."""
     return ModelSource(
-        name=name or trial_folder.name,
+        name=name,
         folder=str(folder),
         dataset=config.data.name,
         data_dir=sweep.data_dir if sweep else None,
         sweep_id=sweep.id if sweep else "",
-        trial_id=trial_folder.name if sweep else "",
+        trial_id=(trial_id or name) if sweep else "",
         run_id=run_id,
         val_size=config.data.val_size,
         image_size=config.data.image_size,

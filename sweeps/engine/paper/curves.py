@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bat_core.curves import Curves
 from bat_core.verdicts import READINGS, Reading, Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import VERDICTS, VERIFIED, TrialStatus, read_status
+from sweeps.engine.sweep.records import VERDICTS, VERIFIED, TrialStatus
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 COLUMNS = (
@@ -34,7 +35,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class EvaluatedTrial:
-    """A finished trial with its verdicts.
+    """A finished trial with its verdicts, or what is kept of them: a sweep has thousands of trials.
 
     `verdicts` are those of its curves. `headline` are those behind its robust accuracy: the same or, if the trial was
     verified, those of a subset of images with the verifying suite's verdicts added. `suite` names the attacks behind
@@ -43,9 +44,9 @@ class EvaluatedTrial:
     """
 
     trial: Trial
-    verdicts: Verdicts
+    verdicts: Verdicts | Curves
     pixels: float
-    headline: Verdicts
+    headline: Verdicts | Curves
     suite: str
     masking_status: str
     collapsed: int | None = None
@@ -117,18 +118,20 @@ class Family:
 
 def evaluated_trials(sweep: Sweep, folder: SweepFolder) -> list[EvaluatedTrial]:
     """The finished trials, in the sweep's order."""
-    statuses = [(trial, read_status(folder.trial(trial))) for trial in folder.trials(sweep)]
-    return [_evaluated(trial, status, sweep, folder) for trial, status in statuses if status.phase == "finished"]
+    rows = [(trial, status) for trial, status in folder.statuses(sweep) if status.phase == "finished"]
+    folder.fetch_results([trial for trial, _ in rows])
+    return [_evaluated(trial, status, sweep, folder) for trial, status in rows]
 
 
 def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFolder) -> EvaluatedTrial:
     assert status.result is not None
-    verdicts, verified = Verdicts.read(folder.trial(trial) / VERDICTS), folder.trial(trial) / VERIFIED
+    home = folder.results(trial.id)
+    curves, verified = Curves.of(Verdicts.read(home / VERDICTS)), home / VERIFIED
     return EvaluatedTrial(
         trial=trial,
-        verdicts=verdicts,
+        verdicts=curves,
         pixels=sweep.budget_in_pixels(trial),
-        headline=Verdicts.read(verified) if verified.exists() else verdicts,
+        headline=Curves.of(Verdicts.read(verified)) if verified.exists() else curves,
         suite=status.result["suite"],
         masking_status=status.result["verdict"],
         collapsed=status.collapsed,

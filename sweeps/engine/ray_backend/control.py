@@ -18,6 +18,7 @@ from ray._private.state import state as cluster_state
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_get, _internal_kv_put
 from ray.tune.experiment import Trial as TuneTrial
 
+from sweeps.engine.storage.periodic import every
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep
@@ -139,6 +140,9 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[None]:
 class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """Supervises the trials: stops them on request, fails those that hang, and pauses those whose node is leaving.
 
+    It looks at the running trials in a thread of its own: Tune's event loop, for which GPUs wait, only tells it which
+    trials run.
+
     Args:
         stall: seconds without progress after which a trial fails; None disables the check.
     """
@@ -146,10 +150,12 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def __init__(self, sweep: Sweep, folder: SweepFolder, *, stall: float | None) -> None:
         self._sweep, self._folder, self._stall = sweep, folder, stall
         self._store = ControlStore(sweep.id)
-        self._polled = time.monotonic()
+        self._looked = time.monotonic()
         self._stop_requested: float | None = None
         self._seen: dict[str, tuple[Any, float]] = {}
+        self._started: dict[str, TuneTrial] = {}
         self._stopped = False
+        self._error: Exception | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
@@ -157,12 +163,32 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         return self._stopped
 
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:  # noqa: ARG002
+        self._started[trial.trial_id] = trial
+
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ARG002
+        if self._error is not None:
+            raise self._error
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at the running trials every second while the body runs."""
+        with every(POLL_EVERY, self._look_safely, name="supervisor"):
+            yield
+
+    def _look_safely(self) -> bool:
+        """Look, or keep the error for Tune's loop to raise. Returns whether to go on."""
+        try:
+            self.look()
+        except Exception as error:
+            self._error = error
+        return self._error is None
+
+    def look(self) -> None:
+        """Look once at the running trials."""
         now = time.monotonic()
-        if now - self._polled < POLL_EVERY:
-            return
-        since, self._polled = now - self._polled, now
-        running = [trial for trial in trials if trial.status == TuneTrial.RUNNING]
+        since, self._looked = now - self._looked, now
+        running = self._running()
         if stopping.is_set():
             self._stop(running, now)
             return
@@ -170,6 +196,14 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
             self._store.put(leaving(node))
         for trial in running if self._stall else ():
             self._check_stall(trial, min(since, MAX_STALL_STEP))
+
+    def _running(self) -> list[TuneTrial]:
+        """The trials that run; those that have ended are forgotten."""
+        known = list(self._started.items())  # in one step: Tune's loop may add to it
+        for trial_id, trial in known:
+            if trial.is_finished():
+                self._started.pop(trial_id, None)
+        return [trial for _, trial in known if trial.status == TuneTrial.RUNNING]
 
     def _stop(self, running: Sequence[TuneTrial], now: float) -> None:
         """Give training trials time to save their state. Trials under attack have nothing to save."""

@@ -122,7 +122,8 @@ def tune_trials(
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records and the table
-    results = tuner.fit()
+    with supervisor.watching():
+        results = tuner.fit()
     with contextlib.suppress(OSError):
         remove(folder.ray(sweep))
     return results
@@ -130,6 +131,7 @@ def tune_trials(
 
 def _settle(trial: Trial, reason: str, folder: SweepFolder) -> None:
     """Record why a trial failed, if its process was killed before it could."""
-    folder.refresh(trial)
+    if read_status(folder.trial(trial)).phase not in {"finished", "stopped"}:  # what is over is here already
+        folder.refresh(trial)
     if reason and not read_status(folder.trial(trial)).done:
         folder.append_event(trial, "failed", reason=reason)

@@ -175,7 +175,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
         return place
     attack, data = search.base.attack, search.base.data
     run_evaluation(
-        [str(folder.trial(trial)) for trial in members],
+        [str(folder.results(trial.id)) for trial in members],
         EvaluateOptions(
             suite=suite,
             split=split,

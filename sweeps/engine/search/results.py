@@ -1,5 +1,6 @@
 """Scores of finished trials, read from their records, and the Pareto front they span."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ from bat_core.masking.flags import ONE_CLASS
 from bat_core.stats import wilson
 from search_spaces.base import Point
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import TrialStatus, read_status
+from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 MASKED = "masked"
@@ -92,9 +93,12 @@ def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
 
 def scores(sweep: Sweep, folder: SweepFolder, *, role: str = "search") -> list[Score]:
     """The scores of all finished trials of a role, in the order of their proposal."""
-    trials = [trial for trial in folder.trials(sweep) if trial.role == role]
-    processes = sweep.resources.num_workers
-    found = (score(trial, read_status(folder.trial(trial)), processes) for trial in trials)
+    return scores_of((row for row in folder.statuses(sweep) if row[0].role == role), sweep)
+
+
+def scores_of(rows: Iterable[tuple[Trial, TrialStatus]], sweep: Sweep) -> list[Score]:
+    """The scores of those trials that are finished."""
+    found = (score(trial, status, sweep.resources.num_workers) for trial, status in rows)
     return [one for one in found if one is not None]
 
 
@@ -129,6 +133,34 @@ def hypervolume(points: Iterable[tuple[float, float]], *, reference: tuple[float
             area += (clean - reference[0]) * (robust - height)
             height = robust
     return area
+
+
+class Staircase:
+    """The hypervolume of points that come one by one. Each costs the logarithm of the front's size."""
+
+    def __init__(self) -> None:
+        self.area = 0.0
+        self._cleans: list[float] = []  # of the points that no other beats, rising
+        self._robusts: list[float] = []  # of the same points, falling
+
+    def add(self, clean: float, robust: float) -> float:
+        """The hypervolume above (0, 0) with one more point; both larger is better."""
+        at = bisect_left(self._cleans, clean)
+        if clean <= 0 or robust <= 0 or (at < len(self._cleans) and self._robusts[at] >= robust):
+            return self.area
+        if at < len(self._cleans) and self._cleans[at] == clean:
+            at += 1  # beaten by the new point, as all before it that are not more robust
+        first = at
+        while first and self._robusts[first - 1] <= robust:
+            first -= 1
+        left = self._cleans[first - 1] if first else 0.0
+        edges = [*self._cleans[first:at], clean]
+        heights = [*self._robusts[first:at], self._robusts[at] if at < len(self._robusts) else 0.0]
+        for edge, height in zip(edges, heights, strict=True):
+            self.area += (edge - left) * (robust - height)
+            left = edge
+        self._cleans[first:at], self._robusts[first:at] = [clean], [robust]
+        return self.area
 
 
 def volume(scored: Sequence[Score]) -> float:

@@ -17,10 +17,11 @@ from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
 from sweeps.engine.ray_backend.rungs import expected_whole
 from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
+from sweeps.engine.search.pace import Pace
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import Score, scores
-from sweeps.engine.search.snapshot import Snapshot, flat_for
+from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.spec import Search, differences, read_search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
@@ -164,16 +165,16 @@ def _unsearched_fields(search: Search) -> dict[str, object]:
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
     """Run trials until the search budget is spent. Returns False if the search was interrupted before."""
-    sweep, folder = session.sweep, session.folder  # Tune pickles `go_on`, and a session's console has locks
+    folder, pace = session.folder, Pace(session.sweep, session.folder)  # Tune pickles `go_on`: no locks in it
 
     def go_on() -> bool:
         if len(study.trials()) >= search.num_trials:
             return False
         if search.max_hours is None and search.flat is None:
             return True
-        snapshot = Snapshot.of(sweep, search, folder)
-        out_of_time = search.max_hours is not None and snapshot.hours >= search.max_hours
-        return not out_of_time and (search.flat is None or flat_for(snapshot) < search.flat)
+        pace.look(study.trials())
+        out_of_time = search.max_hours is not None and pace.hours >= search.max_hours
+        return not out_of_time and (search.flat is None or pace.flat < search.flat)
 
     waiting = study.unfinished()
     over = len(study.trials()) - len(waiting)

@@ -1,15 +1,18 @@
 """A snapshot of a search: its trials, scores and finalists, and the wall time during which trials ran."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
 from sweeps.engine.search.objectives import get_objective
-from sweeps.engine.search.results import Score, front, scores, volume
+from sweeps.engine.search.results import Score, Staircase, front, scores_of
 from sweeps.engine.search.spec import Search
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import Event, TrialStatus, read_events, read_status
+from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 Interval = tuple[float, float]
@@ -20,13 +23,18 @@ def work_intervals(folders: Iterable[Path]) -> list[Interval]:
 
     Time between an interruption and its resumption is not included.
     """
-    merged: list[Interval] = []
-    for begin, end in sorted(interval for folder in folders for interval in _attempts(read_events(folder))):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+    return merged(span for folder in folders for span in read_status(folder).spans)
+
+
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """The union of intervals, sorted and apart from each other."""
+    union: list[Interval] = []
+    for begin, end in sorted(intervals):
+        if union and begin <= union[-1][1]:
+            union[-1] = (union[-1][0], max(union[-1][1], end))
         else:
-            merged.append((begin, end))
-    return merged
+            union.append((begin, end))
+    return union
 
 
 def hours_until(moment: float, intervals: Iterable[Interval]) -> float:
@@ -34,15 +42,20 @@ def hours_until(moment: float, intervals: Iterable[Interval]) -> float:
     return sum(max(min(end, moment) - begin, 0.0) for begin, end in intervals) / 3600
 
 
-def _attempts(events: Iterable[Event]) -> list[Interval]:
-    """Each attempt at a trial, from its start to its last recorded event."""
-    attempts: list[Interval] = []
-    for event in events:
-        if event["event"] == "start" or not attempts:
-            attempts.append((event["time"], event["time"]))
-        else:
-            attempts[-1] = (attempts[-1][0], event["time"])
-    return attempts
+class WorkClock:
+    """`hours_until` for many moments: each costs the logarithm of the number of intervals, which are apart."""
+
+    def __init__(self, intervals: Sequence[Interval]) -> None:
+        self._intervals = intervals
+        self._before = [0.0, *accumulate(end - begin for begin, end in intervals)]
+
+    def hours_until(self, moment: float) -> float:
+        """Hours of work before `moment` (Unix seconds)."""
+        at = bisect_left(self._intervals, (moment,))
+        seconds = self._before[at]
+        if at and moment < self._intervals[at - 1][1]:
+            seconds -= self._intervals[at - 1][1] - moment
+        return seconds / 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +137,13 @@ class Snapshot:
         champion: str | None = None,
     ) -> "Snapshot":
         """Read the trials from their records; the caller passes finalists and champion."""
-        trials = folder.trials(sweep)
-        own = [trial for trial in trials if trial.role == "search"]
+        rows = tuple(row for row in folder.statuses(sweep) if row[0].role == "search")
         return cls(
             sweep=sweep,
             search=search,
-            rows=tuple((trial, read_status(folder.trial(trial))) for trial in own),
-            finished=tuple(scores(sweep, folder)),
-            intervals=tuple(work_intervals(folder.trial(trial) for trial in own)),
+            rows=rows,
+            finished=tuple(scores_of(rows, sweep)),
+            intervals=tuple(merged(span for _, status in rows for span in status.spans)),
             finalists=tuple(finalists),
             champion=champion,
         )
@@ -156,9 +168,12 @@ class Snapshot:
     def progress(self) -> list[tuple[float, float]]:
         """(hours of work, hypervolume of all trials finished by then) after each finished trial."""
         ordered = sorted(self.finished, key=lambda one: one.ended)
-        return [
-            (hours_until(one.ended, self.intervals), volume(ordered[: count + 1])) for count, one in enumerate(ordered)
-        ]
+        return list(zip((self.clock.hours_until(one.ended) for one in ordered), volumes(ordered), strict=True))
+
+    @cached_property
+    def clock(self) -> WorkClock:
+        """The hours of work at any moment."""
+        return WorkClock(self.intervals)
 
     def count(self, phase: str) -> int:
         """Number of the search's own trials in a phase."""
@@ -170,9 +185,15 @@ def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
 
     The first trial is what others are compared with, so it is never one of them, even if its hypervolume is 0.
     """
-    volumes = [volume for _, volume in snapshot.progress()]
-    rises = (at for at, value in enumerate(volumes) if at and value > volumes[at - 1] + tolerance)
-    return max(len(volumes) - 1, 0) - max(rises, default=0)
+    reached = volumes(sorted(snapshot.finished, key=lambda one: one.ended))
+    rises = (at for at, value in enumerate(reached) if at and value > reached[at - 1] + tolerance)
+    return max(len(reached) - 1, 0) - max(rises, default=0)
+
+
+def volumes(ordered: Iterable[Score]) -> list[float]:
+    """The hypervolume of the trials that count, after each of `ordered`."""
+    stairs = Staircase()
+    return [stairs.add(one.clean_acc, one.robust_acc) if one.counts else stairs.area for one in ordered]
 
 
 def trusted_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:

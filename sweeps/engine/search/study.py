@@ -55,13 +55,14 @@ class SearchStudy:
         )
         self._check_space(path)
         self._numbers: dict[str, int] = {}
+        self._trials = [trial for trial in folder.trials(sweep) if trial.role == "search"]
         self._follow_records()
         self._enqueue_paper_point()
         self.study.sampler = make_sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
 
     def trials(self) -> list[Trial]:
-        """The search's trials so far."""
-        return [trial for trial in self.folder.trials(self.sweep) if trial.role == "search"]
+        """The search's trials so far. Only `propose` adds to them."""
+        return self._trials
 
     def unfinished(self) -> list[Trial]:
         """Trials that were proposed and have not ended. A resumed search runs them first."""
@@ -81,6 +82,7 @@ class SearchStudy:
         )
         proposal.set_user_attr(TRIAL, trial.id)
         self.folder.propose(trial)
+        self._trials.append(trial)
         self._numbers[trial.id] = proposal.number
         return trial
 

@@ -5,7 +5,8 @@ import errno
 import functools
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeVar
@@ -20,9 +21,11 @@ from sweeps.engine.storage.retry import reason, retry_storage
 
 SCHEMES = ("s3://", "file://")
 MAX_SMALL = 256 << 20  # bytes of a file that is read whole
+THREADS = 16  # requests at once
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = 5.0, 30.0  # seconds
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,18 @@ class Storage:
 
         self._retry(delete, key, "cannot be removed")
 
+    def drop_folder(self, key: str) -> None:
+        """Remove a folder that is known to be there. `drop` first asks what the key is."""
+
+        def delete(system: fs.FileSystem, path: str) -> None:
+            if isinstance(system, fs.LocalFileSystem):
+                remove(self._local(key))
+            else:
+                with contextlib.suppress(FileNotFoundError):  # an attempt before this one removed it
+                    system.delete_dir(path)
+
+        self._retry(delete, key, "cannot be removed")
+
     def _retry(self, action: Callable[[fs.FileSystem, str], Result], key: str, failed: str) -> Result:
         def attempt() -> Result:
             system, root = _connect(self.uri)
@@ -219,6 +234,24 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
         ),
         path,
     )
+
+
+def in_threads(act: Callable[[Item], object], items: Sequence[Item]) -> None:
+    """Call `act` for each item, several at once: a store answers slowly, and many at a time.
+
+    Raises:
+        Exception: the first error of a call. Those that have begun end first.
+    """
+    if len(items) == 1:
+        act(items[0])
+    elif items:
+        with ThreadPoolExecutor(min(THREADS, len(items)), thread_name_prefix="store") as pool:
+            for done in [pool.submit(act, item) for item in items]:
+                try:
+                    done.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
 
 
 def _listed(system: fs.FileSystem, path: str, *, recursive: bool = False) -> list[fs.FileInfo]:

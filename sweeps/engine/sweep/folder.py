@@ -2,8 +2,9 @@
 
 import functools
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,11 +16,11 @@ from bat_core.paths import Rooted, below, chosen, make_folder, read_regular, wri
 from bat_core.workers import Workers
 from sweeps.engine.storage.files import cache, refuse_if_used
 from sweeps.engine.storage.marks import is_marked, mark
-from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.object_store import Storage, in_threads
 from sweeps.engine.storage.retry import retry_storage
-from sweeps.engine.sweep.records import Record, TrialStatus, read_status
+from sweeps.engine.sweep.records import Record, TrialStatus, known_status, read_status
 from sweeps.engine.sweep.spec import SPEC, Report, Sweep, Trial
-from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_trial
+from sweeps.engine.sweep.trial_sync import StoreTrialSync, TrialSync, pull_results, pull_trial
 
 TRIALS = "trials"
 TRIAL = "trial.json"
@@ -100,6 +101,18 @@ class SweepFolder:
         if self.store:
             pull_trial(self.store, trial.id, self.trial(trial))
 
+    def results(self, trial_id: str) -> Rooted:
+        """The folder of a finished trial with its verdicts and model, which are pulled if they are not here yet."""
+        place = self.file(f"{TRIALS}/{trial_id}")
+        if self.store:
+            pull_results(self.store, trial_id, place)
+        return place
+
+    def fetch_results(self, trials: Sequence[Trial]) -> None:
+        """Pull what `results` would, of many trials at once."""
+        if self.store:
+            in_threads(self.results, [trial.id for trial in trials])
+
     def append_event(self, trial: Trial, event: str, **fields: Any) -> None:
         """Append to the record of a trial that no worker is writing."""
         folder = self.trial(trial)
@@ -110,22 +123,45 @@ class SweepFolder:
 
     def statuses(self, sweep: Sweep) -> list[tuple[Trial, TrialStatus]]:
         """All trials so far with their status, in the order of `trials`."""
-        return [(trial, read_status(self.trial(trial))) for trial in self.trials(sweep)]
+        root = f"{self.path}/{TRIALS}/"  # without the checks of `below`: a status is known of a checked path only
+        return [
+            (trial, known_status(root + trial.id) or read_status(self.trial(trial))) for trial in self.trials(sweep)
+        ]
 
     def trials(self, sweep: Sweep) -> tuple[Trial, ...]:
         """All trials so far: first the predefined ones, then the proposed ones in order, finalists last."""
         if not sweep.open:
             return sweep.trials
-        paths = [self.file(f"{TRIALS}/{path.parent.name}/{TRIAL}") for path in self.path.glob(f"{TRIALS}/*/{TRIAL}")]
-        proposed = [_read_trial(path, path.stat().st_mtime_ns) for path in paths]
-        return (*sweep.trials, *sorted(proposed, key=lambda trial: (trial.role == "finalist", _natural_key(trial.id))))
+        try:
+            with os.scandir(self.path / TRIALS) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            names = []
+        proposed = [trial for name in names if (trial := self._proposed(name)) is not None]
+        return (*sweep.trials, *sorted(proposed, key=_order))
 
     def find(self, sweep: Sweep, trial_id: str) -> Trial:
         """The trial with this id, predefined or proposed."""
-        known = {trial.id: trial for trial in sweep.trials}
         check_file_name("trial.id", trial_id)
-        path = self.file(f"{TRIALS}/{trial_id}/{TRIAL}")
-        return known.get(trial_id) or _read_trial(path, path.stat().st_mtime_ns)
+        if known := sweep.by_id.get(trial_id):
+            return known
+        if (trial := self._proposed(trial_id)) is None:
+            raise InputError(f"{str(self.path)!r} has no trial {trial_id!r}")
+        return trial
+
+    def _proposed(self, trial_id: str) -> Trial | None:
+        """The trial that `propose` wrote. It never changes, so it is read once; None if it is not there."""
+        name = f"{self.path}/{TRIALS}/{trial_id}/{TRIAL}"
+        try:
+            seen = os.lstat(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        written = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        known = _trials.get(name)
+        if known is None or known[0] != written:
+            trial = _read_trial(self.file(f"{TRIALS}/{trial_id}/{TRIAL}"))
+            known = _trials[name] = (written, trial)
+        return known[1]
 
     def propose(self, trial: Trial) -> None:
         """Add a trial to an open sweep."""
@@ -203,14 +239,21 @@ class SweepFolder:
         return _read(Report, path) if path.exists() else None
 
 
-def _natural_key(name: str) -> list[tuple[int, str]]:
+_trials: dict[str, tuple[tuple[int, int, int], Trial]] = {}  # by path: inode, size and time of change; the trial
+
+
+def _order(trial: Trial) -> tuple[bool, tuple[tuple[int, str], ...]]:
+    """Sort key: finalists last."""
+    return trial.role == "finalist", _natural_key(trial.id)
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _natural_key(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that puts trial-999 before trial-1000."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    return tuple((int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name))
 
 
-@functools.lru_cache(maxsize=10_000)
-def _read_trial(path: Path, written: int) -> Trial:  # noqa: ARG001 (part of the cache key)
-    """The trial that `SweepFolder.propose` wrote. It never changes."""
+def _read_trial(path: Path) -> Trial:
     trial = _read(Trial, path)
     if trial.id != path.parent.name:
         raise InputError(f"{str(path)!r} describes trial {trial.id!r}: its folder must have that name")

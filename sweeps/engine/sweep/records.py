@@ -1,6 +1,7 @@
 """A trial's record: JSON lines, one event each, flushed to disk before the trial continues.
 
-Records are the source of truth about a sweep. The table, the figure and MLflow are derived from them.
+Records are the source of truth about a sweep. The table, the figure and MLflow are derived from them. They all ask
+`read_status`, which keeps each trial's status in this process and parses only what was appended since.
 """
 
 import contextlib
@@ -8,16 +9,18 @@ import errno
 import json
 import math
 import os
+import stat
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from bat_core.errors import InputError
 from bat_core.jsontext import read_json
 from bat_core.masking.flags import MASKING_STATUSES
-from bat_core.paths import Rooted, append_to, below, drop_torn_line, make_folder, read_regular
+from bat_core.paths import Rooted, append_to, below, drop_torn_line, make_folder, open_regular, read_open
 from sweeps.engine.storage.retry import retry_storage
 
 RECORD = "record.jsonl"
@@ -42,6 +45,8 @@ NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "
 TEXTS = ("suite", "verdict", "split", "hash", "reason", "sweep", "trial")
 TABLES = ("passed_over", "versions")  # fields that are objects whose values are texts
 RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
+TAIL = 512  # bytes before the end of what was read, by which a record is known to have only grown
+MOST_KNOWN = 200_000  # records whose status is kept
 
 
 class Record:
@@ -91,7 +96,8 @@ class TrialStatus:
 
     `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` maps each checkpoint that could not
     be resumed from to the reason: damaged, or of another config. `reused` names the sweep and trial that a reused
-    trial was copied from. `unread` is the number of damaged lines.
+    trial was copied from. `unread` is the number of damaged lines. `spans` are (begin, end) of each attempt, from its
+    start to its last event, in Unix seconds.
     """
 
     phase: Phase = "waiting"
@@ -107,6 +113,7 @@ class TrialStatus:
     result: Mapping[str, Any] | None = None
     reused: str | None = None
     unread: int = 0
+    spans: tuple[tuple[float, float], ...] = ()
 
     @property
     def done(self) -> bool:
@@ -114,13 +121,82 @@ class TrialStatus:
         return self.phase in {"finished", "stopped", "failed"}
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What this process has read of a record.
+
+    `file` is its inode, size and time of change; `end` is where its last complete line ended, after the bytes `tail`.
+    """
+
+    file: tuple[int, int, int]
+    end: int
+    tail: bytes
+    status: TrialStatus
+
+
+_known: dict[str, _Known] = {}  # by the record's path
+
+
+def known_status(folder: str) -> TrialStatus | None:
+    """The status of the trial in `folder`, if its record is as this process last read it."""
+    name = f"{folder}/{RECORD}"
+    known = _known.get(name)
+    if known is None:
+        return None
+    try:
+        return known.status if known.file == _identity(os.lstat(name)) else None
+    except OSError:
+        return None
+
+
 def read_status(folder: Path) -> TrialStatus:
-    """The status of the trial in `folder`; "waiting" if it has no record."""
-    events, unread = _read(folder)
-    status = TrialStatus(unread=unread)
-    for event in events:
-        status = _apply(status, event)
-    return status
+    """The status of the trial in `folder`; "waiting" if it has no record.
+
+    Costs one `stat` if the record is as it was. Of one that has grown, only the new lines are read.
+    """
+    name = os.path.join(folder, RECORD)  # noqa: PTH118 (called for every trial, every few seconds)
+    try:
+        seen = os.lstat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        _known.pop(name, None)
+        return TrialStatus()
+    known = _known.get(name)
+    if known is not None and known.file == _identity(seen):
+        return known.status
+    known = _read_on(folder, known)
+    if known is None:
+        return TrialStatus()
+    if stat.S_ISREG(seen.st_mode):  # what a link points to may change while the link does not
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        _known[name] = known
+    return known.status
+
+
+def _identity(seen: os.stat_result) -> tuple[int, int, int]:
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _read_on(folder: Path, known: _Known | None) -> _Known | None:
+    """Read a record from where it was read to, or as a whole if it has not just grown; None if it is gone."""
+    try:
+        with open_regular(path := below(folder, RECORD)) as file:
+            found = _identity(os.fstat(file.fileno()))
+            start = 0
+            if known is not None and known.file[0] == found[0] and known.file[1] < found[1]:
+                file.seek(known.end - len(known.tail))
+                if file.read(len(known.tail)) == known.tail:
+                    start = known.end
+            file.seek(start)
+            content = read_open(file, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    before = known.status if known is not None and start else TrialStatus()
+    complete = content.rfind(b"\n") + 1
+    events, unread = _parse(content[:complete])
+    status = _after(before, events, unread)
+    tail = content[max(complete - TAIL, 0) : complete] or (known.tail if known is not None and start else b"")
+    return _Known(found, start + complete, tail, status)
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -130,7 +206,11 @@ def read_events(folder: Path) -> list[Event]:
     valid. Lost work runs again where necessary (a trial without its "finished" line runs again), and
     `TrialStatus.unread` counts the damaged lines.
     """
-    return _read(folder)[0]
+    try:
+        with open_regular(path := below(folder, RECORD)) as file:
+            return _parse(read_open(file, path))[0]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def unread_lines(statuses: Mapping[str, TrialStatus]) -> str | None:
@@ -142,12 +222,8 @@ def unread_lines(statuses: Mapping[str, TrialStatus]) -> str | None:
     return f"skipped damaged record lines: {lines}; their events are lost, all others are intact"
 
 
-def _read(folder: Path) -> tuple[list[Event], int]:
-    """The valid events, and the number of complete lines that are not valid events."""
-    try:
-        content = read_regular(below(folder, RECORD))
-    except (FileNotFoundError, NotADirectoryError):
-        return [], 0
+def _parse(content: bytes) -> tuple[list[Event], int]:
+    """The valid events of complete lines, and the number of lines that are not valid events."""
     lines = content.split(b"\n")[:-1]
     events = [event for line in lines if (event := _event(line)) is not None]
     return events, len(lines) - len(events)
@@ -163,7 +239,9 @@ def _event(line: bytes) -> Event | None:
         return None
     valid = all(type(event.get(name)) is required for name, required in REQUIRED_FIELDS.get(kind, {}).items())
     numbers = [event.get("time"), *(event[name] for name in (*NUMBERS, *RESULTS) if name in event)]
-    return _Line(event) if valid and _has_types(event) and all(map(_is_finite, numbers)) else None
+    if not (valid and _has_types(event) and all(map(_is_finite, numbers))):
+        return None
+    return _Line((sys.intern(name), value) for name, value in event.items())  # thousands of lines have the same names
 
 
 class _Line(dict[str, Any]):
@@ -187,40 +265,57 @@ def _is_finite(value: Any) -> bool:
     return (type(value) is int and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _apply(status: TrialStatus, event: Event) -> TrialStatus:
-    changes: dict[str, Any] = {}
+def _after(status: TrialStatus, events: Iterable[Event], unread: int) -> TrialStatus:
+    """The status after more events, and more lines that could not be read."""
+    now: dict[str, Any] = vars(status) | {"epochs": [*status.epochs], "spans": [*status.spans]}
+    now["unread"] += unread
+    for event in events:
+        at = event["time"]
+        if event["event"] == "start" or not now["spans"]:
+            now["spans"].append((at, at))
+        else:
+            now["spans"][-1] = (now["spans"][-1][0], at)
+        if event["event"] == "epoch":
+            _enter_epoch(now, event)
+        else:
+            now |= _changes(now, event)
+    return TrialStatus(**now | {"epochs": tuple(now["epochs"]), "spans": tuple(now["spans"])})
+
+
+def _enter_epoch(now: dict[str, Any], event: Event) -> None:
+    """A repeated epoch replaces the earlier one, and all after it."""
+    epochs = now["epochs"]
+    while epochs and epochs[-1]["epoch"] >= event["epoch"]:
+        epochs.pop()
+    epochs.append(event)
+    if event.get("collapsed") and now["collapsed"] is None:
+        now["collapsed"] = event["epoch"]
+
+
+def _changes(now: Mapping[str, Any], event: Event) -> dict[str, Any]:
+    """The fields of a status that an event changes."""
     match event["event"]:
         case "start":
-            changes = {
+            passed_over = event.get("passed_over")
+            return {
                 "phase": "training",
-                "attempts": status.attempts + 1,
-                "started": status.started or event["time"],
+                "attempts": now["attempts"] + 1,
+                "started": now["started"] or event["time"],
                 "attack": None,
                 "ended": None,
                 "reason": "",
-                "passed_over": {**status.passed_over, **event.get("passed_over", {})},
+                "passed_over": {**now["passed_over"], **passed_over} if passed_over else now["passed_over"],
             }
-        case "epoch":
-            before = tuple(epoch for epoch in status.epochs if epoch["epoch"] < event["epoch"])
-            changes = {"epochs": (*before, event)}  # a repeated epoch replaces the earlier one
-            if event.get("collapsed") and status.collapsed is None:
-                changes["collapsed"] = event["epoch"]
         case "attack":
-            first = status.phase != "attacking"
-            changes = {"phase": "attacking", "attack": event}
-            if first:
-                changes["attack_started"] = event["time"]
+            first = {"attack_started": event["time"]} if now["phase"] != "attacking" else {}
+            return {"phase": "attacking", "attack": event, **first}
         case "paused":
-            changes = {"phase": "paused", "reason": f"after {event['batch']} batches of epoch {event['epoch'] + 1}"}
+            return {"phase": "paused", "reason": f"after {event['batch']} batches of epoch {event['epoch'] + 1}"}
         case "finished":
-            changes = {"phase": "finished", "ended": event["time"], "result": event}
-        case "stopped":
-            changes = {"phase": "stopped", "ended": event["time"], "reason": event["reason"]}
-        case "reused":
-            changes = {"reused": f"{event['sweep']}/{event['trial']}"}
-        case "failed":
-            changes = {"phase": "failed", "ended": event["time"], "reason": event["reason"]}
-    return replace(status, **changes)
+            return {"phase": "finished", "ended": event["time"], "result": event}
+        case "stopped" | "failed" as how:
+            return {"phase": how, "ended": event["time"], "reason": event["reason"]}
+    return {"reused": f"{event['sweep']}/{event['trial']}"} if event["event"] == "reused" else {}
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> bytes:

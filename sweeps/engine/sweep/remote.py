@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from bat_core.errors import InputError, brief_repr
 from bat_core.jsontext import read_json
 from bat_core.paths import below
 from sweeps.engine.storage.files import is_uri
-from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.object_store import Storage, Stored, in_threads
 from sweeps.engine.storage.periodic import every
 from sweeps.engine.storage.retry import TakenOverError, patience
 from sweeps.engine.sweep.folder import TRIAL, TRIALS, SweepFolder
@@ -93,9 +94,11 @@ class StoreFollower:
             self._failing = False
         return True
 
-    def poll(self) -> None:
-        """Pull the records that changed, and renew the lease if it is due.
+    def poll(self, *, results: bool = True) -> None:
+        """Pull the records that changed, several at once, and renew the lease if it is due.
 
+        Args:
+            results: whether to pull verdicts and models of trials that have finished too.
         Raises:
             TakenOverError: another driver has taken over the sweep.
             StorageError: the store does not answer.
@@ -105,15 +108,20 @@ class StoreFollower:
                 raise TakenOverError(f"another driver has taken over the sweep in {self._store}: this one stops")
             self._lease.renew(self._store)
             self._renewed = time.monotonic()
+        listed: dict[str, list[Stored]] = defaultdict(list)
         newest: dict[str, tuple[str, int, int]] = {}
         for stored in self._store.files("trials"):
             _, trial_id, *rest = *stored.key.split("/"), ""
+            listed[trial_id].append(stored)
             if len(rest) == 3 and rest[1] == RECORD:
                 newest[trial_id] = (rest[0], stored.size, stored.changed)
-        for trial_id, seen in newest.items():
-            if self._seen.get(trial_id) != seen:
-                pull_trial(self._store, trial_id, self._folder.file(f"{TRIALS}/{trial_id}"))
-                self._seen[trial_id] = seen
+
+        def pull(trial_id: str) -> None:
+            home = self._folder.file(f"{TRIALS}/{trial_id}")
+            pull_trial(self._store, trial_id, home, listed=listed[trial_id], results=results)
+            self._seen[trial_id] = newest[trial_id]
+
+        in_threads(pull, [trial_id for trial_id, seen in newest.items() if self._seen.get(trial_id) != seen])
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="yellow", soft_wrap=True, highlight=False, markup=False)
@@ -136,7 +144,7 @@ def hold_lease(folder: SweepFolder, console: Console) -> Iterator[SweepFolder]:
     try:
         folder = replace(folder, driver=lease.token)
         follower = StoreFollower(folder, store, lease, console)
-        follower.poll()
+        follower.poll(results=False)  # who needs those of a finished trial asks `SweepFolder.results`
         with follower.running():
             yield folder
     finally:
@@ -166,9 +174,9 @@ def open_sweep(place: str, output: Path | None, storage_path: str | None = None)
     folder = SweepFolder((output or Path("outputs") / check_name(store.name)).resolve(), store)
     if folder.file(SPEC).exists() and folder.load().id != stored_sweep.id:
         raise InputError(f"{str(folder.path)!r} contains a different sweep than {place}: use another --output")
-    for stored in store.files():
-        if not stored.key.startswith((f"{DRIVERS}/", f"{TRIALS}/")) or stored.key.endswith(f"/{TRIAL}"):
-            store.pull(stored.key, folder.file(stored.key))
+    keys = [stored.key for stored in store.files()]
+    wanted = [key for key in keys if not key.startswith((f"{DRIVERS}/", f"{TRIALS}/")) or key.endswith(f"/{TRIAL}")]
+    in_threads(lambda key: store.pull(key, folder.file(key)), wanted)
     folder.mark_store(folder.load())
     return folder
 

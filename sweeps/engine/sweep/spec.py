@@ -5,6 +5,7 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import bat_core
 from bat_core.config import Param, TrialConfig
@@ -77,6 +78,11 @@ class Sweep:
         counted = Counter(trial.id for trial in self.trials)
         if duplicate := next((trial_id for trial_id, count in counted.items() if count > 1), None):
             raise InputError(f"duplicate trial {duplicate!r}: give each seed and budget once")
+
+    @cached_property
+    def by_id(self) -> dict[str, Trial]:
+        """The predefined trials by their ids."""
+        return {trial.id: trial for trial in self.trials}
 
     def budget_in_pixels(self, trial: Trial) -> float:
         """A trial's training budget in the data set's pixels; 0 if it trains on clean images."""

@@ -8,7 +8,8 @@ it writes, and stops. Nothing reads what it pushed in between.
 import re
 import secrets
 import threading
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bat_core.checkpoint import CHECKSUMS, checkpoints, read_description
 from bat_core.errors import InputError, brief_repr
 from bat_core.paths import Rooted, below, make_folder, read_regular, remove
 from bat_core.workers import Workers
-from sweeps.engine.storage.object_store import Storage
+from sweeps.engine.storage.object_store import Storage, Stored
 from sweeps.engine.storage.retry import TakenOverError
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED
 
@@ -67,8 +68,8 @@ class AttemptHistory:
         place = store.under(f"trials/{trial_id}")
         names = place.names()
         for name in names:
-            if name.startswith(ATTEMPT) and not ATTEMPT_NAME.fullmatch(name):
-                raise InputError(f"{brief_repr(name)} in {place} is not the name of an attempt: remove it")
+            if name.startswith(ATTEMPT):
+                _check_attempt(name, str(place))
         return cls(place, tuple(name for name in names if name.startswith(ATTEMPT)))
 
     @property
@@ -98,13 +99,6 @@ class AttemptHistory:
         for known in checkpoints(folder):
             if known not in wanted:
                 remove(below(folder, known.name))
-
-    def pull_results(self, folder: Path) -> None:
-        """Pull the verdicts and model of a finished trial."""
-        for stored in self.store.files(self.newest or ""):
-            name = stored.key.partition("/")[2]
-            if name in {VERDICTS, VERIFIED} or name.startswith(f"{MODEL}/"):
-                self.store.pull(stored.key, below(folder, name))
 
     def _checkpoints(self) -> list[str]:
         """Keys of the completely pushed checkpoints, newest first; for equal epochs, the newer attempt first."""
@@ -141,6 +135,7 @@ class StoreTrialSync(TrialSync):
     def __init__(self, store: Storage, trial_id: str, folder: Rooted, *, driver: str) -> None:
         self.sweep, self.trial_id, self.folder, self.driver = store, trial_id, folder, driver
         self._pushed: dict[str, bytes] = {}
+        self._checked = self._alone = False
 
     def begin(self, workers: Workers) -> None:
         """Start an attempt, and pull the record and checkpoints.
@@ -165,12 +160,15 @@ class StoreTrialSync(TrialSync):
 
     def push_record(self) -> None:
         """Push the whole record. The first push claims the trial."""
-        self._check_newest()
+        if not self._checked:  # else `push_checkpoints` has just looked
+            self._check_newest()
+        self._checked = False
         self._place.push(self.folder / RECORD, f"{self.name}/{RECORD}")
 
     def push_checkpoints(self) -> None:
         """Push new checkpoints, and drop those that are no longer in the folder."""
-        self._check_newest()
+        older = self._check_newest()
+        self._checked = True
         here = checkpoints(self.folder / CHECKPOINTS)
         for folder in here:
             content = read_regular(folder / CHECKSUMS)
@@ -178,9 +176,11 @@ class StoreTrialSync(TrialSync):
                 self._push_folder(folder, f"{self.name}/{CHECKPOINTS}/{folder.name}")
                 self._pushed[folder.name] = content
         for stale in set(self._pushed) - {folder.name for folder in here}:
-            self._place.drop(f"{self.name}/{CHECKPOINTS}/{stale}")
+            self._place.drop_folder(f"{self.name}/{CHECKPOINTS}/{stale}")
             del self._pushed[stale]
-        self._drop_checkpoints(but=self.name)
+        if not self._alone:  # an older attempt that still runs stops before its next checkpoint
+            self._drop_checkpoints(attempt for attempt in older if attempt != self.name)
+            self._alone = True
 
     def push_shards(self, shards: Iterable[Path]) -> None:
         for shard in shards:
@@ -201,41 +201,89 @@ class StoreTrialSync(TrialSync):
 
     def clean_up(self) -> None:
         """Delete checkpoints and shards from the store, and everything but the record from this node."""
-        self._drop_checkpoints()
+        self._drop_checkpoints(AttemptHistory.of(self.sweep, self.trial_id).attempts)
         self._place.drop(f"{self.name}/{SHARDS}")
         for name in (MODEL, VERDICTS, VERIFIED):
             remove(below(self.folder, name))
 
-    def _check_newest(self) -> None:
-        newest = AttemptHistory.of(self.sweep, self.trial_id).newest
-        if newest and newest > self.name:
-            raise TakenOverError(f"{newest} has taken over trial {self.trial_id} in {self.sweep}: {self.name} stops")
+    def _check_newest(self) -> tuple[str, ...]:
+        """All attempts at the trial, of which this one must be the newest."""
+        history = AttemptHistory.of(self.sweep, self.trial_id)
+        if history.newest and history.newest > self.name:
+            raise TakenOverError(
+                f"{history.newest} has taken over trial {self.trial_id} in {self.sweep}: {self.name} stops"
+            )
+        return history.attempts
 
     def _push_folder(self, folder: Path, key: str) -> None:
         """Push a folder, its checksums last: a folder without them is incomplete."""
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CHECKSUMS):
             self._place.push(path, f"{key}/{path.name}")
 
-    def _drop_checkpoints(self, *, but: str = "") -> None:
-        for attempt in AttemptHistory.of(self.sweep, self.trial_id).attempts:
-            if attempt != but:
-                self._place.drop(f"{attempt}/{CHECKPOINTS}")
+    def _drop_checkpoints(self, attempts: Iterable[str]) -> None:
+        for attempt in attempts:
+            self._place.drop(f"{attempt}/{CHECKPOINTS}")
 
 
-_pulling = threading.Lock()
+_pulling: dict[str, threading.Lock] = {}  # by the trial's folder here
 
 
-def pull_trial(store: Storage, trial_id: str, folder: Path) -> None:
-    """Update the driver's copy of a trial from the store. The record comes last, since readers trust it."""
-    with _pulling:
-        history = AttemptHistory.of(store, trial_id)
-        if history.newest and f"{history.newest}/{RECORD}" in {
-            stored.key for stored in history.store.files(history.newest)
-        }:
-            content = history.store.read(f"{history.newest}/{RECORD}")
-            if b'"event": "finished"' in content:
-                history.pull_results(folder)
-            history.pull_record(folder)
+def pull_trial(
+    store: Storage, trial_id: str, folder: Path, *, listed: Sequence[Stored] | None = None, results: bool = True
+) -> None:
+    """Update the driver's copy of a trial from the store. The record comes last, since readers trust it.
+
+    Verdicts and model, which do not change, are pulled once.
+
+    Args:
+        listed: the trial's files in the store, if they are known.
+        results: whether to pull verdicts and model. `pull_results` does so later.
+    """
+    with _pulling.setdefault(str(folder), threading.Lock()):
+        files = _newest(store, trial_id, listed)
+        if RECORD not in files:
+            return
+        if results:
+            _pull_missing(store, files, folder)
+        store.pull(files[RECORD].key, below(folder, RECORD))
+
+
+def pull_results(store: Storage, trial_id: str, folder: Path) -> None:
+    """Pull the verdicts and model of a finished trial, unless they are here."""
+    with _pulling.setdefault(str(folder), threading.Lock()):
+        if not below(folder, VERDICTS).exists():
+            _pull_missing(store, _newest(store, trial_id, None), folder)
+
+
+def _newest(store: Storage, trial_id: str, listed: Sequence[Stored] | None) -> dict[str, Stored]:
+    """The files of the newest attempt at a trial, by their names in the trial's folder."""
+    place = f"trials/{trial_id}"
+    found: dict[str, dict[str, Stored]] = defaultdict(dict)
+    for stored in store.files(place) if listed is None else listed:
+        attempt, _, name = stored.key.removeprefix(f"{place}/").partition("/")
+        if attempt.startswith(ATTEMPT):
+            _check_attempt(attempt, f"{store}/{place}")
+            found[attempt][name] = stored
+    return found[max(found)] if found else {}
+
+
+def _pull_missing(store: Storage, files: Mapping[str, Stored], folder: Path) -> None:
+    """Pull model and verdicts, once the model's checksums, which are pushed last, say that all is in the store.
+
+    The verdicts come last: where they are, the model is too.
+    """
+    if f"{MODEL}/{CHECKSUMS}" not in files:
+        return
+    wanted = [name for name in files if name in {VERDICTS, VERIFIED} or name.startswith(f"{MODEL}/")]
+    for name in sorted(wanted, key=lambda name: (name in {VERDICTS, VERIFIED}, name == VERDICTS, name)):
+        target = below(folder, name)
+        if not target.exists() or target.stat().st_size != files[name].size:
+            store.pull(files[name].key, target)
+
+
+def _check_attempt(name: str, place: str) -> None:
+    if not ATTEMPT_NAME.fullmatch(name):
+        raise InputError(f"{brief_repr(name)} in {place} is not the name of an attempt: remove it")
 
 
 def _broadcast(name: str, workers: Workers) -> str:

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from bat_core.errors import InputError, check_file_name
 from bat_core.paths import Rooted, below, chosen, make_folder, remove, remove_empty
 from sweeps.engine.cli.redact import redacted
-from sweeps.engine.tracking.sync import LOADER
+from sweeps.engine.tracking.models import LOADER
 
 MAX_FILES = 1000
 

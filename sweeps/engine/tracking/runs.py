@@ -2,6 +2,8 @@
 
 import datetime
 import shlex
+import threading
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
 from sweeps.engine.tracking.location import restored, sole_maker
+from sweeps.engine.tracking.models import known_model
+from sweeps.engine.tracking.synced import Synced
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
@@ -32,6 +36,7 @@ PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were skipped, and why
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # selects MLflow's view of the experiment
 NOTE_TAG = "mlflow.note.content"
 PARENT = "(parent)"
+PAGE = 200  # runs in one answer of the server
 GONE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -126,9 +131,10 @@ class SweepRuns(Runs):
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, uri: str) -> None:
         super().__init__(uri)
-        self.sweep, self.folder = sweep, folder
+        self.sweep, self.folder, self.uri = sweep, folder, uri
         self._experiment: str | None = None
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, Synced] = {}
+        self._making = threading.Lock()
 
     def known_to_server(self) -> bool:
         """Whether the server still has the parent run.
@@ -138,7 +144,7 @@ class SweepRuns(Runs):
         if PARENT not in self._runs:
             return False
         try:
-            run = self.get(self._runs[PARENT].info.run_id)
+            run = self.get(self._runs[PARENT].run.info.run_id)
         except MlflowException as error:
             if error.error_code != GONE:
                 raise
@@ -150,49 +156,60 @@ class SweepRuns(Runs):
         self._experiment = None
         self._runs.clear()
 
-    def parent(self) -> Run:
+    def parent(self) -> Synced:
         """The sweep's own run."""
         created = datetime.datetime.fromisoformat(self.sweep.created).timestamp()
         return self.run(PARENT, self.folder.path.name, milliseconds(created), {})
 
-    def run(self, trial_id: str, name: str, started: int, tags: Mapping[str, str]) -> Run:
-        """The run of a trial or of the parent, found by its tags or created."""
+    def run(self, trial_id: str, name: str, started: int, tags: Mapping[str, str]) -> Synced:
+        """The run of a trial or of the parent: the one that `look_up` found, or a new one."""
         if trial_id not in self._runs:
-            experiment, identity = self._experiment_id(), {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id}
-            found = self.find(identity, [experiment])
-            self._runs[trial_id] = found or self.client.create_run(
+            with self._making:
+                experiment = self._experiment_id()
+            identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id}
+            made = self.client.create_run(
                 experiment,
                 start_time=started,
                 tags={**identity, **source_tags(self.sweep.command), **tags},
                 run_name=name,
             )
+            self._runs[trial_id] = Synced(made)
         return self._runs[trial_id]
 
-    def refresh(self, trial_id: str) -> None:
-        """Reload a cached run."""
-        self._runs[trial_id] = self.get(self._runs[trial_id].info.run_id)
+    def find_model(self, synced: Synced) -> str | None:
+        """The URI of the model that a run has already; None if there is none."""
+        if not synced.certain:
+            synced.run, synced.certain = self.get(synced.run.info.run_id), True
+        return synced.model or synced.tags.get(MODEL_TAG) or known_model(self.client, synced.run)
 
-    def delete_duplicates(self) -> None:
-        """Delete duplicate runs, which arise if the server handles a request after it timed out here."""
-        runs: list[Run] = []
+    def look_up(self) -> None:
+        """Find all runs of the sweep, and delete duplicates, in one request per PAGE runs.
+
+        Duplicates arise if the server handles a request after it timed out here. The one with the most tags is kept.
+        """
+        found: dict[str, list[Run]] = defaultdict(list)
         page = None
         while page is None or page.token:
             page = self.client.search_runs(
                 [self._experiment_id()],
                 f"tags.`{SWEEP_TAG}` = '{self.sweep.id}'",
+                max_results=PAGE,
                 page_token=page.token if page else None,
             )
-            runs += page
-        for run in runs:
-            kept = self._runs.setdefault(run.data.tags[TRIAL_TAG], run)
-            if run.info.run_id != kept.info.run_id:
-                self.client.delete_run(run.info.run_id)
+            for run in page:
+                found[run.data.tags[TRIAL_TAG]].append(run)
+        for trial_id, runs in found.items():
+            if trial_id not in self._runs:
+                self._runs[trial_id] = Synced(max(runs, key=lambda run: len(run.data.tags)))
+            for run in runs:
+                if run.info.run_id != self._runs[trial_id].run.info.run_id:
+                    self.client.delete_run(run.info.run_id)
 
-    def close(self, run: Run, status: str, ended: float) -> None:
+    def end(self, synced: Synced, status: str, ended: float) -> None:
         """End a run with a status and an end time (Unix seconds), unless it has them already."""
-        now = self.get(run.info.run_id)
-        if now.info.status != status or now.info.end_time != milliseconds(ended):
-            self.client.set_terminated(run.info.run_id, status, milliseconds(ended))
+        if (synced.status, synced.ended) != (status, milliseconds(ended)):
+            self.client.set_terminated(synced.run.info.run_id, status, milliseconds(ended))
+            synced.status, synced.ended = status, milliseconds(ended)
 
     def _experiment_id(self) -> str:
         if self._experiment is None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from matplotlib.figure import Figure
 
 from sweeps.engine.search.results import Score
-from sweeps.engine.search.snapshot import Finalist, Snapshot, hours_until
+from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.search.text import champion_of, paper_point_name, paper_trial, setting
 
 Line: TypeAlias = tuple[list[float], list[float]]
@@ -123,13 +123,13 @@ def limits(snapshot: Snapshot) -> tuple[tuple[float, float], tuple[float, float]
 
 def hours_of(snapshot: Snapshot, one: Score) -> float:
     """Hours of work at which a trial finished."""
-    return hours_until(one.ended, snapshot.intervals)
+    return snapshot.clock.hours_until(one.ended)
 
 
 def ends(snapshot: Snapshot) -> list[float]:
     """Hours of work at which each stopped or failed trial ended."""
     over = (status for _, status in snapshot.rows if status.phase in {"stopped", "failed"})
-    return [hours_until(status.ended, snapshot.intervals) for status in over if status.ended is not None]
+    return [snapshot.clock.hours_until(status.ended) for status in over if status.ended is not None]
 
 
 def volumes(snapshot: Snapshot) -> Line:

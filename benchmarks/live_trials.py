@@ -1,0 +1,116 @@
+"""A live sweep of many minimal trials: does a trial cost the same at the end as at the beginning?
+
+python benchmarks/live_trials.py --trials 1000 --limit 3600     # about 10 minutes on 2 idle cores
+
+Trials of one epoch on 64 digits run under Ray Tune and are mirrored to MLflow, as those of any sweep. Once a second the
+driver's memory, open files and threads are noted. The seconds per trial are those between the ends of trials, of the
+first part after the start and of the last. A run that exceeds its limit is stopped, as by Ctrl-C, and reported so far.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cyclopts import Parameter
+from support.common import command, machine, say, table, write_report
+
+from sweeps.engine.sweep.folder import SweepFolder
+
+MIB = 2**20
+ROOT = Path(__file__).parents[1]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How many trials, and for how long."""
+
+    trials: int = 1000
+    """Number of trials."""
+    part: int = 100
+    """Trials at the beginning and at the end that are compared."""
+    limit: float = 3600.0
+    """Seconds after which the sweep is stopped."""
+    output: Path | None = None
+    """JSON file for all measurements."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The driver at one moment: seconds since its start, resident memory in MiB, open files and threads."""
+
+    at: float
+    mib: float
+    files: int
+    threads: int
+
+
+def main(options: Options = Options()) -> dict[str, Any]:
+    """Run the sweep, and compare its beginning with its end."""
+    with tempfile.TemporaryDirectory() as place:
+        began = time.time()
+        samples = _run(Path(place), options)
+        folder = SweepFolder(Path(place) / "sweep")
+        statuses = [status for _, status in folder.statuses(folder.load())]
+        ended = sorted(status.ended for status in statuses if status.phase == "finished" and status.ended)
+    report: dict[str, Any] = {
+        "machine": machine("cpu"), "options": asdict(options), "seconds": time.time() - began, "finished": len(ended),
+        "per_trial": {"first": _pace(ended[: options.part]), "last": _pace(ended[-options.part :])},
+        "driver": [asdict(sample) for sample in samples],
+    }  # fmt: skip
+    _show(report, [sample for sample in samples if ended and sample.at >= ended[0] - began])
+    write_report(options.output, report)
+    return report
+
+
+def _run(place: Path, options: Options) -> list[Sample]:
+    seeds = [str(seed) for seed in range(options.trials)]
+    said = [sys.executable, str(ROOT / "sweeps" / "eps_budget.py"), "--eps-x", "40/255", "--reference", "none"]
+    said += ["--train-size", "64", "--val-size", "8", "--test-size", "8", "--epochs", "1", "--steps", "1"]
+    said += ["--verify", "0", "--model", "small_cnn_8", "--seeds", *seeds, "--address", "local", "--output", "sweep"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db", "OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    process = subprocess.Popen(said, cwd=place, env=environment, stdout=subprocess.DEVNULL)
+    driver, samples, stopped = psutil.Process(process.pid), [], False
+    while process.poll() is None:
+        try:
+            with driver.oneshot():
+                memory = driver.memory_info().rss / MIB
+                samples.append(Sample(time.monotonic() - began, memory, driver.num_fds(), driver.num_threads()))
+        except psutil.NoSuchProcess:
+            break
+        if time.monotonic() - began > options.limit and not stopped:
+            say(f"stopped after {options.limit:g} s")
+            process.send_signal(signal.SIGINT)
+            stopped = True
+        time.sleep(1)
+    process.wait()
+    return samples
+
+
+def _pace(ended: Sequence[float]) -> float | None:
+    """Seconds per trial, from the first of them that ended to the last."""
+    return (ended[-1] - ended[0]) / (len(ended) - 1) if len(ended) > 1 else None
+
+
+def _show(report: dict[str, Any], samples: Sequence[Sample]) -> None:
+    say(f"{report['finished']} of {report['options']['trials']} trials finished in {report['seconds']:.0f} s")
+    quarter = max(len(samples) // 4, 1)
+    rows = [["seconds per trial", *(f"{value:.3f}" if value else "-" for value in report["per_trial"].values())]]
+    for name in ("mib", "files", "threads"):
+        values = [getattr(sample, name) for sample in samples]
+        parts = (values[:quarter], values[-quarter:]) if values else ((0,), (0,))
+        rows.append([f"driver: {name}", *(f"{max(part):.0f}" for part in parts)])
+    table("the beginning and the end of a sweep", ("what", "first", "last"), rows)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,109 @@
+"""How long a search has worked, and how long its front has been flat, asked before each of thousands of proposals.
+
+`Snapshot` says the same of a whole search. Here each look reads only the trials that had not ended at the last look.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
+
+from sweeps.engine.search.results import Staircase, score
+from sweeps.engine.search.snapshot import Interval, merged
+from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.records import read_status
+from sweeps.engine.sweep.spec import Sweep, Trial
+
+
+class Pace:
+    """The hours of work of a search, and how many of its last trials did not extend its front.
+
+    A look costs the number of running trials, not of all.
+    """
+
+    def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
+        self._sweep, self._folder = sweep, folder
+        self._seen = 0  # trials
+        self._open: list[tuple[int, Trial]] = []  # trials that have not ended, with their places
+        self._worked = _Union()
+        self._running: list[Interval] = []
+        self._front = _Front()
+
+    def look(self, trials: Sequence[Trial]) -> None:
+        """Read what is new. `trials` are all trials of the search; only its end may have grown since the last look."""
+        self._open += enumerate(trials[self._seen :], self._seen)
+        self._seen = len(trials)
+        still, self._running = [], []
+        for place, trial in self._open:
+            status = read_status(self._folder.trial(trial))
+            if not status.done:
+                still.append((place, trial))
+                self._running += status.spans
+                continue
+            for span in status.spans:
+                self._worked.add(span)
+            if (reached := score(trial, status, self._sweep.resources.num_workers)) is not None:
+                point = (reached.clean_acc, reached.robust_acc) if reached.counts else None
+                self._front.add((reached.ended, place), point)
+        self._open = still
+
+    @property
+    def hours(self) -> float:
+        """Hours of wall time during which trials ran, so far. See `Snapshot.hours`."""
+        return (self._worked.seconds + sum(self._worked.missing(span) for span in merged(self._running))) / 3600
+
+    @property
+    def flat(self) -> int:
+        """How many of the last finished trials, in a row, did not extend the front. See `flat_for`."""
+        return self._front.flat
+
+
+class _Union:
+    """A union of intervals that come one by one, mostly in their order."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._intervals: list[Interval] = []
+
+    def add(self, span: Interval) -> None:
+        first, last = self._touched(span)
+        (joined,) = merged([*self._intervals[first:last], span])
+        self.seconds += joined[1] - joined[0] - sum(end - begin for begin, end in self._intervals[first:last])
+        self._intervals[first:last] = [joined]
+
+    def missing(self, span: Interval) -> float:
+        """The seconds of a span that the union does not cover."""
+        first, last = self._touched(span)
+        inside = (min(end, span[1]) - max(begin, span[0]) for begin, end in self._intervals[first:last])
+        return span[1] - span[0] - sum(inside)
+
+    def _touched(self, span: Interval) -> tuple[int, int]:
+        """The places of the intervals that overlap or touch a span."""
+        first = bisect_left(self._intervals, span[0], key=lambda one: one[1])
+        return first, max(bisect_right(self._intervals, span[1], key=lambda one: one[0]), first)
+
+
+class _Front:
+    """The front of finished trials, in the order in which they ended; who is seen late is entered where it belongs."""
+
+    def __init__(self) -> None:
+        self._ended: list[tuple[tuple[float, int], tuple[float, float] | None]] = []
+        self._restart(())
+
+    def _restart(self, points: Iterable[tuple[float, float] | None]) -> None:
+        self._stairs, self.flat, self._count = Staircase(), 0, 0
+        for point in points:
+            self._enter(point)
+
+    def add(self, when: tuple[float, int], point: tuple[float, float] | None) -> None:
+        """Enter a trial that ended at `when`; None for the accuracies of one that does not count."""
+        late = bool(self._ended) and when < self._ended[-1][0]
+        insort(self._ended, (when, point), key=lambda one: one[0])
+        if late:
+            self._restart(known for _, known in self._ended)
+        else:
+            self._enter(point)
+
+    def _enter(self, point: tuple[float, float] | None, *, tolerance: float = 1e-9) -> None:
+        before = self._stairs.area
+        after = before if point is None else self._stairs.add(*point)
+        self.flat = 0 if not self._count or after > before + tolerance else self.flat + 1
+        self._count += 1
