@@ -249,6 +249,11 @@ SUITES: dict[str, Callable[..., Suite]] = {
 }
 
 
+def suite_names() -> tuple[str, ...]:
+    """Every suite's name. Several can be joined with a plus sign."""
+    return tuple(SUITES)
+
+
 def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite:
     """The suite called `name`, or several joined with a plus sign, as in "paper+standard".
 

@@ -10,6 +10,9 @@ from rich.console import Console
 
 from bat_core.data import Split
 from bat_core.errors import InputError
+from bat_core.paths import below, write_atomically
+from sweeps.engine.cli.config_file import FILE as CONFIG
+from sweeps.engine.cli.config_file import repeating_config
 from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.text import progress, say
 from sweeps.engine.evaluation.options import JobOptions
@@ -140,6 +143,8 @@ class Job(ABC, Generic[S]):
         refuse_if_used(self.folder.path, self.spec_file, f"{self.article} {self.noun}")
         self.spec, self.part = self.make()
         self.folder.create(self.spec)
+        config = repeating_config(self.options, self.models, command=self.spec.command)
+        write_atomically(below(self.folder.path, CONFIG), config)
 
     def _resume(self) -> None:
         if not self.models:

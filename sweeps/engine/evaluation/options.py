@@ -1,10 +1,10 @@
 """The options of `evaluate` and `transfer`. Whatever imports torch is imported where it is used."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from cyclopts import Parameter
 
@@ -18,6 +18,14 @@ from sweeps.engine.cli.options import Amount, Several, gpu_count
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(Options):
     """Images, budget and machine. None means the default."""
+
+    common: ClassVar[tuple[str, ...]] = ("dataset", "data_dir", "split", "n", "eps", "step_size", "output", "resume")
+    shared: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Models from elsewhere": ("weights", "weights_key", "logits_key", "normalize", "despite_findings"),
+        "Images": ("image_column", "label_column", "image_size", "data_workers"),
+        "Attacks": ("seed", "precision", "batch_size"),
+        "Machines": ("workers", "gpus_per_worker", "address"),
+    }
 
     dataset: str | None = None
     """Images: digits, cifar10, svhn, imagenet, parquet, imagefolder, package.module:factory ... (docs/data.md).
