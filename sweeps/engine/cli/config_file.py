@@ -18,6 +18,7 @@ FLAG = "--config"
 FILE = "config.yaml"
 MAX_BYTES = 1 << 20
 ONE_RUNS = {"output", "resume", "storage_path"}  # a run that repeats another has places of its own
+NAME_MODELS = {"transfer_from"}
 SCALARS = (str, int, float, bool)
 
 
@@ -69,8 +70,10 @@ def repeating_config(options: Options, models: Sequence[str] = (), *, command: s
         models: the MODELs that the command names.  command: the command line, for the first line.
     """
     given = {option: value for option in options.given if (value := getattr(options, option)) is not None}
-    chosen: dict[str, object] = {"models": list(models)} if models else {}
-    chosen |= {_key(options, name): _plain(value) for name, value in given.items() if name not in ONE_RUNS}
+    chosen: dict[str, object] = {"models": [*map(_from_anywhere, models)]} if models else {}
+    for name, value in given.items():
+        named = tuple(map(_from_anywhere, value)) if name in NAME_MODELS else value
+        chosen |= {} if name in ONE_RUNS else {_key(options, name): _plain(named)}
     others = [option.name for option in fields(options) if option.name not in {*given, *ONE_RUNS}]
     lines = [
         f"# bat-sweeps {bat_core.__version__}: {command}",
@@ -104,6 +107,11 @@ def _value(key: str, value: object, path: Path) -> object:
 
 def _key(options: Options, name: str) -> str:
     return options.flag(name).removeprefix("--")
+
+
+def _from_anywhere(model: str) -> str:
+    """A MODEL as it can be named in any folder: an absolute path, if it is that of a file or folder."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def _plain(value: object) -> object:

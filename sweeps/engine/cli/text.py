@@ -43,6 +43,13 @@ def with_interval(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
+def span(hours: float) -> str:
+    """A duration in hours, minutes or seconds, whichever fits."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
 @contextmanager
 def progress(console: Console, *, total: float, done: Callable[[], float], doing: Callable[[], str]) -> Iterator[None]:
     """Show a progress bar while the body runs, or periodic lines if the output is not a terminal.

@@ -7,12 +7,14 @@ from typing import Any
 
 from bat_core.adapter.importing import model_code, user_code
 from bat_core.adapter.sources import Target
+from bat_core.checkpoint import class_names_of
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.memory import gpu_batch_size
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
+from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation.attack import (
     NOUN,
     SPEC,
@@ -28,9 +30,11 @@ from sweeps.engine.evaluation.attack import (
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
+from sweeps.engine.evaluation.page import evaluation_page
 from sweeps.engine.evaluation.report import as_csv, markdown, show
 from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.pages.document import PAGE, render
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
@@ -114,8 +118,10 @@ class EvaluationJob(Job[Evaluation]):
             self._summaries.append(summarise(self.spec, model, verdicts, place))
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
             write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
+        page = evaluation_page(self.spec, self._summaries, self._verdicts(), self._class_names())
+        write_atomically(below(self.folder.path, PAGE), render(page))
         show(self.console, self.spec, self._summaries)
-        return f"{', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
+        return f"{PAGE}, {', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
 
     def log(self, uri: str) -> None:
         from sweeps.engine.evaluation.mlflow_log import log_evaluation
@@ -124,6 +130,14 @@ class EvaluationJob(Job[Evaluation]):
             log_evaluation(self.spec, self.folder.model(model), model, summary, uri=uri)
 
     _summaries: list[dict[str, Any]]
+
+    def _verdicts(self) -> list[Verdicts]:
+        return [Verdicts.read(self.folder.model(model) / VERDICTS) for model in self.spec.models]
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The classes' names, as the first model that was trained here knows them."""
+        folders = (model.source.folder for model in self.spec.models)
+        return next((names for one in folders if one and (names := class_names_of(Path(one)))), ())
 
     def _costs(self) -> dict[str, float]:
         return {entry.name: entry.cost for entry in self.spec.attacks().entries}

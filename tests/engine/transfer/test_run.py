@@ -73,7 +73,8 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
     assert run_transfer(RIDGES, options) == 0
     left = {path.name for path in (empty / "out").iterdir()}
     assert left == {
-        "transfer.json", "cells.csv", "table.md", "transfer.png", "transfer.svg", "crafted", ".lock", ".marks.json"
+        "transfer.json", "cells.csv", "table.md", "transfer.png", "transfer.svg", "crafted", ".lock", ".marks.json",
+        "config.yaml", "report.html",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "CE20: accuracy in %, not verified" in printed
