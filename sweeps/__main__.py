@@ -11,6 +11,7 @@ COMMANDS = {  # the name that is typed, its script, what it does
     "evaluate": ("evaluate", "attack models, and check whether their robustness can be trusted"),
     "transfer": ("transfer", "craft images on each model and evaluate them on every other"),
     "table": ("table_{}", "one of the paper's tables: bat-sweeps table 5"),
+    "leaderboard": ("leaderboard", "all finished models of many sweeps and evaluations in one table"),
     "mirror": ("mirror", "sync a sweep's records to MLflow again"),
     "list": ("listing", "recipes, models, datasets, attacks, suites or spaces, one a line"),
 }

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sweeps.engine.storage.periodic import every
 
 PLAIN_INTERVAL = 15.0  # seconds between progress reports if the output is not a terminal
+UNVERIFIED_MARK = "~"  # before a robust accuracy that no verifying suite has seen
 BAR_INTERVAL = 0.5  # seconds between updates of a progress bar
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from bat_core.correctness import NO_ANSWER
 from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.text import UNVERIFIED_MARK
 from sweeps.engine.pages.document import Heat, Notes, Section
 
 MOST_CLASSES = 20
@@ -40,7 +41,7 @@ def class_sections(models: Sequence[Judged], best: str | None, class_names: Sequ
         rows=rows,
         note=(
             "In %, of the images of each class: the worst case over the attacks behind the model's headline. A model"
-            f" with ° was attacked by no verifying suite.{only}"
+            f" with {UNVERIFIED_MARK} was attacked by no verifying suite.{only}"
         ),
     )
     chosen = next((one for one in models if one.name == best), models[0])
@@ -48,7 +49,7 @@ def class_sections(models: Sequence[Judged], best: str | None, class_names: Sequ
 
 
 def _row_name(model: Judged) -> str:
-    return model.name if model.verified else f"{model.name} °"
+    return model.name if model.verified else f"{UNVERIFIED_MARK}{model.name}"
 
 
 def _name(label: int, class_names: Sequence[str] | None) -> str:

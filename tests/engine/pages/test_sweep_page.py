@@ -88,7 +88,7 @@ def test_classes_and_answers_are_those_of_the_best_verified_model(board):
     by_class, confusion = (one for one in page.sections if isinstance(one, Heat))
     assert [(name, [cell[1] for cell in row]) for name, row in by_class.rows] == [
         ("good", ["33", "100"]),
-        ("loud °", ["100", "100"]),
+        ("~loud", ["100", "100"]),
     ]
     assert confusion.heading == "Confusion under attack: good"
     assert [[cell and cell[1] for cell in row] for _, row in confusion.rows] == [["1", "2"], [None, "1"]]
