@@ -153,7 +153,7 @@ class History:
             self.period[iterate.rows] = iterate.cycle.period
 
     def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(B,) whether the verdict at `step` follows from a cycle; (B,) each: the verdict and the class where it does."""
+        """(B,) whether the verdict at `step` follows from a cycle, and (B,) each the verdict and class there."""
         known = (self.period > 0) & (self._last < step)
         same = self._last - (self._last - step) % self.period.clamp(min=1)
         same = same.clamp(max=self._correct.shape[1] - 1)  # matters only where the verdict is not known

@@ -46,6 +46,7 @@ class Evaluation(EvaluationSpec):
     save_adversarial: bool
     transfer_from: tuple[ModelRecord, ...] = ()
     cycles: bool = True
+    gallery: int = 0
 
     @property
     def name(self) -> str:

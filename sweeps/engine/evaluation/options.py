@@ -165,6 +165,9 @@ class EvaluateOptions(JobOptions):
     """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
+    gallery: int = 0
+    """Show this many images per model in report.html, clean and attacked: those that fall first, and those that stand
+    longest. 0 shows none."""
     output: Path | None = None
     """New folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
     resume: str | None = None
@@ -177,6 +180,7 @@ class EvaluateOptions(JobOptions):
 
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
+        check_finite("--gallery", self.gallery, low=0)
         get_suite(self.suite, eps=0.5).check_available()
 
 

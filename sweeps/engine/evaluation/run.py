@@ -27,6 +27,7 @@ from sweeps.engine.evaluation.attack import (
     summarise,
     write_verdicts,
 )
+from sweeps.engine.evaluation.gallery import choose, gallery_section, save_gallery, specimens
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
@@ -34,7 +35,7 @@ from sweeps.engine.evaluation.page import evaluation_page
 from sweeps.engine.evaluation.report import as_csv, markdown, show
 from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
-from sweeps.engine.pages.document import PAGE, render
+from sweeps.engine.pages.document import PAGE, Section, render
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
@@ -79,6 +80,7 @@ class EvaluationJob(Job[Evaluation]):
             checks=options.checks,
             save_adversarial=options.save_adversarial,
             cycles=options.cycles,
+            gallery=options.gallery,
             transfer_from=self._black_boxes(part, decided["dataset"], decided["models"][0]),
         )
         return evaluation, part
@@ -118,7 +120,8 @@ class EvaluationJob(Job[Evaluation]):
             self._summaries.append(summarise(self.spec, model, verdicts, place))
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
             write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
-        page = evaluation_page(self.spec, self._summaries, self._verdicts(), self._class_names())
+        verdicts = self._verdicts()
+        page = evaluation_page(self.spec, self._summaries, verdicts, self._class_names(), self._galleries(verdicts))
         write_atomically(below(self.folder.path, PAGE), render(page))
         show(self.console, self.spec, self._summaries)
         return f"{PAGE}, {', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
@@ -133,6 +136,27 @@ class EvaluationJob(Job[Evaluation]):
 
     def _verdicts(self) -> list[Verdicts]:
         return [Verdicts.read(self.folder.model(model) / VERDICTS) for model in self.spec.models]
+
+    def _galleries(self, verdicts: Sequence[Verdicts]) -> list[Section]:
+        """Each model's gallery, also as gallery.png in its folder; attacked here, on this process's device."""
+        sections: list[Section] = []
+        if not self.spec.gallery:
+            return sections
+        for number, (model, known) in enumerate(zip(self.spec.models, verdicts, strict=True)):
+            order = {row: at for at, row in enumerate(self.part.rows.tolist())}
+            evaluator = _evaluator(self.spec, number, self.part, self.options.gpus() if self.options.alone() else 0.0)
+            halves = zip(("that fall first", "that stand longest"), choose(known, self.spec.gallery), strict=True)
+            found = []
+            for which, positions in halves:
+                rows = [order[int(known.rows[at])] for at in positions]
+                with model_code(f"model {model.source.name!r} failed in its gallery"):
+                    shown = specimens(self.spec, evaluator, self.part, rows, self._class_names())
+                found += shown
+                if shown:
+                    heading = f"Images of {model.source.name} {which}"
+                    sections.append(gallery_section(heading, shown, self.spec.eps))
+            save_gallery(found, self.folder.model(model), self.spec.eps)
+        return sections
 
     def _class_names(self) -> tuple[str, ...]:
         """The classes' names, as the first model that was trained here knows them."""
