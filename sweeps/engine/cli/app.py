@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from sweeps.engine.cli.config_file import read_config, take_config
 from sweeps.engine.cli.given import options_of
 from sweeps.engine.cli.help_page import HELP_ALL, HelpPage, epilogue, examples
 from sweeps.engine.cli.redact import redacted
+from sweeps.engine.storage.files import pasted, unquoted
 from sweeps.engine.storage.retry import FAULTS, RESUME_HINT, StorageError, reason
 
 DEBUG = "--debug"
@@ -161,3 +163,17 @@ def command_line() -> str:
     """The command as it was typed, without passwords, to be stored with the results."""
     program = [PROGRAM] if Path(sys.argv[0]).name == PROGRAM else ["python", sys.argv[0]]
     return redacted(shlex.join([*program, *sys.argv[1:]]))
+
+
+def resume_command(folder: Path) -> str:
+    """The whole command that goes on with the results in `folder`, to be pasted: this one, with --resume."""
+    return f"{shlex.join(_program())} --resume {pasted(folder)}"
+
+
+def _program() -> list[str]:
+    """The words that start this command again: bat-sweeps with the command's name, or Python and the script."""
+    script, *rest = sys.argv
+    if Path(script).name != PROGRAM:
+        return [unquoted(Path(sys.executable)), unquoted(Path(script))]
+    named = rest[:2] if rest[:1] == ["table"] else rest[:1]
+    return [PROGRAM if shutil.which(PROGRAM) else unquoted(Path(script)), *named]

@@ -1,5 +1,6 @@
 """The command `evaluate`: attack models and report their robust accuracy."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bat_core.memory import gpu_batch_size
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
 from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.text import counted, span
 from sweeps.engine.evaluation.attack import (
     NOUN,
     SPEC,
@@ -23,6 +25,7 @@ from sweeps.engine.evaluation.attack import (
     attack_shard,
     check_model,
     finished_attacks,
+    first_batch_seconds,
     joined,
     summarise,
     write_verdicts,
@@ -41,15 +44,17 @@ from sweeps.engine.sweep.records import VERDICTS
 TABLES = ("table.md", "table.csv")
 
 
-def run_evaluation(models: Sequence[str], options: EvaluateOptions) -> int:
+def run_evaluation(models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> int:
     """Run or resume an evaluation, and report it.
 
+    Args:
+        part_of: the folder of the search that the evaluation belongs to, and that is resumed in its place.
     Returns:
         The exit code, 0.
     Raises:
         InputError: the input is invalid; nothing was attacked.
     """
-    return EvaluationJob(models, options).run()
+    return EvaluationJob(models, options, part_of=part_of).run()
 
 
 class EvaluationJob(Job[Evaluation]):
@@ -60,6 +65,10 @@ class EvaluationJob(Job[Evaluation]):
 
     options: EvaluateOptions
     folder: EvaluationFolder
+
+    def __init__(self, models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> None:
+        super().__init__(models, options, part_of=part_of)
+        self._began, self._told = time.time(), False
 
     @property
     def stem(self) -> str:
@@ -93,6 +102,7 @@ class EvaluationJob(Job[Evaluation]):
         return sum(costs.get(attack, 0.0) for _, attack in finished_attacks(self.spec, self.folder))
 
     def doing(self) -> str:
+        self._tell_time()
         shards, attacks = len(self.spec.shards()), len(self.spec.attacks().entries)
         done = {model.source.name: 0 for model in self.spec.models}
         for name, _ in finished_attacks(self.spec, self.folder):
@@ -162,6 +172,22 @@ class EvaluationJob(Job[Evaluation]):
         """The classes' names, as the first model that was trained here knows them."""
         folders = (model.source.folder for model in self.spec.models)
         return next((names for one in folders if one and (names := class_names_of(Path(one)))), ())
+
+    def _tell_time(self) -> None:
+        """Once a first batch has met every attack: how long each took, and about how long the rest will."""
+        if self._told:
+            return
+        first = first_batch_seconds(self.spec, self.folder, since=self._began)
+        if first is None:
+            return
+        self._told = True
+        batches = len(self.spec.models) * len(self.spec.shards())
+        left = batches * (1 - self.done() / self.total()) * sum(first.values())
+        each = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in first.items())
+        size = counted(min(self.spec.shard_size, self.spec.n), "image")
+        self.say(
+            f"a batch of {size} takes: {each}; {counted(batches, 'batch', 'batches')}: about {span(left / 3600)} left"
+        )
 
     def _costs(self) -> dict[str, float]:
         return {entry.name: entry.cost for entry in self.spec.attacks().entries}

@@ -46,7 +46,9 @@ def _chart(result: Result) -> Chart:
 def _numbers(result: Result) -> Table:
     columns = [*result.table.columns]
     heads = [head for name in columns for head in (f"{name}: ours", f"{name}: paper")]
-    rows = [[line.name, *(cell for name in columns for cell in _cells(line, name, result))] for line in result.lines]
+    rows: list[list[Cell | str]] = [
+        [line.name, *(cell for name in columns for cell in _cells(line, name, result))] for line in result.lines
+    ]
     return Table(
         heading="Next to the paper's numbers",
         columns=["row", *heads],
@@ -71,5 +73,7 @@ def _ours(number: Number | None, *, percents: bool) -> Cell:
 
 def _claims(result: Result) -> Table:
     looks = {"shows": "clear", "does not show": "masked"}
-    rows = [[Cell(one.word, look=looks.get(one.word, "suspect")), said(one)] for one in result.claim_results]
+    rows: list[list[Cell | str]] = [
+        [Cell(one.word, look=looks.get(one.word, "suspect")), said(one)] for one in result.claim_results
+    ]
     return Table(heading="The paper's claims", columns=["our numbers", "claim"], rows=rows)

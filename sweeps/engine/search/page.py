@@ -70,7 +70,7 @@ def _mark(snapshot: Snapshot, one: Score) -> Mark:
 
 
 def _finalists(snapshot: Snapshot) -> Sequence[Section]:
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             Cell(one.trial, look="clear" if one.trial == snapshot.champion else ""),
             Cell(percent(one.clean_acc), one.clean_acc),

@@ -8,7 +8,7 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
-from sweeps.engine.cli.app import FAILED, INTERRUPTED
+from sweeps.engine.cli.app import FAILED, INTERRUPTED, resume_command
 from sweeps.engine.cli.options import load_images
 from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
@@ -214,5 +214,5 @@ def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> 
         folder.write_report(report)
     print_summary(session, report, f"Study:  optuna-dashboard {pasted(folder.path / STUDY)}")
     if unfinished:
-        session.say(f"{unfinished} trials have not ended; resume with --resume {pasted(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials have not ended; resume with {resume_command(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

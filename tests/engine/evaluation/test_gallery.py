@@ -57,8 +57,8 @@ def test_each_image_is_within_the_budget_and_answers_as_its_verdict_says(shown, 
         assert one.before.name == one.label
         assert (one.after.name == one.label) == bool(verdicts.robust_correct[at])
         assert (one.step is None) == bool(verdicts.robust_correct[at])
-        likely = robust_digits.model(one.adversarial[None]).softmax(1).max()
-        assert one.after.confidence == pytest.approx(float(likely), abs=1e-4)
+        likely = robust_digits.model(one.adversarial[None]).softmax(1).max().item()
+        assert one.after.confidence == pytest.approx(likely, abs=1e-4)
 
 
 def test_it_is_a_section_of_the_page_and_a_file(shown, tmp_path):
