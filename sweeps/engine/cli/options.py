@@ -60,7 +60,7 @@ class SweepOptions(Options):
             "data_workers",
         ),
         "Training": ("batch_size", "lr", "schedule", "precision", "on_collapse"),
-        "Evaluation": ("verify",),
+        "Evaluation": ("verify", "cycles"),
         "Machines": (
             *("num_workers", "cpus_per_worker", "gpus_per_worker", "max_concurrent", "stall_minutes", "address"),
             "storage_path",
@@ -129,7 +129,7 @@ class SweepOptions(Options):
     can grow."""
     stall_minutes: float = 60.0
     """Fail a trial after this many minutes without progress; 0 disables."""
-    cycles: bool = True
+    cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
     """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` started on this machine, else "local",

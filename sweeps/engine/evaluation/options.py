@@ -23,7 +23,7 @@ class JobOptions(Options):
     shared: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Models from elsewhere": ("weights", "weights_key", "logits_key", "normalize", "despite_findings"),
         "Images": ("image_column", "label_column", "image_size", "data_workers"),
-        "Attacks": ("seed", "precision", "batch_size"),
+        "Attacks": ("seed", "precision", "batch_size", "cycles"),
         "Machines": ("workers", "gpus_per_worker", "address"),
     }
 
@@ -161,7 +161,7 @@ class EvaluateOptions(JobOptions):
     """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
     checks: str = "full"
     """Checks for gradient masking: full, cheap or none."""
-    cycles: bool = True
+    cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
     """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
