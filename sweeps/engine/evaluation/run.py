@@ -130,8 +130,8 @@ class EvaluationJob(Job[Evaluation]):
             self._summaries.append(summarise(self.spec, model, verdicts, place))
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
             write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
-        verdicts = self._verdicts()
-        page = evaluation_page(self.spec, self._summaries, verdicts, self._class_names(), self._galleries(verdicts))
+        found = self._verdicts()
+        page = evaluation_page(self.spec, self._summaries, found, self._class_names(), self._galleries(found))
         write_atomically(below(self.folder.path, PAGE), render(page))
         show(self.console, self.spec, self._summaries)
         return f"{PAGE}, {', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
