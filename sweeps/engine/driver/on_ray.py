@@ -12,7 +12,6 @@ from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.model_queries import QueryAnswers, answer_query
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.session import SweepSession
-from sweeps.engine.storage.files import pasted
 from sweeps.engine.sweep.spec import Trial
 
 if TYPE_CHECKING:
