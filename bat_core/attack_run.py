@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bat_core.attacks.base import Iterate
 from bat_core.attacks.cycles import Passes
-from bat_core.correctness import is_correct
+from bat_core.correctness import NO_ANSWER, is_correct, predicted_class
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry
 from bat_core.verdicts import UNBROKEN
@@ -25,8 +25,8 @@ class Judge(Protocol):
         """The model's logits (B, K) in the precision of the search."""
         ...
 
-    def correct(self, x: Tensor, y: Tensor, passes: Passes) -> Tensor:
-        """(B,): whether the points x are classified correctly in float32."""
+    def answers(self, x: Tensor, y: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
+        """(M,) whether the points x (M, C, H, W) are classified correctly in float32, and (M,) their classes."""
         ...
 
     def heartbeat(self) -> None:
@@ -54,6 +54,7 @@ class AttackRun:
         self.exact = judge.precision == torch.float32
         self.broken_at = torch.where(clean, UNBROKEN, 0)
         self.final = torch.ones(len(x), len(entry.steps), dtype=torch.bool, device=x.device)
+        self.predicted = torch.full_like(self.broken_at, NO_ANSWER)
         self.x_adv = x.clone() if keep else None
         self.history: History | None = None
 
@@ -70,10 +71,11 @@ class AttackRun:
             if self.passes.cycles and iterate.step == 0:
                 self._complete()
                 self.history = History(len(self.x), max(entry.steps, default=0), self.x.device)
-            correct, lasting = self._correct(iterate)
+            correct, lasting, classes = self._answers(iterate)
             before = self.broken_at[iterate.rows]
             broken = ~correct & self._can_break(iterate)
             self.broken_at[iterate.rows] = torch.where(broken, iterate.step, before)
+            self.predicted[iterate.rows] = torch.where(broken, classes, self.predicted[iterate.rows])
             if iterate.step in entry.steps:
                 self.final[iterate.rows, entry.steps.index(iterate.step)] &= correct
             if active is not None:
@@ -85,13 +87,13 @@ class AttackRun:
                 x_adv = self.x_adv[iterate.rows]
                 self.x_adv[iterate.rows] = torch.where(recorded[:, None, None, None], iterate.x, x_adv)
             if self.history is not None:
-                self.history.add(iterate, lasting)
+                self.history.add(iterate, lasting, classes)
         self._complete()
 
-    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """`broken_at` (B,) and `final` (B, steps) as arrays, in one copy: each copy waits for a GPU."""
-        both = torch.cat([self.broken_at[:, None], self.final.long()], dim=1).cpu().numpy()
-        return both[:, 0], both[:, 1:].astype(np.bool_)
+    def results(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """`broken_at` (B,), `predicted` (B,) and `final` (B, steps), in one copy: each copy waits for a GPU."""
+        whole = torch.cat([self.broken_at[:, None], self.predicted[:, None], self.final.long()], dim=1).cpu().numpy()
+        return whole[:, 0], whole[:, 1], whole[:, 2:].astype(np.bool_)
 
     def _can_break(self, iterate: Iterate) -> Tensor:
         """(M,): whether the example has not been broken at this step or earlier."""
@@ -99,36 +101,37 @@ class AttackRun:
         return (before == UNBROKEN) | (before > iterate.step)
 
     @torch.no_grad()
-    def _correct(self, iterate: Iterate) -> tuple[Tensor, Tensor]:
-        """(M,) twice: whether the iterate is classified correctly in float32.
+    def _answers(self, iterate: Iterate) -> tuple[Tensor, Tensor, Tensor]:
+        """(M,) twice: whether the iterate is classified correctly in float32; and (M,), its class.
 
         After a step of a bfloat16 search that is not read, only misclassified points are classified again. In a cycle
         the verdict may stand for those of steps that are read: the second result has it in float32 there too.
         """
         y = self.y[iterate.rows]
         if iterate.logits is None or (iterate.step in self.entry.steps and not self.exact):
-            correct = self.judge.correct(iterate.x, y, self.passes)
-            return correct, correct
-        correct = is_correct(iterate.logits, y)
+            correct, classes = self.judge.answers(iterate.x, y, self.passes)
+            return correct, correct, classes
+        correct, classes = is_correct(iterate.logits, y), predicted_class(iterate.logits)
         if self.exact:
-            return correct, correct
+            return correct, correct, classes
         seen = self._can_break(iterate) & ~correct
         again = seen if iterate.cycle is None else seen | iterate.cycle.suspected
         lasting = correct.clone()
         if len(some := again.nonzero().squeeze(1)):
-            lasting[some] = self.judge.correct(iterate.x[some], y[some], self.passes)
-        return torch.where(seen, lasting, correct), lasting
+            lasting[some], classes[some] = self.judge.answers(iterate.x[some], y[some], self.passes)
+        return torch.where(seen, lasting, correct), lasting, classes
 
     def _complete(self) -> None:
         """Read the steps that the last search did not run because it repeats itself."""
         if self.history is None:
             return
         for column, step in enumerate(self.entry.steps):
-            known, correct = self.history.at(step)
+            known, correct, classes = self.history.at(step)
             self.final[:, column] &= ~known | correct
             if not self.exact:  # else every point of the cycle was judged when it was visited
                 first = known & ~correct & ((self.broken_at == UNBROKEN) | (self.broken_at > step))
                 self.broken_at = torch.where(first, step, self.broken_at)
+                self.predicted = torch.where(first, classes, self.predicted)
 
 
 class History:
@@ -138,18 +141,21 @@ class History:
         self.period = torch.zeros(count, dtype=torch.int64, device=device)
         self._last = torch.zeros_like(self.period)
         self._correct = torch.zeros(count, num_steps + 1, dtype=torch.bool, device=device)
+        self._classes = torch.full_like(self._correct, NO_ANSWER, dtype=torch.int64)
 
-    def add(self, iterate: Iterate, correct: Tensor) -> None:
-        """Note the verdicts `correct` (M,) at an iterate."""
+    def add(self, iterate: Iterate, correct: Tensor, classes: Tensor) -> None:
+        """Note the verdicts `correct` (M,) and the predicted classes (M,) at an iterate."""
         if iterate.step < self._correct.shape[1]:
             self._correct[iterate.rows, iterate.step] = correct
+            self._classes[iterate.rows, iterate.step] = classes
         self._last[iterate.rows] = iterate.step
         if iterate.cycle is not None:
             self.period[iterate.rows] = iterate.cycle.period
 
-    def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """(B,) whether the verdict at `step` follows from a cycle, and (B,) this verdict where it does."""
+    def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) whether the verdict at `step` follows from a cycle, and (B,) each the verdict and class there."""
         known = (self.period > 0) & (self._last < step)
         same = self._last - (self._last - step) % self.period.clamp(min=1)
         same = same.clamp(max=self._correct.shape[1] - 1)  # matters only where the verdict is not known
-        return known, self._correct.gather(1, same[:, None]).squeeze(1)
+        correct, classes = (kept.gather(1, same[:, None]).squeeze(1) for kept in (self._correct, self._classes))
+        return known, correct, classes

@@ -212,6 +212,14 @@ def read_description(folder: Path) -> Description:
         raise InputError(f"{folder} has no valid model: {error}") from error
 
 
+def class_names_of(folder: Path) -> tuple[str, ...]:
+    """The class names of the model in `folder`; none if it has no readable description. Its weights are not read."""
+    try:
+        return from_dict(Description, read_json(read_regular(folder / DESCRIPTION, limit=MAX_DESCRIPTION))).class_names
+    except (OSError, ValueError):
+        return ()
+
+
 def _checksums(folder: Path) -> Mapping[str, str]:
     try:
         return from_dict(

@@ -1,6 +1,8 @@
-"""What counts as a valid answer and as a correct one. Every accuracy and every verdict uses these two functions."""
+"""What counts as a valid answer and as a correct one. Every accuracy and every verdict uses these functions."""
 
 from torch import Tensor
+
+NO_ANSWER = -1  # among predicted classes
 
 
 def is_finite(logits: Tensor) -> Tensor:
@@ -17,3 +19,8 @@ def is_correct(logits: Tensor, y: Tensor) -> Tensor:
         logits: (B, K).  y: (B,) int64.
     """
     return (logits.argmax(1) == y) & is_finite(logits)
+
+
+def predicted_class(logits: Tensor) -> Tensor:
+    """(B,): the class with the largest logit; NO_ANSWER where a logit is not finite."""
+    return logits.argmax(1).where(is_finite(logits), NO_ANSWER)

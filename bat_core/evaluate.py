@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bat_core.attack_run import AttackRun
 from bat_core.attacks.cycles import ALL_AT_ONCE, Passes, why_no_cycles
 from bat_core.config import AttackConfig
-from bat_core.correctness import is_correct
+from bat_core.correctness import NO_ANSWER, is_correct, predicted_class
 from bat_core.data import Images, to_unit
 from bat_core.data.base import as_labels
 from bat_core.device import is_out_of_memory, to_device
@@ -160,14 +160,21 @@ class Evaluator:
     def clean(self, images: Images, labels: Tensor, rows: Tensor) -> Verdicts:
         """Verdicts on clean images, before any attack."""
         labels = as_labels(labels, len(images))
-        correct = np.empty(len(images), dtype=np.bool_)
+        correct, predicted = np.empty(len(images), dtype=np.bool_), np.empty(len(images), dtype=np.int64)
 
         def classify_part(part: slice) -> None:
-            correct[part] = self._classify(images[part], labels[part]).cpu().numpy()
+            answers = self._classify(images[part], labels[part]).cpu().numpy()
+            correct[part], predicted[part] = answers[:, 0].astype(np.bool_), answers[:, 1]
 
         for first in range(0, len(images), size := self._batch_size or len(images)):
             self._in_chunks(slice(first, min(first + size, len(images))), classify_part)
-        return Verdicts(rows=rows.numpy(), labels=labels.cpu().numpy(), clean_correct=correct, outcomes={})
+        return Verdicts(
+            rows=rows.numpy(),
+            labels=labels.cpu().numpy(),
+            clean_correct=correct,
+            outcomes={},
+            clean_predicted=predicted,
+        )
 
     def extend(
         self, verdicts: Verdicts, images: Images, suite: Suite, *, save: SaveAdversarial | None = None
@@ -190,6 +197,7 @@ class Evaluator:
         attacked = np.flatnonzero(active.numpy()) if entry.skip_broken else np.arange(len(verdicts))
         broken_at = np.where(verdicts.clean_correct, SKIPPED, 0).astype(np.int64)
         final = np.zeros((len(verdicts), len(entry.steps)), dtype=np.bool_)
+        predicted = np.full(len(verdicts), NO_ANSWER)
         labels, rows = torch.tensor(verdicts.labels), torch.tensor(verdicts.rows)  # arrays from Parquet are read-only
         clean = torch.tensor(verdicts.clean_correct)
 
@@ -201,7 +209,7 @@ class Evaluator:
                 passes = self._passes(entry, x, exact_only=save is not None)
                 run = AttackRun(self, entry, x, y, known, rows[chosen], keep=save is not None, passes=passes)
                 run.run()
-            broken_at[attacked[part]], final[attacked[part]] = run.results()
+            broken_at[attacked[part]], predicted[attacked[part]], final[attacked[part]] = run.results()
             if save is not None:
                 assert run.x_adv is not None
                 save(entry.name, rows[chosen], run.x_adv.cpu())
@@ -211,11 +219,12 @@ class Evaluator:
         else:
             for part in self._batches(attacked, len(verdicts)):
                 self._in_chunks(part, attack_part)
-        return Outcome(broken_at=broken_at, steps=entry.steps, final=final)
+        return Outcome(broken_at=broken_at, steps=entry.steps, final=final, predicted=predicted)
 
-    def correct(self, x: Tensor, y: Tensor, passes: Passes) -> Tensor:
-        """(M,): whether the points x (M, C, H, W) are classified correctly in float32."""
-        return is_correct(passes.logits(self.logits, x), y)
+    def answers(self, x: Tensor, y: Tensor, passes: Passes) -> tuple[Tensor, Tensor]:
+        """(M,) whether the points x (M, C, H, W) are classified correctly in float32, and (M,) their classes."""
+        logits = passes.logits(self.logits, x)
+        return is_correct(logits, y), predicted_class(logits)
 
     def cycle_problem(self, images: Images) -> str | None:
         """Why searches on the model run every step, as `images` (B, C, H, W) show; None if they need not."""
@@ -259,11 +268,12 @@ class Evaluator:
 
     @torch.no_grad()
     def _classify(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, 2): whether each image is classified correctly, and its predicted class."""
         x, y = to_unit(in_unit_box(to_device(images, self.device))), to_device(labels, self.device)
         with eval_without_tf32(self.model):
             logits = self.logits(x)
             self.num_classes = logits.shape[1]
-            return is_correct(logits, y)
+            return torch.stack([is_correct(logits, y).long(), predicted_class(logits)], dim=1)
 
     def _in_chunks(self, part: slice, run: Callable[[slice], None], *, split: bool = True) -> None:
         """Call `run` on slices that cover `part`: on `part` if memory suffices, else on smaller ones.

@@ -70,6 +70,11 @@ class Registry(Generic[T]):
         self._discover()
         return tuple(sorted(self._entries))
 
+    def open_families(self) -> dict[str, Callable[[str], T]]:
+        """The functions that resolve the names of open families, by the form of those names."""
+        self._discover()
+        return {form: resolve for form, (_, resolve) in self._open.items()}
+
     def find(self, name: str) -> tuple[T, dict[str, str]]:
         """The item registered under `name`, and the values captured by its pattern's groups.
 

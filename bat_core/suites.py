@@ -13,6 +13,7 @@ from bat_core.errors import InputError, unknown_name
 from bat_core.few_classes import TARGETED, check_classes, substitutes, verifiers
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-dlr": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
+NOT_VERIFIED = ", not verified"  # in the label of a suite whose worst case nothing verifies
 ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
 
 
@@ -126,7 +127,7 @@ class Suite:
     @property
     def label(self) -> str:
         """The suite's title, marked "not verified" if nothing in the suite verifies the result."""
-        return self.title if self.verified_by else f"{self.title}, not verified"
+        return self.title if self.verified_by else f"{self.title}{NOT_VERIFIED}"
 
     @property
     def verified_in_words(self) -> str:
@@ -142,7 +143,7 @@ class Suite:
         """
         black_box = any(isinstance(entry.attack, Square) or entry.name == "square" for entry in self.entries)
         if masking_status == "masked" and self.verified_by and not black_box:
-            return f"{self.title}, not verified: masked"
+            return f"{self.title}{NOT_VERIFIED}: masked"
         return self.label
 
     def entry(self, name: str) -> Entry:
@@ -247,6 +248,16 @@ SUITES: dict[str, Callable[..., Suite]] = {
     "quick": quick,
     "standard": standard,
 }
+
+
+def is_verified(label: str) -> bool:
+    """Whether a suite's label, as records keep it, says that its worst case is verified."""
+    return NOT_VERIFIED not in label
+
+
+def suite_names() -> tuple[str, ...]:
+    """Every suite's name. Several can be joined with a plus sign."""
+    return tuple(SUITES)
 
 
 def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite:

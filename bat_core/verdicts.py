@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bat_core.correctness import NO_ANSWER
 from bat_core.errors import InputError
 from bat_core.jsontext import read_json
 from bat_core.paths import Rooted, check_regular, write_atomically
@@ -29,12 +30,14 @@ class Outcome:
 
     `broken_at` (N,) is the first step whose iterate was misclassified: 0 if the clean image or the start already
     was, UNBROKEN if none was, SKIPPED if an earlier attack had broken the example. `final` (N, len(steps)) is
-    whether x^k was classified correctly, for each k in `steps`.
+    whether x^k was classified correctly, for each k in `steps`. `predicted` (N,) is the class that the model gave
+    where the attack broke it, else NO_ANSWER; None if that was not kept.
     """
 
     broken_at: npt.NDArray[np.int64]
     steps: tuple[int, ...] = ()
     final: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.int64] | None = None
 
     @property
     def robust(self) -> npt.NDArray[np.bool_]:
@@ -53,7 +56,12 @@ class Outcome:
 
     def take(self, positions: npt.NDArray[np.int64]) -> "Outcome":
         """The outcome of the examples at `positions`, in that order."""
-        return Outcome(broken_at=self.broken_at[positions], steps=self.steps, final=self.final[positions])
+        return Outcome(
+            broken_at=self.broken_at[positions],
+            steps=self.steps,
+            final=self.final[positions],
+            predicted=None if self.predicted is None else self.predicted[positions],
+        )
 
     @classmethod
     def concat(cls, parts: Sequence["Outcome"]) -> "Outcome":
@@ -62,17 +70,22 @@ class Outcome:
             broken_at=np.concatenate([part.broken_at for part in parts]),
             steps=parts[0].steps,
             final=np.concatenate([part.final for part in parts]),
+            predicted=_concatenated([part.predicted for part in parts]),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """The results on N examples. `rows` are their rows in the source; `outcomes` maps attack names to outcomes."""
+    """The results on N examples. `rows` are their rows in the source; `outcomes` maps attack names to outcomes.
+
+    `clean_predicted` (N,) is the class of each clean image; None if that was not kept.
+    """
 
     rows: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     clean_correct: npt.NDArray[np.bool_]
     outcomes: Mapping[str, Outcome]
+    clean_predicted: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,6 +118,22 @@ class Verdicts:
         outcomes = list(self.outcomes.values())[:count]
         return np.logical_and.reduce([self.clean_correct, *[outcome.robust for outcome in outcomes]])
 
+    def worst_predicted(self) -> npt.NDArray[np.int64] | None:
+        """(N,): the class that each example gets in the worst case: its label if it is robust, else the class of the
+        clean image or of the first attack that broke it. None if a file of an earlier version did not keep them.
+        """
+        if self.clean_predicted is None:
+            return None
+        worst = np.where(self.clean_correct, self.labels, self.clean_predicted)
+        open_still = self.clean_correct.copy()
+        for outcome in self.outcomes.values():
+            if outcome.predicted is None:
+                return None
+            broken = open_still & (outcome.broken_at >= 0)
+            worst[broken] = outcome.predicted[broken]
+            open_still &= ~broken
+        return worst
+
     def curve(self, name: str, reading: Reading) -> npt.NDArray[np.float64]:
         """`Outcome.curve` of the attack called `name`."""
         return self.outcomes[name].curve(reading)
@@ -133,6 +162,7 @@ class Verdicts:
             labels=self.labels[positions],
             clean_correct=self.clean_correct[positions],
             outcomes={name: outcome.take(positions) for name, outcome in self.outcomes.items()},
+            clean_predicted=None if self.clean_predicted is None else self.clean_predicted[positions],
         )
 
     @classmethod
@@ -153,6 +183,7 @@ class Verdicts:
             labels=np.concatenate([part.labels for part in parts]),
             clean_correct=np.concatenate([part.clean_correct for part in parts]),
             outcomes={name: Outcome.concat([part.outcomes[name] for part in parts]) for name in attacks[0]},
+            clean_predicted=_concatenated([part.clean_predicted for part in parts]),
         )
         return whole.take(np.argsort(rows, kind="stable"))
 
@@ -160,7 +191,8 @@ class Verdicts:
         """Write a Parquet file, atomically, with one row per example.
 
         Columns: index, label, clean_correct, robust_correct; and for each attack attacked_<name> (false:
-        skipped), broken_at_<name> (null: never broken) and final_<name>_<k>.
+        skipped), broken_at_<name> (null: never broken) and final_<name>_<k>. Where they are known: clean_predicted,
+        and predicted_<name> (null: never broken).
         """
         columns: dict[str, pa.Array] = {
             "index": pa.array(self.rows),
@@ -168,11 +200,15 @@ class Verdicts:
             "clean_correct": pa.array(self.clean_correct),
             "robust_correct": pa.array(self.robust_correct),
         }
+        if self.clean_predicted is not None:
+            columns["clean_predicted"] = pa.array(self.clean_predicted)
         for name, outcome in self.outcomes.items():
             columns[f"attacked_{name}"] = pa.array(outcome.broken_at != SKIPPED)
             columns[f"broken_at_{name}"] = pa.array(outcome.broken_at, mask=outcome.broken_at < 0)
             for position, step in enumerate(outcome.steps):
                 columns[f"final_{name}_{step}"] = pa.array(outcome.final[:, position])
+            if outcome.predicted is not None:
+                columns[f"predicted_{name}"] = pa.array(outcome.predicted, mask=outcome.predicted < 0)
         described = {"steps": {name: list(outcome.steps) for name, outcome in self.outcomes.items()}}
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(described)})
         content = io.BytesIO()
@@ -194,6 +230,7 @@ class Verdicts:
                 labels=checked_column(table, "label", pa.int64()),
                 clean_correct=checked_column(table, "clean_correct", pa.bool_()),
                 outcomes={name: _read_outcome(table, name, tuple(read_at)) for name, read_at in steps.items()},
+                clean_predicted=_classes(table, "clean_predicted"),
             )
         except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OSError, MemoryError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -226,4 +263,19 @@ def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome
         broken_at=np.where(attacked, broken_at, SKIPPED),
         steps=steps,
         final=np.stack(final, axis=1) if final else np.empty((len(table), 0), dtype=np.bool_),
+        predicted=_classes(table, f"predicted_{name}"),
     )
+
+
+def _classes(table: pa.Table, name: str) -> npt.NDArray[np.int64] | None:
+    """A column of classes; None in a file of an earlier version, which has none."""
+    if name not in table.column_names:
+        return None
+    if table.column(name).type != pa.int64():
+        raise ValueError(f"column {name} has type {table.column(name).type}, not int64")
+    return table.column(name).fill_null(NO_ANSWER).to_numpy()
+
+
+def _concatenated(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None

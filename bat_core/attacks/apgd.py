@@ -20,7 +20,7 @@ MOMENTUM = 0.75  # weight of the new step relative to the last one
 @ATTACKS.register("apgd")
 @dataclass(frozen=True, kw_only=True)
 class APGD(GradientAttack):
-    """Auto-PGD. It is APGD-CE with loss "ce", and APGD-T with loss "dlr" and target "every".
+    """Auto-PGD, whose step size adapts itself: APGD-CE with loss "ce", and APGD-T with loss "dlr" and target "every".
 
     The initial step size is twice the budget. At checkpoints, whose distance shrinks, an example whose objective has
     stalled returns to its best point and halves its step size.

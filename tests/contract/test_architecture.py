@@ -22,7 +22,8 @@ CORE_MAY_ALSO = {
 PLATFORM_IN = {"ray": {"ray_backend/"}, "mlflow": {"tracking/", "mlflow_model.py"}, "optuna": {"search/"}}
 PLATFORM = set(PLATFORM_IN)
 ROOMS = (  # of the engine, from the bottom to the top
-    *("storage", "sweep", "cli", "tracking", "ray_backend", "driver", "evaluation", "transfer", "paper", "search"),
+    *("storage", "sweep", "cli", "pages", "tracking", "ray_backend", "driver"),
+    *("evaluation", "transfer", "paper", "search"),
 )
 
 

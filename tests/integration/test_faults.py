@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import urllib.error
 import urllib.request
@@ -68,7 +69,7 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(apart: Place) -> No
     others = {status.phase for trial, status in output.statuses().items() if trial not in paused}
     assert others <= {"attacking", "finished"}, output.statuses()  # a trial that was ahead had trained by then
     assert paused
-    assert "not finished; resume with --resume interrupted" in printed
+    assert re.search(r"not finished; resume with \S+ \S+\.py --resume interrupted", printed)
 
     process = apart.start("eps_budget.py", "--resume", "interrupted")
     wait_until(lambda: all(output.statuses()[trial].attempts == 2 for trial in paused), process)
@@ -79,7 +80,7 @@ def test_ctrl_c_once_saves_what_runs_and_twice_stops_at_once(apart: Place) -> No
         os.killpg(process.pid, signal.SIGINT)
     printed, _ = process.communicate()
     assert process.returncode == 130, seen + printed
-    assert "stopped at once; resume with --resume interrupted" in printed
+    assert re.search(r"stopped at once; resume with \S+ \S+\.py --resume interrupted", printed)
 
     code, printed = apart.run("eps_budget.py", "--resume", "interrupted")
     assert code == 0, printed

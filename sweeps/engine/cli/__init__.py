@@ -6,7 +6,11 @@ Importing it where only the numeric core is installed says which packages are mi
 import sys
 from importlib.util import find_spec
 
-PLATFORM = ("cyclopts", "rich", "tenacity", "ray", "mlflow", "optuna", "plotly", "sklearn", "scipy", "matplotlib")
+PLATFORM = (
+    *("cyclopts", "rich", "tenacity", "ray", "mlflow", "optuna", "plotly", "sklearn", "scipy", "matplotlib"),
+    "jinja2",
+    "yaml",
+)
 
 if missing := [package for package in PLATFORM if sys.modules.get(package) is None and find_spec(package) is None]:
     print(

@@ -4,10 +4,10 @@ Whatever imports torch is imported where it is used, so that --help answers at o
 """
 
 import datetime
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Parameter, Token
 
@@ -52,6 +52,20 @@ Several = Parameter(consume_multiple=True)
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(Options):
     """Options of every sweep. None selects the default for the data set and model."""
+
+    common: ClassVar[tuple[str, ...]] = ("dataset", "data_dir", "model", "epochs", "seeds", "output", "resume")
+    shared: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Images": (
+            *("image_column", "label_column", "download", "train_size", "val_size", "test_size", "image_size"),
+            "data_workers",
+        ),
+        "Training": ("batch_size", "lr", "schedule", "precision", "on_collapse"),
+        "Evaluation": ("verify", "cycles"),
+        "Machines": (
+            *("num_workers", "cpus_per_worker", "gpus_per_worker", "max_concurrent", "stall_minutes", "address"),
+            "storage_path",
+        ),
+    }
 
     dataset: str = "digits"
     """Data set: digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, tiny_imagenet or imagenet; your own
@@ -115,7 +129,7 @@ class SweepOptions(Options):
     can grow."""
     stall_minutes: float = 60.0
     """Fail a trial after this many minutes without progress; 0 disables."""
-    cycles: bool = True
+    cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
     """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` started on this machine, else "local",

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sweeps.engine.storage.periodic import every
 
 PLAIN_INTERVAL = 15.0  # seconds between progress reports if the output is not a terminal
+UNVERIFIED_MARK = "~"  # before a robust accuracy that no verifying suite has seen
 BAR_INTERVAL = 0.5  # seconds between updates of a progress bar
 
 
@@ -41,6 +42,13 @@ def with_interval(share: float, interval: tuple[float, float]) -> str:
     """A fraction with its interval: 45.5% (38.8-52.4)."""
     low, high = interval
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def span(hours: float) -> str:
+    """A duration in hours, minutes or seconds, whichever fits."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 @contextmanager

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bat_core.errors import InputError
+from sweeps.engine.cli.app import resume_command
 from sweeps.engine.cli.live_table import live_table
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.model_queries import QueryAnswers, answer_query
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.session import SweepSession
-from sweeps.engine.storage.files import pasted
 from sweeps.engine.sweep.spec import Trial
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def answer_on_ray(session: SweepSession, queries: Sequence[ModelQuery]) -> bool:
                 answers.write(query, columns)
     except (tasks.TaskError, InputError) as error:
         reason = redacted(str(error).strip().splitlines()[-1])
-        place = pasted(session.folder.path)
-        session.say(f"not all measurements succeeded ({reason}); retry with --resume {place}", "yellow")
+        again = resume_command(session.folder.path)
+        session.say(f"not all measurements succeeded ({reason}); retry with {again}", "yellow")
         return False
     return True
 
@@ -94,5 +94,5 @@ def on_ray(session: SweepSession, *, most: int | None = None, expected: int | No
             ):
                 yield concurrent
         except KeyboardInterrupt:
-            session.say(f"stopped at once; resume with --resume {pasted(session.folder.path)}", "yellow")
+            session.say(f"stopped at once; resume with {resume_command(session.folder.path)}", "yellow")
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sweeps
 from bat_core.data import Dataset
-from sweeps.engine.cli.app import FAILED, INTERRUPTED
+from sweeps.engine.cli.app import FAILED, INTERRUPTED, resume_command
 from sweeps.engine.cli.options import SweepOptions
 from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.on_ray import answer_on_ray, run_on_ray
@@ -91,7 +91,7 @@ def _conclude(session: SweepSession, draw: Draw, unrecorded: Mapping[str, str]) 
     print_summary(session, report)
     if unfinished or failed:
         left = unfinished + len(failed)
-        session.say(f"{left} trials are not finished; resume with --resume {pasted(folder.path)}", "yellow")
+        session.say(f"{left} trials are not finished; resume with {resume_command(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else FAILED if failed else 0
 
 

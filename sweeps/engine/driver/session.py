@@ -14,6 +14,8 @@ from bat_core.data import Dataset
 from bat_core.user_modules import changed_modules, source_digests
 from bat_core.workers import Workers
 from sweeps.engine.cli.app import command_line
+from sweeps.engine.cli.config_file import FILE as CONFIG
+from sweeps.engine.cli.config_file import repeating_config
 from sweeps.engine.cli.options import SweepOptions, load_images
 from sweeps.engine.cli.text import say
 from sweeps.engine.driver.preflight import check_machine, check_trial, check_user_code
@@ -120,6 +122,7 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
     )
     check_storable(sweep)
     folder.create(sweep)
+    folder.write(CONFIG, repeating_config(options, command=sweep.command))
     folder.write_user_code(source_digests())
     mark_code(folder.path, sweep.id, references)
     return SweepSession.new(sweep, folder, dataset, options)

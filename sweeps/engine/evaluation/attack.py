@@ -1,6 +1,7 @@
 """An evaluation of models: its description, its folder, and its resumable steps."""
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class Evaluation(EvaluationSpec):
     save_adversarial: bool
     transfer_from: tuple[ModelRecord, ...] = ()
     cycles: bool = True
+    gallery: int = 0
 
     @property
     def name(self) -> str:
@@ -317,3 +319,23 @@ def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterat
     for model in evaluation.models:
         for path in (folder.model(model) / SHARDS).glob("*/[0-9]*-*.parquet"):
             yield model.source.name, path.stem.partition("-")[2]
+
+
+def first_batch_seconds(evaluation: Evaluation, folder: EvaluationFolder, *, since: float) -> dict[str, float] | None:
+    """Seconds that each attack took on a first batch that met them all after `since` (Unix time).
+
+    By the times at which their results were written. None until there is such a batch.
+    """
+    entries = evaluation.attacks().entries
+    names = [CLEAN, *(f"{number:02d}-{entry.name}" for number, entry in enumerate(entries))]
+    for model in evaluation.models:
+        for shard in evaluation.shards():
+            place = folder.model(model) / SHARDS / f"{shard.start:06d}"
+            files = [place / f"{name}.parquet" for name in names]
+            if not all(file.exists() for file in files):
+                continue
+            written = [file.stat().st_mtime for file in files]
+            if written[0] >= since:
+                spent = (end - begin for begin, end in itertools.pairwise(written))
+                return {entry.name.upper(): seconds for entry, seconds in zip(entries, spent, strict=True)}
+    return None

@@ -10,12 +10,16 @@ from rich.console import Console
 
 from bat_core.data import Split
 from bat_core.errors import InputError
+from bat_core.paths import below, write_atomically
+from sweeps.engine.cli.app import resume_command
+from sweeps.engine.cli.config_file import FILE as CONFIG
+from sweeps.engine.cli.config_file import repeating_config
 from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.text import progress, say
 from sweeps.engine.evaluation.options import JobOptions
 from sweeps.engine.evaluation.setup import reload_images
 from sweeps.engine.evaluation.spec import EvaluationSpec
-from sweeps.engine.storage.files import pasted, refuse_if_used, relative
+from sweeps.engine.storage.files import refuse_if_used, relative
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.storage.undo import undone_if_not_started
 from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit
@@ -52,8 +56,9 @@ class Job(ABC, Generic[S]):
     spec: S
     part: Split
 
-    def __init__(self, models: Sequence[str], options: JobOptions) -> None:
-        self.models, self.options, self.console = models, options, Console()
+    def __init__(self, models: Sequence[str], options: JobOptions, *, part_of: Path | None = None) -> None:
+        """`part_of` is the folder of the search that this job belongs to, and that is resumed in its place."""
+        self.models, self.options, self.console, self.part_of = models, options, Console(), part_of
         self.folder = self.folder_at(Path(options.resume or options.output or timestamped(self.stem)).resolve())
 
     def run(self) -> int:
@@ -69,12 +74,26 @@ class Job(ABC, Generic[S]):
             self.folder.path, new=not self.options.resume, started=lambda: self.done() > 0, undo=lambda: None
         )
         with undone, sole_driver(self.folder.path, self.noun):
-            with progress(self.console, total=self.total(), done=self.done, doing=self.doing):
-                self.attack()
-            results = self.conclude()
+            with self._told_how_to_resume():
+                with progress(self.console, total=self.total(), done=self.done, doing=self.doing):
+                    self.attack()
+                results = self.conclude()
             self.say(f"Results: {relative(self.folder.path)} ({results})")
             self._log()
         return 0
+
+    @contextmanager
+    def _told_how_to_resume(self) -> Iterator[None]:
+        """If Ctrl-C ends the body, say what is kept, and the whole command that goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            again = resume_command(self.part_of or self.folder.path)
+            self.say(
+                f"stopped: {self.done() / self.total():.0%} of the attacks are done and kept; resume with {again}",
+                "yellow",
+            )
+            raise
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a line."""
@@ -140,6 +159,8 @@ class Job(ABC, Generic[S]):
         refuse_if_used(self.folder.path, self.spec_file, f"{self.article} {self.noun}")
         self.spec, self.part = self.make()
         self.folder.create(self.spec)
+        config = repeating_config(self.options, self.models, command=self.spec.command)
+        write_atomically(below(self.folder.path, CONFIG), config)
 
     def _resume(self) -> None:
         if not self.models:
@@ -159,7 +180,7 @@ class Job(ABC, Generic[S]):
             self.log(uri)
 
         if trouble := failure_of(log, patience=time_limit(len(self.spec.models))):
-            later = f"try again with --resume {pasted(self.folder.path)}"
+            later = f"try again with {resume_command(self.part_of or self.folder.path)}"
             self.say(f"MLflow did not take everything ({trouble}); {later}", "yellow")
         else:
             self.say(f"MLflow: {how_to_open(uri)}{self.experiment}")

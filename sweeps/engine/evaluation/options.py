@@ -1,10 +1,10 @@
 """The options of `evaluate` and `transfer`. Whatever imports torch is imported where it is used."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from cyclopts import Parameter
 
@@ -18,6 +18,14 @@ from sweeps.engine.cli.options import Amount, Several, gpu_count
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(Options):
     """Images, budget and machine. None means the default."""
+
+    common: ClassVar[tuple[str, ...]] = ("dataset", "data_dir", "split", "n", "eps", "step_size", "output", "resume")
+    shared: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Models from elsewhere": ("weights", "weights_key", "logits_key", "normalize", "despite_findings"),
+        "Images": ("image_column", "label_column", "image_size", "data_workers"),
+        "Attacks": ("seed", "precision", "batch_size", "cycles"),
+        "Machines": ("workers", "gpus_per_worker", "address"),
+    }
 
     dataset: str | None = None
     """Images: digits, cifar10, svhn, imagenet, parquet, imagefolder, package.module:factory ... (docs/data.md).
@@ -153,10 +161,13 @@ class EvaluateOptions(JobOptions):
     """Add a black-box attack: images crafted by CE20 on these models (named like MODEL)."""
     checks: str = "full"
     """Checks for gradient masking: full, cheap or none."""
-    cycles: bool = True
+    cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
     """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
+    gallery: int = 0
+    """Show this many images per model in report.html, clean and attacked: those that fall first, and those that stand
+    longest. 0 shows none."""
     output: Path | None = None
     """New folder for verdicts, summaries and tables. Default: outputs/evaluate-<suite>-<time>."""
     resume: str | None = None
@@ -169,6 +180,7 @@ class EvaluateOptions(JobOptions):
 
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
+        check_finite("--gallery", self.gallery, low=0)
         get_suite(self.suite, eps=0.5).check_available()
 
 

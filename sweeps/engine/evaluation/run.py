@@ -1,5 +1,6 @@
 """The command `evaluate`: attack models and report their robust accuracy."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import Any
 
 from bat_core.adapter.importing import model_code, user_code
 from bat_core.adapter.sources import Target
+from bat_core.checkpoint import class_names_of
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.memory import gpu_batch_size
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
+from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.text import counted, span
 from sweeps.engine.evaluation.attack import (
     NOUN,
     SPEC,
@@ -21,30 +25,36 @@ from sweeps.engine.evaluation.attack import (
     attack_shard,
     check_model,
     finished_attacks,
+    first_batch_seconds,
     joined,
     summarise,
     write_verdicts,
 )
+from sweeps.engine.evaluation.gallery import choose, gallery_section, save_gallery, specimens
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
+from sweeps.engine.evaluation.page import evaluation_page
 from sweeps.engine.evaluation.report import as_csv, markdown, show
 from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.pages.document import PAGE, Section, render
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
 
 
-def run_evaluation(models: Sequence[str], options: EvaluateOptions) -> int:
+def run_evaluation(models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> int:
     """Run or resume an evaluation, and report it.
 
+    Args:
+        part_of: the folder of the search that the evaluation belongs to, and that is resumed in its place.
     Returns:
         The exit code, 0.
     Raises:
         InputError: the input is invalid; nothing was attacked.
     """
-    return EvaluationJob(models, options).run()
+    return EvaluationJob(models, options, part_of=part_of).run()
 
 
 class EvaluationJob(Job[Evaluation]):
@@ -55,6 +65,10 @@ class EvaluationJob(Job[Evaluation]):
 
     options: EvaluateOptions
     folder: EvaluationFolder
+
+    def __init__(self, models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> None:
+        super().__init__(models, options, part_of=part_of)
+        self._began, self._told = time.time(), False
 
     @property
     def stem(self) -> str:
@@ -75,6 +89,7 @@ class EvaluationJob(Job[Evaluation]):
             checks=options.checks,
             save_adversarial=options.save_adversarial,
             cycles=options.cycles,
+            gallery=options.gallery,
             transfer_from=self._black_boxes(part, decided["dataset"], decided["models"][0]),
         )
         return evaluation, part
@@ -87,6 +102,7 @@ class EvaluationJob(Job[Evaluation]):
         return sum(costs.get(attack, 0.0) for _, attack in finished_attacks(self.spec, self.folder))
 
     def doing(self) -> str:
+        self._tell_time()
         shards, attacks = len(self.spec.shards()), len(self.spec.attacks().entries)
         done = {model.source.name: 0 for model in self.spec.models}
         for name, _ in finished_attacks(self.spec, self.folder):
@@ -114,8 +130,11 @@ class EvaluationJob(Job[Evaluation]):
             self._summaries.append(summarise(self.spec, model, verdicts, place))
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
             write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
+        found = self._verdicts()
+        page = evaluation_page(self.spec, self._summaries, found, self._class_names(), self._galleries(found))
+        write_atomically(below(self.folder.path, PAGE), render(page))
         show(self.console, self.spec, self._summaries)
-        return f"{', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
+        return f"{PAGE}, {', '.join(TABLES)}, <model>/summary.json, <model>/verdicts.parquet"
 
     def log(self, uri: str) -> None:
         from sweeps.engine.evaluation.mlflow_log import log_evaluation
@@ -124,6 +143,51 @@ class EvaluationJob(Job[Evaluation]):
             log_evaluation(self.spec, self.folder.model(model), model, summary, uri=uri)
 
     _summaries: list[dict[str, Any]]
+
+    def _verdicts(self) -> list[Verdicts]:
+        return [Verdicts.read(self.folder.model(model) / VERDICTS) for model in self.spec.models]
+
+    def _galleries(self, verdicts: Sequence[Verdicts]) -> list[Section]:
+        """Each model's gallery, also as gallery.png in its folder; attacked here, on this process's device."""
+        sections: list[Section] = []
+        if not self.spec.gallery:
+            return sections
+        for number, (model, known) in enumerate(zip(self.spec.models, verdicts, strict=True)):
+            order = {row: at for at, row in enumerate(self.part.rows.tolist())}
+            evaluator = _evaluator(self.spec, number, self.part, self.options.gpus() if self.options.alone() else 0.0)
+            halves = zip(("that fall first", "that stand longest"), choose(known, self.spec.gallery), strict=True)
+            found = []
+            for which, positions in halves:
+                rows = [order[int(known.rows[at])] for at in positions]
+                with model_code(f"model {model.source.name!r} failed in its gallery"):
+                    shown = specimens(self.spec, evaluator, self.part, rows, self._class_names())
+                found += shown
+                if shown:
+                    heading = f"Images of {model.source.name} {which}"
+                    sections.append(gallery_section(heading, shown, self.spec.eps))
+            save_gallery(found, self.folder.model(model), self.spec.eps)
+        return sections
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The classes' names, as the first model that was trained here knows them."""
+        folders = (model.source.folder for model in self.spec.models)
+        return next((names for one in folders if one and (names := class_names_of(Path(one)))), ())
+
+    def _tell_time(self) -> None:
+        """Once a first batch has met every attack: how long each took, and about how long the rest will."""
+        if self._told:
+            return
+        first = first_batch_seconds(self.spec, self.folder, since=self._began)
+        if first is None:
+            return
+        self._told = True
+        batches = len(self.spec.models) * len(self.spec.shards())
+        left = batches * (1 - self.done() / self.total()) * sum(first.values())
+        each = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in first.items())
+        size = counted(min(self.spec.shard_size, self.spec.n), "image")
+        self.say(
+            f"a batch of {size} takes: {each}; {counted(batches, 'batch', 'batches')}: about {span(left / 3600)} left"
+        )
 
     def _costs(self) -> dict[str, float]:
         return {entry.name: entry.cost for entry in self.spec.attacks().entries}

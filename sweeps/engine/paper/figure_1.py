@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bat_core.config import AttackConfig
+from bat_core.config import AttackConfig, TrialConfig
 from bat_core.few_classes import classes_in
 from bat_core.paths import write_atomically
 from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import counted
+from sweeps.engine.pages.charts import Chart, Mark, Series, percent_axis, steps_axis
+from sweeps.engine.pages.sweep_page import Story, write_sweep_page
 from sweeps.engine.paper.curve_plot import LOSS_TITLES, draw_curves
 from sweeps.engine.paper.curves import Family, curves_csv, evaluated_trials, families
 from sweeps.engine.sweep.folder import SweepFolder
@@ -48,7 +50,43 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         ),
     )
     files = [path.name for path in save_figure(figure, folder.path / STEM)]
-    return Report(files=(*files, f"{STEM}.csv"), sentence=_sentence(lines, attack, pixel, scope))
+    sentence = _sentence(lines, attack, pixel, scope)
+    page = write_sweep_page(sweep, folder, _story(lines, config, pixel, sentence))
+    return Report(files=(*files, f"{STEM}.csv", page), sentence=sentence)
+
+
+def _story(lines: Sequence[Family], config: TrialConfig, pixel: float, sentence: str) -> Story:
+    attack = config.attack
+    return Story(
+        title=f"Figure 1 on {config.data.name}: {config.model} under PGD at {attack.eps / pixel:g} px",
+        question="Does training with a larger budget make a model more robust?",
+        answer=sentence,
+        subcommand="figure-1",
+        charts=[*(_curves(lines, loss, attack) for loss in attack.losses)],
+    )
+
+
+def _curves(lines: Sequence[Family], loss: str, attack: AttackConfig) -> Chart:
+    """Accuracy after each number of steps, which no verifying suite has seen."""
+    series = [Series(name=family.label, marks=_marks(family, loss, attack), line=True, hollow=True) for family in lines]
+    shares = [mark.y for one in series for mark in one.marks]
+    return Chart(
+        heading=f"Accuracy under PGD, {LOSS_TITLES.get(loss, loss)}",
+        x=steps_axis("attack steps", attack.steps),
+        y=percent_axis("accuracy, not verified", shares),
+        series=series,
+        note="The final iterate, means over seeds. The leaderboard has the worst case that a verifying suite found.",
+    )
+
+
+def _marks(family: Family, loss: str, attack: AttackConfig) -> list[Mark]:
+    if loss not in family.members[0].verdicts.outcomes:
+        return []
+    points = zip(attack.steps, family.curve(loss, "final"), strict=True)
+    return [
+        Mark(step, one.mean, f"{family.label}, {step} steps: {one.mean:.1%} (seeds {one.low:.1%} to {one.high:.1%})")
+        for step, one in points
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The options of the commands that make the paper's tables."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -46,4 +46,4 @@ class TableOptions(SweepOptions):
             for option in fields(setting)
             if option.name in default and getattr(self, option.name) == default[option.name]
         }
-        return replace(self, **taken)
+        return self.with_defaults(**taken)

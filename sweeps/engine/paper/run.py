@@ -17,7 +17,9 @@ from sweeps.engine.cli.text import counted
 from sweeps.engine.driver.model_queries import QueryAnswers
 from sweeps.engine.driver.query_spec import ModelQuery
 from sweeps.engine.driver.run import run_sweep
+from sweeps.engine.pages.sweep_page import write_sweep_page
 from sweeps.engine.paper.options import TableOptions
+from sweeps.engine.paper.page import story
 from sweeps.engine.paper.report import as_csv, markdown, show
 from sweeps.engine.paper.results import NOT_RUN, SAYS_NOTHING, Result, found_in
 from sweeps.engine.paper.scales import Setting, setting_of
@@ -148,7 +150,9 @@ def report(result: Result) -> Report:
     write_atomically(below(path, f"{stem}.csv"), as_csv(result))
     pictures = save_figure(draw_table(result), path / stem)
     show(Console(), result)
-    return Report(files=(*(file.name for file in pictures), f"{stem}.md", f"{stem}.csv"), sentence=_sentence(result))
+    sentence = _sentence(result)
+    page = write_sweep_page(result.sweep, result.folder, story(result, sentence))
+    return Report(files=(*(file.name for file in pictures), f"{stem}.md", f"{stem}.csv", page), sentence=sentence)
 
 
 def _sentence(result: Result) -> str:

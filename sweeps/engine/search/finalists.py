@@ -170,7 +170,8 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
     if all(below(place, trial.id, SUMMARY).exists() for trial in members):
         return place
     if place.exists():
-        run_evaluation((), EvaluateOptions(resume=str(place), address=options.address))
+        again = EvaluateOptions(resume=str(place), address=options.address)
+        run_evaluation((), again, part_of=folder.path)
         folder.copy_to_store(place.name)
         return place
     attack, data = search.base.attack, search.base.data
@@ -187,6 +188,7 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
             gpus_per_worker=options.gpus_per_worker,
             address=options.address,
         ),
+        part_of=folder.path,
     )
     folder.copy_to_store(place.name)
     return place

@@ -36,6 +36,13 @@ STOPPING = ("asha", "none")
 class SearchOptions(SweepOptions):
     """The search space, the objective, the search budget, and how to treat the finalists."""
 
+    val_size: int | None = None
+    """Number of training images held out for validation, by which a search chooses. Default: 300 on digits, else a
+    tenth, at most 1,000."""
+    verify: int | None = None
+    """Validation images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin), at least 1. Default: all."""
+    seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
+    """Random seeds of the finalists; one model per finalist and seed."""
     space: Annotated[tuple[str, ...], Several] = ("bat",)
     """Search spaces, which can be combined: bat, schedule, model."""
     fixed: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True)] = ()

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.markdown import code, document, pipe_table
-from sweeps.engine.cli.text import count_of, percent
+from sweeps.engine.cli.text import count_of, percent, span
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.ray_backend.rungs import ALWAYS, expected_whole
 from sweeps.engine.search.objectives import MEASURES, get_objective
@@ -25,7 +25,6 @@ from sweeps.engine.search.text import (
     robust,
     setting,
     settings,
-    span,
     states,
     value_of,
     why_not_enough,

@@ -8,16 +8,18 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
-from sweeps.engine.cli.app import FAILED, INTERRUPTED
+from sweeps.engine.cli.app import FAILED, INTERRUPTED, resume_command
 from sweeps.engine.cli.options import load_images
 from sweeps.engine.driver.on_ray import on_ray, tune_run
 from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
+from sweeps.engine.pages.sweep_page import write_sweep_page
 from sweeps.engine.ray_backend.rungs import expected_whole
 from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.pace import Pace
+from sweeps.engine.search.page import story
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import Score, scores
@@ -207,10 +209,11 @@ def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> 
     pictures = save_pictures(snapshot, study.study, folder.path)
     write_atomically(below(folder.path, REPORT), report_md(snapshot))
     unfinished = sum(not status.done for _, status in folder.statuses(session.sweep))
-    report = Report(files=(REPORT, *pictures), sentence=sentence(snapshot))
+    page = write_sweep_page(session.sweep, folder, story(snapshot))
+    report = Report(files=(REPORT, *pictures, page), sentence=sentence(snapshot))
     if not unfinished:
         folder.write_report(report)
     print_summary(session, report, f"Study:  optuna-dashboard {pasted(folder.path / STUDY)}")
     if unfinished:
-        session.say(f"{unfinished} trials have not ended; resume with --resume {pasted(folder.path)}", "yellow")
+        session.say(f"{unfinished} trials have not ended; resume with {resume_command(folder.path)}", "yellow")
     return INTERRUPTED if unfinished else 0 if snapshot.finished else FAILED

@@ -29,13 +29,6 @@ def robust(score: Score) -> str:
     return with_interval(score.robust_acc, score.interval)
 
 
-def span(hours: float) -> str:
-    """A duration in hours, minutes or seconds, whichever fits."""
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-
-
 def is_amount(parameter: Parameter) -> bool:
     """Whether the parameter is an amount of pixel change."""
     return parameter.field_path.endswith(AMOUNTS)

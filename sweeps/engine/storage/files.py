@@ -49,8 +49,13 @@ def relative(path: Path) -> str:
 
 def pasted(path: Path) -> str:
     """A path as one word of a shell command: relative where it can be, and quoted."""
+    return shlex.quote(unquoted(path))
+
+
+def unquoted(path: Path) -> str:
+    """A path as a word of a command, before quoting: relative where it can be, and never an option."""
     word = relative(path)
-    return shlex.quote(f"./{word}" if word.startswith("-") else word)
+    return f"./{word}" if word.startswith("-") else word
 
 
 def refuse_if_used(folder: Path, spec: str, noun: str) -> None:

@@ -184,6 +184,11 @@ class SweepFolder:
         self.mark_store(sweep)
         self.copy_to_store(SPEC)
 
+    def write(self, name: str, content: str) -> None:
+        """Write a text file, and copy it to the store."""
+        write_atomically(self.file(name), content)
+        self.copy_to_store(name)
+
     def write_user_code(self, digests: Mapping[str, str]) -> None:
         """Write the digests of the user's modules, if there are any. See `bat_core.user_modules`."""
         if digests:

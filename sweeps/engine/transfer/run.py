@@ -11,6 +11,7 @@ from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.options import TransferOptions
 from sweeps.engine.evaluation.setup import make_spec_fields
+from sweeps.engine.pages.document import PAGE, render
 from sweeps.engine.transfer.craft import (
     NOUN,
     SPEC,
@@ -22,11 +23,12 @@ from sweeps.engine.transfer.craft import (
     joined,
 )
 from sweeps.engine.transfer.matrix import alarm, as_csv, cells_of
+from sweeps.engine.transfer.page import transfer_page
 from sweeps.engine.transfer.plot import draw_matrix
 from sweeps.engine.transfer.report import markdown, settings, show
 
 STEM, CELLS, TABLE = "transfer", "cells.csv", "table.md"
-FILES = (TABLE, CELLS, f"{STEM}.png", f"{STEM}.svg")
+FILES = (TABLE, CELLS, f"{STEM}.png", f"{STEM}.svg", PAGE)
 
 
 def run_transfer(models: Sequence[str], options: TransferOptions) -> int:
@@ -79,6 +81,7 @@ class TransferJob(Job[Matrix]):
         write_atomically(below(self.folder.path, CELLS), as_csv(cells))
         write_atomically(below(self.folder.path, TABLE), markdown(self.spec, cells))
         save_figure(draw_matrix(self.spec, cells), self.folder.path / STEM)
+        write_atomically(below(self.folder.path, PAGE), render(transfer_page(self.spec, cells)))
         show(self.console, self.spec, cells)
         self._note = f"{alarm(cells).description} {settings(self.spec, cells)}"
         return ", ".join(FILES)

@@ -68,7 +68,11 @@ def test_nothing_typed_is_nothing_given(kind):
 def test_with_resume_it_is_refused_or_takes_effect_even_if_it_is_the_default(kind, name):
     default = next(field.default for field in fields(kind) if field.name == name)
     options = typed(kind, "--resume", "folder", *words(kind.flag(name), default))
-    if (kind is SearchOptions and name in RESIZABLE) or name == "stall_minutes":
+    if (
+        (kind is SearchOptions and name in RESIZABLE)
+        or name == "stall_minutes"
+        or (name == "cycles" and kind in SWEEPS)
+    ):
         options.refuse_with_resume(also_allowed=RESIZABLE)
         return
     refuse = options.refuse_with_resume if kind in SWEEPS else lambda: options.refuse_with_resume((), "job")

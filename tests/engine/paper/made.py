@@ -13,6 +13,7 @@ from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 
 N, PIXEL = 40, 1 / 255
 ATTACK = AttackConfig(eps=8 * PIXEL, step_size=2 * PIXEL, steps=(7, 20, 100, 200), also="diagnostic", verify=N)
+RESULT = {"clean_acc": 0.9, "pgd_acc": 0.5, "robust_acc": 0.5, "n": N, "robust_n": N, "flags": []}
 
 
 def verdicts(suite, active) -> Verdicts:
@@ -48,5 +49,6 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         record, home = Record(folder.trial(trial)), folder.trial(trial)
         verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
         verdicts(evaluation_suite(ATTACK), active(name, seed)).write(home / VERIFIED)
-        record.append("finished", suite=evaluation_suite(ATTACK).label_for(masking_status), verdict=masking_status)
+        suite = evaluation_suite(ATTACK).label_for(masking_status)
+        record.append("finished", suite=suite, verdict=masking_status, **RESULT)
     return Result(table, sweep, folder)

@@ -10,6 +10,7 @@ from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.eps_budget import EpsBudgetOptions, grid
 from tests.engine.evaluation.evaluations import drawn
+from tests.engine.paper.made import RESULT
 
 PIXEL = 5 / 255
 ATTACK = AttackConfig(eps=8 * PIXEL, step_size=2 * PIXEL, steps=(1, 3), verify=40)
@@ -32,7 +33,8 @@ def sentence(tmp_path):
             drawn(trajectories(attack), 40, seed=seed).write(folder.trial(one) / VERDICTS)
             if attack.verify:
                 drawn(evaluation_suite(attack), 40, seed=seed).write(folder.trial(one) / VERIFIED)
-            record.append("finished", suite=evaluation_suite(attack).label_for(masking_status), verdict=masking_status)
+            suite = evaluation_suite(attack).label_for(masking_status)
+            record.append("finished", suite=suite, verdict=masking_status, **RESULT)
         return draw(sweep, folder).sentence
 
     return make

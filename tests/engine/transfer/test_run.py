@@ -2,6 +2,7 @@
 
 import functools
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def test_a_command_leaves_tables_pictures_and_verdicts_and_goes_on_where_it_stop
     assert run_transfer(RIDGES, options) == 0
     left = {path.name for path in (empty / "out").iterdir()}
     assert left == {
-        "transfer.json", "cells.csv", "table.md", "transfer.png", "transfer.svg", "crafted", ".lock", ".marks.json"
+        "transfer.json", "cells.csv", "table.md", "transfer.png", "transfer.svg", "crafted", ".lock", ".marks.json",
+        "config.yaml", "report.html",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "CE20: accuracy in %, not verified" in printed
@@ -130,12 +132,49 @@ def test_trouble_with_mlflow_is_one_line_and_costs_nothing(tmp_path, monkeypatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mlflow_log, "log_transfer", away)
+    monkeypatch.setattr(sys, "argv", ["/bin/bat-sweeps", "transfer", "x"])
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/bat-sweeps")
     assert run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "out")) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == (
-        "MLflow did not take everything (ConnectionError: connection refused and more); try again with --resume out"
+        "MLflow did not take everything (ConnectionError: connection refused and more); try again with bat-sweeps"
+        " transfer --resume out"
     )
     assert (tmp_path / "out" / "cells.csv").exists()
+
+
+def test_ctrl_c_says_what_is_kept_and_prints_the_whole_command(tmp_path, monkeypatch, capsys):
+    from sweeps.engine.transfer import run
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "work", stopped)
+    monkeypatch.setattr(sys, "argv", ["sweeps/transfer.py", "x"])
+    monkeypatch.setattr(sys, "executable", "/a b/python")
+    with pytest.raises(KeyboardInterrupt):
+        run_transfer(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "it's"))
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    said, _, command = last.partition("; resume with ")
+    assert said == "stopped: 0% of the attacks are done and kept"
+    assert shlex.split(command) == ["/a b/python", "sweeps/transfer.py", "--resume", "it's"]
+
+
+def test_a_part_of_a_search_is_resumed_by_the_search(tmp_path, monkeypatch, capsys):
+    from sweeps.engine.transfer import run
+    from sweeps.engine.transfer.run import TransferJob
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "work", stopped)
+    monkeypatch.setattr(sys, "argv", ["/bin/bat-sweeps", "search", "--resume", "s"])
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/bat-sweeps")
+    with pytest.raises(KeyboardInterrupt):
+        TransferJob(RIDGES, TransferOptions(**OPTIONS, output=tmp_path / "part"), part_of=tmp_path / "whole").run()
+    assert capsys.readouterr().out.strip().endswith("; resume with bat-sweeps search --resume whole")
 
 
 def test_help_names_the_options_and_bad_input_is_one_sentence(empty, monkeypatch, capsys):

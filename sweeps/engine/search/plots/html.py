@@ -9,13 +9,13 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from plotly.io import to_html  # type: ignore[import-untyped]
 from plotly.subplots import make_subplots  # type: ignore[import-untyped]
 
-from sweeps.engine.cli.text import percent
+from sweeps.engine.cli.text import percent, span
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.importance import importances_note, importances_page, parallel_note, parallel_page
 from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
-from sweeps.engine.search.text import evaluated_on, robust, setting, settings, span, states, why_not_enough
+from sweeps.engine.search.text import evaluated_on, robust, setting, settings, states, why_not_enough
 
 Draw: TypeAlias = Callable[[], Any]
 

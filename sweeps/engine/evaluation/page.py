@@ -1,0 +1,157 @@
+"""The page of an evaluation: every model's worst case, every attack, classes, and what to do next."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bat_core.suites import is_verified
+from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.app import PROGRAM
+from sweeps.engine.cli.config_file import FILE as CONFIG
+from sweeps.engine.cli.text import counted, percent, percent_range
+from sweeps.engine.evaluation.attack import Evaluation
+from sweeps.engine.evaluation.report import DETAIL, details, settings
+from sweeps.engine.pages.charts import Chart, Mark, Series, rows_chart
+from sweeps.engine.pages.classes import Judged, class_sections
+from sweeps.engine.pages.document import Cell, Commands, Facts, Page, Section, Table
+
+Summary = Mapping[str, Any]
+VERDICTS = ("clear", "suspect", "masked", "not checked")
+
+
+def evaluation_page(
+    evaluation: Evaluation,
+    summaries: Sequence[Summary],
+    verdicts: Sequence[Verdicts],
+    class_names: Sequence[str],
+    gallery: Sequence[Section] = (),
+) -> Page:
+    """The page, from each model's summary and verdicts in the evaluation's order."""
+    order = sorted(range(len(summaries)), key=lambda one: _rank(summaries[one]))
+    ranked = [summaries[one] for one in order]
+    judged = [
+        Judged(name=str(summaries[one]["model"]), verdicts=verdicts[one], verified=_verified(summaries[one]))
+        for one in order
+    ]
+    return Page(
+        title=f"Evaluation under {evaluation.attacks().label}: {counted(len(summaries), 'model')}",
+        question=f"How robust are these models, and can the number be trusted? {settings(evaluation)}.",
+        answer=_answer(ranked),
+        sections=[
+            _chart(ranked),
+            _leaderboard(ranked),
+            *gallery,
+            *class_sections(judged, judged[0].name if judged else None, class_names),
+            _attacks(evaluation, ranked),
+            _flags(ranked),
+            _settings(evaluation),
+            _commands(evaluation),
+        ],
+        version=f"bat-sweeps {evaluation.version}: made from evaluation {evaluation.id}, created {evaluation.created}.",
+    )
+
+
+def _rank(summary: Summary) -> tuple[bool, float]:
+    """Sorts verified models first, each kind by falling robust accuracy."""
+    return not _verified(summary), -float(summary["robust_acc"])
+
+
+def _verified(summary: Summary) -> bool:
+    return is_verified(str(summary["suite"]))
+
+
+def _answer(ranked: Sequence[Summary]) -> str:
+    best = ranked[0]
+    robust = f"{percent(best['robust_acc'])} ({percent_range(*best['robust_acc_interval'])})"
+    word = "is correct on" if _verified(best) else "is correct (not verified) on"
+    clean = f"{percent(best['clean_acc'])} clean"
+    first = f"{best['model']} {word} {robust} of {best['n']} images under every attack, {clean}."
+    counts = {word: sum(one["verdict"] == word for one in ranked) for word in VERDICTS}
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"{first} Of {counted(len(ranked), 'model')}, the checks for gradient masking call {said}."
+
+
+def _chart(ranked: Sequence[Summary]) -> Chart:
+    clean: list[Mark] = []
+    kinds: dict[bool, list[Mark]] = {True: [], False: []}
+    for row, one in enumerate(ranked):
+        low, high = one["robust_acc_interval"]
+        clean.append(Mark(one["clean_acc"], row, f"{one['model']}: clean {percent(one['clean_acc'])}"))
+        robust = f"{percent(one['robust_acc'])} ({percent_range(low, high)}) under {one['suite']}"
+        mark = Mark(one["robust_acc"], row, f"{one['model']}: {robust}, {one['verdict']}", low, high)
+        kinds[_verified(one)].append(mark)
+    series = [
+        Series(name="clean", marks=clean),
+        Series(name="robust, verified", marks=kinds[True]),
+        Series(name="robust, not verified", marks=kinds[False], hollow=True),
+    ]
+    shown = [one for one in series if one.marks]
+    return rows_chart("Clean and robust accuracy", "accuracy", shown, [str(one["model"]) for one in ranked])
+
+
+def _leaderboard(ranked: Sequence[Summary]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for one in ranked:
+        low, high = one["robust_acc_interval"]
+        number, reach = (percent(one["robust_acc"]), one["robust_acc"]), (percent_range(low, high), low)
+        none = [Cell("-"), Cell("-")]
+        found = [Cell(*number), Cell(*reach)] if _verified(one) else none
+        others = none if _verified(one) else [Cell(*number, "unverified"), Cell(*reach, "unverified")]
+        clean = Cell(percent(one["clean_acc"]), one["clean_acc"])
+        verdict = Cell(str(one["verdict"]), look=str(one["verdict"]))
+        rows.append([Cell(str(one["model"]), look="name"), clean, *found, *others, verdict, str(one["suite"])])
+    columns = ("model", "clean", "robust, verified", "95 %", "not verified", "95 % of it", "checks", "suite")
+    note = (
+        "The share of images that are correct against every attack, with 95 % Wilson intervals. Not verified: stronger"
+        " attacks can only lower it."
+    )
+    return Table(heading="Leaderboard", columns=columns, rows=rows, note=note)
+
+
+def _attacks(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
+    return Table(
+        heading="Every attack",
+        columns=DETAIL,
+        rows=details(evaluation, ranked),
+        note="On: all images, or those remaining after the attacks above; no single attack verifies a model.",
+    )
+
+
+def _flags(ranked: Sequence[Summary]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for one in ranked:
+        for flag in one["flags"]:
+            verdict = Cell(str(flag["verdict"]), look=str(flag["verdict"]))
+            rows.append([str(one["model"]), verdict, str(flag["name"]), f"{flag['says']}; {flag['why']}"])
+        rows += [[str(one["model"]), "", "inspection", str(said)] for said in one["findings"]]
+    note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
+    columns = ("model", "verdict", "name", "what was seen")
+    return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)
+
+
+def _settings(evaluation: Evaluation) -> Facts:
+    pairs = [
+        ("data set", f"{evaluation.dataset} {evaluation.split}, the first {evaluation.n} images"),
+        ("data folder", evaluation.data_dir or "none"),
+        ("budget", f"L-inf {evaluation.eps:.6g} ({evaluation.eps_in_pixels:g} px)"),
+        ("step size", f"{evaluation.step_size:.6g}"),
+        ("seed", str(evaluation.seed)),
+        ("precision of the search", evaluation.precision),
+        ("precision of verdicts", "float32"),
+        ("checks", evaluation.checks),
+        ("bat-sweeps", evaluation.version),
+    ]
+    return Facts(heading="Settings and environment", pairs=pairs)
+
+
+def _commands(evaluation: Evaluation) -> Commands:
+    models = [model.source.folder for model in evaluation.models if model.source.folder]
+    pairs = [
+        ("as it was started", evaluation.command),
+        ("repeat", f"{PROGRAM} evaluate --config {CONFIG}"),
+        ("go on, if it was interrupted", f"{PROGRAM} evaluate --resume ."),
+    ]
+    if models and "standard" not in evaluation.suite:
+        first = shlex.quote(str(models[0]))
+        pairs.append(("under AutoAttack", f"{PROGRAM} evaluate {first} --suite standard"))
+    return Commands(heading="Go on", pairs=pairs, note="To be run in the folder that this page is in.")

@@ -1,0 +1,1 @@
+"""report.html: one self-contained page for a sweep, search, table, evaluation or transfer matrix."""

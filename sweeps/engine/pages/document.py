@@ -1,0 +1,152 @@
+"""What a page consists of, and how it becomes HTML: by jinja2 with escaping on, without a network or foreign code."""
+
+import base64
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import jinja2
+from markupsafe import Markup
+
+from sweeps.engine.cli.redact import redacted
+from sweeps.engine.pages.charts import Chart
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, what it is sorted by (None: by its text), and a CSS class such as "masked"."""
+
+    text: str
+    sort: float | None = None
+    look: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table whose columns can be sorted. Cells that are plain texts are words, left-aligned."""
+
+    kind: ClassVar[str] = "table"
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heat:
+    """A matrix of shares in [0, 1], each with the text that its cell shows; None for an empty cell."""
+
+    kind: ClassVar[str] = "heat"
+    heading: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[tuple[float, str] | None]]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Names and values."""
+
+    kind: ClassVar[str] = "facts"
+    heading: str
+    pairs: Sequence[tuple[str, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commands:
+    """Commands to paste, each with what it does."""
+
+    kind: ClassVar[str] = "commands"
+    heading: str
+    pairs: Sequence[tuple[str, str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """Paragraphs."""
+
+    kind: ClassVar[str] = "notes"
+    heading: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG picture of a few pixels, shown enlarged, with a caption. `alt` describes it."""
+
+    png: bytes
+    alt: str
+    caption: str = ""
+
+    @property
+    def address(self) -> str:
+        """The picture itself, as an address."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Rows of pictures, each row with a title."""
+
+    kind: ClassVar[str] = "pictures"
+    heading: str
+    rows: Sequence[tuple[str, Sequence[Picture]]]
+    note: str = ""
+
+
+class Section(Protocol):
+    """A part of a page: one of the classes above, or a chart."""
+
+    @property
+    def heading(self) -> str:
+        """Its heading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page: its title, what was asked, the answer in two sentences, and its sections."""
+
+    title: str
+    question: str
+    answer: str
+    sections: Sequence[Section | Chart]
+    version: str
+
+
+def render(page: Page) -> str:
+    """The page as HTML. It needs no other file. Equal pages give equal text, and passwords in texts are hidden."""
+    script = _source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = _environment().get_template("page.html")
+    style = Markup(_source("page.css"))  # noqa: S704 (a file of our own)
+    return template.render(page=page, script=Markup(script), style=style, digest=digest)  # noqa: S704
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("sweeps.engine.pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_without_passwords,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _without_passwords(value: Any) -> Any:
+    return redacted(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _source(name: str) -> str:
+    """A file of our own that goes into every page as it is."""
+    loader = _environment().loader
+    assert loader is not None
+    return loader.get_source(_environment(), name)[0]

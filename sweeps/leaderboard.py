@@ -1,0 +1,42 @@
+"""Compares the finished models of many sweeps, searches and evaluations.
+
+python sweeps/leaderboard.py outputs                                  # all that is in a folder
+python sweeps/leaderboard.py outputs/search-... outputs/evaluate-... --csv models.csv --html models.html
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyclopts import Parameter
+
+from sweeps.engine.cli.app import command
+from sweeps.engine.cli.given import Options
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardOptions(Options):
+    """What is shown, and where it is written."""
+
+    dataset: str | None = None
+    """Only models that were evaluated on this data set."""
+    csv: Path | None = None
+    """Write all models to this CSV file."""
+    html: Path | None = None
+    """Write all models to this page, which opens without a network."""
+
+
+def main(*folders: Path, options: LeaderboardOptions = LeaderboardOptions()) -> int:
+    """Show all finished models of sweeps and evaluations, by data set, images and budget.
+
+    FOLDER is the folder of a sweep, a search, a table or an evaluation, or one that has such folders. Within a
+    table the verified models come first, by robust accuracy, with 95 % Wilson intervals. A number that no verifying
+    suite has seen has a column of its own.
+    """
+    from sweeps.engine.evaluation.leaderboard import run_leaderboard
+
+    return run_leaderboard(folders, dataset=options.dataset, csv_file=options.csv, html_file=options.html)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,82 @@
+"""The leaderboard: models of many folders, by data set and budget, verified and unverified numbers apart."""
+
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from bat_core.errors import InputError
+from sweeps.engine.evaluation.leaderboard import Entry, as_csv, as_page, collect, run_leaderboard, show
+from tests.engine.pages.test_sweep_page import board, finish  # noqa: F401 (a fixture)
+
+
+def entry(model, robust, **changes):
+    known = {
+        "dataset": "digits", "split": "test", "eps": 40 / 255, "eps_pixels": 8.0, "folder": "f", "clean_acc": 0.9,
+        "n": 100, "suite": "quick", "verdict": "clear",
+    }  # fmt: skip
+    return Entry(model=model, robust_acc=robust, **known | changes)
+
+
+LOUD = {"suite": "PGD-20, not verified"}
+
+
+def test_models_of_a_sweep_are_found_with_recipe_seed_and_kind(board, tmp_path):  # noqa: F811
+    sweep, folder, (good, loud, _) = board("good", "loud", "waiting")
+    folder.create(sweep)
+    finish(folder, good, robust=2)
+    finish(folder, loud, robust=3, verified=False)
+    for named in (tmp_path, tmp_path.parent):
+        found = {one.model: one for one in collect([named])}
+        assert set(found) == {"good", "loud"}
+    assert (found["good"].verified, found["loud"].verified) == (True, False)
+    assert (found["good"].recipe, found["good"].train_eps_pixels, found["good"].seed) == ("R-MC-LA", 8.0, 0)
+    assert len(collect([tmp_path, tmp_path, tmp_path.parent])) == 2
+
+
+def test_a_number_is_in_the_column_of_its_kind_only():
+    rows = {
+        row["model"]: row for row in csv.DictReader(io.StringIO(as_csv([entry("a", 0.4), entry("b", 0.8, **LOUD)])))
+    }
+    assert (rows["a"]["robust_verified"], rows["a"]["robust_not_verified"]) == ("0.4", "")
+    assert (rows["b"]["robust_verified"], rows["b"]["robust_not_verified"]) == ("", "0.8")
+    page = as_page([entry("a", 0.4), entry("b", 0.8, **LOUD)])
+    assert "1 of 2 models are verified" in page
+    assert '<td class="unverified number" data-sort="0.8">80.0%</td>' in page
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminals_table_marks_what_is_not_verified_and_fits(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(console, [entry("a" * 30, 0.4), entry("b", 0.8, **LOUD)])
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any("~80.0%" in line for line in lines)
+    assert not any("~40.0%" in line for line in lines)
+    assert any("40.0% (31-50)" in line for line in lines)
+
+
+def test_what_cannot_be_compared_is_not_in_one_table():
+    groups = {entry("a", 0.4, **change).group for change in ({}, {"split": "val"}, {"eps": 0.1}, {"dataset": "svhn"})}
+    assert len(groups) == 4
+
+
+def test_names_do_no_harm_in_a_spreadsheet_or_a_page():
+    hostile = entry("=cmd()", 0.4, folder="<script>")
+    assert "'=cmd()" in as_csv([hostile])
+    assert "<script>" not in as_page([hostile]).replace('<script>"use strict"', "", 1)
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="no folder is given"):
+        run_leaderboard([])
+    with pytest.raises(InputError, match="has no sweep or evaluation"):
+        run_leaderboard([tmp_path])
+
+
+def test_a_sweep_without_a_finished_model_is_said(board, tmp_path):  # noqa: F811
+    sweep, folder, _ = board("waiting")
+    folder.create(sweep)
+    with pytest.raises(InputError, match="no finished model on 'svhn'"):
+        run_leaderboard([tmp_path], dataset="svhn")
