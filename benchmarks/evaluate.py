@@ -11,6 +11,7 @@ a  whole PGD curves: we read one trajectory per loss at all steps; with other li
 b  the worst case over a suite, with and without dropping examples as they are broken
 c  searches in bfloat16 with float32 verdicts, compared with float32 throughout
 d  milliseconds per gradient step
+e  PGD until a search repeats itself, against every step: passes of images through the network, and seconds
 
 foolbox also computes gradients of the weights, which no attack needs; "foolbox frozen" is foolbox with these gradients
 disabled by the user. torchattacks is not a dependency: it is included if it can be imported
@@ -51,8 +52,8 @@ TIMED_STEPS = 20  # attack steps in part d
 class Options(Training):
     """Which model, which images, how many repeats."""
 
-    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d")
-    """What to measure: a (curves), b (dropping), c (bfloat16), d (steps)."""
+    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d", "e")
+    """What to measure: a (curves), b (dropping), c (bfloat16), d (steps), e (cycles)."""
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
@@ -277,7 +278,50 @@ def _on(bench: BenchSetup, attack: Callable[[Tensor, Tensor], Tensor]) -> Callab
     return lambda block: attack(*bench.unit(block))
 
 
-PARTS = {"a": curves, "b": dropping, "c": reduced_precision, "d": steps}
+def cycles(bench: BenchSetup, options: Options) -> Report:
+    """Part e: both losses to the last of `--steps`, with searches that end in their cycle and with every step."""
+    attack = AttackConfig(**bench.budget, steps=options.steps)
+    passed: dict[str, int] = {}
+
+    def counted(name: str, *, ends: bool) -> Callable[[Split], Verdicts]:
+        run = bench.evaluation(attack, cycles=ends, batch_size=options.batch_size)
+
+        def count(block: Split) -> Verdicts:
+            passed[name] = 0
+            hook = bench.model.register_forward_pre_hook(
+                lambda _, inputs: passed.update({name: passed[name] + len(inputs[0])})
+            )
+            try:
+                return run(block)
+            finally:
+                hook.remove()
+
+        return count
+
+    whole = bench.images.whole()
+    contenders = {"cycles": counted("cycles", ends=True), "every step": counted("every step", ends=False)}
+    measured = bench.run(contenders, (whole,))
+    one, other = (parts[0] for parts in measured.results.values())
+    differ = sum(
+        int(
+            (outcome.final != other.outcomes[name].final).sum()
+            + (outcome.broken_at != other.outcomes[name].broken_at).sum()
+        )
+        for name, outcome in one.outcomes.items()
+    )
+    fewer = passed["every step"] / passed["cycles"]
+    ours, theirs = measured.seconds.values()
+    comparison = Comparison(
+        what=f"CE + CW to {options.steps[-1]} steps, ends in a cycle vs every step",
+        ours=ours,
+        other=theirs,
+        target=3,
+        accuracy=f"{fewer:.2f}x fewer passes (at least 5: {yes_or_no(fewer >= 5)}); {differ} verdicts differ",
+    )
+    return Report(f"e: cycles, n = {len(whole)}", [comparison], measured.seconds, {"passes": passed, "differ": differ})
+
+
+PARTS = {"a": curves, "b": dropping, "c": reduced_precision, "d": steps, "e": cycles}
 
 if __name__ == "__main__":
     command(main)

@@ -82,13 +82,21 @@ class BenchSetup:
         """Images in [0, 1] and labels, on the device."""
         return to_unit(block.images.to(self.device)), block.labels.to(self.device)
 
-    def evaluation(self, attack: AttackConfig | Suite, precision: str = "float32") -> Callable[[Split], Verdicts]:
-        """A function that evaluates a block as in user code."""
+    def evaluation(
+        self, attack: AttackConfig | Suite, precision: str = "float32", *, cycles: bool = True, batch_size: int = 0
+    ) -> Callable[[Split], Verdicts]:
+        """A function that evaluates a block as in user code, in batches of `batch_size` or at once."""
 
         def run(block: Split) -> Verdicts:
-            images, labels, size = block.images, block.labels, len(block)
             return evaluate(
-                self.model, images, labels, attack=attack, rows=block.rows, precision=precision, batch_size=size
+                self.model,
+                block.images,
+                block.labels,
+                attack=attack,
+                rows=block.rows,
+                precision=precision,
+                batch_size=batch_size or len(block),
+                cycles=cycles,
             )
 
         return run

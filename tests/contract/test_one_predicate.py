@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARGMAX = re.compile(r"\bargm(?:ax|in)\s*\(|\.max\((?:dim=)?-?1\)(?:\.indices|\[1\])|\.topk\(1\b")
 PREDICATE = "bat_core/correctness.py"
 OTHER_USES = {  # that ask for a class, not for a verdict
+    "bat_core/attacks/cycles.py": 1,  # the last of the steps at which a point was met
     "bat_core/masking/checks.py": 1,  # the class predicted for each image, to find models that predict one class
     "bat_core/masking/inspection.py": 1,  # the same
     "bat_core/trainable.py": 1,  # predictions as labels of random images
