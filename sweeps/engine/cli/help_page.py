@@ -44,7 +44,7 @@ class HelpPage:
         grouped = {name: title for title, names in self.shared.items() for name in names}
         groups: dict[str, list[Any]] = {"Options": [], "Common options": []}
         for entry in entries:
-            if entry.positional_label and not entry.description:
+            if entry.positional_label and not _plain(entry.description).strip():
                 continue  # the description above says what it is
             name = entry.positive_names[0].removeprefix("--").replace("-", "_") if entry.positive_names else ""
             title = "Common options" if name in self.common else grouped.get(name, "Options")
@@ -87,15 +87,20 @@ def examples(document: str | None, name: str) -> str:
 
 
 def _named(title: str, entries: Sequence[Any], width: int) -> list[str]:
-    words = " ".join(entry.positive_names[0] for entry in entries)
+    words = " ".join(_names(entry)[0] for entry in entries)
     return textwrap.wrap(f"{title}: {words}", width, subsequent_indent="  ", break_on_hyphens=False)
 
 
+def _names(entry: Any) -> list[str]:
+    """The names by which an option is given: --no-NAME for what is on by default."""
+    return [*(entry.negative_names if str(entry.default) == "True" else entry.positive_names)]
+
+
 def _described(entry: Any, width: int) -> Iterator[str]:
-    labels = [entry.positional_label] if entry.positional_label else [*entry.positive_names]
+    labels = [entry.positional_label] if entry.positional_label else _names(entry)
     name = "  " + ", ".join([*labels, *entry.positive_shorts]) + (f" {entry.metavar}" if entry.metavar else "")
     said = " ".join(_plain(entry.description).split())
-    if entry.default not in (None, "", "False", "()", "None") and "Default:" not in said:
+    if entry.default not in (None, "", "True", "False", "()", "None") and "Default:" not in said:
         said = f"{said} [default: {_shown(str(entry.default))}]"
     if not said:
         yield name

@@ -130,7 +130,7 @@ class SweepOptions(Options):
     stall_minutes: float = 60.0
     """Fail a trial after this many minutes without progress; 0 disables."""
     cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
-    """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
+    """Run every step of PGD. Default: an image leaves PGD once its search repeats itself, with the same verdicts."""
     address: str | None = None
     """Ray cluster to join. Default: RAY_ADDRESS, else one that `ray start` started on this machine, else "local",
     which starts a new one."""

@@ -162,7 +162,7 @@ class EvaluateOptions(JobOptions):
     checks: str = "full"
     """Checks for gradient masking: full, cheap or none."""
     cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
-    """Let an image leave PGD once its search repeats itself: the verdicts are the same. --no-cycles runs every step."""
+    """Run every step of PGD. Default: an image leaves PGD once its search repeats itself, with the same verdicts."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
     gallery: int = 0
