@@ -5,7 +5,7 @@ CHECKS defines what each flag measures and its two limits. The masking status is
 A flag is raised when its value is equal to or above a limit. Most values are shares of the `n` images, or
 differences of two shares, so they are multiples of 1/n: a limit L is reached at L * n images, and one image more
 or less can raise or clear a flag. Every limit on a share is a multiple of 1/200, so at the usual n = 200 a value
-can equal a limit exactly; for a difference, floating-point rounding then decides. With fewer images a flag rests
+can equal a limit exactly; the rounding of differences (ROUNDING) does not decide then. With fewer images a flag rests
 on fewer of them: the 2 % limits are 4 images at n = 200 and a single image at n = 50 or below. A status from few
 images is therefore only indicative. MIN_IMAGES guards the `one_class` check alone; the other checks run at any n.
 
@@ -23,6 +23,7 @@ MASKING_STATUSES: tuple[MaskingStatus, ...] = ("clear", "suspect", "masked")
 Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
+ROUNDING = 1e-9  # far below 1/n: a value equal to a limit but for rounding reaches it
 MIN_IMAGES = 20  # with fewer images a sound model may well predict one class for all of them
 ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
 
@@ -83,9 +84,9 @@ class Check:
     def flag(self, evidence: Evidence) -> "Flag | None":
         """The raised flag if the value reaches a limit, else None."""
         value = self.measure(evidence)
-        if value is None or value < self.suspect:
+        if value is None or value < self.suspect - ROUNDING:
             return None
-        masked = value >= self.masked
+        masked = value >= self.masked - ROUNDING
         return Flag(
             name=self.name,
             masking_status="masked" if masked else "suspect",

@@ -6,7 +6,7 @@ from torch import nn
 
 from bat_core.attacks import Square, fgsm
 from bat_core.masking.checks import attacks, examine
-from bat_core.masking.flags import CHECKS, Evidence, Findings, conclude
+from bat_core.masking.flags import CHECKS, Evidence, Findings, conclude, get_check
 
 from ..toys import Linear, normal, uniform
 
@@ -75,6 +75,17 @@ def test_a_check_is_raised_at_its_limits_and_not_below(check):
             assert raised.masking_status == masking_status
             assert raised.value == pytest.approx(limit, abs=1e-12)
             assert raised.limit == (check.masked if masking_status == "masked" else check.suspect)
+
+
+@pytest.mark.parametrize("n", [20, 100, 120, 200])
+def test_a_difference_of_shares_that_equals_a_limit_reaches_it(n):
+    """Whatever the two accuracies are: floating-point rounding does not decide."""
+    check = get_check("restarts_matter")
+    count = round(check.suspect * n)
+    assert count / n == check.suspect
+    for rest in range(n - count + 1):
+        changes = {"ce": ending_at((rest + count) / n), "restarts_acc": rest / n}
+        assert flag(check, changes) is not None, rest
 
 
 @every_check
