@@ -214,7 +214,7 @@ class Evaluator:
                 assert run.x_adv is not None
                 save(entry.name, rows[chosen], run.x_adv.cpu())
 
-        if entry.attack.may_repeat:
+        if entry.attack.pools:
             self._in_chunks(slice(0, len(attacked)), attack_part, split=False)
         else:
             for part in self._batches(attacked, len(verdicts)):
@@ -250,8 +250,10 @@ class Evaluator:
 
     def _passes(self, entry: Entry, x: Tensor, *, exact_only: bool) -> Passes:
         """How the images x of one attack go through the network. Tries once whether the model allows cycles."""
-        if not entry.attack.may_repeat:
+        if not entry.attack.pools:
             return ALL_AT_ONCE
+        if not entry.attack.may_repeat:
+            return Passes(batch=self._pass_size(len(x)))
         wanted = self.cycle_problem(x[: self._pass_size(len(x))]) is None and not (
             exact_only and self.precision != torch.float32
         )

@@ -77,6 +77,34 @@ def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
     return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + TINY)
 
 
+def probability_margin(logits: Tensor, label: Tensor) -> Tensor:
+    """The largest other probability minus the label's: positive exactly when the label is not predicted.
+
+    Args:
+        logits: (B, K).  label: (B,) int64.
+    Returns:
+        (B,) in [-1, 1], float32 or better.
+    Source: arXiv:2411.15210.
+    """
+    return cw_margin(_at_least_float32(logits).softmax(dim=1), label)
+
+
+def scaled_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy of the logits divided by the gap between the two largest, through which no gradient is taken.
+
+    Neither large nor small logits make its gradient vanish in floating point.
+
+    Args:
+        logits: (B, K).  label: (B,) int64.
+    Returns:
+        (B,) non-negative, float32 or better.
+    Source: arXiv:2507.22428 (MIFPE, with a gap of 1 after scaling).
+    """
+    logits = _at_least_float32(logits)
+    top = logits.detach().topk(2, dim=1).values
+    return cross_entropy(logits / (top[:, :1] - top[:, 1:] + TINY), label)
+
+
 def largest_other(logits: Tensor, label: Tensor) -> torch.return_types.max:
     """The largest logit and its class among all classes except `label`: values (B,), indices (B,)."""
     return logits.scatter(1, label[:, None], -torch.inf).max(dim=1)
@@ -92,7 +120,13 @@ def _largest(logits: Tensor, count: int, loss: str) -> Tensor:
     return logits.topk(count, dim=1).values
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "cw": cw_margin, "dlr": dlr}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy,
+    "cw": cw_margin,
+    "dlr": dlr,
+    "pm": probability_margin,
+    "scaled-ce": scaled_cross_entropy,
+}
 
 
 def get_loss(name: str) -> Loss:

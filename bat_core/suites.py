@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Square, Transfer
+from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Ladder, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import MAX_TARGETS, Target
 from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, AttackConfig
@@ -14,6 +14,7 @@ from bat_core.few_classes import TARGETED, check_classes, substitutes, verifiers
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-dlr": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 NOT_VERIFIED = ", not verified"  # in the label of a suite whose worst case nothing verifies
+LADDER_COST = 100.0  # most images leave it early
 ONE_STEP_TARGETS: dict[str, Target] = {"fgsm": None, "mc": "mc", "ll": "ll"}
 
 
@@ -59,6 +60,8 @@ class Entry:
             return AUTOATTACK_COST[self.attack.part]
         if isinstance(self.attack, Transfer):
             return len(self.attack.sources) * Entry(name="crafted", attack=self.attack.crafted_by).cost
+        if isinstance(self.attack, Ladder):
+            return LADDER_COST
         return float(getattr(self.attack, "num_steps", 1) * self.num_searches * self.attack.restarts)
 
     def for_classes(self, num_classes: int) -> "list[Entry]":
@@ -231,6 +234,11 @@ def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD a
     )
 
 
+def fast(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (its searches have their own step sizes)
+    """A ladder of short searches that goes on where the boundary is near: for searches and trials."""
+    return Suite(name="fast", entries=(Entry(name="ladder", attack=Ladder(eps=eps), skip_broken=True),))
+
+
 def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
     """AutoAttack's standard version in its authors' implementation: the field's benchmark."""
     return Suite(
@@ -246,6 +254,7 @@ SUITES: dict[str, Callable[..., Suite]] = {
     "imagenet": imagenet,
     "curve": curve,
     "quick": quick,
+    "fast": fast,
     "standard": standard,
 }
 

@@ -12,6 +12,7 @@ b  the worst case over a suite, with and without dropping examples as they are b
 c  searches in bfloat16 with float32 verdicts, compared with float32 throughout
 d  milliseconds per gradient step
 e  PGD until a search repeats itself, against every step: passes of images through the network, and seconds
+f  verifying suites against one another: accuracy, images that only one of two breaks, passes, and seconds
 
 foolbox also computes gradients of the weights, which no attack needs; "foolbox frozen" is foolbox with these gradients
 disabled by the user. torchattacks is not a dependency: it is included if it can be imported
@@ -52,8 +53,8 @@ TIMED_STEPS = 20  # attack steps in part d
 class Options(Training):
     """Which model, which images, how many repeats."""
 
-    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d", "e")
-    """What to measure: a (curves), b (dropping), c (bfloat16), d (steps), e (cycles)."""
+    parts: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("a", "b", "c", "d", "e", "f")
+    """What to measure: a (curves), b (dropping), c (bfloat16), d (steps), e (cycles), f (verifying suites)."""
     dataset: str = "digits"
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
@@ -72,6 +73,8 @@ class Options(Training):
     """Steps of the curves in part a."""
     suites: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("quick", "paper+quick")
     """Suites of part b."""
+    verifying: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("fast", "quick", "standard")
+    """Suites of part f."""
     threads: int = 2
     """Number of torch's CPU threads."""
     device: str = "cpu"
@@ -282,24 +285,11 @@ def cycles(bench: BenchSetup, options: Options) -> Report:
     """Part e: both losses to the last of `--steps`, with searches that end in their cycle and with every step."""
     attack = AttackConfig(**bench.budget, steps=options.steps)
     passed: dict[str, int] = {}
-
-    def counted(name: str, *, ends: bool) -> Callable[[Split], Verdicts]:
-        run = bench.evaluation(attack, cycles=ends, batch_size=options.batch_size)
-
-        def count(block: Split) -> Verdicts:
-            passed[name] = 0
-            hook = bench.model.register_forward_pre_hook(
-                lambda _, inputs: passed.update({name: passed[name] + len(inputs[0])})
-            )
-            try:
-                return run(block)
-            finally:
-                hook.remove()
-
-        return count
-
+    contenders = {
+        name: _counted(bench, passed, name, bench.evaluation(attack, cycles=ends, batch_size=options.batch_size))
+        for name, ends in (("cycles", True), ("every step", False))
+    }
     whole = bench.images.whole()
-    contenders = {"cycles": counted("cycles", ends=True), "every step": counted("every step", ends=False)}
     measured = bench.run(contenders, (whole,))
     one, other = (parts[0] for parts in measured.results.values())
     differ = sum(
@@ -321,7 +311,53 @@ def cycles(bench: BenchSetup, options: Options) -> Report:
     return Report(f"e: cycles, n = {len(whole)}", [comparison], measured.seconds, {"passes": passed, "differ": differ})
 
 
-PARTS = {"a": curves, "b": dropping, "c": reduced_precision, "d": steps, "e": cycles}
+def verifying(bench: BenchSetup, options: Options) -> Report:
+    """Part f: suites that verify. The first is compared with each of the others."""
+    passed: dict[str, int] = {}
+    contenders = {
+        name: _counted(
+            bench, passed, name, bench.evaluation(get_suite(name, **bench.budget), batch_size=options.batch_size)
+        )
+        for name in options.verifying
+    }
+    whole = bench.images.whole()
+    measured = bench.run(contenders, (whole,))
+    robust = {name: parts[0].robust_correct for name, parts in measured.results.items()}
+    (first, mine), *others = robust.items()
+    comparisons, details = [], {}
+    for name, theirs in others:
+        missed, gained, _ = discordant(mine, theirs)
+        details[name] = {"missed": missed, "gained": gained, "points": points(mine, theirs)}
+        says = (
+            f"{mine.mean():.2%} and {theirs.mean():.2%}; broken by {name} alone {missed}, by {first} alone {gained};"
+            f" {passed[first] / len(whole):.0f} and {passed[name] / len(whole):.0f} passes an image"
+        )
+        ours, other = measured.seconds[first], measured.seconds[name]
+        comparisons.append(Comparison(what=f"{first} vs {name}", ours=ours, other=other, target=2, accuracy=says))
+    accuracies = {name: float(flags.mean()) for name, flags in robust.items()}
+    found = {"passes": passed, "robust_acc": accuracies, "compared": details, "n": len(whole)}
+    return Report(f"f: verifying suites, n = {len(whole)}", comparisons, measured.seconds, found)
+
+
+def _counted(
+    bench: BenchSetup, passed: dict[str, int], name: str, run: Callable[[Split], Verdicts]
+) -> Callable[[Split], Verdicts]:
+    """`run`, with the number of images that go through the network put into `passed`."""
+
+    def count(block: Split) -> Verdicts:
+        passed[name] = 0
+        hook = bench.model.register_forward_pre_hook(
+            lambda _, inputs: passed.update({name: passed[name] + len(inputs[0])})
+        )
+        try:
+            return run(block)
+        finally:
+            hook.remove()
+
+    return count
+
+
+PARTS = {"a": curves, "b": dropping, "c": reduced_precision, "d": steps, "e": cycles, "f": verifying}
 
 if __name__ == "__main__":
     command(main)

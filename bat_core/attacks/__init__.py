@@ -5,6 +5,7 @@ from bat_core.attacks.autoattack import AutoAttack
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem, Target
 from bat_core.attacks.fgsm import FGSM, fgsm
 from bat_core.attacks.gradient import GradientAttack
+from bat_core.attacks.ladder import Ladder
 from bat_core.attacks.noise import Noise
 from bat_core.attacks.pgd import PGD, pgd
 from bat_core.attacks.square import Square
@@ -19,6 +20,7 @@ __all__ = [
     "AutoAttack",
     "GradientAttack",
     "Iterate",
+    "Ladder",
     "LogitsFn",
     "Noise",
     "Problem",

@@ -107,6 +107,7 @@ class Attack(ABC):
 
     takes_target: ClassVar[bool] = True
     may_repeat: ClassVar[bool] = False  # whether a step depends on the last point alone, so that a search may cycle
+    pools: ClassVar[bool] = False  # whether images of several batches are attacked side by side
 
     eps: float
     target: Target = None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import Iterate, LogitsFn, LossAttack, Problem
-from bat_core.attacks.cycles import CycleFinder
+from bat_core.attacks.cycles import ALL_AT_ONCE, CycleFinder
 from bat_core.errors import InputError, check_amount
 from bat_core.losses import AttackLoss, objective
 from bat_core.rng import BatchRNG
@@ -56,8 +56,14 @@ class GradientAttack(LossAttack):
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
+        start = problem.ball.random_start(rng) if self.random_start else problem.ball.x
+        yield from self.iterates_from(start, logits_fn, problem, active)
+
+    def iterates_from(
+        self, x: Tensor, logits_fn: LogitsFn, problem: Problem, active: Tensor | None
+    ) -> Iterator[Iterate]:
+        """The points of a search that starts at x (M, C, H, W)."""
         rule = self.rule(problem.ball)
-        x = problem.ball.random_start(rng) if self.random_start else problem.ball.x
         cycles = CycleFinder(x, self.num_steps) if self._looks_for_cycles(problem) else None
         count = len(x)
         for step in range(self.num_steps):
@@ -84,7 +90,7 @@ class GradientAttack(LossAttack):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (M, K), objective (M,) and its gradient with respect to x, computed in one or several passes."""
         objective_fn = objective(self.loss)
-        if not self.may_repeat:
+        if problem.passes == ALL_AT_ONCE:
             return _input_gradient(logits_fn, objective_fn, x, problem.y, problem.target, self.eot)
         results = []
         for part, number in problem.passes.split(len(x), began_with, x.device):

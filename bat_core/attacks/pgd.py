@@ -18,6 +18,7 @@ class PGD(GradientAttack):
     """`num_steps` signed gradient steps of size `step_size` on `loss`; see `pgd`."""
 
     may_repeat: ClassVar[bool] = True
+    pools: ClassVar[bool] = True
 
     step_size: float
 
