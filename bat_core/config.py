@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
-LOSS_NAMES = ("ce", "cw", "dlr")  # their functions are in losses.py, which imports torch
+LOSS_NAMES = ("ce", "cw", "dlr", "pm", "scaled-ce")  # their functions are in losses.py, which imports torch
 STEPS_PER_EPS = 4  # a step is a quarter of the budget: 2 pixels of 8
 EVAL_PIXELS = 8  # the paper's budget, of training and of evaluation, in pixels of the data set
 SCHEDULES = ("one_cycle", "multi_step", "cosine")

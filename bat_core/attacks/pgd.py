@@ -52,7 +52,8 @@ def pgd(
         logits_fn: (B, C, H, W) -> (B, K).
         x: (B, C, H, W) float in [0, 1].  y: (B,) int64.
         eps, step_size: in the unit of x (8/255).  num_steps: >= 1.
-        loss: "ce" | "cw" | "dlr".  target: None | "mc" | "ll" | "random" | "every" | (B,) int64 tensor.
+        loss: "ce" | "cw" | "dlr" | "pm" | "scaled-ce".
+        target: None | "mc" | "ll" | "random" | "every" | (B,) int64 tensor.
         random_start: start uniformly in the ball, else at x.
         restarts: the number of searches, each from another start. A misclassified result takes precedence.
     Returns:

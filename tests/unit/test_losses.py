@@ -134,7 +134,7 @@ def test_only_the_targeted_dlr_weighs_the_target_against_the_label():
 
 @pytest.mark.parametrize("find", [get_loss, objective])
 def test_an_unknown_loss_is_named_with_the_known_ones(find):
-    with pytest.raises(ValueError, match=r"unknown loss 'cv'; did you mean 'cw'\? Known: ce, cw, dlr$"):
+    with pytest.raises(ValueError, match=r"unknown loss 'cv'; did you mean 'cw'\? Known: ce, cw, dlr, pm, scaled-ce$"):
         find("cv")
 
 

@@ -146,7 +146,7 @@ def test_all_settings_are_told():
 @pytest.mark.parametrize(("wrong", "nearest"), [("papr", "paper"), ("standrad", "standard"), ("paper+quik", "quick")])
 def test_an_unknown_suite_is_named_with_the_nearest(wrong, nearest):
     unknown = wrong.split("+")[-1]
-    rule = rf"^unknown suite '{unknown}'; did you mean '{nearest}'\? Known: curve, diagnostic, imagenet, paper, "
+    rule = rf"^unknown suite '{unknown}'; did you mean '{nearest}'\? Known: curve, diagnostic, fast, imagenet, paper, "
     rule += "quick, standard, or several "
     with pytest.raises(InputError, match=rule):
         get_suite(wrong, eps=EPS)
