@@ -32,9 +32,9 @@ class StepRule(Protocol):
 class GradientAttack(LossAttack):
     """`num_steps` gradient ascent steps on `loss`, with the step rule of a subclass.
 
-    `loss` is "ce", "cw", "dlr", "pm" or "scaled-ce" (`bat_core.losses`). With `random_start` the search starts uniformly
-    in the ball, else at x. `eot` is the number of passes over which gradients are averaged; only randomised models need
-    more than one (expectation over transformation, Athalye et al. 2018, arXiv:1802.00420).
+    `loss` is "ce", "cw", "dlr", "pm" or "scaled-ce" (`bat_core.losses`). With `random_start` the search starts
+    uniformly in the ball, else at x. `eot` is the number of passes over which gradients are averaged; only randomised
+    models need more than one (expectation over transformation, Athalye et al. 2018, arXiv:1802.00420).
     """
 
     num_steps: int
