@@ -154,7 +154,7 @@ class EvaluateOptions(JobOptions):
     """Attacks, checks and images. None means the default."""
 
     suite: str = "paper+quick"
-    """Attack suite: paper, curve, quick or standard, or several joined by +, such as paper+standard."""
+    """Attack suite: paper, curve, fast, quick or standard, or several joined by +, such as paper+standard."""
     n: int | None = None
     """Number of images to evaluate on. Default: all, or the size that the suite is defined for."""
     transfer_from: Annotated[tuple[str, ...], Several] = ()
