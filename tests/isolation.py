@@ -12,6 +12,7 @@ from pathlib import Path
 KEPT = {  # what the tests themselves are told by
     "BAT_SWEEPS_DATA",
     "BAT_SWEEPS_PAPER",
+    "BAT_SWEEPS_CASES",
     "BAT_SWEEPS_MODELS",
     "BAT_SWEEPS_ALL_MODELS",
     "BAT_SWEEPS_KILLS",
