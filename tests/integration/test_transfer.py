@@ -42,6 +42,7 @@ def three(): return Ridge(800)
 pytestmark = pytest.mark.slow
 MODELS = ("ridges:one", "ridges:two", "ridges:three")
 SETTINGS = ("--dataset", "digits", "--eps", "40/255", "--batch-size", "10", "--gpus-per-worker", "0")
+ITS_OWN = {"transfer.json", ".marks.json", "config.yaml", "report.html"}  # with the matrix's id, folder or time
 SHARDS = 3 * 40  # three sources, 397 images
 
 
@@ -59,7 +60,7 @@ def files(place: Place, name: str) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in {"transfer.json", ".marks.json"}  # they hold the matrix's id
+        if path.is_file() and path.name not in ITS_OWN
     }
 
 
@@ -99,7 +100,7 @@ def test_done_again_it_prints_the_same_and_mlflow_still_has_one_run(where: Place
     assert run.to_dictionary() == before.to_dictionary()
     assert run.info.status == "FINISHED"
     kept = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert kept == {"transfer.json", "table.md", "cells.csv", "transfer.png", "transfer.svg"}
+    assert kept == {"transfer.json", "table.md", "cells.csv", "transfer.png", "transfer.svg", "report.html"}
     assert run.data.tags["bat.suite"] == "FGSM+CE20, not verified (n = 397)"
     assert "ot verified" in run.data.tags["mlflow.note.content"]
     assert run.data.params["models"] == "ridges.one, ridges.two, ridges.three"
