@@ -109,7 +109,7 @@ def test_mlflow_has_one_experiment_one_parent_and_a_child_a_trial(finished: tupl
     assert all(run.data.tags["bat.command"] == output.spec.command for run in runs)
     assert {run.info.status for run in runs} == {"FINISHED"}
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert artifacts == {"figure_1.png", "figure_1.svg", "figure_1.csv"}
+    assert artifacts == {"figure_1.png", "figure_1.svg", "figure_1.csv", "report.html"}
 
 
 def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], place: Place) -> None:
