@@ -83,7 +83,8 @@ def evaluated(finished: tuple[Output, str], tmp_path_factory: pytest.TempPathFac
 
 def test_each_model_is_evaluated_under_its_own_name(evaluated: Evaluated) -> None:
     left = {path.name for path in evaluated.folder.iterdir()}
-    assert left == {*TRIALS, "nets.ridge", "evaluation.json", "table.md", "table.csv", ".lock", ".marks.json"}
+    tables = {"report.html", "table.md", "table.csv"}
+    assert left == {*TRIALS, "nets.ridge", "evaluation.json", "config.yaml", *tables, ".lock", ".marks.json"}
     for model in (*TRIALS, "nets.ridge"):
         summary = evaluated.summary(model)
         verdicts = Verdicts.read(evaluated.folder / model / "verdicts.parquet")
@@ -102,7 +103,7 @@ def test_it_says_what_stands_and_where_the_results_are(evaluated: Evaluated) -> 
     lines = evaluated.printed.splitlines()
     assert any("paper, not verified" in line and f"n = {N}" in line for line in lines)
     assert f"{evaluated.summary(OF_A_TRIAL)['robust_acc']:.1%}" in evaluated.printed
-    assert any(line.startswith("Results: evaluated (table.md") for line in lines)
+    assert any(line.startswith("Results: evaluated (report.html, table.md") for line in lines)
     assert any(line.startswith("MLflow: ") and evaluated.place.uri in line for line in lines)
     assert "Warning" not in evaluated.printed
 
