@@ -174,7 +174,7 @@ OPTIONS = {
         "dataset data-dir split suite n eps step-size seed weights checks save-adversarial transfer-from precision"
         " batch-size workers address output resume"
     ),
-    "mirror.py": "help",
+    "mirror.py": "version debug",
 }
 
 

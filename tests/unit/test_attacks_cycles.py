@@ -14,6 +14,7 @@ from bat_core.evaluate import Evaluator, evaluate
 from bat_core.fit import fit
 from bat_core.models.base import build_model, model_names
 from bat_core.recipes import RECIPES
+from bat_core.recipes.base import recipe_params
 from bat_core.suites import Entry, Suite
 
 EPS = 40 / 255
@@ -98,7 +99,8 @@ def test_no_verdict_of_either_precision_differs(digits, precision):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.names())
 def test_no_verdict_differs_for_any_recipe(recipe, make_trial, digits):
-    config = make_trial(recipe, epochs=2, model="small_cnn_4")
+    params = {"eps": EPS} if "eps" in recipe_params(recipe) else {}
+    config = make_trial(recipe, epochs=2, model="small_cnn_4", params=params)
     *_, last = fit(config, load_dataset("digits", train_size=128, val_size=32, test_size=64))
     assert_same(last.state.model, digits.images, digits.labels, attacks=entries(steps=(1, 10, 50, 200)))
 

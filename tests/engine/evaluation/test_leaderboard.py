@@ -22,6 +22,13 @@ def entry(model, robust, **changes):
 LOUD = {"suite": "PGD-20, not verified"}
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder in a folder of its own: pytest's other folders are not beside it."""
+    (tmp_path / "sweep").mkdir()
+    return tmp_path / "sweep"
+
+
 def test_models_of_a_sweep_are_found_with_recipe_seed_and_kind(board, tmp_path):  # noqa: F811
     sweep, folder, (good, loud, _) = board("good", "loud", "waiting")
     folder.create(sweep)

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.narrowing import narrow
+from sweeps.engine.cli.text import span
 from sweeps.engine.search.finalists import chosen_model, finalist_origins
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.spec import Halving
-from sweeps.engine.search.text import describe_rule, nothing_to_retrain, span
+from sweeps.engine.search.text import describe_rule, nothing_to_retrain
 from tests.engine.search.views import (
     HALVED,
     KILLED,
