@@ -33,13 +33,15 @@ def script(monkeypatch):
 def test_evaluate_measures_every_part(script, tmp_path):
     evaluate = script("evaluate")
     output = tmp_path / "evaluate.json"
-    options = evaluate.Options(**TINY, cache=tmp_path, repeats=1, steps=(1, 2, 3), suites=("quick",), output=output)
+    few = {"steps": (1, 2, 3), "suites": ("quick",), "verifying": ("fast", "quick")}
+    options = evaluate.Options(**TINY, **few, cache=tmp_path, repeats=1, output=output)
     report = evaluate.main(options)
-    assert list(report["parts"]) == ["a", "b", "c", "d"]
+    assert list(report["parts"]) == ["a", "b", "c", "d", "e", "f"]
     assert json.loads(output.read_text())["parts"].keys() == report["parts"].keys()
     for part in report["parts"].values():
         assert all(line["speedup"]["median"] > 0 and line["speedup"]["pairs"] == 1 for line in part["comparisons"])
     assert [suite["differ"] for suite in report["parts"]["b"]["verdicts"].values()] == [0]
+    assert report["parts"]["e"]["differ"] == 0
     assert set(report["machine"]["versions"]) >= {"torch", "foolbox", "pyautoattack"}
 
 
