@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from bat_core.attack_run import AttackRun
-from bat_core.attacks.cycles import ALL_AT_ONCE, Passes, why_no_cycles
+from bat_core.attacks.cycles import ALL_AT_ONCE, Passes
 from bat_core.config import AttackConfig
 from bat_core.correctness import NO_ANSWER, is_correct, predicted_class
 from bat_core.data import Images, to_unit
 from bat_core.data.base import as_labels
 from bat_core.device import is_out_of_memory, to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
+from bat_core.repeatable import why_no_cycles
 from bat_core.suites import Entry, Suite, trajectories
 from bat_core.threat import in_unit_box
 from bat_core.verdicts import SKIPPED, Outcome, Verdicts
@@ -24,8 +25,6 @@ from bat_core.verdicts import SKIPPED, Outcome, Verdicts
 BATCH = 200
 MAX_POOLED = 10  # batches whose images are attacked side by side
 POOL_BYTES = 2**25  # of float32 images
-
-NOT_WANTED = "it was asked for"
 
 SaveAdversarial: TypeAlias = Callable[[str, Tensor, Tensor], None]
 
@@ -140,8 +139,8 @@ class Evaluator:
         self.precision = resolve_precision(precision, self.device)
         self.halvings = 0
         self.num_classes: int | None = None  # known after `clean`
-        self.why_no_cycles = None if cycles else NOT_WANTED  # why every step runs; None until the model was tried
-        self._tried = not cycles
+        self._cycles, self._tried = cycles, False
+        self._cycle_problem: str | None = None  # known once it was tried
         self._batch_size = batch_size
         self._max_chunk = max_chunk  # number of images that is known to fit
         self._channels_last = True
@@ -233,11 +232,11 @@ class Evaluator:
             if not self._tried:
                 with eval_without_tf32(self.model):
                     x = to_unit(in_unit_box(to_device(images[part], self.device)))
-                    self.why_no_cycles = why_no_cycles(self.search_logits, x)
+                    self._cycle_problem = why_no_cycles(self.search_logits, x)
                 self._tried = True
 
         self._in_chunks(slice(0, len(images)), try_part)
-        return self.why_no_cycles
+        return self._cycle_problem
 
     def heartbeat(self) -> None:
         """Say that the attack goes on."""
@@ -252,12 +251,9 @@ class Evaluator:
         """How the images x of one attack go through the network. Tries once whether the model allows cycles."""
         if not entry.attack.pools:
             return ALL_AT_ONCE
-        if not entry.attack.may_repeat:
-            return Passes(batch=self._pass_size(len(x)))
-        wanted = self.cycle_problem(x[: self._pass_size(len(x))]) is None and not (
-            exact_only and self.precision != torch.float32
-        )
-        return Passes(batch=self._pass_size(len(x)), cycles=wanted)
+        size = self._pass_size(len(x))
+        wanted = self._cycles and entry.attack.may_repeat and not (exact_only and self.precision != torch.float32)
+        return Passes(batch=size, cycles=wanted and self.cycle_problem(x[:size]) is None)
 
     def _pass_size(self, count: int) -> int:
         return min(self._max_chunk or count, self._batch_size or count)
@@ -286,8 +282,9 @@ class Evaluator:
         while done < part.stop:
             left = part.stop - done
             size = min(self._max_chunk or left, left) if split else self._pass_size(left)
+            taken = size if split else left
             try:
-                run(slice(done, done + (size if split else left)))
+                run(slice(done, done + taken))
             except (MemoryError, RuntimeError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
@@ -295,4 +292,4 @@ class Evaluator:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
             else:
-                done += size if split else left
+                done += taken

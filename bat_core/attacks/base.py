@@ -51,17 +51,14 @@ class Problem:
         many steps (0, 1, ...). An example that is attacked for longer than necessary keeps its result: the first step
         that broke it counts, and in a cycle nothing new is met.
         """
-        device = self.rows.device
-        mask = active is not None and (step is None or is_read(step, device, every=DROP_EVERY))
-        ended = cycle is not None and step is not None and is_read(step, device, every=READ_EVERY)
-        if not (mask or ended):
+        device, going = self.rows.device, []
+        if active is not None and (step is None or is_read(step, device, every=DROP_EVERY)):
+            going.append(active[self.rows])
+        if cycle is not None and step is not None and is_read(step, device, every=READ_EVERY):
+            going.append(cycle.period == 0)
+        if not going:
             return None
-        going = torch.ones_like(self.rows, dtype=torch.bool)
-        if mask and active is not None:
-            going &= active[self.rows]
-        if ended and cycle is not None:
-            going &= cycle.period == 0
-        positions = going.cpu().nonzero().squeeze(1)
+        positions = torch.stack(going).all(0).cpu().nonzero().squeeze(1)
         return None if len(positions) == len(self.rows) else Kept(positions, to_device(positions, device))
 
 

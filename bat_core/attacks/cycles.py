@@ -17,9 +17,9 @@ DIGEST_SEED = 20190612
 class Passes:
     """How a search passes its images through the network.
 
-    With `cycles`, an example whose search repeats itself bit for bit leaves the search. Each pass then takes at most
-    `batch` images of all that remain, and at least 16 as long as the search began with as many. `cycles` must be
-    off where the network's result for an image is random or depends on the rest of its batch.
+    Each pass takes at most `batch` images of all that remain, and at least 16 if the search began with as many. With
+    `cycles`, an example whose search repeats itself bit for bit leaves it; that must be off where the network's
+    result for an image is random or depends on the rest of its batch. With neither, all that remain are one pass.
     """
 
     batch: int | None = None
@@ -27,6 +27,9 @@ class Passes:
 
     def split(self, count: int, began_with: int, device: torch.device) -> Iterator[tuple[Tensor | slice, int]]:
         """The positions of each pass's images among `count`, and how many of them count: the rest fills up."""
+        if self == ALL_AT_ONCE:
+            yield slice(0, count), count
+            return
         size = self.batch or count
         least = min(SMALLEST_PASS, began_with, size)
         for first in range(0, count, size):
@@ -36,10 +39,23 @@ class Passes:
             else:
                 yield first + torch.arange(least, device=device) % number, number
 
+    def gather(
+        self,
+        run: Callable[[Tensor | slice], tuple[Tensor, ...]],
+        count: int,
+        device: torch.device,
+        *,
+        began_with: int | None = None,
+    ) -> tuple[Tensor, ...]:
+        """What `run` returns for the positions of each pass, joined for all `count` images."""
+        parts = self.split(count, began_with or count, device)
+        results = zip(*([one[:number] for one in run(part)] for part, number in parts), strict=True)
+        return tuple(torch.cat(found) if len(found) > 1 else found[0] for found in results)
+
     def logits(self, logits_fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """logits_fn(x) (M, K), computed in one or several passes."""
-        parts = self.split(len(x), len(x), x.device)
-        return torch.cat([logits_fn(x[part])[:number] for part, number in parts])
+        (logits,) = self.gather(lambda part: (logits_fn(x[part]),), len(x), x.device)
+        return logits
 
 
 ALL_AT_ONCE = Passes()
@@ -81,10 +97,10 @@ class CycleFinder:
 
     def observe(self, step: int, x: Tensor) -> Cycle:
         """Take note of the points x (M, ...) at `step` (0, 1, ...)."""
-        digest = (_bits(x).long() * self._weights).sum(1)
+        digest = (bits(x).long() * self._weights).sum(1)
         same = self._digests[:, :step] == digest[:, None]
         ago = 1 + same.flip(1).to(torch.uint8).argmax(1) if step else self._period
-        met = (_bits(x) == _bits(self._kept)).all(1)
+        met = (bits(x) == bits(self._kept)).all(1)
         before = self._digests.gather(1, (step - self._period).clamp(min=0)[:, None]).squeeze(1)
         refuted = (digest != before) | ((self._due == step) & ~met)
         self._due = torch.where((self._due >= step) & refuted, -1, self._due)
@@ -104,8 +120,8 @@ class CycleFinder:
             setattr(self, name, getattr(self, name)[kept])
 
 
-def _bits(x: Tensor) -> Tensor:
-    """(M, P): the images' values, read as integers of the same size."""
+def bits(x: Tensor) -> Tensor:
+    """(M, P): the values of each row of x (M, ...), read as integers of the same size: NaN equals NaN."""
     same_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     return x.contiguous().flatten(1).view(same_size)
 
@@ -113,42 +129,3 @@ def _bits(x: Tensor) -> Tensor:
 def _like(mask: Tensor, x: Tensor) -> Tensor:
     """A mask (M,) in a shape that applies to images (M, ...)."""
     return mask.view(-1, *[1] * (x.ndim - 1))
-
-
-@torch.enable_grad()
-def why_no_cycles(logits_fn: Callable[[Tensor], Tensor], x: Tensor) -> str | None:
-    """Why cycles cannot be used with this network; None if they can, as far as a few passes over x (B, ...) show.
-
-    The same images must give the same bits: a second time, among fewer other images, and without gradients. They must
-    draw no random numbers. Torch's random state is restored.
-    """
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        before = torch.get_rng_state()
-        logits, gradient = _logits_and_gradient(logits_fn, x)
-        if not torch.equal(before, torch.get_rng_state()):
-            return "the model draws random numbers"
-        if not _same(_logits_and_gradient(logits_fn, x), (logits, gradient)):
-            return "two passes over the same images differ"
-        few = torch.arange(len(x) - 1, -1, -1, device=x.device)[: max(SMALLEST_PASS, len(x) // 3)]
-        if not _same(_logits_and_gradient(logits_fn, x[few]), (logits[few], gradient[few])):
-            return "the result for an image depends on the other images of its batch"
-        with torch.no_grad():
-            if not torch.equal(logits_fn(x), logits):
-                return "logits differ when no gradient is taken"
-    return None
-
-
-def _logits_and_gradient(logits_fn: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.detach().requires_grad_()
-    logits = logits_fn(x)
-    if not logits.requires_grad:
-        return logits, torch.zeros_like(x)
-    weights = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype, device=logits.device)
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), x, allow_unused=True)
-    return logits.detach(), torch.zeros_like(x) if gradient is None else gradient
-
-
-def _same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-    """Whether logits and gradients are equal bit for bit."""
-    return all(torch.equal(_bits(a), _bits(b)) for a, b in zip(found, expected, strict=True))

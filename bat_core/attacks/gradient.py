@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import Iterate, LogitsFn, LossAttack, Problem
-from bat_core.attacks.cycles import ALL_AT_ONCE, CycleFinder
+from bat_core.attacks.cycles import CycleFinder
 from bat_core.errors import InputError, check_amount
 from bat_core.losses import AttackLoss, objective
 from bat_core.rng import BatchRNG
@@ -89,17 +89,13 @@ class GradientAttack(LossAttack):
         self, logits_fn: LogitsFn, x: Tensor, problem: Problem, began_with: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (M, K), objective (M,) and its gradient with respect to x, computed in one or several passes."""
-        objective_fn = objective(self.loss)
-        if problem.passes == ALL_AT_ONCE:
-            return _input_gradient(logits_fn, objective_fn, x, problem.y, problem.target, self.eot)
-        results = []
-        for part, number in problem.passes.split(len(x), began_with, x.device):
-            target = None if problem.target is None else problem.target[part]
-            found = _input_gradient(logits_fn, objective_fn, x[part], problem.y[part], target, self.eot)
-            results.append([one[:number] for one in found])
-        logits, values, gradient = (
-            torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*results, strict=True)
-        )
+        objective_fn, y, target = objective(self.loss), problem.y, problem.target
+
+        def run(part: Tensor | slice) -> tuple[Tensor, ...]:
+            towards = None if target is None else target[part]
+            return _input_gradient(logits_fn, objective_fn, x[part], y[part], towards, self.eot)
+
+        logits, values, gradient = problem.passes.gather(run, len(x), x.device, began_with=began_with)
         return logits, values, gradient
 
 
@@ -122,11 +118,11 @@ def _input_gradient(
     return logits, values, gradient
 
 
-def input_gradient(values: Tensor, x: Tensor) -> Tensor:
+def input_gradient(values: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
     """The gradient of the sum of `values` with respect to x; zero if the model detaches it."""
     if not values.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True, retain_graph=retain_graph)
     return torch.zeros_like(x) if gradient is None else gradient
 
 

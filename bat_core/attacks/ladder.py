@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from bat_core.losses import cw_margin
 from bat_core.rng import BatchRNG
 from bat_core.threat import LinfBall
 
-Start: TypeAlias = Literal["random", "diverse"]
-
 MOST_TARGETS = 9  # likeliest wrong classes of which the nearest are tried, as in AutoAttack
 DLR_TARGETS = 3  # wrong classes from which on the targeted DLR loss exists
 DIVERSE_STEPS = 2  # of a whole budget each, before a diverse start
@@ -28,13 +26,14 @@ class Search:
     """One search of a stage, or one for each of the classes whose boundaries are nearest.
 
     `nearest` are places in the order of boundaries: (0, 1) stands for two searches, towards the two nearest classes.
-    An untargeted search has none. `rule` is "auto" (Auto-PGD) or "cosine" (from twice the budget down to 0).
+    An untargeted search has none. A "diverse" start is `diverse_start`. `rule` is "auto" (Auto-PGD) or "cosine" (from
+    twice the budget down to 0).
     """
 
     loss: str
     steps: int
     nearest: tuple[int, ...] = ()
-    start: Start = "random"
+    start: Literal["random", "diverse"] = "random"
     rule: Literal["auto", "cosine"] = "auto"
 
 
@@ -85,9 +84,9 @@ STAGES = (
 class Ladder(Attack):
     """Stages of short searches. An image that a search breaks is left alone; so is one that stays far from all.
 
-    `within` in `stages` was set on models that are named in docs/evaluation.md. Steps are numbered through over all
-    searches. The targets of targeted searches are the classes with the nearest boundary in a linear approximation
-    around the clean image, found once the first search is over, for the images that stand.
+    Steps are numbered through over all searches. The targets of targeted searches are the classes with the nearest
+    boundary in a linear approximation around the clean image, found once the first search is over, for the images
+    that stand.
 
     Source: order of targets, arXiv:2407.02240; losses, see `bat_core.losses`; diverse starts, arXiv:2003.06878.
     """
@@ -96,11 +95,6 @@ class Ladder(Attack):
     pools: ClassVar[bool] = True
 
     stages: tuple[Stage, ...] = STAGES
-
-    @property
-    def num_gradients(self) -> int:
-        """The number of gradients for an image that goes through all stages."""
-        return sum(one.steps * max(1, len(one.nearest)) for stage in self.stages for one in stage.searches)
 
     def iterates(
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
@@ -167,8 +161,10 @@ class _Climb:
         many = replace(many, target=target, rows=many.rows + size * copy)
         standing = self._standing.repeat(copies)
         drawn = rng.take(again.cpu())
-        attack = _attack(search, eps)
-        for iterate in attack.iterates(self._logits_fn, many, drawn, standing):
+        attack = RULES[search.rule](eps=eps, loss=search.loss, num_steps=search.steps)
+        diverse = search.start == "diverse"
+        start = diverse_start(self._logits_fn, many, drawn) if diverse else many.ball.random_start(drawn)
+        for iterate in attack.iterates_from(start, self._logits_fn, many, standing):
             for number in range(copies):
                 mine = iterate.rows // size == number
                 part = slice(None) if copies == 1 else mine
@@ -206,12 +202,9 @@ def nearest_classes(logits_fn: LogitsFn, problem: Problem) -> Tensor:
         (M, T) int64, T = min(9, K - 1).
     Source: arXiv:2407.02240, with the norm that belongs to L-infinity.
     """
-    return torch.cat(
-        [
-            _nearest_classes(logits_fn, problem.ball.x[part], problem.y[part])[:number]
-            for part, number in problem.passes.split(len(problem.y), len(problem.y), problem.y.device)
-        ]
-    )
+    x, y = problem.ball.x, problem.y
+    (found,) = problem.passes.gather(lambda part: (_nearest_classes(logits_fn, x[part], y[part]),), len(y), y.device)
+    return found
 
 
 def _nearest_classes(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
@@ -224,38 +217,21 @@ def _nearest_classes(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
         distances = []
         for k in likeliest.unbind(1):
             gaps = (logits.gather(1, y[:, None]) - logits.gather(1, k[:, None])).squeeze(1)
-            slope = torch.zeros_like(x)
-            if gaps.requires_grad:
-                (found,) = torch.autograd.grad(gaps.sum(), x, retain_graph=True, allow_unused=True)
-                slope = slope if found is None else found
+            slope = input_gradient(gaps, x, retain_graph=True)
             distances.append(gaps.detach() / (slope.flatten(1).abs().sum(1) + torch.finfo(gaps.dtype).tiny))
     order = torch.stack(distances, dim=1).nan_to_num(nan=math.inf).argsort(dim=1, stable=True)
     return likeliest.gather(1, order)
 
 
-def _attack(search: Search, eps: float) -> GradientAttack:
-    if search.rule == "auto":
-        return APGD(eps=eps, loss=search.loss, num_steps=search.steps)
-    return _Cosine(eps=eps, loss=search.loss, num_steps=search.steps, diverse=search.start == "diverse")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Cosine(GradientAttack):
-    """Signed steps whose size falls from twice the budget to 0 as a cosine, from a random or a diverse start."""
-
-    diverse: bool = False
+    """Signed steps whose size falls from twice the budget to 0 as a cosine."""
 
     def rule(self, ball: LinfBall) -> StepRule:
         return _CosineSteps(ball.eps, self.num_steps)
 
-    def iterates(
-        self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
-    ) -> Iterator[Iterate]:
-        if not self.diverse:
-            yield from super().iterates(logits_fn, problem, rng, active)
-            return
-        start = diverse_start(logits_fn, problem, rng)
-        yield from self.iterates_from(start, logits_fn, problem, active)
+
+RULES: dict[str, type[GradientAttack]] = {"auto": APGD, "cosine": _Cosine}
 
 
 class _CosineSteps:
@@ -276,18 +252,19 @@ def diverse_start(logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tenso
 
     Source: Tashiro et al. 2020, arXiv:2003.06878 (output-diversified initialisation).
     """
-    x = problem.ball.random_start(rng)
+    x, y = problem.ball.random_start(rng), problem.y
     weights: Tensor | None = None
+
+    def run(part: Tensor | slice) -> tuple[Tensor, ...]:
+        nonlocal weights
+        z = x[part].detach().requires_grad_()
+        with torch.enable_grad():
+            logits = logits_fn(z)
+            if weights is None:
+                weights = 2 * rng.restart(1).uniform(logits.new_zeros(len(y), logits.shape[1])) - 1
+            return (input_gradient((logits * weights[part]).sum(1), z),)
+
     for _ in range(DIVERSE_STEPS):
-        parts = []
-        for part, number in problem.passes.split(len(x), len(x), x.device):
-            z = x[part].detach().requires_grad_()
-            with torch.enable_grad():
-                logits = logits_fn(z)
-                if weights is None:
-                    like = torch.zeros(len(x), logits.shape[1], dtype=logits.dtype, device=logits.device)
-                    weights = 2 * rng.restart(1).uniform(like) - 1
-                values = (logits * weights[part]).sum(1)
-                parts.append(input_gradient(values, z)[:number])
-        x = problem.ball.project(torch.add(x, torch.cat(parts).sign(), alpha=problem.ball.eps))
+        (gradient,) = problem.passes.gather(run, len(x), x.device)
+        x = problem.ball.project(torch.add(x, gradient.sign(), alpha=problem.ball.eps))
     return x

@@ -176,6 +176,13 @@ def test_where_it_would_not_be_exact_every_step_runs(reason):
     assert model.calls == 41
 
 
+def test_logits_that_are_not_finite_are_the_same_in_every_pass():
+    model = nn.Sequential(linear(), nn.Threshold(0.1, torch.nan))
+    x = torch.rand(60, 1, 4, 4)
+    assert model(x).isnan().any()
+    assert Evaluator(model).cycle_problem(x) is None
+
+
 def test_gradients_averaged_over_passes_run_every_step(digits):
     model = network()
     attack = PGD(eps=EPS, step_size=EPS / 4, num_steps=30, eot=2)
