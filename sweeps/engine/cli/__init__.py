@@ -7,10 +7,9 @@ import sys
 from importlib.util import find_spec
 
 PLATFORM = (
-    *("cyclopts", "rich", "tenacity", "ray", "mlflow", "optuna", "plotly", "sklearn", "scipy", "matplotlib"),
-    "jinja2",
+    "cyclopts", "rich", "tenacity", "ray", "mlflow", "optuna", "plotly", "sklearn", "scipy", "matplotlib", "jinja2",
     "yaml",
-)
+)  # fmt: skip
 
 if missing := [package for package in PLATFORM if sys.modules.get(package) is None and find_spec(package) is None]:
     print(

@@ -18,6 +18,7 @@ from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.plotting import save_figure
 from sweeps.engine.cli.text import percent
 from sweeps.engine.evaluation.attack import Evaluation
+from sweeps.engine.pages.classes import class_name
 from sweeps.engine.pages.document import Picture, Pictures
 
 STEM = "gallery"
@@ -101,7 +102,7 @@ def specimens(
     return [
         Specimen(
             row=row,
-            label=_name(int(chosen.labels[at]), class_names),
+            label=class_name(int(chosen.labels[at]), class_names),
             clean=x[at],
             adversarial=x_adv[at],
             before=before[at],
@@ -125,13 +126,9 @@ def _answers(evaluator: Evaluator, x: Tensor, class_names: Sequence[str]) -> lis
         likely = evaluator.logits(x.to(evaluator.device)).float().softmax(1).cpu()
     best = likely.max(dim=1)
     return [
-        Answer(name=_name(label, class_names), confidence=confidence)
+        Answer(name=class_name(label, class_names), confidence=confidence)
         for label, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-
-
-def _name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if 0 <= label < len(class_names) else str(label)
 
 
 def gallery_section(heading: str, found: Sequence[Specimen], eps: float) -> Pictures:

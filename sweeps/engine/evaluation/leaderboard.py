@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,19 +12,19 @@ from rich.table import Table as RichTable
 
 import bat_core
 from bat_core.errors import InputError
-from bat_core.jsontext import read_json
-from bat_core.paths import below, chosen, read_regular, write_atomically
+from bat_core.paths import below, chosen, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
 from sweeps.engine.evaluation.attack import SPEC as EVALUATION
 from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
-from sweeps.engine.pages.document import Cell, Page, Section, Table, render
+from sweeps.engine.evaluation.summaries import read_summary
+from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import SPEC as SWEEP
 
-COLUMNS = ("model", "clean", "robust, verified", "95 %", "not verified", "95 % of it", "checks", "suite", "n")
+COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
 MORE = ("recipe", "trained at", "seed", "training", "folder")
 NOTE = (
     "Robust: correct against every attack of the suite, with a 95 % Wilson interval over images. Verified: a verifying"
@@ -135,7 +134,7 @@ def _sweep(path: Path) -> Iterator[Entry]:
             recipe=config.recipe.name,
             train_eps_pixels=sweep.budget_in_pixels(trial),
             seed=config.seed,
-            hours=sum(epoch["seconds"] for epoch in status.epochs) * sweep.resources.num_workers / 3600,
+            hours=status.training_hours(sweep.resources.num_workers),
         )
 
 
@@ -146,33 +145,20 @@ def _evaluation(path: Path) -> Iterator[Entry]:
         place = below(folder.model(model), SUMMARY)
         if not place.exists():
             continue
-        one = _summary(place)
-        try:
-            yield Entry(
-                dataset=evaluation.dataset,
-                split=evaluation.split,
-                eps=evaluation.eps,
-                eps_pixels=evaluation.eps_in_pixels,
-                model=model.source.name,
-                folder=path.name,
-                clean_acc=float(one["clean_acc"]),
-                robust_acc=float(one["robust_acc"]),
-                n=int(one["n"]),
-                suite=str(one["suite"]),
-                verdict=str(one["verdict"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{str(place)!r} is not a complete summary: {error}") from error
-
-
-def _summary(path: Path) -> Mapping[str, Any]:
-    try:
-        content = read_json(read_regular(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is not a complete summary: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{str(path)!r} is not a complete summary")
-    return content
+        one = read_summary(place)
+        yield Entry(
+            dataset=evaluation.dataset,
+            split=evaluation.split,
+            eps=evaluation.eps,
+            eps_pixels=evaluation.eps_in_pixels,
+            model=model.source.name,
+            folder=path.name,
+            clean_acc=one.clean_acc,
+            robust_acc=one.robust_acc,
+            n=one.n,
+            suite=one.suite,
+            verdict=one.verdict,
+        )
 
 
 def _rank(one: Entry) -> tuple[str, bool, float, float]:
@@ -251,13 +237,10 @@ def as_page(entries: Sequence[Entry]) -> str:
 
 
 def _row(one: Entry) -> list[Cell | str]:
-    number, reach = (percent(one.robust_acc), one.robust_acc), (percent_range(*one.interval), one.interval[0])
-    none = [Cell("-"), Cell("-")]
-    found = [Cell(*number), Cell(*reach)] if one.verified else none
-    others = none if one.verified else [Cell(*number, "unverified"), Cell(*reach, "unverified")]
+    robust = robust_cells(one.robust_acc, one.interval, verified=one.verified)
     clean, checks = Cell(percent(one.clean_acc), one.clean_acc), Cell(one.verdict, look=one.verdict)
     pixels = Cell("-") if one.train_eps_pixels is None else Cell(f"{one.train_eps_pixels:.3g} px", one.train_eps_pixels)
     seed = Cell("-") if one.seed is None else Cell(str(one.seed), one.seed)
     hours = Cell("-") if one.hours is None else Cell(span(one.hours), one.hours)
-    row: list[Cell | str] = [Cell(one.model, look="name"), clean, *found, *others, checks, one.suite]
+    row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
     return [*row, Cell(str(one.n), one.n), one.recipe or "-", pixels, seed, hours, one.folder]

@@ -7,13 +7,22 @@ from typing import Any
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.app import PROGRAM
-from sweeps.engine.cli.config_file import FILE as CONFIG
 from sweeps.engine.cli.text import counted, percent, percent_range
 from sweeps.engine.evaluation.attack import Evaluation
 from sweeps.engine.evaluation.report import DETAIL, details, settings
-from sweeps.engine.pages.charts import Chart, Mark, Series, rows_chart
+from sweeps.engine.pages.charts import Accuracies, Chart, accuracies_chart
 from sweeps.engine.pages.classes import Judged, class_sections
-from sweeps.engine.pages.document import Cell, Commands, Facts, Page, Section, Table
+from sweeps.engine.pages.document import (
+    ROBUST_COLUMNS,
+    Cell,
+    Commands,
+    Facts,
+    Page,
+    Section,
+    Table,
+    commands,
+    robust_cells,
+)
 
 Summary = Mapping[str, Any]
 VERDICTS = ("clear", "suspect", "masked", "not checked")
@@ -72,35 +81,28 @@ def _answer(ranked: Sequence[Summary]) -> str:
 
 
 def _chart(ranked: Sequence[Summary]) -> Chart:
-    clean: list[Mark] = []
-    kinds: dict[bool, list[Mark]] = {True: [], False: []}
-    for row, one in enumerate(ranked):
-        low, high = one["robust_acc_interval"]
-        clean.append(Mark(one["clean_acc"], row, f"{one['model']}: clean {percent(one['clean_acc'])}"))
-        robust = f"{percent(one['robust_acc'])} ({percent_range(low, high)}) under {one['suite']}"
-        mark = Mark(one["robust_acc"], row, f"{one['model']}: {robust}, {one['verdict']}", low, high)
-        kinds[_verified(one)].append(mark)
-    series = [
-        Series(name="clean", marks=clean),
-        Series(name="robust, verified", marks=kinds[True]),
-        Series(name="robust, not verified", marks=kinds[False], hollow=True),
+    models = [
+        Accuracies(
+            name=str(one["model"]),
+            clean=one["clean_acc"],
+            robust=one["robust_acc"],
+            interval=one["robust_acc_interval"],
+            suite=str(one["suite"]),
+            verdict=str(one["verdict"]),
+        )
+        for one in ranked
     ]
-    shown = [one for one in series if one.marks]
-    return rows_chart("Clean and robust accuracy", "accuracy", shown, [str(one["model"]) for one in ranked])
+    return accuracies_chart("accuracy", models)
 
 
 def _leaderboard(ranked: Sequence[Summary]) -> Table:
     rows: list[list[Cell | str]] = []
     for one in ranked:
-        low, high = one["robust_acc_interval"]
-        number, reach = (percent(one["robust_acc"]), one["robust_acc"]), (percent_range(low, high), low)
-        none = [Cell("-"), Cell("-")]
-        found = [Cell(*number), Cell(*reach)] if _verified(one) else none
-        others = none if _verified(one) else [Cell(*number, "unverified"), Cell(*reach, "unverified")]
+        robust = robust_cells(one["robust_acc"], one["robust_acc_interval"], verified=_verified(one))
         clean = Cell(percent(one["clean_acc"]), one["clean_acc"])
         verdict = Cell(str(one["verdict"]), look=str(one["verdict"]))
-        rows.append([Cell(str(one["model"]), look="name"), clean, *found, *others, verdict, str(one["suite"])])
-    columns = ("model", "clean", "robust, verified", "95 %", "not verified", "95 % of it", "checks", "suite")
+        rows.append([Cell(str(one["model"]), look="name"), clean, *robust, verdict, str(one["suite"])])
+    columns = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite")
     note = (
         "The share of images that are correct against every attack, with 95 % Wilson intervals. Not verified: stronger"
         " attacks can only lower it."
@@ -146,12 +148,8 @@ def _settings(evaluation: Evaluation) -> Facts:
 
 def _commands(evaluation: Evaluation) -> Commands:
     models = [model.source.folder for model in evaluation.models if model.source.folder]
-    pairs = [
-        ("as it was started", evaluation.command),
-        ("repeat", f"{PROGRAM} evaluate --config {CONFIG}"),
-        ("go on, if it was interrupted", f"{PROGRAM} evaluate --resume ."),
-    ]
+    others = []
     if models and "standard" not in evaluation.suite:
         first = shlex.quote(str(models[0]))
-        pairs.append(("under AutoAttack", f"{PROGRAM} evaluate {first} --suite standard"))
-    return Commands(heading="Go on", pairs=pairs, note="To be run in the folder that this page is in.")
+        others.append(("under AutoAttack", f"{PROGRAM} evaluate {first} --suite standard"))
+    return commands("evaluate", evaluation.command, others)

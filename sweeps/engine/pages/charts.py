@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from bat_core.suites import is_verified
+from sweeps.engine.cli.text import percent, percent_range
+
 WIDTH, HEIGHT = 560, 340
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
 ROW = 26  # height of a row of names
@@ -144,6 +147,37 @@ SHAPES = (
     "m0 -5 l5 5 l-5 5 l-5 -5z",
     "m0 -4.6 l4.4 8 h-8.8z",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracies:
+    """A model's clean and robust accuracy in [0, 1], the robust one with its interval, suite and masking status."""
+
+    name: str
+    clean: float
+    robust: float
+    interval: tuple[float, float]
+    suite: str
+    verdict: str
+
+
+def accuracies_chart(title: str, models: Sequence[Accuracies]) -> Chart:
+    """One row per model: its clean accuracy, and its robust one as a mark of those that are verified or are not."""
+    clean: list[Mark] = []
+    kinds: dict[bool, list[Mark]] = {True: [], False: []}
+    for row, one in enumerate(models):
+        low, high = one.interval
+        clean.append(Mark(one.clean, row, f"{one.name}: clean {percent(one.clean)}"))
+        robust = f"{percent(one.robust)} ({percent_range(low, high)}) under {one.suite}"
+        mark = Mark(one.robust, row, f"{one.name}: {robust}, {one.verdict}", max(low, 0), min(high, 1))
+        kinds[is_verified(one.suite)].append(mark)
+    series = [
+        Series(name="clean", marks=clean),
+        Series(name="robust, verified", marks=kinds[True]),
+        Series(name="robust, not verified", marks=kinds[False], hollow=True),
+    ]
+    shown = [one for one in series if one.marks]
+    return rows_chart("Clean and robust accuracy", title, shown, [one.name for one in models])
 
 
 def rows_chart(heading: str, title: str, series: Sequence[Series], names: Sequence[str], note: str = "") -> Chart:

@@ -30,7 +30,7 @@ def class_sections(models: Sequence[Judged], best: str | None, class_names: Sequ
         return []
     labels = models[0].verdicts.labels
     classes = sorted(set(labels.tolist()))
-    names = {one: _name(one, class_names) for one in classes}
+    names = {one: class_name(one, class_names) for one in classes}
     shown = classes if len(classes) <= MOST_CLASSES else _weakest(models[0].verdicts, classes)
     only = "" if len(shown) == len(classes) else f" Of {len(classes)} classes, the {len(shown)} weakest are shown."
     rows = [(_row_name(one), _by_class(one.verdicts, shown)) for one in models[:MOST_MODELS]]
@@ -52,7 +52,8 @@ def _row_name(model: Judged) -> str:
     return model.name if model.verified else f"{UNVERIFIED_MARK}{model.name}"
 
 
-def _name(label: int, class_names: Sequence[str] | None) -> str:
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """A class's name; its number where no name is known."""
     return class_names[label] if class_names and 0 <= label < len(class_names) else str(label)
 
 
@@ -78,7 +79,7 @@ def _confusion(
     if predicted is None:
         return Notes(heading=heading, note="Not kept: an earlier version evaluated this model without its predictions.")
     answers = sorted({*classes, *(set(predicted.tolist()) if len(names) <= MOST_CLASSES else ())} - {NO_ANSWER})
-    columns = [names.get(one) or _name(one, class_names) for one in answers]
+    columns = [names.get(one) or class_name(one, class_names) for one in answers]
     rows = [(names[one], _answers(model.verdicts.labels, predicted, one, answers)) for one in classes]
     return Heat(
         heading=heading,

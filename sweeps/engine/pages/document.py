@@ -10,10 +10,14 @@ from typing import Any, ClassVar, Protocol
 import jinja2
 from markupsafe import Markup
 
+from sweeps.engine.cli.app import PROGRAM
+from sweeps.engine.cli.config_file import FILE as CONFIG
 from sweeps.engine.cli.redact import redacted
+from sweeps.engine.cli.text import percent, percent_range
 from sweeps.engine.pages.charts import Chart
 
 PAGE = "report.html"
+ROBUST_COLUMNS = ("robust, verified", "95 %", "not verified", "95 % of it")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,13 @@ class Cell:
     text: str
     sort: float | None = None
     look: str = ""
+
+
+def robust_cells(robust: float, interval: tuple[float, float], *, verified: bool) -> list[Cell]:
+    """The cells below ROBUST_COLUMNS. An accuracy that no verifying suite has seen has columns of its own."""
+    none, look = [Cell("-"), Cell("-")], "" if verified else "unverified"
+    found = [Cell(percent(robust), robust, look), Cell(percent_range(*interval), interval[0], look)]
+    return [*found, *none] if verified else [*none, *found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +70,24 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commands:
+class Commands(Facts):
     """Commands to paste, each with what it does."""
 
     kind: ClassVar[str] = "commands"
-    heading: str
-    pairs: Sequence[tuple[str, str]]
-    note: str = ""
+
+
+def commands(name: str, started: str, others: Sequence[tuple[str, str]] = ()) -> Commands:
+    """The commands that repeat what a page shows and go on with it, for the folder that has the page.
+
+    Args:
+        name: the command as `bat-sweeps` knows it.  started: the command line that was typed.  others: more of them.
+    """
+    pairs = [
+        ("as it was started", started),
+        ("repeat", f"{PROGRAM} {name} --config {CONFIG}"),
+        ("go on, if it was interrupted", f"{PROGRAM} {name} --resume ."),
+    ]
+    return Commands(heading="Go on", pairs=[*pairs, *others], note="To be run in the folder that this page is in.")
 
 
 @dataclass(frozen=True, kw_only=True)

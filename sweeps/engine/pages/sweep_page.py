@@ -15,17 +15,28 @@ from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.app import PROGRAM
-from sweeps.engine.cli.config_file import FILE as CONFIG
-from sweeps.engine.cli.text import count_of, counted, percent, percent_range, span
+from sweeps.engine.cli.text import count_of, counted, percent, span
 from sweeps.engine.pages.charts import Chart
 from sweeps.engine.pages.classes import Judged, class_sections
-from sweeps.engine.pages.document import PAGE, Cell, Commands, Facts, Page, Section, Table, render
+from sweeps.engine.pages.document import (
+    PAGE,
+    ROBUST_COLUMNS,
+    Cell,
+    Commands,
+    Facts,
+    Page,
+    Section,
+    Table,
+    commands,
+    render,
+    robust_cells,
+)
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, TrialStatus, read_events
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 COLUMNS = (
-    *("model", "budget", "seed", "clean", "robust, verified", "95 %", "not verified", "95 % of it", "checks", "n"),
+    *("model", "budget", "seed", "clean", *ROBUST_COLUMNS, "checks", "n"),
     *("suite", "training", "state", "settings"),
 )
 NONE = Cell("-")
@@ -116,17 +127,14 @@ class _Board:
         pixels = self.sweep.budget_in_pixels(trial)
         row: list[Cell | str] = [Cell(trial.id, look="name")]
         row += [Cell(f"{pixels:.3g} px", pixels), Cell(str(trial.config.seed), trial.config.seed)]
-        hours = sum(epoch["seconds"] for epoch in status.epochs) * self.sweep.resources.num_workers / 3600
+        hours = status.training_hours(self.sweep.resources.num_workers)
         trained = Cell(span(hours), hours) if status.epochs else NONE
         if result is None:
             state = f"{status.phase}: {status.reason}" if status.reason else status.phase
             return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), self.story.setting(trial)]
         clean, robust = result["clean_acc"], result["robust_acc"]
         reach = wilson(round(robust * result["robust_n"]), result["robust_n"])
-        found = [Cell(percent(robust), robust), Cell(percent_range(*reach), reach.low)]
-        verified = is_verified(result["suite"])
-        row += [Cell(percent(clean), clean), *(found if verified else [NONE, NONE])]
-        row += [NONE, NONE] if verified else [Cell(one.text, one.sort, "unverified") for one in found]
+        row += [Cell(percent(clean), clean), *robust_cells(robust, reach, verified=is_verified(result["suite"]))]
         verdict = Cell(result["verdict"], look=result["verdict"])
         state = "finished" if status.collapsed is None else f"finished, collapsed at epoch {status.collapsed}"
         n = Cell(str(result["robust_n"]), result["robust_n"])
@@ -155,7 +163,7 @@ class _Board:
     def cost(self) -> Facts:
         """Hours of training and of attacks."""
         processes = self.sweep.resources.num_workers
-        training = [sum(epoch["seconds"] for epoch in status.epochs) * processes / 3600 for _, status in self.rows]
+        training = [status.training_hours(processes) for _, status in self.rows]
         attacks = [
             max((status.ended or 0) - (status.attack_started or 0), 0) * processes / 3600
             for _, status in self.rows
@@ -201,19 +209,14 @@ class _Board:
 
     def commands(self) -> Commands:
         """Commands to repeat the sweep and to go on, to be run in the folder that has this page."""
-        name = f"{PROGRAM} {self.story.subcommand}"
-        pairs = [
-            ("as it was started", self.sweep.command),
-            ("repeat", f"{name} --config {CONFIG}"),
-            ("go on, if it was interrupted", f"{name} --resume ."),
-        ]
+        pairs = []
         if self.finished:
             first = shlex.quote(f"trials/{self.finished[0][0].id}")
             pairs.append(("attack the first model with AutoAttack", f"{PROGRAM} evaluate {first} --suite standard"))
             pairs.append(("attack all models on one another", f"{PROGRAM} transfer ."))
         pairs.append(("bring MLflow up to date", f"{PROGRAM} mirror ."))
         pairs.append(("compare with other sweeps", f"{PROGRAM} leaderboard . OTHER"))
-        return Commands(heading="Go on", pairs=pairs, note="To be run in the folder that this page is in.")
+        return commands(self.story.subcommand, self.sweep.command, pairs)
 
 
 def _all(found: Iterable[str]) -> str:

@@ -1,8 +1,6 @@
 """What a table's page says: our numbers next to the paper's, claims, and the verified robustness of each row."""
 
-from bat_core.suites import is_verified
-from sweeps.engine.cli.text import percent, percent_range
-from sweeps.engine.pages.charts import Chart, Mark, Series, rows_chart
+from sweeps.engine.pages.charts import Accuracies, Chart, accuracies_chart
 from sweeps.engine.pages.document import Cell, Section, Table
 from sweeps.engine.pages.sweep_page import Story
 from sweeps.engine.paper.report import notes, said, settings, title
@@ -25,22 +23,18 @@ def story(result: Result, sentence: str) -> Story:
 
 
 def _chart(result: Result) -> Chart:
-    rows = list(result.robustness.values())
-    clean = [Mark(one.clean.mean, row, f"{one.row.name}: {percent(one.clean.mean)}") for row, one in enumerate(rows)]
-    kinds: dict[bool, list[Mark]] = {True: [], False: []}
-    for row, one in enumerate(rows):
-        low, high = one.robust.interval
-        robust = f"{percent(one.robust.mean)} ({percent_range(low, high)}) under {one.suite}"
-        mark = Mark(one.robust.mean, row, f"{one.row.name}: {robust}, {one.masking_status}", max(low, 0), min(high, 1))
-        kinds[is_verified(one.suite)].append(mark)
-    series = [Series(name="clean", marks=clean), Series(name="robust, verified", marks=kinds[True])]
-    series.append(Series(name="robust, not verified", marks=kinds[False], hollow=True))
-    return rows_chart(
-        "Clean and robust accuracy",
-        "accuracy on test images, means over seeds",
-        [one for one in series if one.marks],
-        [one.row.name for one in rows],
-    )
+    models = [
+        Accuracies(
+            name=one.row.name,
+            clean=one.clean.mean,
+            robust=one.robust.mean,
+            interval=one.robust.interval,
+            suite=one.suite,
+            verdict=one.masking_status,
+        )
+        for one in result.robustness.values()
+    ]
+    return accuracies_chart("accuracy on test images, means over seeds", models)
 
 
 def _numbers(result: Result) -> Table:

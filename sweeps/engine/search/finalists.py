@@ -2,20 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
-from bat_core.config import from_dict
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.jsontext import read_json
-from bat_core.paths import below, read_regular
+from bat_core.paths import below
 from bat_core.suites import get_suite
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.run import run_evaluation
+from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.search.objectives import choose, get_objective
 from sweeps.engine.search.results import Score, front, largest_part, scores
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested, trusted_finalists
@@ -138,7 +137,7 @@ def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence
     place = _evaluate(session, search, finalists, split="val", suite=VAL_SUITE)
 
     def evaluated(member: Score) -> Score:
-        summary = _summary(place, member.id)
+        summary = read_summary(below(place, member.id, SUMMARY))
         return replace(
             member,
             clean_acc=summary.clean_acc,
@@ -194,47 +193,8 @@ def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalis
     return place
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Flag:
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Summary:
-    """What is read of a model's summary.json."""
-
-    clean_acc: float
-    robust_acc: float
-    robust_acc_interval: tuple[float, ...]
-    n: int
-    suite: str
-    verdict: str
-    flags: tuple[_Flag, ...]
-
-    def __post_init__(self) -> None:
-        low_high = self.robust_acc_interval
-        if len(low_high) != 2 or not all(0 <= share <= 1 for share in (self.clean_acc, self.robust_acc, *low_high)):
-            raise InputError("its accuracies must be in [0, 1], and its interval needs a low and a high one")
-
-
-def _summary(place: Path, trial_id: str) -> _Summary:
-    """The summary of one finalist's evaluation.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    path = below(place, trial_id, SUMMARY)
-    try:
-        content = read_json(read_regular(path))
-        known = {field.name: content[field.name] for field in fields(_Summary)}
-        flags = [{"name": flag["name"]} for flag in known["flags"]]
-        return from_dict(_Summary, known | {"flags": flags})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is not a complete summary: {error}") from error
-
-
 def _read(trial_id: str, place: Path) -> Tested:
-    summary = _summary(place, trial_id)
+    summary = read_summary(below(place, trial_id, SUMMARY))
     low, high = summary.robust_acc_interval
     return Tested(
         trial=trial_id,

@@ -86,7 +86,7 @@ def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
         suite=result["suite"],
         masking_status=result["verdict"],
         flags=tuple(result["flags"]),
-        hours=sum(epoch["seconds"] for epoch in status.epochs) * processes / 3600,
+        hours=status.training_hours(processes),
         ended=result["time"],
     )
 

@@ -120,6 +120,10 @@ class TrialStatus:
         """Whether the trial has ended. Only a new attempt changes its status."""
         return self.phase in {"finished", "stopped", "failed"}
 
+    def training_hours(self, processes: int) -> float:
+        """Hours of training, summed over the trial's processes."""
+        return float(sum(epoch["seconds"] for epoch in self.epochs)) * processes / 3600
+
 
 @dataclass(frozen=True)
 class _Known:

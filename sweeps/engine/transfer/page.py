@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from sweeps.engine.cli.app import PROGRAM
-from sweeps.engine.cli.config_file import FILE as CONFIG
 from sweeps.engine.cli.text import percent, percent_range
-from sweeps.engine.pages.document import Cell, Commands, Heat, Page, Section, Table
+from sweeps.engine.pages.document import Cell, Heat, Page, Section, Table, commands
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 from sweeps.engine.transfer.report import attacks_of, settings
@@ -13,13 +11,8 @@ from sweeps.engine.transfer.report import attacks_of, settings
 
 def transfer_page(matrix: Matrix, cells: Sequence[TransferCell]) -> Page:
     """The page, from all cells of all attacks."""
-    pairs = [
-        ("as it was started", matrix.command),
-        ("repeat", f"{PROGRAM} transfer --config {CONFIG}"),
-        ("go on, if it was interrupted", f"{PROGRAM} transfer --resume ."),
-    ]
     sections: list[Section] = [_heat(matrix, cells, attack) for attack in attacks_of(cells)]
-    sections += [_leaderboard(matrix, cells), Commands(heading="Go on", pairs=pairs, note="In this page's folder.")]
+    sections += [_leaderboard(matrix, cells), commands("transfer", matrix.command)]
     return Page(
         title=f"Transfer matrix of {len(matrix.names)} models on {matrix.dataset}",
         question="Do images that were crafted on one model fool another more than its own do?",
