@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from bat_core.data.decoding import UnsupportedImage, decode_image, to_array
 from bat_core.errors import InputError
@@ -21,6 +20,7 @@ from bat_core.rng import named_seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torchvision.transforms.v2 import Transform
 
 CHUNK = 16  # images that a process decodes at a time
 PREFETCH = 256  # images that are decoded ahead of use
@@ -174,12 +174,16 @@ def default_workers() -> int:
 
 
 @functools.cache
-def center_crop(size: int) -> v2.Transform:
+def center_crop(size: int) -> "Transform":
     """The central 7/8 of the image, such as 224 of 256 pixels."""
+    from torchvision.transforms import v2
+
     return v2.Compose([v2.Resize(round(size * 8 / 7)), v2.CenterCrop(size), v2.PILToTensor()])
 
 
 @functools.cache
-def _random_crop(size: int) -> v2.Transform:
+def _random_crop(size: int) -> "Transform":
     """A random crop of 8 % to 100 % of the image, mirrored with probability 1/2."""
+    from torchvision.transforms import v2
+
     return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()])

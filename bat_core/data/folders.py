@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from bat_core.data.base import Split
 from bat_core.data.decoding import is_grey, open_image
@@ -17,6 +16,7 @@ from bat_core.data.request import Request, is_hidden
 from bat_core.errors import InputError
 
 DEFAULT_SIZE = 224
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 
 
 def list_split(
@@ -41,7 +41,7 @@ def list_split(
     if empty:
         raise InputError(
             f"data folder {str(folder)!r} must have the layout {layout}: Found no valid file for the classes"
-            f" {', '.join(empty)} in {part}/. Supported extensions are: {', '.join(IMG_EXTENSIONS)}"
+            f" {', '.join(empty)} in {part}/. Supported extensions are: {', '.join(IMAGE_SUFFIXES)}"
         )
     if nested := next((one.nested for one in listed if one.nested is not None), None):
         raise InputError(
@@ -92,7 +92,7 @@ def _first_image(root: Path, folder: str) -> str | None:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS)
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _refuse_companions(root: Path, names: Iterable[str]) -> None:

@@ -2,13 +2,10 @@
 
 import gzip
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torchvision.datasets import MNIST, FashionMNIST
-from torchvision.datasets.mnist import read_image_file, read_label_file
-from torchvision.datasets.utils import download_and_extract_archive
 
 from bat_core.data.augment import NO_AUGMENTATION, Augmentation
 from bat_core.data.base import DATASETS, Source, Split
@@ -17,6 +14,9 @@ from bat_core.data.records import download_failed
 from bat_core.data.request import Request, locate
 from bat_core.data.shards import find_shards
 from bat_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
 
 STEMS = {"train": "train", "test": "t10k"}
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -30,6 +30,8 @@ def mnist(request: Request) -> Source:
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits, 1998.
     """
+    from torchvision.datasets import MNIST
+
     return _load(request, MNIST, tuple("0123456789"), NO_AUGMENTATION)
 
 
@@ -39,10 +41,14 @@ def fashion_mnist(request: Request) -> Source:
 
     Source: H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017.
     """
+    from torchvision.datasets import FashionMNIST
+
     return _load(request, FashionMNIST, tuple(FashionMNIST.classes), Augmentation(pad=2, flip=True))
 
 
-def _load(request: Request, published: type[MNIST], class_names: tuple[str, ...], augmentation: Augmentation) -> Source:
+def _load(
+    request: Request, published: "type[MNIST]", class_names: tuple[str, ...], augmentation: Augmentation
+) -> Source:
     folder = request.require_dir()
     if shards := find_shards(folder, request.name):
         train, test = read_published(shards, request, channels=1)
@@ -60,7 +66,7 @@ def _load(request: Request, published: type[MNIST], class_names: tuple[str, ...]
     return Source(train=train, test=_split(raw, "test"), class_names=class_names, augmentation=augmentation)
 
 
-def _raw_folder(folder: Path, name: str, published: type[MNIST]) -> Path | None:
+def _raw_folder(folder: Path, name: str, published: "type[MNIST]") -> Path | None:
     """The folder of the IDX files: the one given, one in it, or torchvision's <name>/raw in it."""
 
     def fits(place: Path) -> bool:
@@ -81,10 +87,7 @@ def _find(folder: Path, split: str, kind: str) -> Path | None:
 
 
 def _split(folder: Path, split: str) -> Split:
-    images, labels = (
-        _read(folder, split, kind, reader)
-        for kind, reader in zip(KINDS, (read_image_file, read_label_file), strict=True)
-    )
+    images, labels = (_read(folder, split, kind) for kind in KINDS)
     if len(images) != len(labels) or tuple(images.shape[1:]) != (28, 28):
         raise InputError(
             f"{folder}: the {split} files hold {len(labels)} labels and images of shape {tuple(images.shape)}:"
@@ -93,7 +96,10 @@ def _split(folder: Path, split: str) -> Split:
     return Split.of(images[:, None], labels)
 
 
-def _read(folder: Path, split: str, kind: str, reader: Callable[[str], Tensor]) -> Tensor:
+def _read(folder: Path, split: str, kind: str) -> Tensor:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    reader = read_image_file if kind == KINDS[0] else read_label_file
     path = _find(folder, split, kind)
     if path is None:
         raise InputError(f"{folder} has no {STEMS[split]}-{kind} (or .gz): give a folder that contains it")
@@ -108,7 +114,9 @@ def _read(folder: Path, split: str, kind: str, reader: Callable[[str], Tensor]) 
         raise InputError(f"cannot read {path}, it is truncated or damaged: replace it") from error
 
 
-def _download(folder: Path, published: type[MNIST]) -> Path:
+def _download(folder: Path, published: "type[MNIST]") -> Path:
+    from torchvision.datasets.utils import download_and_extract_archive
+
     raw = folder / published.__name__ / "raw"
     for name, md5 in published.resources:
         failed: Exception | None = None

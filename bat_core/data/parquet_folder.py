@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional
 
 from bat_core.data.augment import shifts
 from bat_core.data.base import DATASETS, Source, Split
@@ -76,6 +75,8 @@ def _classes(rows: Mapping[str, Rows], folder: Path, *, typed: bool) -> tuple[di
 
 def _crop(image: Image.Image, *, size: int) -> Image.Image:
     """The central 7/8 of an image, resized to size x size; an image of that size is returned as it is."""
+    from torchvision.transforms.v2 import functional
+
     if image.size == (size, size):
         return image
     resized = functional.resize(image, [round(size * 8 / 7)])

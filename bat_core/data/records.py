@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.utils import download_and_extract_archive
 
 from bat_core.data.base import Split
 from bat_core.data.request import Request, locate
@@ -57,6 +56,8 @@ class BinaryFormat:
                 f"{folder} has neither train-*.parquet nor {self.folder}/{pickled}: give a folder with one of them, or"
                 f" add --download to fetch {self.folder}/"
             )
+        from torchvision.datasets.utils import download_and_extract_archive
+
         try:
             download_and_extract_archive(self.url, str(folder), filename=self.archive, md5=md5)
         except (OSError, RuntimeError) as error:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torchvision.datasets import SVHN
 
 from bat_core.data.augment import CROP
 from bat_core.data.base import DATASETS, Source, Split
@@ -41,6 +40,8 @@ def _has_matlab_files(folder: Path) -> bool:
 
 
 def _matlab_file(folder: Path, split: str, *, download: bool) -> Split:
+    from torchvision.datasets import SVHN
+
     try:
         published = SVHN(str(folder), split=split, download=download)
     except ImportError as error:

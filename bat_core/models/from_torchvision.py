@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import torchvision.models
 from torch import nn
 
 from bat_core.adapter.importing import user_code
@@ -30,6 +29,8 @@ def torchvision_network(name: str, *, num_classes: int, image_shape: ImageShape)
     Raises:
         InputError: there is no such network for classification, or it cannot be built for these images.
     """
+    import torchvision.models
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise unknown_name("torchvision network", name, known)

@@ -1,12 +1,11 @@
 """torchvision's residual networks, as trained on ImageNet in the paper; without pretrained weights."""
 
 from torch import nn
-from torchvision.models import resnet18, resnet34, resnet50, resnet101, resnet152
 
 from bat_core.errors import InputError
 from bat_core.models.base import MODELS, ImageShape, ToUnitRange
 
-NETWORKS = {18: resnet18, 34: resnet34, 50: resnet50, 101: resnet101, 152: resnet152}
+DEPTHS = (18, 34, 50, 101, 152)
 STRIDE = 32  # total stride from the image to the last feature map
 
 
@@ -16,12 +15,14 @@ def resnet(*, num_classes: int, image_shape: ImageShape, depth: int) -> nn.Modul
 
     Source: He et al. 2016, Deep residual learning for image recognition, arXiv:1512.03385.
     """
-    if depth not in NETWORKS:
-        raise InputError(f"model 'resnet{depth}': depth must be one of {', '.join(map(str, NETWORKS))}")
+    from torchvision import models
+
+    if depth not in DEPTHS:
+        raise InputError(f"model 'resnet{depth}': depth must be one of {', '.join(map(str, DEPTHS))}")
     channels, height, width = image_shape
     if channels != 3 or min(height, width) < STRIDE:
         raise InputError(
             f"model 'resnet{depth}' needs colour images of at least {STRIDE}x{STRIDE}, not"
             f" {channels}x{height}x{width}: use small_cnn, preact_resnet18 or a wide ResNet"
         )
-    return nn.Sequential(ToUnitRange(), NETWORKS[depth](num_classes=num_classes))
+    return nn.Sequential(ToUnitRange(), models.get_model(f"resnet{depth}", num_classes=num_classes))

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import nn
-from torchvision import models
 
 from bat_core.adapter.importing import user_code
 from bat_core.adapter.normalize import Normalization
@@ -19,6 +18,8 @@ class Torchvision(Source):
     form = "torchvision:NAME"
 
     def load(self, name: str, target: Target | None) -> Built:  # noqa: ARG002
+        from torchvision import models
+
         architecture, _, chosen = name.partition(".")
         _check(architecture)
         available = models.get_model_weights(architecture)
@@ -32,6 +33,8 @@ class Torchvision(Source):
         return Built(module=model, normalization=Normalization(tuple(known.mean), tuple(known.std)))
 
     def architecture(self, name: str, target: Target | None) -> Built:
+        from torchvision import models
+
         _check(name)
         sizes = architecture_options(name, None if target is None else target.image_shape[1])
         if target is not None:
@@ -44,6 +47,8 @@ class Torchvision(Source):
 
 
 def _check(name: str) -> None:
+    from torchvision import models
+
     known = models.list_models(module=models)
     if name not in known:
         raise unknown_name("model of torchvision", name, known)
