@@ -23,7 +23,7 @@ from tests.integration.running import Output, Place, kill_tree_when
 pytestmark = pytest.mark.ray
 
 TINY = ("--epochs", "3", "--train-size", "200", "--val-size", "40", "--test-size", "20", "--model", "small_cnn_8")
-COUNT = 10
+COUNT = 6
 PICTURES = {"report.md", "search.html", "pareto.png", "progress.png"}
 
 

@@ -35,7 +35,7 @@ def test_those_that_fall_first_and_those_that_stand_longest():
     assert choose(made([UNBROKEN, 2], clean=[0, 0]), 4) == ([], [])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shown(robust_digits):
     job = evaluation("robust", suite="quick", n=24)
     images = (robust_digits.images[:24] * 255).round().to(torch.uint8)

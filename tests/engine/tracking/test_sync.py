@@ -7,12 +7,13 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from sweeps.engine.tracking.sync import SweepSync
+from tests.databases import blank_database
 
 
 def test_a_sweep_read_back_from_its_folder_has_the_settings_that_it_had(make_trial, digits, tmp_path: Path) -> None:
     """JSON's numbers come back as floats, and MLflow takes no second value for a parameter."""
     config = make_trial("TRADES", params={"eps": 40 / 255, "num_steps": 2, "weight": 6.0}, epochs=1)
-    folder, uri = SweepFolder(tmp_path / "sweep"), f"sqlite:///{tmp_path / 'tracking.db'}"
+    folder, uri = SweepFolder(tmp_path / "sweep"), blank_database(tmp_path / "tracking.db")
     trials = [Trial(id="trades", config=config)]
     sweep = Sweep(name="again", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))
     folder.create(sweep)
