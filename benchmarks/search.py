@@ -28,11 +28,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from support.common import command, machine, say, table, write_report, yes_or_no
-from support.search_contest import contest
+from support.search_contest import KeptRuns, contest
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
 from support.search_replay import replay
-from support.search_truths import Recorded, problem, recorded_trials
+from support.search_truths import Recorded, fingerprint, problem, recorded_trials
 from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
@@ -183,6 +183,7 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
         searches=options.searches,
         trials=options.counts,
         workers=options.workers,
+        kept=KeptRuns(options.cache / "surrogate.jsonl", fingerprint(trials)),
         keep=keep,
     )
 

@@ -1,9 +1,11 @@
 """Part `surrogate` of the search benchmark: many simulated searches of each sampler on problems of known truth."""
 
 import heapq
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,16 +105,20 @@ def contest(
     searches: int,
     trials: Sequence[int],
     workers: Sequence[int],
+    kept: "KeptRuns",
     keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Run all contenders on all problems, print a table per problem and number of workers, and `keep` each result."""
+    """Run all contenders on all problems, print a table per problem and number of workers, and `keep` each result.
+
+    Searches that are among the `kept` ones are not run again.
+    """
     results: dict[str, Any] = {}
     for problem in problems:
         for count in workers:
             runs: dict[str, list[Run]] = {}
             for contender in dict.fromkeys((BAR, *contenders)):
                 runs[contender] = [
-                    simulate(problem, contender, seed=seed, trials=max(trials), workers=count)
+                    kept.run(problem, contender, seed=seed, trials=max(trials), workers=count)
                     for seed in range(searches)
                 ]
                 say(f"{problem.name}, {count} workers, {contender}: {searches} searches")
@@ -120,6 +126,29 @@ def contest(
                 keep(results)
             _print(problem, count, searches, trials, summary)
     return results
+
+
+class KeptRuns:
+    """The simulated searches so far, one JSON line each, so that an interrupted contest goes on where it was.
+
+    Remove the file after a change of a sampler or of a problem.
+    """
+
+    def __init__(self, path: Path, about: str) -> None:
+        """`about` tells apart what the problems were fitted to."""
+        self._path, self._about = path, about
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._known = dict(json.loads(line) for line in lines)
+
+    def run(self, problem: Problem, contender: str, *, seed: int, trials: int, workers: int) -> Run:
+        """A simulated search, from the file if it is there."""
+        name = f"{self._about}, {problem.name}, {problem.images} images, {contender}, {workers}, {trials}, seed {seed}"
+        if name not in self._known:
+            self._known[name] = asdict(simulate(problem, contender, seed=seed, trials=trials, workers=workers))
+            with self._path.open("a") as file:
+                print(json.dumps([name, self._known[name]]), file=file)
+        return Run(**self._known[name])
 
 
 def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A problem says what a point of the space `bat` reaches in the mean over training
 noise of a training seed and of a sample of images.
 """
 
+import hashlib
 import json
 import math
 import warnings
@@ -92,6 +93,12 @@ def recorded_trials(folder: Path) -> list[Recorded]:
     return found
 
 
+def fingerprint(trials: Sequence[Recorded]) -> str:
+    """Tells apart what problems were fitted to; empty without trials."""
+    text = json.dumps([[one.point, one.clean, one.robust] for one in trials])
+    return hashlib.sha256(text.encode()).hexdigest()[:8] if trials else ""
+
+
 def _from_line(line: str) -> Recorded:
     row: dict[str, Any] = read_json(line.encode())
     curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in row["curve"])
@@ -159,7 +166,7 @@ def _process() -> GaussianProcessRegressor:
 
 
 def _forest() -> ExtraTreesRegressor:
-    return ExtraTreesRegressor(100, min_samples_leaf=2, max_features=0.7, random_state=0)
+    return ExtraTreesRegressor(30, min_samples_leaf=2, max_features=0.7, random_state=0)
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {"gp": _process, "forest": _forest}

@@ -17,7 +17,7 @@ from sweeps.engine.search.gaussian import Array, Posterior, fit
 from sweeps.engine.search.improvement import expected_excess, expected_hypervolume_gain
 from sweeps.engine.search.observations import Observations, observe
 
-STARTUP = 10  # observations before the process is used; until then, points of a Sobol sequence
+STARTUP = 6  # observations before the process is used; until then, points of a Sobol sequence
 CROWD = 32  # with this many trials running, too little is known of each: points of the Sobol sequence
 MOST = 150  # observations that the process is fitted to
 ANYWHERE, NEAR = 400, 200  # candidates of each proposal: in the whole space, and close to the front
@@ -80,13 +80,13 @@ def propose(encoding: Encoding, seen: Observations, running: Sequence[Point], rn
         rng.random((ANYWHERE, len(encoding.choices))),
         _moved(encoding, [seen.points[at] for at in front], NEAR, MOVE, rng),
     ])  # fmt: skip
-    values = gain(_vectors(encoding, positions))
+    values = gain(encoding.vectors(positions))
     for round_ in range(ROUNDS):
         best = np.argsort(-values, kind="stable")[:PARENTS]
         parents = [encoding.point(positions[at]) for at in best]
         near = _moved(encoding, parents, PARENTS * CHILDREN, MOVE / 2**round_, rng)
         positions = np.concatenate([positions[best], near])
-        values = np.concatenate([values[best], gain(_vectors(encoding, near))])
+        values = np.concatenate([values[best], gain(encoding.vectors(near))])
     return encoding.point(positions[int(values.argmax())])
 
 
@@ -131,10 +131,6 @@ def _front(values: Array) -> list[int]:
         if all((values[at] > values[other]).any() for other in kept):
             kept.append(int(at))
     return kept
-
-
-def _vectors(encoding: Encoding, positions: Array) -> Array:
-    return np.array([encoding.vector(encoding.point(row)) for row in positions])
 
 
 def _moved(encoding: Encoding, parents: Sequence[Point], count: int, size: float, rng: np.random.Generator) -> Array:
