@@ -100,6 +100,8 @@ def _happened(status: TrialStatus) -> str:
         return f"failed: {status.reason.partition(':')[0]}"
     if status.phase == "training" and status.attempts > 1:
         return f"training, attempt {status.attempts}"
+    if status.bound is not None:
+        return f"not verified: {status.reason}"
     return f"stopped after {counted(len(status.epochs), 'epoch')}" if status.phase == "stopped" else status.phase
 
 
@@ -192,6 +194,8 @@ def _state(status: TrialStatus) -> str:
     notes += ", reused" if status.reused else ""
     if status.result:
         return f"done, {masking_style(status.result['verdict'])}{notes}"
+    if status.bound is not None:
+        return f"off the front{notes}"
     if status.phase == "stopped":
         return f"stopped at {len(status.epochs)}{notes}"
     if status.phase == "training":

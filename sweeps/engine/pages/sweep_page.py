@@ -100,8 +100,10 @@ class _Board:
                 words.append(f"{count} {verdict}")
         unverified = sum(not is_verified(result["suite"]) for *_, result in self.finished)
         words += [f"{unverified} not verified"] if unverified else []
+        if beaten := sum(status.bound is not None for _, status in self.rows):
+            words.append(f"{beaten} off the front by PGD and not verified")
         for phase in ("stopped", "failed"):
-            if count := sum(status.phase == phase for _, status in self.rows):
+            if count := sum(status.phase == phase and status.bound is None for _, status in self.rows):
                 words.append(f"{count} {phase}")
         return f"{', '.join(words)}."
 
@@ -131,6 +133,8 @@ class _Board:
         trained = Cell(span(hours), hours) if status.epochs else NONE
         if result is None:
             state = f"{status.phase}: {status.reason}" if status.reason else status.phase
+            if status.bound is not None:
+                state = f"not verified: {status.reason}"
             return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), self.story.setting(trial)]
         clean, robust = result["clean_acc"], result["robust_acc"]
         reach = wilson(round(robust * result["robust_n"]), result["robust_n"])

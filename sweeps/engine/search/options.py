@@ -71,6 +71,8 @@ class SearchOptions(SweepOptions):
     grace: int | None = None
     """Epochs before successive halving can stop a trial. Default: 20 % of the epochs, at least 2, if the objective
     includes clean accuracy; else 30 %."""
+    verify_all: bool = False
+    """Also verify trials whose PGD accuracy shows that they cannot enter the front."""
     warm_start: Annotated[tuple[Path, ...], Several] = ()
     """Folders of earlier searches; the sampler learns from their finished trials."""
     eps: Amount | None = None
@@ -173,7 +175,13 @@ class SearchOptions(SweepOptions):
             halving=self._halving(space, base.train),
             final=self.final(self.dataset),
             warm_start=tuple(str(path.resolve()) for path in self.warm_start),
+            skip_dominated=self._skips_dominated(),
         )
+
+    def _skips_dominated(self) -> bool:
+        """Whether trials that cannot enter the front are left unverified. Optuna's GP learns from finished ones only."""
+        both = set(self.objective.split("+")) == set(DEFAULT_OBJECTIVE.split("+"))
+        return both and self.sampler != "gp" and not self.verify_all
 
     def _refuse_overridden(self, space: Space) -> None:
         """Refuse a model or recipe that the space would override."""

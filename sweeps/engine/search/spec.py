@@ -62,7 +62,7 @@ class Search:
 
     `space` has amounts in [0, 1]; `base` is the config that a point of the space modifies. The search ends after
     `num_trials`, after `max_hours` of wall time, or after `flat` trials in a row that did not increase the
-    hypervolume.
+    hypervolume. With `skip_dominated`, a trial whose PGD accuracy shows that it cannot enter the front is not verified.
     """
 
     space: Space
@@ -76,6 +76,7 @@ class Search:
     halving: Halving | None
     final: Final | None
     warm_start: tuple[str, ...] = ()
+    skip_dominated: bool = False  # searches from before it existed do not name it
 
     @property
     def longest(self) -> int:

@@ -92,7 +92,13 @@ def states(snapshot: Snapshot) -> str:
     masked = sum(one.masked for one in snapshot.finished)
     finished = f"{len(snapshot.finished)} finished" + (f" ({masked} masked)" if masked else "")
     rest = len(snapshot.rows) - len(snapshot.finished) - snapshot.count("stopped") - snapshot.count("failed")
-    counted = ((snapshot.count("stopped"), "stopped early"), (snapshot.count("failed"), "failed"), (rest, "not ended"))
+    beaten = len(snapshot.bounded)
+    counted = (
+        (snapshot.count("stopped") - beaten, "stopped early"),
+        (beaten, "off the front by PGD and not verified"),
+        (snapshot.count("failed"), "failed"),
+        (rest, "not ended"),
+    )
     parts = [finished, *[f"{count} {word}" for count, word in counted if count]]
     return f"{count_of(len(snapshot.rows), 'trial')} drawn by {SAMPLERS[snapshot.search.sampler]}: {', '.join(parts)}"
 

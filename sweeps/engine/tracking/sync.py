@@ -47,6 +47,7 @@ __all__ = ["LOADER", "SweepSync"]
 BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
 THREADS = 8  # trials that are synced at once
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+WHOLE = "FINISHED"  # of a trial that was trained to its end and not verified, because it cannot enter the front
 
 
 class SweepSync:
@@ -168,7 +169,7 @@ class _RunSync:
                 raise
             run.epochs, run.digest = status.epochs, digest
         if status.phase in STATUS:
-            self.runs.end(run, STATUS[status.phase], status.ended or 0)
+            self.runs.end(run, WHOLE if status.bound is not None else STATUS[status.phase], status.ended or 0)
         elif run.status != "RUNNING":
             self.client.update_run(run.run.info.run_id, status="RUNNING")
             run.status = "RUNNING"
