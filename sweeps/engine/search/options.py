@@ -83,6 +83,8 @@ class SearchOptions(SweepOptions):
     """Retrain this many trials of the front with each of --seeds, and evaluate them once on test images."""
     final_epochs: int | None = None
     """Epochs of a finalist. Default: those of its original trial."""
+    max_seeds: int | None = None
+    """Give finalists more seeds, up to this many each, until --rule's choice is clear. Default: only --seeds."""
     rule: str = DEFAULT_RULE
     """Rule that chooses the champion: robust-at-clean>=X, knee or robust-per-hour."""
     register: str | None = None
@@ -102,6 +104,7 @@ class SearchOptions(SweepOptions):
             ("grace", 1),
             ("finalists", 0),
             ("final_epochs", 1),
+            ("max_seeds", 1),
         ):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=low)
@@ -210,6 +213,7 @@ class SearchOptions(SweepOptions):
             count=self.finalists,
             epochs=self.final_epochs,
             seeds=self.seeds,
+            max_seeds=self.max_seeds,
             rule=self.rule,
             registered_name=self.register or f"bat-sweeps-{file_name(dataset)}",
         )
@@ -222,7 +226,8 @@ def default_halving(objective: str, epochs: int) -> Halving:
     return Halving(grace=max(round(0.3 * epochs), 1), factor=FACTOR)
 
 
-FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
+FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds",
+                 "max_seeds": "max_seeds"}
 BUDGET_OPTIONS = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
 RESIZABLE = {*BUDGET_OPTIONS, "finalists", *FINAL_OPTIONS}
 

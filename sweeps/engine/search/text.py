@@ -180,6 +180,12 @@ def champion_of(snapshot: Snapshot) -> Finalist | None:
     return next(chosen, None)
 
 
+def seeds_each(finalists: Iterable[Finalist]) -> str:
+    """How many seeds the finalists have, as text: 3 seeds each, or 3 to 5 seeds each."""
+    words = counts(len(one.members) for one in finalists)
+    return f"{words} {'seed' if words == '1' else 'seeds'} each"
+
+
 def counts(values: Iterable[int]) -> str:
     """The range of the values as text: 300, or 200 to 300."""
     known = sorted(set(values))
