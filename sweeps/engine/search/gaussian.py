@@ -20,12 +20,16 @@ STEPS = 40  # of the optimiser: enough for two digits of a hyperparameter
 
 @dataclass(frozen=True)
 class Posterior:
-    """A fitted process. `predict` answers for the mean over training seeds, without the noise of one trial."""
+    """A fitted process. `predict` answers for the mean over training seeds, without the noise of one trial.
+
+    `cost` is the negative logarithm of the density of values and hyperparameters, in the unit of the values.
+    """
 
     model: GaussianProcessRegressor
     centre: float
     scale: float
     seed_noise: float
+    cost: float = 0.0
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation at (N, D) points: two (N,) arrays in the unit of the values."""
@@ -73,13 +77,12 @@ def fit(x: Array, y: Array, noise: Array) -> Posterior:
         return value + 0.5 * float(off @ off), gradient + off / priors[:, 1]
 
     start, bounds = priors[:, 0], [np.log(BOUNDS)] * len(priors)
-    theta: Array = minimize(
-        with_priors, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}
-    ).x
+    found = minimize(with_priors, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    theta: Array = found.x
     variance, lengths, seed_noise = np.exp(theta[0]), np.exp(theta[1:-1]), float(np.exp(theta[-1]))
     kernel = ConstantKernel(variance) * Matern(lengths, nu=2.5) + WhiteKernel(seed_noise)
     model = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(x, y)
-    return Posterior(model, centre, scale, seed_noise)
+    return Posterior(model, centre, scale, seed_noise, float(found.fun) + len(y) * float(np.log(scale)))
 
 
 class Loss:

@@ -74,7 +74,8 @@ class SearchOptions(SweepOptions):
     verify_all: bool = False
     """Also verify trials whose PGD accuracy shows that they cannot enter the front."""
     warm_start: Annotated[tuple[Path, ...], Several] = ()
-    """Folders of earlier searches; the sampler learns from their finished trials."""
+    """Folders of earlier searches; the sampler learns from their finished trials. With --sampler auto, those of other
+    images or budgets are a prior, used while it explains what this search sees."""
     eps: Amount | None = None
     """Evaluation budget. Default: 8 pixels. The training budget is --set eps= or --range eps=."""
     step_size: Amount | None = None

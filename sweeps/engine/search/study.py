@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -20,6 +21,7 @@ from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_privat
 from search_spaces.base import Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.observations import END, NOISE, SIGNALS
+from sweeps.engine.search.prior import PRIOR
 from sweeps.engine.search.results import Score, front, score
 from sweeps.engine.search.samplers import distributions, draw, free, make_sampler
 from sweeps.engine.search.spec import TRIAL_SEEDS, Search
@@ -107,7 +109,12 @@ class SearchStudy:
 
     def sources(self) -> set[str]:
         """The sources of the trials that were added from other searches."""
-        return {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
+        added = {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
+        return added | {name.removeprefix(PRIOR) for name in self.study.user_attrs if name.startswith(PRIOR)}
+
+    def expect(self, rows: Sequence[dict[str, Any]], source: str) -> None:
+        """Take trials of another search that is not comparable as the prior of the sampler `auto`."""
+        self.study.set_user_attr(f"{PRIOR}{source}", list(rows))
 
     def add(self, others: Sequence[Score], source: str) -> None:
         """Add finished trials of another search for the sampler to learn from. They have no other effect."""
