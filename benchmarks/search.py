@@ -14,8 +14,8 @@ d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
 surrogate  samplers on problems of known truth: fitted to the recorded trials in --trials (two families) and an analytic
    one, each seen with the noise of training seeds and of a sample of images. It trains nothing. The trials are JSON
    lines, or searches over the space `bat` with full trials, such as those in the --cache of part a.
-replay  successive halving as the search has it on the recorded curves of those trials, each time in another order and
-   with another part of them; hypervolumes are those of the recorded numbers
+replay  successive halving and the bound before verification, as the search has them, on those recorded trials, each
+   time in another order and with another part of them; hypervolumes are those of the recorded numbers
 """
 
 import multiprocessing

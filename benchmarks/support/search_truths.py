@@ -51,6 +51,8 @@ class Recorded:
     curve: tuple[tuple[float, float], ...]
     seconds: tuple[float, ...]
     """Of each epoch, and then of the evaluation."""
+    verifying: float = 0.0
+    """Seconds of the evaluation that the verifying suite took; 0 if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _from_line(line: str) -> Recorded:
     curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in row["curve"])
     return Recorded(
         row["point"], row["clean"], row["pgd"], row["robust"], len(row["clean_bits"]), row["verdict"] == "masked",
-        curve, _durations([epoch["cpu"] for epoch in row["curve"]], row["cpu"]),
+        curve, _durations([epoch["cpu"] for epoch in row["curve"]], row["cpu"]), row.get("verify_cpu", 0.0),
     )  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_what_was_stopped_is_no_finished_trial(killed: Killed) -> None:
     stopped = {name: status for name, status in killed.output.statuses().items() if status.phase == "stopped"}
     halved = {name: status for name, status in stopped.items() if status.bound is None}
     assert halved, "successive halving stopped nothing: the search is too small to test it"
-    for name, status in halved.items():
+    for status in halved.values():
         assert len(status.epochs) < 3
         assert status.reason.startswith(f"successive halving at epoch {len(status.epochs)}")
     for name in stopped:

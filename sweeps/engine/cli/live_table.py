@@ -194,10 +194,8 @@ def _state(status: TrialStatus) -> str:
     notes += ", reused" if status.reused else ""
     if status.result:
         return f"done, {masking_style(status.result['verdict'])}{notes}"
-    if status.bound is not None:
-        return f"off the front{notes}"
     if status.phase == "stopped":
-        return f"stopped at {len(status.epochs)}{notes}"
+        return f"{'off the front' if status.bound is not None else f'stopped at {len(status.epochs)}'}{notes}"
     if status.phase == "training":
         return f"training{f', attempt {status.attempts}' if status.attempts > 1 else ''}{notes}"
     return status.phase

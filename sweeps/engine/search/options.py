@@ -183,7 +183,7 @@ class SearchOptions(SweepOptions):
         )
 
     def _skips_dominated(self) -> bool:
-        """Whether trials that cannot enter the front are left unverified. Optuna's GP learns from finished ones only."""
+        """Whether trials that cannot enter the front stay unverified. Optuna's GP learns from finished ones only."""
         both = set(self.objective.split("+")) == set(DEFAULT_OBJECTIVE.split("+"))
         return both and self.sampler != "gp" and not self.verify_all
 
@@ -227,8 +227,13 @@ def default_halving(objective: str, epochs: int) -> Halving:
     return Halving(grace=max(round(0.3 * epochs), 1), factor=FACTOR)
 
 
-FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds",
-                 "max_seeds": "max_seeds"}
+FINAL_OPTIONS = {
+    "final_epochs": "epochs",
+    "rule": "rule",
+    "register": "registered_name",
+    "seeds": "seeds",
+    "max_seeds": "max_seeds",
+}
 BUDGET_OPTIONS = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
 RESIZABLE = {*BUDGET_OPTIONS, "finalists", *FINAL_OPTIONS}
 

@@ -11,7 +11,7 @@ RULE = (
 
 
 def bounded_md(snapshot: Snapshot) -> list[str]:
-    """The trials with their clean accuracy and what their verified accuracy cannot exceed; empty without such trials."""
+    """The trials with their clean accuracy and the bound of their verified one; empty without such trials."""
     known = [(trial.id, status.bound) for trial, status in snapshot.bounded if status.bound is not None]
     if not known:
         return []

@@ -6,7 +6,15 @@ from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.race import CLEAR, choice_shares
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
-from sweeps.engine.search.text import champion_of, conditions, describe_rule, nothing_to_retrain, seeds_each, settings, suites
+from sweeps.engine.search.text import (
+    champion_of,
+    conditions,
+    describe_rule,
+    nothing_to_retrain,
+    seeds_each,
+    settings,
+    suites,
+)
 
 ONCE = (
     "All choices were made on validation images, which were split from train. Test images were used once, after all"
@@ -87,6 +95,7 @@ def _clearness(snapshot: Snapshot, champion: Finalist) -> str:
     share = choice_shares(snapshot.finalists, final.rule, floor)[champion.origin.id]
     unclear = "" if share >= CLEAR else f": below {CLEAR:.0%}, so the choice is not clear"
     return f" With other seeds it would choose {champion.origin.id} in {share:.0%} of draws{unclear}."
+
 
 def _on_validation(snapshot: Snapshot, finalist: Finalist) -> list[str]:
     members = finalist.members

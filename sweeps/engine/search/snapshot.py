@@ -188,7 +188,8 @@ class Snapshot:
 def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     """How many of the most recently finished trials, in a row, did not increase the hypervolume.
 
-    Trials that cannot enter the front count as finished. The first trial is what others are compared with, so it is never one of them, even if its hypervolume is 0.
+    Trials that cannot enter the front count as finished. The first trial is what others are compared with, so it is
+    never one of them, even if its hypervolume is 0.
     """
     ordered = sorted(snapshot.finished, key=lambda one: one.ended)
     reached = volumes(ordered)

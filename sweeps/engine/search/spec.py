@@ -61,7 +61,6 @@ class Final:
                 f"--register={brief_repr(self.registered_name)} is not a valid model name: remove ' \" / and :"
             )
 
-
     def seeds_for(self, count: int) -> tuple[int, ...]:
         """`count` seeds: those given, then the smallest others."""
         others = (seed for seed in range(count + len(self.seeds)) if seed not in self.seeds)

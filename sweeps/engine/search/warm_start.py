@@ -90,4 +90,3 @@ def _unsearched_fields(search: Search) -> dict[str, object]:
         for name, value in flatten(to_dict(search.base)).items()
         if name not in searched and not (name.startswith("recipe.") and "recipe.name" in search.space.fixed)
     }
-

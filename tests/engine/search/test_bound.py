@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from sweeps.engine.ray_backend.search import SearchScheduler
 from sweeps.engine.search.observations import END, SIGNALS
 from sweeps.engine.search.options import SearchOptions
-from sweeps.engine.search.page import story
 from sweeps.engine.search.pace import Pace
+from sweeps.engine.search.page import story
 from sweeps.engine.search.report import report_md, sentence
 from sweeps.engine.search.results import front
 from sweeps.engine.search.snapshot import Snapshot, flat_for

@@ -35,7 +35,7 @@ def test_a_comparable_search_is_observed_and_another_one_is_a_prior_in_this_ones
     same = read_warm_start(path, search_of(), PIXEL)
     assert (same.difference, same.scale, len(same.trials)) == (None, 1.0, 3)
     mine = search_of(get_space("bat").at(PIXEL / 5), sampler="auto", base=OTHER_IMAGES)
-    with pytest.raises(InputError, match="it fixes|only it has parameter"):
+    with pytest.raises(InputError, match="only it has parameter"):
         read_warm_start(path, mine, PIXEL / 5)
     mine = search_of(replace(SPACE, parameters=tuple(
         replace(one, low=one.low / 5, high=one.high / 5) if one.name == "eps" else one for one in SPACE.parameters
