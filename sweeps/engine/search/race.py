@@ -39,7 +39,11 @@ def choice_shares(finalists: Sequence[Finalist], rule: str, floor: float) -> dic
     if not freedom:
         return shares
     for means in _drawn_means(values, freedom):
-        drawn = [Drawn(at, *(float(value) for value in row)) for at, row in enumerate(means) if row[0] >= floor]
+        drawn = [
+            Drawn(at, clean, robust, per_hour)
+            for at, (clean, robust, per_hour) in enumerate(means.tolist())
+            if clean >= floor
+        ]
         if (chosen := choose(drawn, rule)) is not None:
             shares[known[chosen.at].origin.id] += 1 / DRAWS
     return shares
