@@ -56,8 +56,8 @@ class SearchOptions(SweepOptions):
     objective: str = DEFAULT_OBJECTIVE
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
     robust-at-clean>=X."""
-    sampler: str = "tpe"
-    """Sampler: auto (a Gaussian process that knows its noise), tpe, gp or random."""
+    sampler: str = "auto"
+    """Sampler: auto (a Gaussian process that knows its noise), tpe, gp (Optuna's) or random."""
     seed: int = 0
     """Seed of the sampler and of the trials."""
     num_trials: int = 40
