@@ -81,9 +81,9 @@ class Options:
     trials: Path | None = None
     """Part surrogate: folder of recorded trials."""
     problems: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gp", "forest", "analytic")
-    """Part surrogate: the problems, gp, forest and analytic."""
+    """Part surrogate: the problems, gp, forest, analytic and budget (gp at a smaller evaluation budget)."""
     contenders: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("random", "tpe", "auto")
-    """Part surrogate: the samplers to compare with random."""
+    """Part surrogate: the samplers to compare with random. auto+NAME starts from a search on problem NAME."""
     searches: int = 50
     """Part surrogate: searches of each contender."""
     counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (10, 20, 40, 80)
@@ -183,7 +183,9 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
         searches=options.searches,
         trials=options.counts,
         workers=options.workers,
-        kept=KeptRuns(options.cache / "surrogate.jsonl", fingerprint(trials)),
+        kept=KeptRuns(
+            options.cache / "surrogate.jsonl", fingerprint(trials), lambda name: problem(name, trials, options.val_size)
+        ),
         keep=keep,
     )
 
