@@ -127,7 +127,7 @@ def test_another_process_sends_the_epochs_that_the_first_did_not(sweep, proxy: P
     (home / RECORD).write_bytes(whole)
     proxy.calls.clear()
     SweepSync(*sweep, uri=proxy.uri).sync()
-    names = ("train_loss", "val_clean_acc")
+    names = ("train/loss", "val/clean_acc")
     trials = [batch for batch in batches(proxy) if batch.get("metrics")]
     assert {metric["step"] for batch in trials for metric in batch["metrics"] if metric["key"] in names} == {2}
 

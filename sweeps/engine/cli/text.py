@@ -44,6 +44,11 @@ def with_interval(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
+def budget(value: float, pixel: float) -> str:
+    """An amount in [0, 1] as text, such as 40/255 (8 px)."""
+    return f"{255 * value:.4g}/255 ({value / pixel:.3g} px)"
+
+
 def span(hours: float) -> str:
     """A duration in hours, minutes or seconds, whichever fits."""
     if hours >= 1:

@@ -12,10 +12,12 @@ from rich.table import Table as RichTable
 
 import bat_core
 from bat_core.errors import InputError
+from bat_core.masking.flags import status_in_words
 from bat_core.paths import below, chosen, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES
+from sweeps.engine.cli.redact import redacted_uri
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
 from sweeps.engine.evaluation.attack import SPEC as EVALUATION
 from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
@@ -23,6 +25,8 @@ from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import SPEC as SWEEP
+from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit
+from sweeps.engine.tracking.location import prepare
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
 MORE = ("recipe", "trained at", "seed", "training", "folder")
@@ -70,21 +74,26 @@ class Entry:
 
 
 def run_leaderboard(
-    folders: Sequence[Path], *, dataset: str | None = None, csv_file: Path | None = None, html_file: Path | None = None
+    sources: Sequence[str], *, dataset: str | None = None, csv_file: Path | None = None, html_file: Path | None = None
 ) -> int:
-    """Show the models in `folders`, and write them to files.
+    """Show the models of sweeps and evaluations, and write them to files.
 
+    Args:
+        sources: folders, and URIs of tracking servers or databases.
     Returns:
         The exit code: 0.
     Raises:
-        InputError: a folder has no sweep or evaluation, or no model is finished.
+        InputError: a folder has no sweep or evaluation, a server does not answer, or no model is finished.
     """
-    if not folders:
+    if not sources:
         raise InputError("no folder is given: name the folders of sweeps or evaluations, or one that has them")
-    entries = [one for one in collect(folders) if dataset in (None, one.dataset)]
+    tracked = [source for source in sources if "://" in source]
+    found = collect([Path(source) for source in sources if source not in tracked])
+    found += [one for uri in tracked for one in _tracked(uri)]
+    entries = [one for one in found if dataset in (None, one.dataset)]
     if not entries:
         on = f" on {dataset!r}" if dataset else ""
-        raise InputError(f"no finished model{on} in {', '.join(map(str, folders))}")
+        raise InputError(f"no finished model{on} in {', '.join(map(redacted_uri, sources))}")
     entries = sorted(entries, key=_rank)
     show(Console(), entries)
     for path, text in ((csv_file, as_csv), (html_file, as_page)):
@@ -112,6 +121,24 @@ def collect(folders: Sequence[Path]) -> list[Entry]:
     return [one for path in found for one in (_sweep(path) if (path / SWEEP).exists() else _evaluation(path))]
 
 
+def _tracked(uri: str) -> list[Entry]:
+    """The finished models that a tracking server knows, by experiment."""
+    prepare(uri)
+    found: list[Entry] = []
+
+    def ask() -> None:
+        from sweeps.engine.tracking.finished import finished_runs
+
+        quiet_mlflow()
+        for run in finished_runs(uri):
+            known = {field.name: getattr(run, field.name) for field in fields(run) if field.name != "experiment"}
+            found.append(Entry(folder=run.experiment, **known))
+
+    if trouble := failure_of(ask, patience=time_limit(0)):
+        raise InputError(f"MLflow at {redacted_uri(uri)} cannot be read: {trouble}")
+    return found
+
+
 def _sweep(path: Path) -> Iterator[Entry]:
     folder = SweepFolder(path)
     sweep = folder.load()
@@ -130,7 +157,7 @@ def _sweep(path: Path) -> Iterator[Entry]:
             robust_acc=result["robust_acc"],
             n=result["robust_n"],
             suite=result["suite"],
-            verdict=result["verdict"],
+            verdict=status_in_words(result["verdict"], result["robust_acc"]),
             recipe=config.recipe.name,
             train_eps_pixels=sweep.budget_in_pixels(trial),
             seed=config.seed,
@@ -157,7 +184,7 @@ def _evaluation(path: Path) -> Iterator[Entry]:
             robust_acc=one.robust_acc,
             n=one.n,
             suite=one.suite,
-            verdict=one.verdict,
+            verdict=status_in_words(one.verdict, one.robust_acc),
         )
 
 

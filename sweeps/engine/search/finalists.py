@@ -24,7 +24,7 @@ from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.search.text import conditions, nothing_to_retrain, seeds_each
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.tracking.background import describe_error
+from sweeps.engine.tracking.background import describe_error, quiet_mlflow
 
 ROLE = "finalist"
 VAL_SUITE, TEST_SUITE = "quick", "standard"  # on validation images, to choose; on test images, to report
@@ -256,10 +256,27 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         f" (n = {tested.n}), {tested.masking_status}."
     )
     try:
-        from sweeps.engine.tracking.registry import register_champion
+        from sweeps.engine.tracking.registry import Merit, register_champion
 
+        quiet_mlflow()
+        attack = champion.trial.config.attack
+        merit = Merit(
+            dataset=champion.trial.config.data.name,
+            eps=attack.eps,
+            pixels=round(attack.eps / session.sweep.pixel, 6),
+            robust_acc=tested.robust_acc,
+            clean_acc=tested.clean_acc,
+            n=tested.n,
+            suite=tested.suite,
+            verdict=tested.masking_status,
+        )
         version = register_champion(
-            session.sweep, champion.id, name=final.registered_name, description=description, uri=session.tracker.uri
+            session.sweep,
+            champion.id,
+            merit,
+            name=final.registered_name,
+            description=description,
+            uri=session.tracker.uri,
         )
     except Exception as error:
         session.console.print(

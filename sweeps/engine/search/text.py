@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from bat_core.few_classes import classes_in
 from bat_core.suites import Suite, evaluation_suite
 from search_spaces.base import Parameter, Point, Value, show_value
-from sweeps.engine.cli.text import count_of, percent, with_interval
+from sweeps.engine.cli.text import budget, count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
@@ -34,15 +34,10 @@ def is_amount(parameter: Parameter) -> bool:
     return parameter.field_path.endswith(AMOUNTS)
 
 
-def amount(value: float, pixel: float) -> str:
-    """An amount in [0, 1] as text, such as 40/255 (8 px)."""
-    return f"{255 * value:.4g}/255 ({value / pixel:.3g} px)"
-
-
 def value_of(parameter: Parameter, value: Value, pixel: float) -> str:
     """A parameter's value as text."""
     if is_amount(parameter):
-        return amount(float(value), pixel)
+        return budget(float(value), pixel)
     return f"{value:.3g}" if isinstance(value, float) else show_value(value)
 
 

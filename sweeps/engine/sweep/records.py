@@ -41,7 +41,10 @@ REQUIRED_FIELDS: dict[str, dict[str, type]] = {  # the fields and types that eac
     "reused": {"sweep": str, "trial": str},
 }
 # Numeric fields of epochs and results. They must be finite.
-NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
+NUMBERS = (
+    *("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc"),
+    *("seconds", "cpu_percent", "memory_mb", "gpu_memory_mb"),
+)
 TEXTS = ("suite", "verdict", "split", "hash", "reason", "sweep", "trial")
 TABLES = ("passed_over", "versions")  # fields that are objects whose values are texts
 RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n", "robust_bound")

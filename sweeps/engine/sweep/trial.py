@@ -25,7 +25,9 @@ from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
+from sweeps.engine.sweep.trial_gallery import save_gallery
 from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
+from sweeps.engine.sweep.usage import UsageMeter
 
 BOUNDED_ROLE = "search"  # of trials that may be stopped before they are verified
 BATCHES_BETWEEN_CHECKS = 16  # with several workers, which must pause at the same batch: each check synchronizes them
@@ -97,12 +99,12 @@ def trial_epochs(
         sync.begin(workers)
         if read_status(folder).phase == "finished":
             return
-        writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
+        writer = _Writer(trial.config, dataset, folder, runtime) if workers.rank == 0 else None
         try:
             resume_point = find_resume_point(below(folder, CHECKPOINTS), trial.config, runtime.device)
             state = resume_point.load(dataset, runtime.device)
             if writer:
-                writer.start(runtime.device, state, resume_point.passed_over)
+                writer.start(state, resume_point.passed_over)
             run = _TrialRun(trial.config, dataset, folder, runtime, writer)
             state = yield from run.train(state)
             yield from run.evaluate(state, bounded=trial.role == BOUNDED_ROLE)
@@ -205,14 +207,15 @@ def _shard(folder: Rooted, name: str, rank: int, size: int) -> Rooted:
 class _Writer:
     """Writes a trial's record, checkpoints, verdicts and model."""
 
-    def __init__(
-        self, config: TrialConfig, dataset: Dataset, folder: Rooted, workers: Workers, sync: TrialSync
-    ) -> None:
-        self.config, self.dataset, self.folder, self.workers, self.sync = config, dataset, folder, workers, sync
-        self.record = Record(folder, sync.push_record)
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Rooted, runtime: TrialRuntime) -> None:
+        self.config, self.dataset, self.folder, self.runtime = config, dataset, folder, runtime
+        self.workers, self.sync = runtime.workers, runtime.sync
+        self.record = Record(folder, self.sync.push_record)
+        self.meter = UsageMeter(runtime.device)
 
-    def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
+    def start(self, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
         """Record the start of an attempt, and an epoch that has a checkpoint but no record line."""
+        device = self.runtime.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(
             "start",
@@ -235,7 +238,8 @@ class _Writer:
         """Save the checkpoint, then record the epoch: a recorded epoch never runs again."""
         if keep:
             self.save(state)
-        self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
+        extra = {"collapsed": True} if collapsed else {}
+        self.record.append("epoch", **state.metrics, **self.meter.read(), **extra)
 
     def pause(self, state: TrainState) -> None:
         """Save the state between two batches."""
@@ -272,6 +276,8 @@ class _Writer:
         retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
         )
+        with contextlib.suppress(OSError):  # a picture that cannot be written costs nobody a trial
+            save_gallery(self.folder, self._evaluator(state), self.config, self.dataset, curves)
         self.sync.push_results()
         self.record.append(
             "finished",
@@ -291,6 +297,11 @@ class _Writer:
             remove(below(self.folder, SHARDS))
             remove(below(self.folder, CHECKPOINTS))
             self.sync.clean_up()
+
+    def _evaluator(self, state: TrainState) -> Evaluator:
+        runtime = self.runtime
+        heartbeat = runtime.control.heartbeat
+        return Evaluator(state.model, seed=self.config.seed, cycles=runtime.cycles, heartbeat=heartbeat)
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]

@@ -24,5 +24,5 @@ def test_a_sweep_read_back_from_its_folder_has_the_settings_that_it_had(make_tri
     (experiment,) = (one for one in client.search_experiments() if one.name.startswith("again"))
     (run,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'trades'")
     params = run.data.params
-    assert (params["recipe.params.num_steps"], params["recipe.params.weight"]) == ("2", "6")
-    assert params["recipe.params.eps"] == str(40 / 255)
+    assert (params["recipe.num_steps"], params["recipe.weight"]) == ("2", "6")
+    assert params["budget"] == "40/255 (8 px)"
