@@ -20,8 +20,8 @@ def find() -> str:
     return found
 
 
-def shown(url: str, home: Path, *, picture: Path | None = None) -> str:
-    """The text of a page, in its order, without tags. `picture` gets a screenshot.
+def content(url: str, home: Path) -> str:
+    """A page's HTML as its scripts leave it.
 
     Args:
         home: a folder for the browser's own files.
@@ -30,8 +30,12 @@ def shown(url: str, home: Path, *, picture: Path | None = None) -> str:
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
         *(f"--user-data-dir={home}", f"--virtual-time-budget={SCRIPTS}", "--window-size=1600,1400"),
     ]
-    wanted = ["--dump-dom"] if picture is None else [f"--screenshot={picture}"]
-    done = subprocess.run([find(), *flags, *wanted, url], capture_output=True, text=True, timeout=180, check=True)
-    without = re.sub(r"(?s)<(script|style)\b.*?</\1>", " ", done.stdout)
+    command = [find(), *flags, "--dump-dom", url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
+
+
+def words(page: str) -> str:
+    """The text of a page's HTML, in its order, without tags; pictures are shown as [picture ADDRESS]."""
+    without = re.sub(r"(?s)<(script|style)\b.*?</\1>", " ", page)
     pictures = re.sub(r'<img\b[^>]*\bsrc="([^"]*)"[^>]*>', r" [picture \1] ", without)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", pictures)).split())

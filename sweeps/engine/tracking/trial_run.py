@@ -162,7 +162,10 @@ class TrialRun:
             facts = ModelFacts(
                 name=self.trial.id,
                 params=self._params,
-                tags={name: text for name, text in self._tags(run).items() if name in OF_MODEL},
+                tags={
+                    **{name: text for name, text in self._tags(run).items() if name in OF_MODEL},
+                    NOTE_TAG: trial_note(self.runs.sweep, self.trial, self.status),
+                },
                 version=self.runs.sweep.version,
             )
             run.model = log_model(self.client, run.run, self.folder / MODEL, facts, uri=self.runs.uri)

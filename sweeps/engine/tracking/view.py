@@ -8,6 +8,7 @@ import json
 from sweeps.engine.tracking.names import clean_metric, robust_metric
 
 KEY = "leaderboard"
+WIDTHS = {"tags.`bat.verdict`": 140, "params.`budget`": 130, "tags.`bat.suite`": 240}  # in pixels of the screen
 VIEW_TAG = f"mlflow.sharedViewState.{KEY}"
 
 
@@ -25,7 +26,7 @@ def leaderboard_view(split: str) -> str:
     state = {
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {},
+        "columnWidths": WIDTHS,
         "orderByKey": robust,
         "orderByAsc": False,
         "searchFilter": "",
