@@ -13,7 +13,7 @@ def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
     """Attack models and report the per-example worst case with its interval, and check for gradient masking.
 
     MODEL is the folder of a model, checkpoint, trial or sweep (all of its trials), an MLflow URI
-    (models:/..., runs:/.../model), or package.module:factory, a function that returns a torch module. The
+    (models:/..., runs:/...), or package.module:factory, a function that returns a torch module. The
     module takes images in [0, 1] and returns logits.
 
     Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), quick

@@ -12,7 +12,7 @@ def main(*models: str, options: TransferOptions = TransferOptions()) -> int:
     """Craft adversarial images on each model and evaluate them on all: the transfer matrix, and its red flags.
 
     MODEL is the folder of a model, checkpoint, trial or sweep (all of its trials), an MLflow URI
-    (models:/..., runs:/.../model), or package.module:factory, a function that returns a torch module. The
+    (models:/..., runs:/...), or package.module:factory, a function that returns a torch module. The
     module takes images in [0, 1] and returns logits. Name at least two models.
 
     Attacks: FGSM without random start, and CE20, PGD with 20 steps from a random start. The diagonal is

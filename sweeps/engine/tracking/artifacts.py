@@ -1,5 +1,6 @@
 """Downloads models from MLflow."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,17 @@ from bat_core.errors import InputError, check_file_name
 from bat_core.paths import Rooted, below, chosen, make_folder, remove, remove_empty
 from sweeps.engine.cli.redact import redacted
 from sweeps.engine.tracking.models import LOADER
+from sweeps.engine.tracking.runs import MODEL_TAG
 
 MAX_FILES = 1000
+OF_A_RUN = re.compile(r"runs:/(\w+)(/model)?/?")  # the model of a run, whatever its name
 
 
 def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
     """Download a model that a sweep logged to MLflow.
 
-    Only models logged by this project are accepted, from safetensors: others could run code when loaded.
+    Only models logged by this project are accepted, from safetensors: others could run code when loaded. The model of
+    a run is `runs:/<run>` or `runs:/<run>/model`; its own name in MLflow is that of the trial.
 
     Returns:
         The model's folder, and the id and name of the run that logged it.
@@ -30,8 +34,9 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
     """
     with _place_for(uri, folder) as own:
         try:
-            _check_names(uri, own)
-            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own)))
+            at = _logged_model(uri)
+            _check_names(at, own)
+            place = Path(mlflow.artifacts.download_artifacts(artifact_uri=at, dst_path=str(own)))
             described = Model.load(str(place))
             run = MlflowClient().get_run(described.run_id) if described.run_id else None
         except InputError:
@@ -51,6 +56,13 @@ def download_model(uri: str, folder: Path) -> tuple[Path, str, str]:
             check_file_name(f"model {uri!r}: the folder {data!r} in its MLmodel", part)
         found = below(own, (place / data).relative_to(own).as_posix())
     return found, run.info.run_id, run.info.run_name
+
+
+def _logged_model(uri: str) -> str:
+    """The URI of a run's logged model; any other URI as it is."""
+    if (match := OF_A_RUN.fullmatch(uri)) is None:
+        return uri
+    return str(MlflowClient().get_run(match[1]).data.tags.get(MODEL_TAG, uri))
 
 
 def _check_names(uri: str, folder: Path) -> None:
