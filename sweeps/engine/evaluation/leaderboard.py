@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 import bat_core
 from bat_core.errors import InputError
+from bat_core.norms import LINF, Norm, Unit
 from bat_core.paths import below, chosen, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
@@ -52,6 +53,7 @@ class Entry:
     train_eps_pixels: float | None = None
     seed: int | None = None
     hours: float | None = None
+    norm: Norm = LINF
 
     @property
     def verified(self) -> bool:
@@ -64,9 +66,14 @@ class Entry:
         return wilson(round(self.robust_acc * self.n), self.n)
 
     @property
+    def unit(self) -> Unit:
+        """How its budgets are written."""
+        return Unit(self.eps / self.eps_pixels, self.norm)
+
+    @property
     def group(self) -> str:
         """What it can be compared within."""
-        return f"{self.dataset}, {self.split} images, L-inf {255 * self.eps:.4g}/255 ({self.eps_pixels:g} px)"
+        return f"{self.dataset}, {self.split} images, {self.unit.budget(self.eps)}"
 
 
 def run_leaderboard(
@@ -124,6 +131,7 @@ def _sweep(path: Path) -> Iterator[Entry]:
             split=str(result.get("split", "test")),
             eps=config.attack.eps,
             eps_pixels=round(config.attack.eps / sweep.pixel, 6),
+            norm=sweep.norm,
             model=trial.id,
             folder=path.name,
             clean_acc=result["clean_acc"],
@@ -151,6 +159,7 @@ def _evaluation(path: Path) -> Iterator[Entry]:
             split=evaluation.split,
             eps=evaluation.eps,
             eps_pixels=evaluation.eps_in_pixels,
+            norm=evaluation.norm,
             model=model.source.name,
             folder=path.name,
             clean_acc=one.clean_acc,
@@ -239,8 +248,9 @@ def as_page(entries: Sequence[Entry]) -> str:
 def _row(one: Entry) -> list[Cell | str]:
     robust = robust_cells(one.robust_acc, one.interval, verified=one.verified)
     clean, checks = Cell(percent(one.clean_acc), one.clean_acc), Cell(one.verdict, look=one.verdict)
-    pixels = Cell("-") if one.train_eps_pixels is None else Cell(f"{one.train_eps_pixels:.3g} px", one.train_eps_pixels)
+    count, unit = one.train_eps_pixels, one.unit
+    budget = Cell("-") if count is None else Cell(unit.amount(count * unit.size, 3), count)
     seed = Cell("-") if one.seed is None else Cell(str(one.seed), one.seed)
     hours = Cell("-") if one.hours is None else Cell(span(one.hours), one.hours)
     row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
-    return [*row, Cell(str(one.n), one.n), one.recipe or "-", pixels, seed, hours, one.folder]
+    return [*row, Cell(str(one.n), one.n), one.recipe or "-", budget, seed, hours, one.folder]

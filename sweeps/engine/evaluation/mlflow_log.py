@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bat_core.norms import LINF, TITLES
 from sweeps.engine.cli.text import percent
 from sweeps.engine.evaluation.attack import SUMMARY, Evaluation
 from sweeps.engine.evaluation.spec import ModelRecord
@@ -32,6 +33,7 @@ def log_evaluation(
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
     suite, classes = evaluation.name.replace("+", "."), evaluation.own_suite().classes
     suite += f"-for-{classes}-classes" if classes else ""
+    suite += "" if evaluation.norm == LINF else f"-{evaluation.norm}"
     numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
     low, high = summary["robust_acc_interval"]
     numbers |= {"robust_acc_low": low, "robust_acc_high": high, "n": summary["n"]}
@@ -46,8 +48,9 @@ def log_evaluation(
 def headline(summary: Mapping[str, Any]) -> str:
     """A model's robust accuracy in one line, with its suite."""
     low, high = summary["robust_acc_interval"]
+    norm = f"{TITLES[summary['norm']]} " if "norm" in summary else ""
     return (
-        f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at eps"
+        f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at {norm}eps"
         f" {summary['eps']:.4f}, n = {summary['n']}, {summary['verdict']}"
     )
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bat_core.norms import LINF, TITLES
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
 from sweeps.engine.cli.text import percent, percent_range
@@ -55,9 +56,11 @@ def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list
 
 def settings(evaluation: Evaluation) -> str:
     """The settings that all numbers of an evaluation share."""
-    pixels = f"{evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255"
+    amount = f"{evaluation.eps:.5g}"
+    if evaluation.norm == LINF:
+        amount += f" ({evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255)"
     return (
-        f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, L-inf eps = {evaluation.eps:.5g} ({pixels}),"
+        f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, {TITLES[evaluation.norm]} eps = {amount},"
         f" seed {evaluation.seed}, 95 % Wilson intervals; on: all images, or the"
         " remaining ones, which are still correct after the attacks above"
     )
@@ -86,7 +89,7 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
             percent(line["acc"]),
             percent_range(*line["interval"]),
             _steps(line),
-            "" if line["step_size"] is None else f"{line['step_size'] / evaluation.pixel:g} px",
+            "" if line["step_size"] is None else evaluation.unit.amount(line["step_size"]),
             str(line["restarts"]),
             "all" if line["alone"] else "remaining",
         ]
@@ -110,10 +113,12 @@ def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     """One line per model and attack, and one for the worst case. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"])
+    norm = [] if evaluation.norm == LINF else [evaluation.norm]
+    head = ["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"]
+    writer.writerow([*head, *(["norm"] if norm else [])])
     for one in summaries:
         shared = [one["model"], evaluation.dataset, one["n"], evaluation.eps, evaluation.seed]
-        said = [one["suite"], one["verdict"]]
+        said = [one["suite"], one["verdict"], *norm]
         lines = [("clean", one["clean_acc"], one["clean_acc_interval"])]
         lines += [(line["name"], line["acc"], line["interval"]) for line in one["attacks"]]
         lines += [("worst case", one["robust_acc"], one["robust_acc_interval"])]
