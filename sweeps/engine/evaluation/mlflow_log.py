@@ -6,12 +6,13 @@ Logging is idempotent: runs are found by their tags, and metrics carry the start
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bat_core.norms import LINF, TITLES
 from sweeps.engine.cli.text import percent
 from sweeps.engine.evaluation.attack import SUMMARY, Evaluation
-from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 from sweeps.engine.sweep.records import VERDICTS
 from sweeps.engine.tracking.runs import EVALUATED_TAG, FLAGS_TAG, VERDICT_TAG, Runs, milliseconds
 
@@ -29,7 +30,7 @@ def log_evaluation(
         MlflowException: the server rejected the data; resume the evaluation to try again.
     """
     runs = Runs(uri)
-    run_id = _run_id(runs, evaluation, model)
+    run_id = run_of(runs, evaluation, model)
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
     suite, classes = evaluation.name.replace("+", "."), evaluation.own_suite().classes
     suite += f"-for-{classes}-classes" if classes else ""
@@ -55,7 +56,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _run_id(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> str:
+def run_of(runs: Runs, evaluation: EvaluationSpec, model: ModelRecord) -> str:
     """The run that trained the model, if MLflow has it; otherwise a run of this evaluation."""
     source = model.source
     if source.run_id:
@@ -66,3 +67,24 @@ def _run_id(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> str:
         identity = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name}
         found = runs.find_or_make(EXPERIMENT, source.name, identity, evaluation.command)
     return str(found.info.run_id)
+
+
+def log_corruptions(
+    spec: EvaluationSpec, folder: Path, model: ModelRecord, summary: Mapping[str, Any], *, uri: str
+) -> None:
+    """Log one model's accuracy under corruptions to its run: the mean, and each corruption's.
+
+    Raises:
+        MlflowException: the server rejected the data; resume the evaluation to try again.
+    """
+    runs = Runs(uri)
+    run_id = run_of(runs, spec, model)
+    at = milliseconds(datetime.datetime.fromisoformat(spec.created).timestamp())
+    low, high = summary["corrupted_acc_interval"]
+    numbers = {name: summary[name] for name in ("clean_acc", "corrupted_acc", "n", "mce") if summary[name] is not None}
+    numbers |= {"corrupted_acc_low": low, "corrupted_acc_high": high}
+    numbers |= {name: fmean(shares) for name, shares in summary["by_corruption"].items()}
+    runs.log_metrics(run_id, {f"corruptions/{name}": value for name, value in numbers.items()}, at=at)
+    said = f"{percent(summary['corrupted_acc'])} [{percent(low)}, {percent(high)}], {summary['images']}"
+    runs.set_tags(run_id, {"bat.corruptions": f"{said}, n = {summary['n']}"})
+    runs.log_files(run_id, (folder / SUMMARY,), "corruptions")
