@@ -20,6 +20,9 @@ class LeaderboardOptions(Options):
 
     dataset: str | None = None
     """Only models that were evaluated on this data set."""
+    robustbench: int = 0
+    """Show this many of RobustBench's published entries beside them, best first, where data set and budget are the
+    same; and what differs in protocol."""
     csv: Path | None = None
     """Write all models to this CSV file."""
     html: Path | None = None
@@ -35,7 +38,13 @@ def main(*folders: Path, options: LeaderboardOptions = LeaderboardOptions()) -> 
     """
     from sweeps.engine.evaluation.leaderboard import run_leaderboard
 
-    return run_leaderboard(folders, dataset=options.dataset, csv_file=options.csv, html_file=options.html)
+    return run_leaderboard(
+        folders,
+        dataset=options.dataset,
+        csv_file=options.csv,
+        html_file=options.html,
+        robustbench=options.robustbench,
+    )
 
 
 if __name__ == "__main__":

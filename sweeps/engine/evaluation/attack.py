@@ -28,6 +28,7 @@ from bat_core.paths import Rooted, atomic_file, below, check_regular, make_folde
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
+from sweeps.engine.evaluation.published import comparison, find_published
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
 
 NOUN, SPEC = "evaluation", "evaluation.json"
@@ -218,6 +219,10 @@ def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, fo
         "evaluation": evaluation.id,
         "version": evaluation.version,
     }
+    theirs = find_published(model.source.factory, evaluation.dataset, evaluation.norm, evaluation.eps)
+    if theirs is not None and evaluation.split == "test":
+        said = comparison(theirs, robust_acc=verdicts.robust_acc, n=len(verdicts), suite=str(summary["suite"]))
+        summary |= {"published_acc": theirs.robust_acc, "published": said}
     write_atomically(below(folder, SUMMARY), json.dumps(summary, indent=1))
     return summary
 

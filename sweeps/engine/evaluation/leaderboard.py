@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
@@ -12,21 +12,14 @@ from rich.table import Table as RichTable
 
 import bat_core
 from bat_core.errors import InputError
-from bat_core.norms import LINF, Norm, Unit
-from bat_core.paths import below, chosen, write_atomically
-from bat_core.stats import wilson
-from bat_core.suites import is_verified
+from bat_core.paths import chosen, write_atomically
 from sweeps.engine.cli.live_table import MASKING_STYLES
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
-from sweeps.engine.evaluation.attack import SPEC as EVALUATION
-from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
-from sweeps.engine.evaluation.summaries import read_summary
+from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, protocol
 from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
-from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.spec import SPEC as SWEEP
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
-MORE = ("recipe", "trained at", "seed", "training", "folder")
+MORE = ("recipe", "trained at", "seed", "training", "network", "training data", "folder")
 NOTE = (
     "Robust: correct against every attack of the suite, with a 95 % Wilson interval over images. Verified: a verifying"
     " suite is among the attacks. Stronger attacks can only lower a number that is not verified. Models whose suites"
@@ -34,53 +27,18 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A finished model. Accuracies and budgets are in [0, 1]; `hours` and what a recipe has are None if unknown."""
-
-    dataset: str
-    split: str
-    eps: float
-    eps_pixels: float
-    model: str
-    folder: str
-    clean_acc: float
-    robust_acc: float
-    n: int
-    suite: str
-    verdict: str
-    recipe: str | None = None
-    train_eps_pixels: float | None = None
-    seed: int | None = None
-    hours: float | None = None
-    norm: Norm = LINF
-
-    @property
-    def verified(self) -> bool:
-        """Whether a verifying suite stands behind its robust accuracy."""
-        return is_verified(self.suite)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The robust accuracy's 95 % Wilson interval."""
-        return wilson(round(self.robust_acc * self.n), self.n)
-
-    @property
-    def unit(self) -> Unit:
-        """How its budgets are written."""
-        return Unit(self.eps / self.eps_pixels, self.norm)
-
-    @property
-    def group(self) -> str:
-        """What it can be compared within."""
-        return f"{self.dataset}, {self.split} images, {self.unit.budget(self.eps)}"
-
-
 def run_leaderboard(
-    folders: Sequence[Path], *, dataset: str | None = None, csv_file: Path | None = None, html_file: Path | None = None
+    folders: Sequence[Path],
+    *,
+    dataset: str | None = None,
+    csv_file: Path | None = None,
+    html_file: Path | None = None,
+    robustbench: int = 0,
 ) -> int:
     """Show the models in `folders`, and write them to files.
 
+    Args:
+        robustbench: how many of RobustBench's published entries to show beside them, per data set and budget.
     Returns:
         The exit code: 0.
     Raises:
@@ -92,7 +50,7 @@ def run_leaderboard(
     if not entries:
         on = f" on {dataset!r}" if dataset else ""
         raise InputError(f"no finished model{on} in {', '.join(map(str, folders))}")
-    entries = sorted(entries, key=_rank)
+    entries = sorted([*entries, *beside(entries, robustbench)], key=_rank)
     show(Console(), entries)
     for path, text in ((csv_file, as_csv), (html_file, as_page)):
         if path is not None:
@@ -101,73 +59,6 @@ def run_leaderboard(
             except OSError as error:
                 raise InputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return 0
-
-
-def collect(folders: Sequence[Path]) -> list[Entry]:
-    """The finished models of every sweep and evaluation in `folders`, each folder once.
-
-    Raises:
-        InputError: a folder has neither, or one of its files is damaged.
-    """
-    found: dict[Path, None] = {}
-    for folder in folders:
-        here = [folder.resolve(), *sorted(one for one in folder.resolve().glob("*/") if not one.is_symlink())]
-        known = [one for one in here if (one / SWEEP).exists() or (one / EVALUATION).exists()]
-        if not known:
-            raise InputError(f"{str(folder)!r} has no sweep or evaluation: name their folders, or the one above them")
-        found |= dict.fromkeys(known)
-    return [one for path in found for one in (_sweep(path) if (path / SWEEP).exists() else _evaluation(path))]
-
-
-def _sweep(path: Path) -> Iterator[Entry]:
-    folder = SweepFolder(path)
-    sweep = folder.load()
-    for trial, status in folder.statuses(sweep):
-        if (result := status.result) is None:
-            continue
-        config = trial.config
-        yield Entry(
-            dataset=config.data.name,
-            split=str(result.get("split", "test")),
-            eps=config.attack.eps,
-            eps_pixels=round(config.attack.eps / sweep.pixel, 6),
-            norm=sweep.norm,
-            model=trial.id,
-            folder=path.name,
-            clean_acc=result["clean_acc"],
-            robust_acc=result["robust_acc"],
-            n=result["robust_n"],
-            suite=result["suite"],
-            verdict=result["verdict"],
-            recipe=config.recipe.name,
-            train_eps_pixels=sweep.budget_in_pixels(trial),
-            seed=config.seed,
-            hours=status.training_hours(sweep.resources.num_workers),
-        )
-
-
-def _evaluation(path: Path) -> Iterator[Entry]:
-    folder = EvaluationFolder(path)
-    evaluation = folder.load()
-    for model in evaluation.models:
-        place = below(folder.model(model), SUMMARY)
-        if not place.exists():
-            continue
-        one = read_summary(place)
-        yield Entry(
-            dataset=evaluation.dataset,
-            split=evaluation.split,
-            eps=evaluation.eps,
-            eps_pixels=evaluation.eps_in_pixels,
-            norm=evaluation.norm,
-            model=model.source.name,
-            folder=path.name,
-            clean_acc=one.clean_acc,
-            robust_acc=one.robust_acc,
-            n=one.n,
-            suite=one.suite,
-            verdict=one.verdict,
-        )
 
 
 def _rank(one: Entry) -> tuple[str, bool, float, float]:
@@ -199,6 +90,8 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
             others = "" if one.verified else f"{UNVERIFIED_MARK}{number}"
             table.add_row(name, percent(one.clean_acc), verified, others, checks, escape(f"{one.suite}, {one.n}"))
         console.print(table)
+        for line in protocol(members):
+            console.print(line, highlight=False, markup=False)
     console.print(f"{UNVERIFIED_MARK}: not verified. {NOTE}", highlight=False, markup=False)
 
 
@@ -224,20 +117,26 @@ def _plain(value: object) -> object:
 def as_page(entries: Sequence[Entry]) -> str:
     """All groups as one self-contained page."""
     groups = _groups(entries)
-    best = next((one for one in entries if one.verified), entries[0])
+    mine = [one for one in entries if not one.published]
+    best = next((one for one in mine if one.verified), mine[0])
     word = "verified" if best.verified else "not verified"
     sections: list[Section] = [
-        Table(heading=group, columns=[*COLUMNS, *MORE], rows=[_row(one) for one in members], note=NOTE)
+        Table(
+            heading=group,
+            columns=[*COLUMNS, *MORE],
+            rows=[_row(one) for one in members],
+            note=" ".join([NOTE, *protocol(members)]),
+        )
         for group, members in groups.items()
     ]
     return render(
         Page(
-            title=f"Leaderboard: {counted(len(entries), 'model')}",
+            title=f"Leaderboard: {counted(len(mine), 'model')}",
             question="Which of these models is the most robust, by data set and budget?",
             answer=(
                 f"On {best.group}, {best.model} of {best.folder} is first: {percent(best.robust_acc)} robust ({word},"
                 f" {percent_range(*best.interval)}), {percent(best.clean_acc)} clean."
-                f" {sum(one.verified for one in entries)} of {counted(len(entries), 'model')} are verified."
+                f" {sum(one.verified for one in mine)} of {counted(len(mine), 'model')} are verified."
             ),
             sections=sections,
             version=f"bat-sweeps {bat_core.__version__}",
@@ -253,4 +152,14 @@ def _row(one: Entry) -> list[Cell | str]:
     seed = Cell("-") if one.seed is None else Cell(str(one.seed), one.seed)
     hours = Cell("-") if one.hours is None else Cell(span(one.hours), one.hours)
     row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
-    return [*row, Cell(str(one.n), one.n), one.recipe or "-", budget, seed, hours, one.folder]
+    return [
+        *row,
+        Cell(str(one.n), one.n),
+        one.recipe or "-",
+        budget,
+        seed,
+        hours,
+        one.architecture or "-",
+        one.training_data or "-",
+        one.folder,
+    ]

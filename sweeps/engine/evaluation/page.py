@@ -127,6 +127,7 @@ def _flags(ranked: Sequence[Summary]) -> Table:
             verdict = Cell(str(flag["verdict"]), look=str(flag["verdict"]))
             rows.append([str(one["model"]), verdict, str(flag["name"]), f"{flag['says']}; {flag['why']}"])
         rows += [[str(one["model"]), "", "inspection", str(said)] for said in one["findings"]]
+        rows += [[str(one["model"]), "", "RobustBench", str(one["published"])]] if "published" in one else []
     note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
     columns = ("model", "verdict", "name", "what was seen")
     return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)

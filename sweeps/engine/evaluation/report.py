@@ -29,6 +29,8 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
         worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
     console.print(worst)
     for summary in summaries:
+        if "published" in summary:
+            console.print(f"{summary['model']}: {summary['published']}", markup=False, highlight=False)
         for finding in summary["findings"]:
             console.print(f"{summary['model']}: {finding}", style="yellow", markup=False, highlight=False)
         for flag in summary["flags"]:
@@ -106,7 +108,8 @@ def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
         pipe_table(DETAIL, details(evaluation, summaries)),
     ]
     flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
-    return document([*parts, "\n".join(flags)])
+    beside = [f"- {one['model']}: {one['published']}" for one in summaries if "published" in one]
+    return document([*parts, "\n".join([*beside, *flags])])
 
 
 def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
