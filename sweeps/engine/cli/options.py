@@ -37,7 +37,15 @@ def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
     Raises:
         ValueError: the text is not an amount.
     """
-    text = tokens[0].value
+    return amount_of(tokens[0].value)
+
+
+def amount_of(text: str) -> float:
+    """The amount that a text such as 8/255 or 0.03 means.
+
+    Raises:
+        ValueError: the text is not an amount.
+    """
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else float(text)

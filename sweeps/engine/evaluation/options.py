@@ -166,6 +166,8 @@ class JobOptions(Options):
 class EvaluateOptions(JobOptions):
     """Attacks, checks and images. None means the default."""
 
+    threat: Annotated[tuple[str, ...], Several] = ()
+    """Several threats at once, in place of --norm and --eps: linf:8/255 l2:0.5. Each is evaluated, and their union."""
     suite: str = "paper+quick"
     """Attack suite: paper, curve, fast, quick or standard, or several joined by +, such as paper+standard."""
     n: int | None = None
