@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +20,14 @@ from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation.attack import CLEAN, SUMMARY, write_verdicts
 from sweeps.engine.evaluation.corruption_options import CorruptionOptions
 from sweeps.engine.evaluation.corruption_report import as_csv, corruption_page, markdown, show
+from sweeps.engine.evaluation.corruption_spec import NOUN, SPEC, CorruptionFolder, CorruptionSpec
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.setup import make_spec_fields
-from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
+from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.pages.document import PAGE, render
 
-NOUN, SPEC, STEM = "corruption evaluation", "corruptions.json", "corruptions"
+STEM = "corruptions"
 TABLES = ("table.md", "table.csv")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorruptionSpec(EvaluationSpec):
-    """The description of an evaluation under corruptions.
-
-    `corrupted` is the folder of published images, None if they are made. `of` says in words where they are from.
-    """
-
-    corrupted: str | None
-    corruptions: tuple[str, ...]
-    of: str
-
-
-@dataclass(frozen=True)
-class CorruptionFolder:
-    """The folder of an evaluation under corruptions."""
-
-    path: Path
-
-    def model(self, model: ModelRecord) -> Rooted:
-        """The folder of one model's results."""
-        return below(self.path, model.source.name)
-
-    def create(self, spec: CorruptionSpec) -> None:
-        """Write the description into a new folder. Raises InputError if it cannot be written or is not empty."""
-        write_spec(self.path, SPEC, f"a {NOUN}", spec)
-
-    def load(self) -> CorruptionSpec:
-        """Read the description. Raises InputError if there is none."""
-        return read_spec(CorruptionSpec, self.path, SPEC, NOUN)
 
 
 def run_corruptions(models: Sequence[str], options: CorruptionOptions) -> int:

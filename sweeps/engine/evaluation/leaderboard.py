@@ -15,7 +15,14 @@ from bat_core.errors import InputError
 from bat_core.paths import chosen, write_atomically
 from sweeps.engine.cli.live_table import MASKING_STYLES
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
-from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, protocol
+from sweeps.engine.evaluation.leaderboard_corruptions import (
+    UnderCorruptions,
+    corruption_tables,
+    has_corruptions,
+    show_corruptions,
+    under_corruptions,
+)
+from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol
 from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
@@ -47,15 +54,18 @@ def run_leaderboard(
     if not folders:
         raise InputError("no folder is given: name the folders of sweeps or evaluations, or one that has them")
     entries = [one for one in collect(folders) if dataset in (None, one.dataset)]
-    if not entries:
+    corrupted = under_corruptions([one for one in known_folders(folders) if has_corruptions(one)], dataset)
+    if not entries and not corrupted:
         on = f" on {dataset!r}" if dataset else ""
         raise InputError(f"no finished model{on} in {', '.join(map(str, folders))}")
     entries = sorted([*entries, *beside(entries, robustbench)], key=_rank)
-    show(Console(), entries)
-    for path, text in ((csv_file, as_csv), (html_file, as_page)):
+    if entries:
+        show(Console(), entries)
+    show_corruptions(Console(), corrupted)
+    for path, text in ((csv_file, as_csv(entries)), (html_file, as_page(entries, corrupted))):
         if path is not None:
             try:
-                write_atomically(chosen(path.absolute()), text(entries))
+                write_atomically(chosen(path.absolute()), text)
             except OSError as error:
                 raise InputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return 0
@@ -114,12 +124,9 @@ def _plain(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
-def as_page(entries: Sequence[Entry]) -> str:
+def as_page(entries: Sequence[Entry], corrupted: Sequence[UnderCorruptions] = ()) -> str:
     """All groups as one self-contained page."""
-    groups = _groups(entries)
-    mine = [one for one in entries if not one.published]
-    best = next((one for one in mine if one.verified), mine[0])
-    word = "verified" if best.verified else "not verified"
+    groups, mine = _groups(entries), [one for one in entries if not one.published]
     sections: list[Section] = [
         Table(
             heading=group,
@@ -131,16 +138,22 @@ def as_page(entries: Sequence[Entry]) -> str:
     ]
     return render(
         Page(
-            title=f"Leaderboard: {counted(len(mine), 'model')}",
+            title=f"Leaderboard: {counted(len(mine) + len(corrupted), 'model')}",
             question="Which of these models is the most robust, by data set and budget?",
-            answer=(
-                f"On {best.group}, {best.model} of {best.folder} is first: {percent(best.robust_acc)} robust ({word},"
-                f" {percent_range(*best.interval)}), {percent(best.clean_acc)} clean."
-                f" {sum(one.verified for one in mine)} of {counted(len(mine), 'model')} are verified."
-            ),
-            sections=sections,
+            answer=_answer(mine) if mine else "No model was attacked: see the tables of accuracy under corruptions.",
+            sections=[*sections, *corruption_tables(corrupted)],
             version=f"bat-sweeps {bat_core.__version__}",
         )
+    )
+
+
+def _answer(mine: Sequence[Entry]) -> str:
+    best = next((one for one in mine if one.verified), mine[0])
+    word = "verified" if best.verified else "not verified"
+    return (
+        f"On {best.group}, {best.model} of {best.folder} is first: {percent(best.robust_acc)} robust ({word},"
+        f" {percent_range(*best.interval)}), {percent(best.clean_acc)} clean."
+        f" {sum(one.verified for one in mine)} of {counted(len(mine), 'model')} are verified."
     )
 
 

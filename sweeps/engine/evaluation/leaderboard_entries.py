@@ -11,6 +11,7 @@ from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.evaluation.attack import SPEC as EVALUATION
 from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
+from sweeps.engine.evaluation.corruption_spec import SPEC as CORRUPTIONS
 from sweeps.engine.evaluation.published import AS_OF, differences, published_at
 from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.sweep.folder import SweepFolder
@@ -64,20 +65,36 @@ class Entry:
         return f"{self.dataset}, {self.split} images, {self.unit.budget(self.eps)}"
 
 
+def known_folders(folders: Sequence[Path]) -> list[Path]:
+    """The folders of sweeps, evaluations and evaluations under corruptions in `folders`, each once.
+
+    Raises:
+        InputError: a folder has none.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        here = [folder.resolve(), *sorted(one for one in folder.resolve().glob("*/") if not one.is_symlink())]
+        known = [one for one in here if any((one / file).exists() for file in (SWEEP, EVALUATION, CORRUPTIONS))]
+        if not known:
+            raise InputError(f"{str(folder)!r} has no sweep or evaluation: name their folders, or the one above them")
+        found |= dict.fromkeys(known)
+    return list(found)
+
+
 def collect(folders: Sequence[Path]) -> list[Entry]:
     """The finished models of every sweep and evaluation in `folders`, each folder once.
 
     Raises:
         InputError: a folder has neither, or one of its files is damaged.
     """
-    found: dict[Path, None] = {}
-    for folder in folders:
-        here = [folder.resolve(), *sorted(one for one in folder.resolve().glob("*/") if not one.is_symlink())]
-        known = [one for one in here if (one / SWEEP).exists() or (one / EVALUATION).exists()]
-        if not known:
-            raise InputError(f"{str(folder)!r} has no sweep or evaluation: name their folders, or the one above them")
-        found |= dict.fromkeys(known)
-    return [one for path in found for one in (_sweep(path) if (path / SWEEP).exists() else _evaluation(path))]
+    readers = {SWEEP: _sweep, EVALUATION: _evaluation}
+    return [
+        one
+        for path in known_folders(folders)
+        for file, read in readers.items()
+        if (path / file).exists()
+        for one in read(path)
+    ]
 
 
 def _sweep(path: Path) -> Iterator[Entry]:

@@ -13,6 +13,7 @@ from bat_core.errors import InputError
 from sweeps.engine.evaluation.corruption_job import run_corruptions
 from sweeps.engine.evaluation.corruption_options import CorruptionOptions
 from sweeps.engine.evaluation.job import Job
+from sweeps.engine.evaluation.leaderboard import run_leaderboard
 from tests.engine.evaluation.evaluations import MADE, nowhere
 from tests.unit.corrupted_folders import cifar_c
 
@@ -77,3 +78,15 @@ def test_bad_input_is_one_sentence(alone, tmp_path):
         run_corruptions([NET], options(alone, corruptions=("snow",)))
     with pytest.raises(InputError, match="has no corrupted images"):
         run_corruptions([NET], options(tmp_path))
+
+
+def test_the_leaderboard_has_them_in_a_table_of_their_own(alone, tmp_path, capsys):
+    run_corruptions([NET], options(alone, output=tmp_path / "boards" / "out", n=10))
+    capsys.readouterr()
+    page = tmp_path / "board.html"
+    assert run_leaderboard([tmp_path / "boards"], html_file=page) == 0
+    shown = capsys.readouterr().out
+    assert "digits under corruptions, published arrays, n = 10" in shown
+    assert "published arrays" in page.read_text()
+    with pytest.raises(InputError, match="no finished model on 'svhn'"):
+        run_leaderboard([tmp_path / "boards"], dataset="svhn")
