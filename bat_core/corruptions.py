@@ -1,4 +1,4 @@
-"""Common corruptions: their names, and what is computed from the answers under them.
+"""What is computed from a model's answers under common corruptions.
 
 Source: Hendrycks and Dietterich 2019, arXiv:1903.12261.
 """
@@ -11,28 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bat_core.corruption_names import ALEXNET_ERRORS, CORRUPTIONS
 from bat_core.stats import Z95, Interval
-
-ALEXNET_ERRORS = {  # mean top-1 error in % over five severities of ImageNet-C, of the paper's AlexNet
-    "gaussian_noise": 88.6,
-    "shot_noise": 89.4,
-    "impulse_noise": 92.3,
-    "defocus_blur": 82.0,
-    "glass_blur": 82.6,
-    "motion_blur": 78.6,
-    "zoom_blur": 79.8,
-    "snow": 86.7,
-    "frost": 82.7,
-    "fog": 81.9,
-    "brightness": 56.5,
-    "contrast": 85.3,
-    "elastic_transform": 64.6,
-    "pixelate": 71.8,
-    "jpeg_compression": 60.7,
-}
-CORRUPTIONS = tuple(ALEXNET_ERRORS)  # the fifteen of the benchmark
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # four more that are published beside them
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bat_core.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
+from bat_core.corruption_names import CORRUPTIONS, EXTRA, SEVERITIES
 from bat_core.data.base import Split
 from bat_core.data.folders import list_split
 from bat_core.errors import InputError

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from bat_core.corruptions import SEVERITIES
+from bat_core.corruption_names import SEVERITIES
 
 
 def cifar_c(folder, images, labels, names, corrupt):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bat_core.corruptions import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES, Corrupted
+from bat_core.corruption_names import ALEXNET_ERRORS, CORRUPTIONS, SEVERITIES
+from bat_core.corruptions import Corrupted
 from bat_core.data import Split
 from bat_core.data.corrupted import make_corrupted, open_corrupted
 from bat_core.errors import InputError

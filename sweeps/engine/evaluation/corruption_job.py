@@ -9,7 +9,8 @@ import numpy as np
 
 from bat_core.adapter.importing import model_code
 from bat_core.config import to_dict
-from bat_core.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from bat_core.corruption_names import CORRUPTIONS, SEVERITIES
+from bat_core.corruptions import Corrupted
 from bat_core.data import Split, load_dataset
 from bat_core.data.corrupted import Arrays, CorruptedImages, Folders, make_corrupted, open_corrupted
 from bat_core.errors import InputError

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from cyclopts import Parameter
 
-from bat_core.corruptions import CORRUPTIONS, EXTRA
+from bat_core.corruption_names import CORRUPTIONS, EXTRA
 from bat_core.errors import InputError, check_choice
 from sweeps.engine.cli.options import Several
 from sweeps.engine.evaluation.options import JobOptions

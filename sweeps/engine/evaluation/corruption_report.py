@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from bat_core.corruptions import SEVERITIES
+from bat_core.corruption_names import SEVERITIES
 from sweeps.engine.cli.markdown import document, pipe_table
 from sweeps.engine.cli.text import counted, percent, percent_range
 from sweeps.engine.pages.document import Cell, Heat, Page, Section, Table, commands
