@@ -1,12 +1,12 @@
 # Two commands: `make figure-1` and `make test`. uv is fetched into .uv/ where it is missing.
-# `make test-all` is every test, `make matrix` the quick ones on every Python and with the oldest and newest packages.
+# `make test-all` is every test, `make docs` builds the documentation into build/site, `make matrix` the quick ones on every Python and with the oldest and newest packages.
 
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
 # As many test processes as cores, at most four; a file's tests, which share clusters and sweeps, stay in one process.
 PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: figure-1 test test-all matrix lint types check environment clean
+.PHONY: figure-1 test test-all matrix lint types docs check environment clean
 
 figure-1: environment
 	$(RUN) sweeps/eps_budget.py
@@ -26,6 +26,10 @@ lint: environment
 
 types: environment
 	$(RUN) mypy
+
+# Strictly: a link or anchor that leads nowhere is an error.
+docs: environment
+	$(RUN) --group docs mkdocs build --quiet
 
 check: lint types test
 

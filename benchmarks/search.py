@@ -14,8 +14,8 @@ d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
 surrogate  samplers on problems of known truth: fitted to the recorded trials in --trials (two families) and an analytic
    one, each seen with the noise of training seeds and of a sample of images. It trains nothing. The trials are JSON
    lines, or searches over the space `bat` with full trials, such as those in the --cache of part a.
-replay  successive halving as the search has it on the recorded curves of those trials, each time in another order and
-   with another part of them; hypervolumes are those of the recorded numbers
+replay  successive halving and the bound before verification, as the search has them, on those recorded trials, each
+   time in another order and with another part of them; hypervolumes are those of the recorded numbers
 """
 
 import multiprocessing
@@ -28,11 +28,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from support.common import command, machine, say, table, write_report, yes_or_no
-from support.search_contest import contest
+from support.search_contest import KeptRuns, contest
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
 from support.search_replay import replay
-from support.search_truths import Recorded, problem, recorded_trials
+from support.search_truths import Recorded, fingerprint, problem, recorded_trials
 from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
@@ -81,9 +81,9 @@ class Options:
     trials: Path | None = None
     """Part surrogate: folder of recorded trials."""
     problems: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gp", "forest", "analytic")
-    """Part surrogate: the problems, gp, forest and analytic."""
+    """Part surrogate: the problems, gp, forest, analytic and budget (gp at a smaller evaluation budget)."""
     contenders: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("random", "tpe", "auto")
-    """Part surrogate: the samplers to compare with random."""
+    """Part surrogate: the samplers to compare with random. auto+NAME starts from a search on problem NAME."""
     searches: int = 50
     """Part surrogate: searches of each contender."""
     counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (10, 20, 40, 80)
@@ -183,6 +183,9 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
         searches=options.searches,
         trials=options.counts,
         workers=options.workers,
+        kept=KeptRuns(
+            options.cache / "surrogate.jsonl", fingerprint(trials), lambda name: problem(name, trials, options.val_size)
+        ),
         keep=keep,
     )
 

@@ -2,8 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from search_spaces.base import Parameter, Point, Space, Value
+
+Array = npt.NDArray[np.float64]
 
 ABSENT = 0.5  # coordinate of a number that does not apply: the middle, which is nearest to all its values
 ONE = math.sqrt(0.5)  # coordinate of the chosen option, so that two options are one unit apart
@@ -21,6 +27,7 @@ class Encoding:
 
     def __init__(self, space: Space) -> None:
         self._codes = [_Code(parameter) for parameter in space.parameters]
+        self._known = {code.name: code for code in self._codes}
         self._free = [code for code in self._codes if code.only is None]
         self.choices = [code.parameter.kind == "choice" for code in self._free]
         self.width = sum(len(code.parameter.options) or 1 for code in self._free)
@@ -35,6 +42,25 @@ class Encoding:
             else:
                 coordinates.append(ABSENT if value is None else code.place(float(value)))
         return coordinates
+
+    def vectors(self, positions: Array) -> Array:
+        """The (N, width) vectors of the points at (N, free parameters) positions."""
+        rest = iter(np.clip(positions, 0.0, BELOW_ONE).T)
+        values: dict[str, npt.NDArray[Any]] = {}  # an option's number for a choice, NaN where it does not apply
+        columns: list[Array] = []
+        for code in self._codes:
+            column = np.zeros(len(positions)) if code.only is not None else next(rest)
+            applies = np.ones(len(positions), bool)
+            for name, wanted in code.parameter.when.items():
+                applies &= np.isin(values[name], self._known[name].numbers(wanted))
+            values[code.name] = found = np.where(applies, code.number(column), np.nan)
+            if code.only is not None:
+                continue
+            if code.parameter.kind == "choice":
+                columns += [np.where(found == at, ONE, 0.0) for at in range(len(code.parameter.options))]
+            else:
+                columns.append(np.where(applies, code.places(found), ABSENT))
+        return np.column_stack(columns)
 
     def point(self, positions: Sequence[float]) -> Point:
         """The point at these positions. Positions of parameters that do not apply are ignored."""
@@ -67,6 +93,30 @@ class _Code:
 
     def place(self, value: float) -> float:
         return (self._scaled(value) - self.low) / (self.high - self.low)
+
+    def places(self, values: Array) -> Array:
+        """`place` of each value."""
+        scaled = np.log(values) if self.parameter.log else values
+        return np.asarray((scaled - self.low) / (self.high - self.low))
+
+    def numbers(self, values: Sequence[Value]) -> list[float]:
+        """Values as `number` gives them: options by their numbers."""
+        if self.parameter.kind != "choice":
+            return [float(value) for value in values]
+        return [float(self.parameter.options.index(value)) for value in values if value in self.parameter.options]
+
+    def number(self, positions: Array) -> Array:
+        """`value` at each position, in [0, 1), as a number: a choice's is that of its option."""
+        parameter = self.parameter
+        if self.only is not None:
+            return np.full(len(positions), self.numbers([self.only])[0])
+        if parameter.kind == "choice":
+            return np.floor(positions * len(parameter.options))
+        scaled = self.left + positions * (self.right - self.left)
+        number = np.exp(scaled) if parameter.log else scaled
+        if parameter.kind == "integer":
+            return np.clip(np.round(number), round(parameter.low), round(parameter.high))
+        return np.clip(number, parameter.low, parameter.high)
 
     def position(self, value: Value) -> float:
         if self.parameter.kind == "choice":

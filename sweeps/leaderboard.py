@@ -1,6 +1,7 @@
 """Compares the finished models of many sweeps, searches and evaluations.
 
 python sweeps/leaderboard.py outputs                                  # all that is in a folder
+python sweeps/leaderboard.py http://127.0.0.1:5000                    # all that an MLflow server knows
 python sweeps/leaderboard.py outputs/search-... outputs/evaluate-... --csv models.csv --html models.html
 """
 
@@ -29,17 +30,18 @@ class LeaderboardOptions(Options):
     """Write all models to this page, which opens without a network."""
 
 
-def main(*folders: Path, options: LeaderboardOptions = LeaderboardOptions()) -> int:
+def main(*sources: str, options: LeaderboardOptions = LeaderboardOptions()) -> int:
     """Show all finished models of sweeps and evaluations, by data set, images and budget.
 
-    FOLDER is the folder of a sweep, a search, a table or an evaluation, or one that has such folders. Within a
+    SOURCE is the folder of a sweep, a search, a table or an evaluation, or one that has such folders; or the URI of a
+    tracking server or database, such as http://127.0.0.1:5000 or sqlite:///mlflow.db. Within a
     table the verified models come first, by robust accuracy, with 95 % Wilson intervals. A number that no verifying
     suite has seen has a column of its own.
     """
     from sweeps.engine.evaluation.leaderboard import run_leaderboard
 
     return run_leaderboard(
-        folders,
+        sources,
         dataset=options.dataset,
         csv_file=options.csv,
         html_file=options.html,

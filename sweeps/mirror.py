@@ -19,7 +19,7 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
     from sweeps.engine.sweep.folder import SweepFolder
     from sweeps.engine.sweep.records import read_status, unread_lines
     from sweeps.engine.tracking.background import BackgroundSync
-    from sweeps.engine.tracking.location import restored_experiments
+    from sweeps.engine.tracking.location import how_to_open, restored_experiments
 
     folder = SweepFolder(output.resolve())
     sweep = folder.load()
@@ -31,7 +31,7 @@ def main(output: Annotated[Path, Parameter(help="The sweep's folder.")], /) -> i
         return 1
     if restored := restored_experiments():
         print(restored)
-    print(f"MLflow at {redacted_uri(mirroring.uri)} agrees with {output}")
+    print(f"MLflow at {redacted_uri(mirroring.uri)} agrees with {output}: {how_to_open(mirroring.uri, mirroring.link)}")
     return 0
 
 

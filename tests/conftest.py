@@ -62,15 +62,15 @@ def robust_digits() -> Trained:
 
 @pytest.fixture
 def make_trial():
-    """A trial on `digits` that trains in a fraction of a second."""
+    """A trial on `digits` that trains in a fraction of a second; verifying takes longer, and is left out."""
 
-    def make(recipe="R-MC-LA", *, params=None, model="small_cnn_8", seed=0, **train) -> TrialConfig:
+    def make(recipe="R-MC-LA", *, params=None, model="small_cnn_8", seed=0, verify=0, **train) -> TrialConfig:
         return TrialConfig(
             data=DataConfig(train_size=128, val_size=32, test_size=64),
             model=model,
             recipe=RecipeConfig(name=recipe, params={"eps": 40 / 255} if params is None else params),
             train=TrainConfig(**{"epochs": 3, "batch_size": 32, "val_steps": 2, "precision": "float32", **train}),
-            attack=AttackConfig(eps=40 / 255, step_size=10 / 255, steps=(1, 2, 3), batch_size=32),
+            attack=AttackConfig(eps=40 / 255, step_size=10 / 255, steps=(1, 2, 3), batch_size=32, verify=verify),
             seed=seed,
         )
 

@@ -26,6 +26,8 @@ DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 ROUNDING = 1e-9  # far below 1/n: a value equal to a limit but for rounding reaches it
 MIN_IMAGES = 20  # with fewer images a sound model may well predict one class for all of them
 ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
+NOTHING_TO_MASK = "nothing to mask"  # what is said in place of "clear" where there is no robustness
+NOTHING = 0.01  # a robust accuracy below which there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,3 +265,12 @@ def conclude(evidence: Evidence, depth: Depth) -> Findings:
 def get_check(name: str) -> Check:
     """The check called `name`."""
     return next(check for check in CHECKS if check.name == name)
+
+
+def status_in_words(masking_status: str, robust_acc: float) -> str:
+    """A masking status as people read it: a model that stands on nothing is not "clear", it has nothing to mask.
+
+    Args:
+        masking_status: as records keep it.  robust_acc: in [0, 1], the worst case over all attacks.
+    """
+    return NOTHING_TO_MASK if masking_status == "clear" and robust_acc < NOTHING else masking_status

@@ -1,9 +1,11 @@
 """Part `surrogate` of the search benchmark: many simulated searches of each sampler on problems of known truth."""
 
 import heapq
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,20 @@ from scipy.stats import mannwhitneyu
 from bat_core.errors import InputError
 from bat_core.rng import named_seed
 from search_spaces.base import Point
+from search_spaces.encoding import Encoding
 from support.common import say, table
 from support.search_truths import Array, Problem
 from sweeps.engine.search.objectives import share_variance
 from sweeps.engine.search.observations import NOISE
+from sweeps.engine.search.prior import PRIOR
 from sweeps.engine.search.results import hypervolume
 from sweeps.engine.search.samplers import SEEDS, draw, free, named_sampler
 from sweeps.engine.search.spec import SAMPLERS
 
 BAR, RIVAL = "random", "tpe"
 BAR_TRIALS = 40
+EARLIER = 40  # trials of the search that a prior comes from
+Row = dict[str, Any]
 FEASIBLE = {"masked": -1.0, "one class": -1.0}
 
 
@@ -41,10 +47,14 @@ class Run:
     seconds: float
 
 
-def simulate(problem: Problem, contender: str, *, seed: int, trials: int, workers: int) -> Run:
+def simulate(
+    problem: Problem, contender: str, *, seed: int, trials: int, workers: int, prior: Sequence[Row] = ()
+) -> Run:
     """Search a problem with `workers` trials at a time, whose durations differ with their attack steps."""
     rng = np.random.default_rng(named_seed(seed, "contest", problem.name))
     study = optuna.create_study(directions=["maximize"] * 2, sampler=_sampler(contender, problem, seed))
+    if prior:
+        study.set_user_attr(f"{PRIOR}earlier", list(prior))
     study.enqueue_trial(free(problem.space, problem.space.default_point()))
     running: list[tuple[float, int, optuna.Trial, Point]] = []
     seen, true, clock, spent, begun = [], [], 0.0, 0.0, 0
@@ -75,6 +85,19 @@ def simulate(problem: Problem, contender: str, *, seed: int, trials: int, worker
     )
 
 
+def earlier_search(problem: Problem, seed: int) -> list[Row]:
+    """What a search of EARLIER random trials on a problem leaves as a prior."""
+    rng = np.random.default_rng(named_seed(seed, "earlier", problem.name))
+    encoding = Encoding(problem.space)
+    points = [encoding.point(row) for row in rng.random((EARLIER, len(encoding.choices)))]
+    shown = [problem.measure(truth, rng) for truth in problem.truth(points)]
+    return [
+        {"point": point, "values": values.tolist(),
+         "noise": [share_variance(float(share), problem.images) for share in values]}
+        for point, values in zip(points, shown, strict=True)
+    ]  # fmt: skip
+
+
 def _sampler(contender: str, problem: Problem, seed: int) -> BaseSampler:
     if contender not in SAMPLERS:
         raise InputError(f"unknown contender {contender!r}; known: {', '.join(SAMPLERS)}")
@@ -103,16 +126,20 @@ def contest(
     searches: int,
     trials: Sequence[int],
     workers: Sequence[int],
+    kept: "KeptRuns",
     keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Run all contenders on all problems, print a table per problem and number of workers, and `keep` each result."""
+    """Run all contenders on all problems, print a table per problem and number of workers, and `keep` each result.
+
+    Searches that are among the `kept` ones are not run again.
+    """
     results: dict[str, Any] = {}
     for problem in problems:
         for count in workers:
             runs: dict[str, list[Run]] = {}
             for contender in dict.fromkeys((BAR, *contenders)):
                 runs[contender] = [
-                    simulate(problem, contender, seed=seed, trials=max(trials), workers=count)
+                    kept.run(problem, contender, seed=seed, trials=max(trials), workers=count)
                     for seed in range(searches)
                 ]
                 say(f"{problem.name}, {count} workers, {contender}: {searches} searches")
@@ -120,6 +147,32 @@ def contest(
                 keep(results)
             _print(problem, count, searches, trials, summary)
     return results
+
+
+class KeptRuns:
+    """The simulated searches so far, one JSON line each, so that an interrupted contest goes on where it was.
+
+    Remove the file after a change of a sampler or of a problem.
+    """
+
+    def __init__(self, path: Path, about: str, earlier: Callable[[str], Problem]) -> None:
+        """`about` tells apart what the problems were fitted to; `earlier` makes the problem that a prior comes from."""
+        self._path, self._about, self._earlier = path, about, earlier
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._known = dict(json.loads(line) for line in lines)
+
+    def run(self, problem: Problem, contender: str, *, seed: int, trials: int, workers: int) -> Run:
+        """A simulated search, from the file if it is there. `auto+NAME` has a prior from a search on problem NAME."""
+        name = f"{self._about}, {problem.name}, {problem.images} images, {contender}, {workers}, {trials}, seed {seed}"
+        if name not in self._known:
+            sampler, _, other = contender.partition("+")
+            prior = earlier_search(self._earlier(other), seed) if other else []
+            run = simulate(problem, sampler, seed=seed, trials=trials, workers=workers, prior=prior)
+            self._known[name] = asdict(run)
+            with self._path.open("a") as file:
+                print(json.dumps([name, self._known[name]]), file=file)
+        return Run(**self._known[name])
 
 
 def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any]:

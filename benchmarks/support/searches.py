@@ -11,7 +11,7 @@ import torch
 
 from bat_core.data import Dataset
 from sweeps.engine.cli.options import load_images
-from sweeps.engine.ray_backend.search import EpochASHA
+from sweeps.engine.ray_backend.search import EpochASHA, SearchScheduler
 from sweeps.engine.ray_backend.tuning import TuneRun
 from sweeps.engine.search.options import SearchOptions, default_halving
 from sweeps.engine.search.results import Score, scores, volume
@@ -59,6 +59,7 @@ class Setting:
             sampler=sampler,
             objective=objective,
             early_stopping="none",
+            verify_all=True,
         ).search(dataset)
 
 
@@ -106,28 +107,27 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
-    halving = None
-    if rungs := search_rungs(search):
-        run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
-        halving = EpochASHA(run, study.trials(), rungs)
+    run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
+    rungs = search_rungs(search)
+    scheduler = SearchScheduler(run, study, EpochASHA(run, study.trials(), rungs) if rungs else None)
     waiting = study.unfinished()
     while waiting or len(study.trials()) < num_trials:
         trial = waiting.pop(0) if waiting else study.propose()
-        run_one(trial, dataset, folder, halving)
+        run_one(trial, dataset, folder, scheduler)
         study.settle(trial)
     taken = sum(seconds(folder.trial(trial)) for trial in study.trials())
     return Outcome(kind, seed, folder.path, tuple(scores(sweep, folder)), len(study.trials()), taken)
 
 
-def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, halving: EpochASHA | None = None) -> None:
+def run_one(trial: Trial, dataset: Dataset, folder: SweepFolder, scheduler: SearchScheduler | None = None) -> None:
     """Run one trial until it ends or is stopped. A failure is recorded in its record."""
     epochs = trial_epochs(trial, dataset, folder.trial(trial), TrialRuntime(device=torch.device("cpu")))
     began = time.process_time()
     try:
         for metrics in epochs:
             if (
-                halving
-                and halving.on_trial_result(None, SimpleNamespace(config={"trial": trial.id}), metrics) == "STOP"
+                scheduler
+                and scheduler.on_trial_result(None, SimpleNamespace(config={"trial": trial.id}), metrics) == "STOP"
             ):
                 epochs.close()
     except Exception:

@@ -18,6 +18,7 @@ CORE_MAY_ALSO = {
     "bat_core/data/corrupted.py": {"imagecorruptions"},
     "bat_core/data/digits.py": {"sklearn"},
     "bat_core/models/from_timm.py": {"timm"},
+    "bat_core/gallery.py": {"PIL"},
     **{f"bat_core/data/{name}.py": {"PIL"} for name in ("decoding", "files", "parquet", "parquet_folder")},
 }
 PLATFORM_IN = {"ray": {"ray_backend/"}, "mlflow": {"tracking/", "mlflow_model.py"}, "optuna": {"search/"}}

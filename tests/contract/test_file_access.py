@@ -109,6 +109,13 @@ ALLOWED = {  # (file, call): why its path is safe
         "sweeps/engine/tracking/models.py",
         "tempfile.TemporaryDirectory()",
     ): "new and private: MLflow's form of a model",
+    ("sweeps/engine/tracking/sync.py", "tempfile.TemporaryDirectory()"): "new and private: a table and a preview",
+    ("sweeps/engine/tracking/trial_run.py", "tempfile.TemporaryDirectory()"): "new and private: a picture",
+    ("sweeps/engine/tracking/pictures.py", "Image.open(io.BytesIO(figure))"): MEMORY,
+    (
+        "sweeps/engine/tracking/pictures.py",
+        "figure.savefig(content, format='png', dpi=110, metadata={'Software': None})",
+    ): MEMORY,
     ("sweeps/engine/transfer/craft.py", "pq.read_table(check_regular(path))"): READS,
     ("sweeps/engine/transfer/craft.py", "pq.write_table(pa.table(columns), content)"): MEMORY,
 }

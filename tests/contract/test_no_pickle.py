@@ -27,7 +27,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import RECORD, read_status
 from sweeps.engine.sweep.spec import SPEC
 from sweeps.engine.tracking.artifacts import download_model
-from sweeps.engine.tracking.sync import LOADER
+from sweeps.engine.tracking.models import LOADER
 
 CPU = torch.device("cpu")
 # A state_dict in a user's own file is in tests/engine/evaluation/test_model_sources.py, where --weights is tested.

@@ -6,7 +6,7 @@ from tests.integration.running import Output, Place
 
 TINY = (
     *("--train-size", "256", "--test-size", "60", "--val-size", "40", "--epochs", "3", "--steps", "1", "2", "5"),
-    *("--verify", "8"),
+    *("--verify", "8", "--model", "small_cnn_8", "--max-concurrent", "1"),  # each process imports for ten seconds
 )
 GRID = ("--eps-x", "20/255", "40/255", "--seeds", "0", "1")
 

@@ -6,7 +6,6 @@ import io
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from ray.cluster_utils import Cluster
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep
+from tests.databases import blank_database
+from tests.integration.warm import Fork
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 RAY_FOLDER = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
@@ -34,22 +35,17 @@ class Place:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        blank_database(self.path / "tracking.db")
+
     @property
     def uri(self) -> str:
         return f"sqlite:///{self.path / 'tracking.db'}"
 
-    def start(self, script: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, script: str, *arguments: str, **variables: str) -> Fork:
         environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "OMP_NUM_THREADS": "1"}
         environment |= {"RAY_TMPDIR": RAY_FOLDER} | variables  # where no other cluster is to be found and joined
-        return subprocess.Popen(
-            [sys.executable, str(SWEEPS / script), *arguments],
-            cwd=self.path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # a process group, as a terminal's job is
-        )
+        return Fork([str(SWEEPS / script), *arguments], self.path, environment)
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
         process = self.start(script, *arguments)
@@ -143,14 +139,14 @@ def snapshot(uri: str) -> dict[str, tuple]:
     return state
 
 
-def wait_until(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(moment: Callable[[], bool], process: Fork) -> None:
     """Look until `moment()` holds; the process must not end before."""
     while not moment():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.02)  # leaves the core to what is waited for
 
 
-def kill_tree_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+def kill_tree_when(process: Fork, moment: Callable[[], bool]) -> None:
     """SIGKILL to a process and all it started, as soon as `moment()` holds."""
     wait_until(moment, process)
     root = psutil.Process(process.pid)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.databases import blank_database
+
 HOST = "127.0.0.1"
 
 
@@ -39,6 +41,7 @@ class Server:
         """Returns once it answers."""
         place = self.folder / database
         place.mkdir(parents=True, exist_ok=True)
+        blank_database(place / "tracking.db")
         with (place / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from bat_core.checkpoint import load_model
 from bat_core.data import load_dataset, to_unit
 from bat_core.verdicts import Verdicts
+from sweeps.engine.tracking.names import verdict
 from tests.integration.running import Output, Place, snapshot
 
 pytestmark = pytest.mark.ray
@@ -55,7 +56,7 @@ def test_the_sentence_tells_the_best_budget_by_its_verified_number(finished: tup
     def mean(pixels: int, name: str) -> float:
         return statistics.fmean(results[f"eps{pixels}-seed{seed}"][name] for seed in (0, 1))
 
-    best = max((4, 8), key=lambda pixels: mean(pixels, "robust_acc"))
+    best = max((4, 8), key=lambda pixels: mean(pixels, "robust_verified"))
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
     assert sentence.startswith(f"R-MC-LA trained at {best} pixels is most robust: {mean(best, 'pgd_acc'):.1%} of test")
     assert f"and {mean(best, 'robust_acc'):.1%} under PGD-5+quick (n = 8), {mean(best, 'clean_acc'):.1%}" in sentence
@@ -87,7 +88,7 @@ def test_the_csv_holds_what_the_verdicts_say(finished: tuple[Output, str]) -> No
         for name in ("clean_acc", "pgd_acc", "robust_acc"):
             assert float(row[name]) == pytest.approx(result[name], abs=1e-6)
         assert (int(row["n"]), int(row["robust_n"])) == (60, 8)
-        assert (row["suite"], row["verdict"]) == (suite_label(result), result["verdict"])
+        assert (row["suite"], row["verdict"]) == (suite_label(result), verdict(result))
 
 
 def test_figures_are_there(finished: tuple[Output, str]) -> None:
@@ -109,7 +110,14 @@ def test_mlflow_has_one_experiment_one_parent_and_a_child_a_trial(finished: tupl
     assert all(run.data.tags["bat.command"] == output.spec.command for run in runs)
     assert {run.info.status for run in runs} == {"FINISHED"}
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert artifacts == {"figure_1.png", "figure_1.svg", "figure_1.csv", "report.html"}
+    assert artifacts == {
+        "figure_1.png",
+        "figure_1.svg",
+        "figure_1.csv",
+        "report.html",
+        "figure_preview.png",
+        "settings.json",
+    }
 
 
 def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], place: Place) -> None:
@@ -119,28 +127,28 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
     for trial in output.spec.trials:
         query = f"tags.`bat.trial_id` = '{trial.id}'"
         (run,) = client.search_runs([experiment.experiment_id], query)
-        assert run.data.params["recipe.name"] == trial.config.recipe.name
+        assert run.data.params["recipe"] == trial.config.recipe.name
         assert run.data.params["train.epochs"] == "3"
         if trial.role == "grid":
-            assert run.data.params["recipe.params.beta"] == "9"
+            assert run.data.params["recipe.beta"] == "9"
         verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
         verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
         assert run.data.metrics["pgd_acc"] == verdicts.robust_acc
         assert run.data.metrics["robust_acc"] == verified.robust_acc
-        history = client.get_metric_history(run.info.run_id, "pgd_cw_worst")
+        history = client.get_metric_history(run.info.run_id, "test_by_attack_steps/pgd_cw_worst")
         assert {metric.step: metric.value for metric in history} == dict(
             zip(verdicts.outcomes["cw"].steps, verdicts.curve("cw", "worst"), strict=True)
         )
-        epochs = client.get_metric_history(run.info.run_id, "val_robust_acc")
+        epochs = client.get_metric_history(run.info.run_id, "val/pgd5_acc")
         status = output.statuses()[trial.id]
         assert [(m.step, m.value) for m in epochs] == [(e["epoch"], e["val_robust_acc"]) for e in status.epochs]
         tags = run.data.tags
         assert tags["bat.suite"] == f"{suite_label(status.result)} (n = 8, test)"
-        assert tags["bat.verdict"] == status.result["verdict"]
+        assert tags["bat.verdict"] == verdict(status.result)
         assert tags["bat.flags"] == (", ".join(status.result["flags"]) or "none")
         assert "bat.collapsed" not in tags
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert {"verdicts.parquet", "verified.parquet"} <= files
+        assert {"verdicts.parquet", "verified.parquet", "curves.png", "gallery.png"} <= files
 
 
 def test_the_model_in_mlflow_is_the_one_that_was_judged(finished: tuple[Output, str], place: Place) -> None:

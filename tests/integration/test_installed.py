@@ -164,5 +164,8 @@ import mlflow, numpy, sweeps
     one.experiment_id for one in mlflow.search_experiments()])
 loaded = mlflow.pyfunc.load_model(model.model_uri)
 print(loaded.predict(numpy.zeros((2, 1, 8, 8), dtype=numpy.float32)).shape, loaded.get_raw_model().training)
+print(model.name, loaded.predict(loaded.input_example).shape, loaded.metadata.signature.outputs.inputs[0].shape)
 """
-    assert run("-c", load).strip() == "(2, 10) False"
+    shapes, named = run("-c", load).strip().splitlines()
+    assert shapes == "(2, 10) False"
+    assert named == "eps8-seed0 (1, 10) (-1, 10)"

@@ -143,7 +143,7 @@ class Mirrored:
             epochs = {
                 (name, event["epoch"], event[name], int(event["time"] * 1000))
                 for event in status.epochs
-                for name in ("train_loss", "val_robust_acc", "lr")
+                for name in ("train/loss", "val_robust_acc", "lr")
             }
             at = int(status.result["time"] * 1000)
             results = {(name, 0, status.result[name], at) for name in ("clean_acc", "pgd_acc", "robust_acc")}
@@ -168,7 +168,7 @@ class Mirrored:
             assert "bat.reason" not in tags
             assert files == ["verdicts.parquet"]
             assert len(run.outputs.model_outputs) == 1
-            names = ("train_loss", "val_robust_acc", "lr", "clean_acc", "pgd_acc", "robust_acc")
+            names = ("train/loss", "train/lr", "val/clean_acc", "clean_acc", "pgd_acc", "robust_acc")
             values = [
                 (name, one.step, one.value, one.timestamp)
                 for name in names
@@ -197,7 +197,7 @@ def test_the_oracle_sees_a_run_and_a_metric_that_stand_there_twice(mirrored: Mir
     mirrored.assert_agrees(server.uri)
     client = MlflowClient(server.uri)
     run = mirrored.run(client, "a")
-    client.log_metric(run.info.run_id, "train_loss", 1.0, step=1)
+    client.log_metric(run.info.run_id, "train/loss", 1.0, step=1)
     with pytest.raises(AssertionError):
         mirrored.assert_agrees(server.uri)
     client.create_run(run.info.experiment_id, tags=run.data.tags)
@@ -270,8 +270,8 @@ def test_damaged_files_of_one_trial_keep_nothing_else_back(mirrored: Mirrored, s
     client = MlflowClient(server.uri)
     run, other = (mirrored.run(client, trial_id) for trial_id in IDS)
     assert run.info.status == "FINISHED"
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train_loss")] == [2]
-    assert [metric.step for metric in client.get_metric_history(other.info.run_id, "train_loss")] == [1, 2]
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == [2]
+    assert [metric.step for metric in client.get_metric_history(other.info.run_id, "train/loss")] == [1, 2]
     verdicts.write_bytes(sound)
     mirrored.whole()
     assert mirroring.once() is None

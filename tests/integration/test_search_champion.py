@@ -107,7 +107,8 @@ def test_gone_on_with_it_trains_and_registers_nothing_again(crowned: Crowned) ->
 
 
 def test_a_second_search_learns_from_it(crowned: Crowned) -> None:
-    arguments = ("--early-stopping", "none", "--set", "num_steps=1", "--num-trials", "1", "--warm-start", "out")
+    arguments = ("--early-stopping", "none", "--set", "num_steps=1", "--num-trials", "1", "--sampler", "tpe")
+    arguments += ("--warm-start", "out")
     code, printed = crowned.place.run("search.py", *SMALL, *arguments, "--output", "taught")
     assert code == 0, printed
     assert len(crowned.place.sweep("taught").statuses()) == 1

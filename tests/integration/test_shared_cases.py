@@ -7,7 +7,6 @@ run in forks of one warm process.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("warm")
-    path = folder / "socket"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.warm", str(path)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    yield client(folder, path)
-    process.kill()
-    process.wait()
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return client(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.mark.skipif(not SCRIPTS, reason="BAT_SWEEPS_CASES names no folder with cases")

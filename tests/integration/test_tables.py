@@ -11,7 +11,10 @@ from mlflow.tracking import MlflowClient
 from sweeps.engine.tracking.runs import REUSED_TAG, TRIAL_TAG
 from tests.integration.running import attempt
 
-TINY = ("--train-size", "256", "--test-size", "40", "--val-size", "40", "--epochs", "1", "--verify", "8")
+TINY = (
+    *("--train-size", "256", "--test-size", "40", "--val-size", "40", "--epochs", "1", "--verify", "8"),
+    *("--model", "small_cnn_8", "--max-concurrent", "1"),
+)
 ROWS = ("--rows", "R-MC-LA", "Undefended")
 
 

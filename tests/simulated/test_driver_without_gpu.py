@@ -67,7 +67,7 @@ CLUSTER = {"address": "127.0.0.1:6379", "gpus_per_worker": 0.5, "dataset": "digi
 
 
 def test_an_evaluation_runs_on_the_workers_gpus(devices, tmp_path):
-    options = EvaluateOptions(**CLUSTER, suite="quick", checks="cheap", output=tmp_path / "out", workers=1)
+    options = EvaluateOptions(**CLUSTER, suite="fast", checks="cheap", output=tmp_path / "out", workers=1)
     assert evaluate_command.run_evaluation([f"{HERE}:first"], options) == 0
     assert devices == {True, False}
     (summary,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("*/summary.json"))

@@ -55,6 +55,7 @@ def test_small_contests_and_replays_are_reported(search, tmp_path):
         search.Options(
             parts=("surrogate", "replay"), trials=record(tmp_path / "trials"), problems=("forest", "analytic"),
             contenders=("random", "tpe"), searches=3, counts=(3, 6), workers=(1, 4), num_trials=12, output=output,
+            cache=tmp_path / "cache",
         )
     )  # fmt: skip
     contests = report["parts"]["surrogate"]
@@ -65,7 +66,9 @@ def test_small_contests_and_replays_are_reported(search, tmp_path):
             assert early.shape == late.shape == (3,)
             assert 0 < late.min() <= late.max() <= 1e4
         assert 0 <= contest["tpe"]["p"]["random"][6] <= 1
-    assert report["parts"]["replay"]["whole"] < 12
+    replayed = report["parts"]["replay"]
+    assert replayed["halving"]["whole"] < 12 == replayed["bound"]["whole"]
+    assert replayed["bound"]["most lost"] == 0
     assert json.loads(output.read_text())["parts"].keys() == {"surrogate", "replay"}
 
 

@@ -2,14 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 
+from bat_core.masking.flags import NOTHING_TO_MASK, status_in_words
 from bat_core.suites import is_verified
 from sweeps.engine.cli.text import PLAIN_INTERVAL, UNVERIFIED_MARK, counted, percent, say
 from sweeps.engine.storage.periodic import every
@@ -17,7 +19,7 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Sweep, Trial
 
-MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red"}
+MASKING_STYLES = {"clear": "green", "suspect": "yellow", "masked": "red", NOTHING_TO_MASK: "none"}
 MOST_ROWS = 30
 PGD = f"{UNVERIFIED_MARK}PGD"  # the column of numbers that no verifying suite has seen
 WIDTHS = {"trial": 9, "budget": 7, "epoch": 5, "clean": 6, "verified": 8, PGD: 6, "left": 4}  # minimum column widths
@@ -95,11 +97,13 @@ def _happened(status: TrialStatus) -> str:
     if status.result is not None:
         clean, verified, pgd = _numbers(status)
         robust = f"{verified} verified" if verified else f"{pgd} not verified"
-        return f"finished, clean {clean}, robust {robust}, {status.result['verdict']}"
+        return f"finished, clean {clean}, robust {robust}, {_verdict(status.result)}"
     if status.phase == "failed":
         return f"failed: {status.reason.partition(':')[0]}"
     if status.phase == "training" and status.attempts > 1:
         return f"training, attempt {status.attempts}"
+    if status.bound is not None:
+        return f"not verified: {status.reason}"
     return f"stopped after {counted(len(status.epochs), 'epoch')}" if status.phase == "stopped" else status.phase
 
 
@@ -181,6 +185,10 @@ def masking_style(masking_status: str) -> str:
     return f"[{MASKING_STYLES[masking_status]}]{masking_status}[/]"
 
 
+def _verdict(result: Mapping[str, Any]) -> str:
+    return status_in_words(result["verdict"], result["robust_acc"])
+
+
 def _state(status: TrialStatus) -> str:
     if status.phase == "attacking" and status.attack:
         return f"attacking {status.attack['done']}/{status.attack['of']}"
@@ -190,9 +198,9 @@ def _state(status: TrialStatus) -> str:
     notes += f", [yellow]{len(status.passed_over)} skipped[/]" if status.passed_over else ""
     notes += ", reused" if status.reused else ""
     if status.result:
-        return f"done, {masking_style(status.result['verdict'])}{notes}"
+        return f"done, {masking_style(_verdict(status.result))}{notes}"
     if status.phase == "stopped":
-        return f"stopped at {len(status.epochs)}{notes}"
+        return f"{'off the front' if status.bound is not None else f'stopped at {len(status.epochs)}'}{notes}"
     if status.phase == "training":
         return f"training{f', attempt {status.attempts}' if status.attempts > 1 else ''}{notes}"
     return status.phase

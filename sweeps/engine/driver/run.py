@@ -109,7 +109,7 @@ def print_summary(session: SweepSession, report: Report, *others: str) -> None:
         session.say(f"{Path(file).suffix[1:].upper() + ':':<8}{relative(folder.path / file)}")
     for line in others:
         session.say(line)
-    session.say(f"MLflow: {how_to_open(tracker.uri)}, experiment {folder.title(sweep)}")
+    session.say(f"MLflow: {how_to_open(tracker.uri, tracker.link)}, experiment {folder.title(sweep)}")
     if restored := restored_experiments():
         session.say(restored, "yellow")
     if trouble:

@@ -14,6 +14,7 @@ import bat_core
 from bat_core.errors import InputError
 from bat_core.paths import chosen, write_atomically
 from sweeps.engine.cli.live_table import MASKING_STYLES
+from sweeps.engine.cli.redact import redacted_uri
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
 from sweeps.engine.evaluation.leaderboard_corruptions import (
     UnderCorruptions,
@@ -22,7 +23,7 @@ from sweeps.engine.evaluation.leaderboard_corruptions import (
     show_corruptions,
     under_corruptions,
 )
-from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol
+from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol, tracked
 from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
@@ -35,29 +36,32 @@ NOTE = (
 
 
 def run_leaderboard(
-    folders: Sequence[Path],
+    sources: Sequence[str],
     *,
     dataset: str | None = None,
     csv_file: Path | None = None,
     html_file: Path | None = None,
     robustbench: int = 0,
 ) -> int:
-    """Show the models in `folders`, and write them to files.
+    """Show the models of sweeps and evaluations, and write them to files.
 
     Args:
+        sources: folders, and URIs of tracking servers or databases.
         robustbench: how many of RobustBench's published entries to show beside them, per data set and budget.
     Returns:
         The exit code: 0.
     Raises:
-        InputError: a folder has no sweep or evaluation, or no model is finished.
+        InputError: a folder has no sweep or evaluation, a server does not answer, or no model is finished.
     """
-    if not folders:
+    if not sources:
         raise InputError("no folder is given: name the folders of sweeps or evaluations, or one that has them")
-    entries = [one for one in collect(folders) if dataset in (None, one.dataset)]
+    uris = [source for source in sources if "://" in source]
+    folders = [Path(source) for source in sources if source not in uris]
+    entries = [one for one in [*collect(folders), *tracked(uris)] if dataset in (None, one.dataset)]
     corrupted = under_corruptions([one for one in known_folders(folders) if has_corruptions(one)], dataset)
     if not entries and not corrupted:
         on = f" on {dataset!r}" if dataset else ""
-        raise InputError(f"no finished model{on} in {', '.join(map(str, folders))}")
+        raise InputError(f"no finished model{on} in {', '.join(map(redacted_uri, sources))}")
     entries = sorted([*entries, *beside(entries, robustbench)], key=_rank)
     if entries:
         show(Console(), entries)

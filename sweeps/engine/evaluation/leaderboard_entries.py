@@ -1,14 +1,16 @@
 """What the leaderboard compares: finished models of sweeps and evaluations, and RobustBench's published entries."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bat_core.errors import InputError
+from bat_core.masking.flags import status_in_words
 from bat_core.norms import LINF, Norm, Unit
 from bat_core.paths import below
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
+from sweeps.engine.cli.redact import redacted_uri
 from sweeps.engine.evaluation.attack import SPEC as EVALUATION
 from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
 from sweeps.engine.evaluation.corruption_spec import SPEC as CORRUPTIONS
@@ -16,6 +18,8 @@ from sweeps.engine.evaluation.published import AS_OF, differences, published_at
 from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import SPEC as SWEEP
+from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit
+from sweeps.engine.tracking.location import prepare
 
 ROBUSTBENCH = "RobustBench"
 
@@ -97,6 +101,32 @@ def collect(folders: Sequence[Path]) -> list[Entry]:
     ]
 
 
+def tracked(uris: Sequence[str]) -> list[Entry]:
+    """The finished models that tracking servers know, by experiment.
+
+    Raises:
+        InputError: a server does not answer.
+    """
+    return [one for uri in uris for one in _tracked(uri)]
+
+
+def _tracked(uri: str) -> list[Entry]:
+    prepare(uri)
+    found: list[Entry] = []
+
+    def ask() -> None:
+        from sweeps.engine.tracking.finished import finished_runs
+
+        quiet_mlflow()
+        for run in finished_runs(uri):
+            known = {field.name: getattr(run, field.name) for field in fields(run) if field.name != "experiment"}
+            found.append(Entry(folder=run.experiment, **known))
+
+    if trouble := failure_of(ask, patience=time_limit(0)):
+        raise InputError(f"MLflow at {redacted_uri(uri)} cannot be read: {trouble}")
+    return found
+
+
 def _sweep(path: Path) -> Iterator[Entry]:
     folder = SweepFolder(path)
     sweep = folder.load()
@@ -116,7 +146,7 @@ def _sweep(path: Path) -> Iterator[Entry]:
             robust_acc=result["robust_acc"],
             n=result["robust_n"],
             suite=result["suite"],
-            verdict=result["verdict"],
+            verdict=status_in_words(result["verdict"], result["robust_acc"]),
             recipe=config.recipe.name,
             train_eps_pixels=sweep.budget_in_pixels(trial),
             seed=config.seed,
@@ -146,7 +176,7 @@ def _evaluation(path: Path) -> Iterator[Entry]:
             robust_acc=one.robust_acc,
             n=one.n,
             suite=one.suite,
-            verdict=one.verdict,
+            verdict=status_in_words(one.verdict, one.robust_acc),
         )
 
 

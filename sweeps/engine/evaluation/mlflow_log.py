@@ -9,12 +9,27 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bat_core.masking.flags import status_in_words
 from bat_core.norms import LINF, TITLES
-from sweeps.engine.cli.text import percent
+from bat_core.paths import below
+from bat_core.suites import is_verified
+from sweeps.engine.cli.text import budget, percent
 from sweeps.engine.evaluation.attack import SUMMARY, Evaluation
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
+from sweeps.engine.pages.document import PAGE
 from sweeps.engine.sweep.records import VERDICTS
-from sweeps.engine.tracking.runs import EVALUATED_TAG, FLAGS_TAG, VERDICT_TAG, Runs, milliseconds
+from sweeps.engine.tracking.names import clean_metric, robust_metric
+from sweeps.engine.tracking.runs import (
+    BUDGET_TAG,
+    DATASET_TAG,
+    EVALUATED_TAG,
+    FLAGS_TAG,
+    SUITE_TAG,
+    VERDICT_TAG,
+    Run,
+    Runs,
+    milliseconds,
+)
 
 EXPERIMENT = "evaluations"  # for models without a sweep
 MODEL_NAME_TAG = "bat.model_name"
@@ -30,20 +45,30 @@ def log_evaluation(
         MlflowException: the server rejected the data; resume the evaluation to try again.
     """
     runs = Runs(uri)
-    run_id = run_of(runs, evaluation, model)
+    run, own = _run(runs, evaluation, model)
+    run_id = str(run.info.run_id)
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
     suite, classes = evaluation.name.replace("+", "."), evaluation.own_suite().classes
     suite += f"-for-{classes}-classes" if classes else ""
     suite += "" if evaluation.norm == LINF else f"-{evaluation.norm}"
-    numbers = {"clean_acc": summary["clean_acc"], "robust_acc": summary["robust_acc"], **summary["per_attack"]}
+    verified = is_verified(summary["suite"])
+    robust = robust_metric("test", verified=verified)
     low, high = summary["robust_acc_interval"]
-    numbers |= {"robust_acc_low": low, "robust_acc_high": high, "n": summary["n"]}
+    numbers = {"clean_acc": summary["clean_acc"], robust: summary["robust_acc"], **summary["per_attack"]}
+    numbers |= {f"{robust}_low": low, f"{robust}_high": high, "n": summary["n"]}
     runs.log_metrics(run_id, {f"eval/{suite}/{name}": value for name, value in numbers.items()}, at=at)
+    if own:
+        split = evaluation.split
+        headlines = {clean_metric(split): summary["clean_acc"]}
+        headlines[robust_metric(split, verified=verified)] = summary["robust_acc"]
+        runs.log_metrics(run_id, headlines, at=at)
+        runs.set_tags(run_id, _identity(evaluation, summary))
     runs.set_tags(run_id, {f"bat.eval.{suite}": headline(summary)})
     if evaluation.checks != "none":
         flags = ", ".join(flag["name"] for flag in summary["flags"]) or "none"
-        runs.set_tags(run_id, {EVALUATED_TAG: suite, VERDICT_TAG: summary["verdict"], FLAGS_TAG: flags})
-    runs.log_files(run_id, (folder / name for name in (SUMMARY, VERDICTS)), f"evaluation/{suite}")
+        runs.set_tags(run_id, {EVALUATED_TAG: suite, VERDICT_TAG: _verdict(summary), FLAGS_TAG: flags})
+    files = [below(folder, name) for name in (SUMMARY, VERDICTS)] + [below(folder.parent, PAGE)]
+    runs.log_files(run, (file for file in files if file.exists()), f"evaluation/{suite}")
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -52,21 +77,36 @@ def headline(summary: Mapping[str, Any]) -> str:
     norm = f"{TITLES[summary['norm']]} " if "norm" in summary else ""
     return (
         f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at {norm}eps"
-        f" {summary['eps']:.4f}, n = {summary['n']}, {summary['verdict']}"
+        f" {summary['eps']:.4f}, n = {summary['n']}, {_verdict(summary)}"
     )
 
 
-def run_of(runs: Runs, evaluation: EvaluationSpec, model: ModelRecord) -> str:
-    """The run that trained the model, if MLflow has it; otherwise a run of this evaluation."""
+def _verdict(summary: Mapping[str, Any]) -> str:
+    return status_in_words(summary["verdict"], summary["robust_acc"])
+
+
+def _identity(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, str]:
+    """The tags of a model that no sweep trained: what its accuracies are measured on, and against."""
+    n = summary["n"]
+    return {
+        DATASET_TAG: f"{evaluation.dataset} {evaluation.split} (n = {n})",
+        BUDGET_TAG: budget(evaluation.eps, evaluation.unit),
+        SUITE_TAG: f"{summary['suite']} (n = {n}, {evaluation.split})",
+    }
+
+
+def _run(runs: Runs, evaluation: EvaluationSpec, model: ModelRecord) -> tuple[Run, bool]:
+    """The run that trained the model, if MLflow has it; otherwise one of this evaluation, which is its own."""
     source = model.source
     if source.run_id:
-        runs.restore_run(runs.get(source.run_id))
-        return source.run_id
+        run = runs.get(source.run_id)
+        runs.restore_run(run)
+        return run, False
     found = runs.find_trial(source.sweep_id, source.trial_id) if source.sweep_id else None
-    if found is None:
-        identity = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name}
-        found = runs.find_or_make(EXPERIMENT, source.name, identity, evaluation.command)
-    return str(found.info.run_id)
+    if found is not None:
+        return found, False
+    identity = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name}
+    return runs.find_or_make(EXPERIMENT, source.name, identity, evaluation.command), True
 
 
 def log_corruptions(
@@ -78,7 +118,8 @@ def log_corruptions(
         MlflowException: the server rejected the data; resume the evaluation to try again.
     """
     runs = Runs(uri)
-    run_id = run_of(runs, spec, model)
+    run, _ = _run(runs, spec, model)
+    run_id = str(run.info.run_id)
     at = milliseconds(datetime.datetime.fromisoformat(spec.created).timestamp())
     low, high = summary["corrupted_acc_interval"]
     numbers = {name: summary[name] for name in ("clean_acc", "corrupted_acc", "n", "mce") if summary[name] is not None}
@@ -87,4 +128,4 @@ def log_corruptions(
     runs.log_metrics(run_id, {f"corruptions/{name}": value for name, value in numbers.items()}, at=at)
     said = f"{percent(summary['corrupted_acc'])} [{percent(low)}, {percent(high)}], {summary['images']}"
     runs.set_tags(run_id, {"bat.corruptions": f"{said}, n = {summary['n']}"})
-    runs.log_files(run_id, (folder / SUMMARY,), "corruptions")
+    runs.log_files(run, [below(folder, SUMMARY)], "corruptions")

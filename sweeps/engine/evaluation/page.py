@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bat_core.masking.flags import NOTHING_TO_MASK, status_in_words
 from bat_core.norms import LINF, TITLES
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
@@ -23,10 +24,11 @@ from sweeps.engine.pages.document import (
     Table,
     commands,
     robust_cells,
+    verdict_cell,
 )
 
 Summary = Mapping[str, Any]
-VERDICTS = ("clear", "suspect", "masked", "not checked")
+VERDICTS = ("clear", "suspect", "masked", NOTHING_TO_MASK, "not checked")
 
 
 def evaluation_page(
@@ -76,7 +78,8 @@ def _answer(ranked: Sequence[Summary]) -> str:
     word = "is correct on" if _verified(best) else "is correct (not verified) on"
     clean = f"{percent(best['clean_acc'])} clean"
     first = f"{best['model']} {word} {robust} of {best['n']} images under every attack, {clean}."
-    counts = {word: sum(one["verdict"] == word for one in ranked) for word in VERDICTS}
+    words = [status_in_words(one["verdict"], one["robust_acc"]) for one in ranked]
+    counts = {word: words.count(word) for word in VERDICTS}
     said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     return f"{first} Of {counted(len(ranked), 'model')}, the checks for gradient masking call {said}."
 
@@ -101,7 +104,7 @@ def _leaderboard(ranked: Sequence[Summary]) -> Table:
     for one in ranked:
         robust = robust_cells(one["robust_acc"], one["robust_acc_interval"], verified=_verified(one))
         clean = Cell(percent(one["clean_acc"]), one["clean_acc"])
-        verdict = Cell(str(one["verdict"]), look=str(one["verdict"]))
+        verdict = verdict_cell(str(one["verdict"]), one["robust_acc"])
         rows.append([Cell(str(one["model"]), look="name"), clean, *robust, verdict, str(one["suite"])])
     columns = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite")
     note = (

@@ -9,14 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bat_core.masking.flags import status_in_words
 from bat_core.norms import LINF, TITLES
+from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
-from sweeps.engine.cli.text import percent, percent_range
+from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
 from sweeps.engine.evaluation.attack import Evaluation
 
 Summary = Mapping[str, Any]
-HEADLINE = ("model", "clean", "robust", "95 %", "checks")
+HEADLINE = ("model", "clean", "verified", f"{UNVERIFIED_MARK}not ver.", "95 %", "checks")
 MOST_IN_FULL = 4  # with more models, the terminal shows accuracies without the settings of the attacks
 DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts", "on")
 
@@ -74,7 +76,7 @@ def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
         [
             str(one["model"]),
             percent(one["clean_acc"]),
-            percent(one["robust_acc"]),
+            *_robust(one),
             percent_range(*one["robust_acc_interval"]),
             _verdict(one),
         ]
@@ -121,10 +123,11 @@ def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     writer.writerow([*head, *(["norm"] if norm else [])])
     for one in summaries:
         shared = [one["model"], evaluation.dataset, one["n"], evaluation.eps, evaluation.seed]
-        said = [one["suite"], one["verdict"], *norm]
+        said = [one["suite"], status_in_words(one["verdict"], one["robust_acc"]), *norm]
         lines = [("clean", one["clean_acc"], one["clean_acc_interval"])]
         lines += [(line["name"], line["acc"], line["interval"]) for line in one["attacks"]]
-        lines += [("worst case", one["robust_acc"], one["robust_acc_interval"])]
+        worst = "worst case" if is_verified(str(one["suite"])) else "worst case, not verified"
+        lines += [(worst, one["robust_acc"], one["robust_acc_interval"])]
         for name, acc, (low, high) in lines:
             writer.writerow([*shared, name, round(acc, 6), round(low, 6), round(high, 6), *said])
     return text.getvalue()
@@ -140,7 +143,14 @@ def _rich(columns: Sequence[str], *, title: str) -> Table:
 
 def _verdict(one: Summary) -> str:
     """The masking status; for a masked model also that its robustness is not verified."""
-    return f"{one['verdict']}, not verified" if str(one["suite"]).endswith(": masked") else str(one["verdict"])
+    said = status_in_words(str(one["verdict"]), one["robust_acc"])
+    return f"{said}, not verified" if str(one["suite"]).endswith(": masked") else said
+
+
+def _robust(one: Summary) -> tuple[str, str]:
+    """The robust accuracy, in the column of its kind: verified, or not."""
+    number = percent(one["robust_acc"])
+    return (number, "") if is_verified(str(one["suite"])) else ("", f"{UNVERIFIED_MARK}{number}")
 
 
 def _styled(words: str) -> str:

@@ -12,6 +12,7 @@ from bat_core.checkpoint import class_names_of
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
+from bat_core.gallery import choose, specimens
 from bat_core.memory import gpu_batch_size
 from bat_core.norms import LINF
 from bat_core.paths import below, write_atomically
@@ -31,7 +32,7 @@ from sweeps.engine.evaluation.attack import (
     summarise,
     write_verdicts,
 )
-from sweeps.engine.evaluation.gallery import choose, gallery_section, largest_change, save_gallery, specimens
+from sweeps.engine.evaluation.gallery import gallery_section, largest_change, save_gallery
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
@@ -161,7 +162,8 @@ class EvaluationJob(Job[Evaluation]):
             for which, positions in halves:
                 rows = [order[int(known.rows[at])] for at in positions]
                 with model_code(f"model {model.source.name!r} failed in its gallery"):
-                    shown = specimens(self.spec, evaluator, self.part, rows, self._class_names())
+                    suite = self.spec.attacks(evaluator.device.type)
+                    shown = specimens(suite, evaluator, self.part, rows, self._class_names())
                 found += shown
                 if shown:
                     heading = f"Images of {model.source.name} {which}"

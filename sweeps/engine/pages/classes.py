@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bat_core.correctness import NO_ANSWER
+from bat_core.gallery import class_name
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.text import UNVERIFIED_MARK
 from sweeps.engine.pages.document import Heat, Notes, Section
@@ -50,11 +51,6 @@ def class_sections(models: Sequence[Judged], best: str | None, class_names: Sequ
 
 def _row_name(model: Judged) -> str:
     return model.name if model.verified else f"{UNVERIFIED_MARK}{model.name}"
-
-
-def class_name(label: int, class_names: Sequence[str] | None) -> str:
-    """A class's name; its number where no name is known."""
-    return class_names[label] if class_names and 0 <= label < len(class_names) else str(label)
 
 
 def _weakest(verdicts: Verdicts, classes: Sequence[int]) -> list[int]:

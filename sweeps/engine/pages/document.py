@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import jinja2
 from markupsafe import Markup
 
+from bat_core.masking.flags import status_in_words
 from sweeps.engine.cli.app import PROGRAM
 from sweeps.engine.cli.config_file import FILE as CONFIG
 from sweeps.engine.cli.redact import redacted
@@ -34,6 +35,12 @@ def robust_cells(robust: float, interval: tuple[float, float], *, verified: bool
     none, look = [Cell("-"), Cell("-")], "" if verified else "unverified"
     found = [Cell(percent(robust), robust, look), Cell(percent_range(*interval), interval[0], look)]
     return [*found, *none] if verified else [*none, *found]
+
+
+def verdict_cell(masking_status: str, robust: float) -> Cell:
+    """The cell of a masking status, given the robust accuracy that it is about."""
+    said = status_in_words(masking_status, robust)
+    return Cell(said, look=masking_status if said == masking_status else "")
 
 
 @dataclass(frozen=True, kw_only=True)

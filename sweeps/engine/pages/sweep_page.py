@@ -11,6 +11,7 @@ from typing import Any
 from bat_core.checkpoint import class_names_of
 from bat_core.config import flatten, to_dict
 from bat_core.errors import InputError
+from bat_core.masking.flags import NOTHING_TO_MASK, status_in_words
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
@@ -30,6 +31,7 @@ from sweeps.engine.pages.document import (
     commands,
     render,
     robust_cells,
+    verdict_cell,
 )
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, TrialStatus, read_events
@@ -95,13 +97,16 @@ class _Board:
     def verdicts_in_words(self) -> str:
         """How many trials ended how, and what the checks for gradient masking said."""
         words = [f"{counted(len(self.finished), 'trial')} of {len(self.rows)} finished"]
-        for verdict in ("clear", "suspect", "masked"):
-            if count := sum(result["verdict"] == verdict for *_, result in self.finished):
+        said = [status_in_words(result["verdict"], result["robust_acc"]) for *_, result in self.finished]
+        for verdict in ("clear", "suspect", "masked", NOTHING_TO_MASK):
+            if count := said.count(verdict):
                 words.append(f"{count} {verdict}")
         unverified = sum(not is_verified(result["suite"]) for *_, result in self.finished)
         words += [f"{unverified} not verified"] if unverified else []
+        if beaten := sum(status.bound is not None for _, status in self.rows):
+            words.append(f"{beaten} off the front by PGD and not verified")
         for phase in ("stopped", "failed"):
-            if count := sum(status.phase == phase for _, status in self.rows):
+            if count := sum(status.phase == phase and status.bound is None for _, status in self.rows):
                 words.append(f"{count} {phase}")
         return f"{', '.join(words)}."
 
@@ -132,11 +137,13 @@ class _Board:
         trained = Cell(span(hours), hours) if status.epochs else NONE
         if result is None:
             state = f"{status.phase}: {status.reason}" if status.reason else status.phase
+            if status.bound is not None:
+                state = f"not verified: {status.reason}"
             return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), self.story.setting(trial)]
         clean, robust = result["clean_acc"], result["robust_acc"]
         reach = wilson(round(robust * result["robust_n"]), result["robust_n"])
         row += [Cell(percent(clean), clean), *robust_cells(robust, reach, verified=is_verified(result["suite"]))]
-        verdict = Cell(result["verdict"], look=result["verdict"])
+        verdict = verdict_cell(result["verdict"], robust)
         state = "finished" if status.collapsed is None else f"finished, collapsed at epoch {status.collapsed}"
         n = Cell(str(result["robust_n"]), result["robust_n"])
         return [*row, verdict, n, result["suite"], trained, state, self.story.setting(trial)]

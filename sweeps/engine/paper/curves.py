@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bat_core.curves import Curves
+from bat_core.masking.flags import status_in_words
 from bat_core.norms import LINF
+from bat_core.suites import is_verified
 from bat_core.verdicts import READINGS, Reading, Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, TrialStatus
@@ -27,7 +29,8 @@ COLUMNS = (
     "n",
     "clean_acc",
     "pgd_acc",
-    "robust_acc",
+    "robust_verified",
+    "robust_not_verified",
     "robust_n",
     "suite",
     "verdict",
@@ -181,11 +184,17 @@ def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
                             len(verdicts),
                             round(verdicts.clean_acc, 6),
                             round(verdicts.robust_acc, 6),
-                            round(one.headline.robust_acc, 6),
+                            *_by_kind(one),
                             len(one.headline),
                             one.suite,
-                            one.masking_status,
+                            status_in_words(one.masking_status, one.headline.robust_acc),
                             *norms,
                         ]
                     )
     return text.getvalue()
+
+
+def _by_kind(one: EvaluatedTrial) -> tuple[float | str, float | str]:
+    """The robust accuracy in the column of its kind: verified, or not."""
+    number = round(one.headline.robust_acc, 6)
+    return (number, "") if is_verified(one.suite) else ("", number)

@@ -1,4 +1,4 @@
-"""Tune's searcher and scheduler for a search: propose trials as others end, and stop some early by halving."""
+"""Tune's searcher and schedulers for a search: propose trials as others end, and stop some early."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from sweeps.engine.ray_backend.trainables import FAILURE
 from sweeps.engine.ray_backend.tuning import TuneRun, tune_trials
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial_evaluation import BOUND
+from sweeps.engine.sweep.trial_evaluation import CLEAN as FINAL_CLEAN
 
 SIGNAL = "val_robust_acc"  # a few PGD steps on validation images after each epoch
 CLEAN = "val_clean_acc"
 DIED = "its process died: killed, or out of memory"
 
 GoOn = Callable[[], bool]
+Beaten = tuple[str, float, float]  # a trial's id, its clean and its verified accuracy
 
 
 class Study(Protocol):
@@ -37,6 +40,9 @@ class Study(Protocol):
 
     def settle(self, trial: Trial) -> None:
         """Learn from the record of a trial that has ended."""
+
+    def dominating(self, clean: float, bound: float) -> Beaten | None:
+        """A finished trial that beats another of this clean accuracy, whose verified accuracy is at most `bound`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ def search_trials(run: TuneRun, study: Study, *, rungs: Rungs | None, go_on: GoO
     tune_trials(
         run,
         search_alg=StudySearcher(run, study, go_on),
-        scheduler=EpochASHA(run, study.trials(), rungs) if rungs else None,
+        scheduler=SearchScheduler(run, study, EpochASHA(run, study.trials(), rungs) if rungs else None),
         num_samples=-1,
     )
 
@@ -97,6 +103,37 @@ class StudySearcher(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: Ray saved no state."""
+
+
+class SearchScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops trials by halving, and, before they are verified, those that cannot enter the front.
+
+    The verified accuracy is at most that under PGD on the same images. So a trial whose clean and PGD accuracy a
+    finished trial beats is not on the front, whatever the verifying suite would find: the front is the same without it.
+    """
+
+    def __init__(self, run: TuneRun, study: Study, halving: "EpochASHA | None") -> None:
+        super().__init__()
+        self._sweep, self._folder, self._study, self._halving = run.sweep, run.folder, study, halving
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Decide whether the trial continues."""
+        if BOUND in result:
+            return self._before_verification(trial.config["trial"], result[FINAL_CLEAN], result[BOUND])
+        if self._halving is None:
+            return str(TrialScheduler.CONTINUE)
+        return self._halving.on_trial_result(tune_controller, trial, result)
+
+    def _before_verification(self, trial_id: str, clean: float, bound: float) -> str:
+        if (by := self._study.dominating(clean, bound)) is None:
+            return str(TrialScheduler.CONTINUE)
+        reason = (
+            f"cannot enter the front: clean {clean:.1%} and at most {bound:.1%} robust (PGD, not verified), and"
+            f" {by[0]} has {by[1]:.1%} and {by[2]:.1%}"
+        )
+        trial = self._folder.find(self._sweep, trial_id)
+        self._folder.append_event(trial, "stopped", reason=reason, clean_acc=clean, robust_bound=bound)
+        return str(TrialScheduler.STOP)
 
 
 class EpochASHA(FIFOScheduler):  # type: ignore[misc]

@@ -13,11 +13,14 @@ from scipy.stats import qmc
 from bat_core.rng import named_seed
 from search_spaces.base import Point, Space
 from search_spaces.encoding import Encoding
+from sweeps.engine.ray_backend.rungs import ranked
 from sweeps.engine.search.gaussian import Array, Posterior, fit
 from sweeps.engine.search.improvement import expected_excess, expected_hypervolume_gain
 from sweeps.engine.search.observations import Observations, observe
+from sweeps.engine.search.prior import PRIOR, Prior, fit_prior, fit_with_prior
 
-STARTUP = 10  # observations before the process is used; until then, points of a Sobol sequence
+STARTUP = 6  # observations before the process is used; until then, points of a Sobol sequence
+HINTS = 3  # of the first proposals that are the best points of those searches
 CROWD = 32  # with this many trials running, too little is known of each: points of the Sobol sequence
 MOST = 150  # observations that the process is fitted to
 ANYWHERE, NEAR = 400, 200  # candidates of each proposal: in the whole space, and close to the front
@@ -36,6 +39,7 @@ class AutoSampler(BaseSampler):
     def __init__(self, space: Space, seed: int, distributions: dict[str, BaseDistribution]) -> None:
         self._encoding, self._seed, self._distributions = Encoding(space), seed, distributions
         self._random = RandomSampler(seed=seed)
+        self._prior: tuple[int, Prior | None] = (0, None)  # of how many trials of other searches
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         return self._distributions
@@ -52,10 +56,13 @@ class AutoSampler(BaseSampler):
         seen = observe(self._encoding, study.directions, others)
         running = [one.params for one in others if one.state == TrialState.RUNNING and one.params]
         rng = np.random.default_rng(named_seed(self._seed, "auto", trial.number))
+        prior = self._prior_of(study)
         if len(seen.values) < STARTUP or len(running) >= CROWD:
-            point = self._sobol(trial.number)
+            tried = [one.params for one in others]
+            hints = [point for point in prior.best[:HINTS] if point not in tried] if prior else []
+            point = hints[0] if hints and len(seen.values) < STARTUP else self._sobol(trial.number)
         else:
-            point = propose(self._encoding, seen, running, rng)
+            point = propose(self._encoding, seen, running, rng, prior)
         return {name: value for name, value in point.items() if name in search_space}
 
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, one: BaseDistribution) -> Any:
@@ -64,6 +71,13 @@ class AutoSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Do nothing: a proposal depends on the study alone."""
 
+    def _prior_of(self, study: optuna.Study) -> Prior | None:
+        """The prior that the study's trials of other searches give. They never change, but for more of them."""
+        rows = [row for name, found in study.user_attrs.items() if name.startswith(PRIOR) for row in found]
+        if len(rows) != self._prior[0]:
+            self._prior = (len(rows), fit_prior(self._encoding, rows, ranked))
+        return self._prior[1]
+
     def _sobol(self, number: int) -> Point:
         sequence = qmc.Sobol(len(self._encoding.choices), rng=named_seed(self._seed, "sobol"))
         if number:
@@ -71,28 +85,37 @@ class AutoSampler(BaseSampler):
         return self._encoding.point(sequence.random(1)[0])
 
 
-def propose(encoding: Encoding, seen: Observations, running: Sequence[Point], rng: np.random.Generator) -> Point:
+def propose(
+    encoding: Encoding,
+    seen: Observations,
+    running: Sequence[Point],
+    rng: np.random.Generator,
+    prior: Prior | None = None,
+) -> Point:
     """The point that is expected to improve the front most, given what was seen and what is running."""
     seen = seen.thinned(MOST, rng)
     pending = np.array([encoding.vector(point) for point in running]).reshape(len(running), seen.x.shape[1])
-    gain, front = _acquisition(seen, pending)
+    gain, front = _acquisition(seen, pending, prior)
     positions = np.concatenate([
         rng.random((ANYWHERE, len(encoding.choices))),
         _moved(encoding, [seen.points[at] for at in front], NEAR, MOVE, rng),
     ])  # fmt: skip
-    values = gain(_vectors(encoding, positions))
+    values = gain(encoding.vectors(positions))
     for round_ in range(ROUNDS):
         best = np.argsort(-values, kind="stable")[:PARENTS]
         parents = [encoding.point(positions[at]) for at in best]
         near = _moved(encoding, parents, PARENTS * CHILDREN, MOVE / 2**round_, rng)
         positions = np.concatenate([positions[best], near])
-        values = np.concatenate([values[best], gain(_vectors(encoding, near))])
+        values = np.concatenate([values[best], gain(encoding.vectors(near))])
     return encoding.point(positions[int(values.argmax())])
 
 
-def _acquisition(seen: Observations, pending: Array) -> tuple[Acquisition, list[int]]:
+def _acquisition(seen: Observations, pending: Array, prior: Prior | None) -> tuple[Acquisition, list[int]]:
     """The expected gain times the probability of being feasible, and which observations are the mean's front."""
-    processes = [fit(seen.x, seen.values[:, at], seen.noise[:, at]) for at in range(seen.values.shape[1])]
+    processes = [
+        fit_with_prior(seen.x, seen.values[:, at], seen.noise[:, at], prior.processes[at] if prior else None)
+        for at in range(seen.values.shape[1])
+    ]
     rules = [fit(seen.ended_x, values, np.zeros(len(values))) for values in seen.broken.T if values.max() > 0]
     means = np.column_stack([process.predict(seen.x)[0] for process in processes])
     expected = means
@@ -131,10 +154,6 @@ def _front(values: Array) -> list[int]:
         if all((values[at] > values[other]).any() for other in kept):
             kept.append(int(at))
     return kept
-
-
-def _vectors(encoding: Encoding, positions: Array) -> Array:
-    return np.array([encoding.vector(encoding.point(row)) for row in positions])
 
 
 def _moved(encoding: Encoding, parents: Sequence[Point], count: int, size: float, rng: np.random.Generator) -> Array:

@@ -1,7 +1,7 @@
 """Finalists: retrain the best points, choose a champion on validation images, evaluate once on test images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from bat_core.data import Dataset
 from bat_core.errors import InputError
 from bat_core.paths import below
 from bat_core.suites import get_suite
+from sweeps.engine.cli.text import count_of
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
@@ -16,13 +17,14 @@ from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.run import run_evaluation
 from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.search.objectives import choose, get_objective
+from sweeps.engine.search.race import to_be_trained_again
 from sweeps.engine.search.results import Score, front, largest_part, scores
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested, trusted_finalists
 from sweeps.engine.search.spec import Final, Search
-from sweeps.engine.search.text import conditions, nothing_to_retrain
+from sweeps.engine.search.text import conditions, nothing_to_retrain, seeds_each
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.tracking.background import describe_error
+from sweeps.engine.tracking.background import describe_error, quiet_mlflow
 
 ROLE = "finalist"
 VAL_SUITE, TEST_SUITE = "quick", "standard"  # on validation images, to choose; on test images, to report
@@ -44,13 +46,9 @@ def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist]
         why = nothing_to_retrain(snapshot) or "No trial has finished."
         session.say(f"{why} So there are no finalists: nothing is retrained, and no model is registered.", "yellow")
         return [], None
-    if not _train(session, search.final, origins):
-        return [], None
-    finalists = _finished(session, search.final, origins)
+    finalists = _raced(session, search, origins)
     if not finalists:
         return [], None
-    session.tracker.once()  # the evaluations are logged to the models' own runs
-    finalists = _evaluated_on_val(session, search, finalists)
     champion = chosen_model(finalists, search)
     finalists = _tested(session, search, finalists)
     if champion is None:
@@ -92,10 +90,46 @@ def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
     )
 
 
-def _train(session: SweepSession, final: Final, origins: Sequence[Score]) -> bool:
+def _raced(session: SweepSession, search: Search, origins: Sequence[Score]) -> list[Finalist]:
+    """Train and evaluate the finalists, and give some of them more seeds until the rule's choice is clear.
+
+    Returns:
+        The finalists whose every seed finished; none if it was interrupted.
+    """
+    final = search.final
+    assert final is not None
+    seeds, scored = {origin.id: final.seeds for origin in origins}, dict[str, Score]()
+    racing = [origin.id for origin in origins]
+    while True:
+        trials = [final_trial(one, seed, final.epochs) for one in origins for seed in seeds[one.id]]
+        if not _train(session, trials, racing):
+            return []
+        finalists = _finished(session, final, origins, seeds)
+        new = [one for finalist in finalists for one in finalist.members if one.id not in scored]
+        if new:
+            session.tracker.once()  # the evaluations are logged to the models' own runs
+            scored |= {one.id: one for one in _evaluated_on_val(session, search, new)}
+        finalists = [replace(one, members=tuple(scored[member.id] for member in one.members)) for one in finalists]
+        racing = next_seeds(finalists, search)
+        if not racing:
+            return finalists
+        seeds |= {name: final.seeds_for(len(seeds[name]) + 1) for name in racing}
+
+
+def next_seeds(finalists: Sequence[Finalist], search: Search) -> list[str]:
+    """The origins of the finalists that get another seed: none if the choice is clear, or all have the most seeds."""
+    assert search.final is not None
+    floor = get_objective(search.objective).floor or 0.0
+    most = search.final.max_seeds or len(search.final.seeds)
+    if all(len(one.members) >= most for one in finalists):
+        return []
+    again = to_be_trained_again(finalists, search.final.rule, floor)
+    return [one.origin.id for one in finalists if one.origin.id in again and len(one.members) < most]
+
+
+def _train(session: SweepSession, trials: Sequence[Trial], racing: Sequence[str]) -> bool:
     """Train what is missing. Returns True if every trial finished or failed, False if it was interrupted."""
     folder = session.folder
-    trials = [final_trial(origin, seed, final.epochs) for origin in origins for seed in final.seeds]
     known = {trial.id for trial in folder.trials(session.sweep)}
     for trial in trials:
         if trial.id not in known:
@@ -103,17 +137,19 @@ def _train(session: SweepSession, final: Final, origins: Sequence[Score]) -> boo
     waiting = [trial for trial in trials if read_status(folder.trial(trial)).phase != "finished"]
     if not waiting:
         return True
-    session.console.print(f"training {len(waiting)} models: {len(origins)} finalists, {len(final.seeds)} seeds each")
+    session.console.print(f"training {len(waiting)} models of {count_of(len(racing), 'finalist')}")
     run_on_ray(session, waiting)
     return all(read_status(folder.trial(trial)).done for trial in trials)
 
 
-def _finished(session: SweepSession, final: Final, origins: Sequence[Score]) -> list[Finalist]:
+def _finished(
+    session: SweepSession, final: Final, origins: Sequence[Score], seeds: Mapping[str, tuple[int, ...]]
+) -> list[Finalist]:
     """The finalists whose every seed finished training."""
     by_id = {one.id: one for one in scores(session.sweep, session.folder, role=ROLE)}
     found = []
     for origin in origins:
-        ids = [final_trial(origin, seed, final.epochs).id for seed in final.seeds]
+        ids = [final_trial(origin, seed, final.epochs).id for seed in seeds[origin.id]]
         if all(trial_id in by_id for trial_id in ids):
             found.append(Finalist(origin=origin, members=tuple(by_id[trial_id] for trial_id in ids)))
     return found
@@ -132,9 +168,9 @@ def chosen_model(finalists: Sequence[Finalist], search: Search) -> Score | None:
     return max(picked.members, key=lambda one: (one.robust_acc, one.clean_acc)) if picked else None
 
 
-def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """Evaluate every finalist on validation images, with all gradient-masking checks. The rule sees these numbers."""
-    place = _evaluate(session, search, finalists, split="val", suite=VAL_SUITE)
+def _evaluated_on_val(session: SweepSession, search: Search, members: Sequence[Score]) -> list[Score]:
+    """Evaluate models on validation images, with all gradient-masking checks. The rule sees these numbers."""
+    place = _evaluate(session, search, members, split="val", suite=VAL_SUITE)
 
     def evaluated(member: Score) -> Score:
         summary = read_summary(below(place, member.id, SUMMARY))
@@ -148,22 +184,23 @@ def _evaluated_on_val(session: SweepSession, search: Search, finalists: Sequence
             flags=tuple(flag.name for flag in summary.flags),
         )
 
-    return [replace(finalist, members=tuple(map(evaluated, finalist.members))) for finalist in finalists]
+    return [evaluated(member) for member in members]
 
 
 def _tested(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
     """Evaluate every finalist with the full suite on test images, once."""
-    place = _evaluate(session, search, finalists, split="test", suite=TEST_SUITE)
+    members = [member for finalist in finalists for member in finalist.members]
+    place = _evaluate(session, search, members, split="test", suite=TEST_SUITE)
     return [
         replace(finalist, tested=tuple(_read(member.id, place) for member in finalist.members))
         for finalist in finalists
     ]
 
 
-def _evaluate(session: SweepSession, search: Search, finalists: Sequence[Finalist], *, split: str, suite: str) -> Path:
-    """Run, resume or reuse the evaluation of all finalists. Returns its folder."""
+def _evaluate(session: SweepSession, search: Search, scored: Sequence[Score], *, split: str, suite: str) -> Path:
+    """Run, resume or reuse the evaluation of models. Returns its folder."""
     folder, options = session.folder, session.options
-    members = [member.trial for finalist in finalists for member in finalist.members]
+    members = [one.trial for one in scored]
     ids = "\n".join(sorted(trial.id for trial in members))
     place = folder.file(f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}")
     if all(below(place, trial.id, SUMMARY).exists() for trial in members):
@@ -211,7 +248,7 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
     """Register the champion in MLflow. If the server does not respond, print a warning; --resume tries again."""
     tested = next(one for finalist in finalists for one in finalist.tested if one.trial == champion.id)
     description = (
-        f"Chosen by the rule {final.rule} from {len(finalists)} finalists with {len(final.seeds)} seeds each, on"
+        f"Chosen by the rule {final.rule} from {len(finalists)} finalists with {seeds_each(finalists)}, on"
         f" validation images: clean {champion.clean_acc:.1%}, robust {champion.robust_acc:.1%} under {champion.suite}"
         f" (n = {champion.robust_n}). On test images, evaluated once: clean {tested.clean_acc:.1%},"
         f" robust {tested.robust_acc:.1%}"
@@ -219,10 +256,28 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         f" (n = {tested.n}), {tested.masking_status}."
     )
     try:
-        from sweeps.engine.tracking.registry import register_champion
+        from sweeps.engine.tracking.registry import Merit, register_champion
 
+        quiet_mlflow()
+        attack = champion.trial.config.attack
+        merit = Merit(
+            dataset=champion.trial.config.data.name,
+            eps=attack.eps,
+            pixels=round(attack.eps / session.sweep.pixel, 6),
+            norm=session.sweep.norm,
+            robust_acc=tested.robust_acc,
+            clean_acc=tested.clean_acc,
+            n=tested.n,
+            suite=tested.suite,
+            verdict=tested.masking_status,
+        )
         version = register_champion(
-            session.sweep, champion.id, name=final.registered_name, description=description, uri=session.tracker.uri
+            session.sweep,
+            champion.id,
+            merit,
+            name=final.registered_name,
+            description=description,
+            uri=session.tracker.uri,
         )
     except Exception as error:
         session.console.print(

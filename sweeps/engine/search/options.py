@@ -56,8 +56,8 @@ class SearchOptions(SweepOptions):
     objective: str = DEFAULT_OBJECTIVE
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
     robust-at-clean>=X."""
-    sampler: str = "tpe"
-    """Sampler: auto (a Gaussian process that knows its noise), tpe, gp or random."""
+    sampler: str = "auto"
+    """Sampler: auto (a Gaussian process that knows its noise), tpe, gp (Optuna's) or random."""
     seed: int = 0
     """Seed of the sampler and of the trials."""
     num_trials: int = 40
@@ -71,8 +71,11 @@ class SearchOptions(SweepOptions):
     grace: int | None = None
     """Epochs before successive halving can stop a trial. Default: 20 % of the epochs, at least 2, if the objective
     includes clean accuracy; else 30 %."""
+    verify_all: bool = False
+    """Also verify trials whose PGD accuracy shows that they cannot enter the front."""
     warm_start: Annotated[tuple[Path, ...], Several] = ()
-    """Folders of earlier searches; the sampler learns from their finished trials."""
+    """Folders of earlier searches; the sampler learns from their finished trials. With --sampler auto, those of other
+    images or budgets are a prior, used while it explains what this search sees."""
     eps: Amount | None = None
     """Evaluation budget. Default: 8 pixels. The training budget is --set eps= or --range eps=."""
     step_size: Amount | None = None
@@ -81,6 +84,8 @@ class SearchOptions(SweepOptions):
     """Retrain this many trials of the front with each of --seeds, and evaluate them once on test images."""
     final_epochs: int | None = None
     """Epochs of a finalist. Default: those of its original trial."""
+    max_seeds: int | None = None
+    """Give finalists more seeds, up to this many each, until --rule's choice is clear. Default: only --seeds."""
     rule: str = DEFAULT_RULE
     """Rule that chooses the champion: robust-at-clean>=X, knee or robust-per-hour."""
     register: str | None = None
@@ -100,6 +105,7 @@ class SearchOptions(SweepOptions):
             ("grace", 1),
             ("finalists", 0),
             ("final_epochs", 1),
+            ("max_seeds", 1),
         ):
             if getattr(self, name) is not None:
                 check_finite(f"--{name.replace('_', '-')}", getattr(self, name), low=low)
@@ -179,7 +185,13 @@ class SearchOptions(SweepOptions):
             halving=self._halving(space, base.train),
             final=self.final(self.dataset),
             warm_start=tuple(str(path.resolve()) for path in self.warm_start),
+            skip_dominated=self._skips_dominated(),
         )
+
+    def _skips_dominated(self) -> bool:
+        """Whether trials that cannot enter the front stay unverified. Optuna's GP learns from finished ones only."""
+        both = set(self.objective.split("+")) == set(DEFAULT_OBJECTIVE.split("+"))
+        return both and self.sampler != "gp" and not self.verify_all
 
     def _refuse_overridden(self, space: Space) -> None:
         """Refuse a model or recipe that the space would override."""
@@ -208,6 +220,7 @@ class SearchOptions(SweepOptions):
             count=self.finalists,
             epochs=self.final_epochs,
             seeds=self.seeds,
+            max_seeds=self.max_seeds,
             rule=self.rule,
             registered_name=self.register or f"bat-sweeps-{file_name(dataset)}",
         )
@@ -220,7 +233,13 @@ def default_halving(objective: str, epochs: int) -> Halving:
     return Halving(grace=max(round(0.3 * epochs), 1), factor=FACTOR)
 
 
-FINAL_OPTIONS = {"final_epochs": "epochs", "rule": "rule", "register": "registered_name", "seeds": "seeds"}
+FINAL_OPTIONS = {
+    "final_epochs": "epochs",
+    "rule": "rule",
+    "register": "registered_name",
+    "seeds": "seeds",
+    "max_seeds": "max_seeds",
+}
 BUDGET_OPTIONS = {"num_trials": "num_trials", "max_hours": "max_hours", "stop_when_flat": "flat"}
 RESIZABLE = {*BUDGET_OPTIONS, "finalists", *FINAL_OPTIONS}
 

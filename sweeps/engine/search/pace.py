@@ -40,6 +40,8 @@ class Pace:
                 continue
             for span in status.spans:
                 self._worked.add(span)
+            if status.bound is not None and status.ended is not None:
+                self._front.add((status.ended, place), None)
             if (reached := score(trial, status, self._sweep.resources.num_workers)) is not None:
                 point = (reached.clean_acc, reached.robust_acc) if reached.counts else None
                 self._front.add((reached.ended, place), point)

@@ -42,6 +42,11 @@ def _chart(snapshot: Snapshot) -> Chart:
     for one in snapshot.finished:
         name = "masked, not verified" if not is_verified(one.suite) else one.masking_status
         kinds.setdefault("on the front" if one.id in front else name, []).append(one)
+    bounds = [
+        Mark(bound["clean_acc"], bound["robust_bound"], f"{trial.id} {bound['reason']}")
+        for trial, status in snapshot.bounded
+        if (bound := status.bound) is not None
+    ]
     series = [
         Series(
             name=f"{name} ({len(found)})",
@@ -52,6 +57,7 @@ def _chart(snapshot: Snapshot) -> Chart:
         for name, found in kinds.items()
         if found
     ]
+    series += [Series(name=f"at most, not verified ({len(bounds)})", marks=bounds, hollow=True)] if bounds else []
     marks = [mark for one in series for mark in one.marks]
     heights = [value for mark in marks for value in (mark.y, mark.low, mark.high) if value is not None]
     return Chart(

@@ -9,6 +9,7 @@ from sweeps.engine.cli.text import count_of, percent, span
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.ray_backend.rungs import ALWAYS, expected_whole
 from sweeps.engine.search.objectives import MEASURES, get_objective
+from sweeps.engine.search.report_bounded import RULE, bounded_md
 from sweeps.engine.search.report_expected import expected_md
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.results import Score
@@ -86,7 +87,8 @@ def _searched(snapshot: Snapshot) -> list[str]:
     rows = [_row(parameter, unit) for parameter in space.parameters]
     return [
         f"Space {code(space.name)}: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
-        f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}",
+        f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}"
+        + (f" {RULE}" if search.skip_dominated else ""),
         pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
         f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
         + (f" One pixel is {255 * unit.size:g}/255." if unit.norm == LINF else " Budgets are L2 distances."),
@@ -251,9 +253,9 @@ def _gap(snapshot: Snapshot) -> list[str]:
 
 
 def _unfinished(snapshot: Snapshot) -> list[str]:
-    parts = []
+    parts = bounded_md(snapshot)
     for phase, word in (("stopped", "stopped early"), ("failed", "failed")):
-        if count := snapshot.count(phase):
+        if count := snapshot.count(phase) - (len(snapshot.bounded) if phase == "stopped" else 0):
             lines = [f"- {reason}: {', '.join(ids)}" for reason, ids in _reasons(snapshot, phase).items()]
             parts.append("\n".join([f"{_capital(count_of(count, 'trial'))} {word}:\n", *lines]))
     if rest := [trial.id for trial, status in snapshot.rows if not status.done]:
@@ -267,7 +269,7 @@ def _reasons(snapshot: Snapshot, phase: str) -> dict[str, list[str]]:
     """Trial ids by the reason they ended. Numbers that differ between trials are dropped from the reason."""
     found: dict[str, list[str]] = defaultdict(list)
     for trial, status in snapshot.rows:
-        if status.phase == phase:
+        if status.phase == phase and status.bound is None:
             said = (status.reason.strip().splitlines() or ["no reason was recorded"])[0]
             found[code(said) if phase == "failed" else said.partition(": ")[0]].append(trial.id)
     return found

@@ -2,9 +2,19 @@
 
 from sweeps.engine.cli.markdown import pipe_table
 from sweeps.engine.cli.text import count_of, percent, with_interval
+from sweeps.engine.search.objectives import get_objective
+from sweeps.engine.search.race import CLEAR, choice_shares
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
-from sweeps.engine.search.text import champion_of, conditions, describe_rule, nothing_to_retrain, settings, suites
+from sweeps.engine.search.text import (
+    champion_of,
+    conditions,
+    describe_rule,
+    nothing_to_retrain,
+    seeds_each,
+    settings,
+    suites,
+)
 
 ONCE = (
     "All choices were made on validation images, which were split from train. Test images were used once, after all"
@@ -49,7 +59,7 @@ def champion_md(snapshot: Snapshot) -> list[str]:
         ]
     parts = [
         f"{count_of(len(snapshot.finalists), 'finalist')}: trials of the front, retrained with"
-        f" {count_of(len(snapshot.finalists[0].members), 'seed')} each. On validation images, mean over seeds"
+        f" {seeds_each(snapshot.finalists)}. On validation images, mean over seeds"
         f" [lowest-highest seed], under {suites(one for f in snapshot.finalists for one in f.members)}:",
         pipe_table(
             ("finalist", "clean", "robust", "n", "verdicts", "parameters"),
@@ -73,7 +83,18 @@ def _choice(snapshot: Snapshot) -> str:
         return f"There is no champion: {why}.{by} {basis}"
     best = max(champion.members, key=lambda one: (one.robust_acc, one.clean_acc)).id == snapshot.champion
     of = ", the most robust of its seeds on validation images" if best else ""
-    return f"The champion is {snapshot.champion}: {champion.origin.id}{of}.{by} {basis}"
+    return f"The champion is {snapshot.champion}: {champion.origin.id}{of}.{by} {basis}{_clearness(snapshot, champion)}"
+
+
+def _clearness(snapshot: Snapshot, champion: Finalist) -> str:
+    """How often the rule would choose the same finalist with other seeds."""
+    final = snapshot.search.final
+    if final is None or len(snapshot.finalists) < 2 or not any(len(one.members) > 1 for one in snapshot.finalists):
+        return ""
+    floor = get_objective(snapshot.search.objective).floor or 0.0
+    share = choice_shares(snapshot.finalists, final.rule, floor)[champion.origin.id]
+    unclear = "" if share >= CLEAR else f": below {CLEAR:.0%}, so the choice is not clear"
+    return f" With other seeds it would choose {champion.origin.id} in {share:.0%} of draws{unclear}."
 
 
 def _on_validation(snapshot: Snapshot, finalist: Finalist) -> list[str]:

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bat_core.config import check_storable, flatten, to_dict
+from bat_core.config import check_storable
 from bat_core.data import Dataset
-from bat_core.errors import InputError
 from bat_core.norms import LINF, Unit
 from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
@@ -23,14 +22,13 @@ from sweeps.engine.search.pace import Pace
 from sweeps.engine.search.page import story
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
-from sweeps.engine.search.results import Score, scores
 from sweeps.engine.search.snapshot import Snapshot
-from sweeps.engine.search.spec import Search, differences, read_search
+from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.trial_config import trial_config
+from sweeps.engine.search.warm_start import prior_rows, read_warm_start
 from sweeps.engine.storage.files import pasted, relative
-from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Report
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def run_search(options: SearchOptions) -> int:
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
-            study.add(warm_start_trials(Path(source), search), source)
+            _add_warm_start(session, study, source)
         with session.tracker.running():
             over = _run_trials(session, search, study)
             finalists, champion = run_finalists(session, search) if over else ([], None)
@@ -80,7 +78,7 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
     def plan(dataset: Dataset) -> Plan:
         search = options.search(dataset)
         for source in search.warm_start:
-            warm_start_trials(Path(source), search)  # refused before anything is written
+            read_warm_start(Path(source), search, dataset.pixel)  # refused before anything is written
         check_storable(search)
         check_finalists(search, dataset)
         searches.append(search)
@@ -132,40 +130,16 @@ def _value(value: Value, unit: Unit | None) -> str:
     return f"{shown} = {float(value) * 255:.4g}/255" if unit.norm == LINF else shown
 
 
-def warm_start_trials(path: Path, search: Search) -> list[Score]:
-    """The finished trials of another search whose scores are comparable to this one's.
-
-    Raises:
-        InputError: it searched another space, evaluated differently, or has no finished trial.
-    """
-    try:
-        other = read_search(path)
-    except InputError as error:
-        raise InputError(
-            f"--warm-start: {error}; name the folder of a search, whose trials were evaluated on validation images"
-        ) from error
-    folder = SweepFolder(path)
-    said = differences(search.space, other.space)
-    mine, theirs = (_unsearched_fields(one) for one in (search, other))
-    for name in mine:
-        if said is None and mine[name] != theirs.get(name):
-            said = f"its {name} is {theirs.get(name)}, and this search's is {mine[name]}"
-    if said:
-        raise InputError(f"--warm-start {str(path)!r} searched another data set or space: {said}")
-    if not (found := scores(folder.load(), folder)):
-        raise InputError(f"--warm-start {str(path)!r} has no finished trial: name another search")
-    return found
-
-
-def _unsearched_fields(search: Search) -> dict[str, object]:
-    """The config fields that all trials of a search share, by name, the data set first."""
-    searched = {parameter.field_path for parameter in search.space.parameters} | set(search.space.fixed)
-    searched |= {"train.milestones"} if any(where.startswith("train.milestones") for where in searched) else set()
-    return {
-        name: value
-        for name, value in flatten(to_dict(search.base)).items()
-        if name not in searched and not (name.startswith("recipe.") and "recipe.name" in search.space.fixed)
-    }
+def _add_warm_start(session: SweepSession, study: SearchStudy, source: str) -> None:
+    """Add an earlier search: as observations, or as a prior if it is not comparable."""
+    start = read_warm_start(Path(source), study.search, session.sweep.pixel)
+    if start.difference is None:
+        study.add(start.trials, source)
+        return
+    rows = prior_rows(start, study.search)
+    study.expect(rows, source)
+    said = f"{source} is not comparable ({start.difference}): {len(rows)} of its trials are a prior of the sampler"
+    session.console.print(said, highlight=False)
 
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:

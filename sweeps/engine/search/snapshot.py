@@ -175,6 +175,11 @@ class Snapshot:
         """The hours of work at any moment."""
         return WorkClock(self.intervals)
 
+    @property
+    def bounded(self) -> list[tuple[Trial, TrialStatus]]:
+        """The trials that were not verified, because they cannot enter the front."""
+        return [(trial, status) for trial, status in self.rows if status.bound is not None]
+
     def count(self, phase: str) -> int:
         """Number of the search's own trials in a phase."""
         return sum(status.phase == phase for _, status in self.rows)
@@ -183,11 +188,16 @@ class Snapshot:
 def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     """How many of the most recently finished trials, in a row, did not increase the hypervolume.
 
-    The first trial is what others are compared with, so it is never one of them, even if its hypervolume is 0.
+    Trials that cannot enter the front count as finished. The first trial is what others are compared with, so it is
+    never one of them, even if its hypervolume is 0.
     """
-    reached = volumes(sorted(snapshot.finished, key=lambda one: one.ended))
+    ordered = sorted(snapshot.finished, key=lambda one: one.ended)
+    reached = volumes(ordered)
     rises = (at for at, value in enumerate(reached) if at and value > reached[at - 1] + tolerance)
-    return max(len(reached) - 1, 0) - max(rises, default=0)
+    last = max(rises, default=0)
+    since = ordered[last].ended if ordered else 0.0
+    left_out = sum((status.ended or 0.0) >= since for _, status in snapshot.bounded)
+    return max(len(reached) - 1, 0) - last + left_out
 
 
 def volumes(ordered: Iterable[Score]) -> list[float]:

@@ -37,23 +37,34 @@ class Halving:
 @dataclass(frozen=True, kw_only=True)
 class Final:
     """How to treat the front: retrain `count` of its trials with each seed, for `epochs` (None: as many as the
-    original trial); `rule` picks one."""
+    original trial); `rule` picks one. Finalists get more seeds, up to `max_seeds`, until its choice is clear."""
 
     count: int
     epochs: int | None
     seeds: tuple[int, ...]
     rule: str
     registered_name: str
+    max_seeds: int | None = None  # searches from before it existed do not name it
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {brief_repr(self.seeds)}: finalists need at least one seed, and each only once")
         for seed in self.seeds:
             check_finite("--seeds", seed)
+        if self.max_seeds is not None and self.max_seeds < len(self.seeds):
+            raise InputError(
+                f"--max-seeds={self.max_seeds} is below the {len(self.seeds)} seeds of every finalist: give more, or"
+                " fewer --seeds"
+            )
         if not self.registered_name or set(self.registered_name) & set("'\"/:\0"):
             raise InputError(
                 f"--register={brief_repr(self.registered_name)} is not a valid model name: remove ' \" / and :"
             )
+
+    def seeds_for(self, count: int) -> tuple[int, ...]:
+        """`count` seeds: those given, then the smallest others."""
+        others = (seed for seed in range(count + len(self.seeds)) if seed not in self.seeds)
+        return (*self.seeds, *others)[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +73,7 @@ class Search:
 
     `space` has amounts in [0, 1]; `base` is the config that a point of the space modifies. The search ends after
     `num_trials`, after `max_hours` of wall time, or after `flat` trials in a row that did not increase the
-    hypervolume.
+    hypervolume. With `skip_dominated`, a trial whose PGD accuracy shows that it cannot enter the front is not verified.
     """
 
     space: Space
@@ -76,6 +87,7 @@ class Search:
     halving: Halving | None
     final: Final | None
     warm_start: tuple[str, ...] = ()
+    skip_dominated: bool = False  # searches from before it existed do not name it
 
     @property
     def longest(self) -> int:

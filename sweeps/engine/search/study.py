@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -20,7 +21,8 @@ from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_privat
 from search_spaces.base import Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.observations import END, NOISE, SIGNALS
-from sweeps.engine.search.results import Score, score
+from sweeps.engine.search.prior import PRIOR
+from sweeps.engine.search.results import Score, front, score
 from sweeps.engine.search.samplers import distributions, draw, free, make_sampler
 from sweeps.engine.search.spec import TRIAL_SEEDS, Search
 from sweeps.engine.search.trial_config import trial_config
@@ -30,7 +32,7 @@ from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 STUDY = "study.journal"
-TRIAL, FROM, SPACE = "trial", "from", "space"  # names of user attributes
+TRIAL, FROM, SPACE, BOUND = "trial", "from", "space", "bound"  # names of user attributes
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -56,6 +58,7 @@ class SearchStudy:
         self._check_space(path)
         self._numbers: dict[str, int] = {}
         self._trials = [trial for trial in folder.trials(sweep) if trial.role == "search"]
+        self._front: list[Score] = []
         self._follow_records()
         self._enqueue_paper_point()
         self.study.sampler = make_sampler(search, len(self.study.get_trials(deepcopy=False)), len(self.trials()))
@@ -90,9 +93,28 @@ class SearchStudy:
         """Report a trial that has ended to the sampler, as its record says."""
         self._tell(self._numbers[trial.id], trial, read_status(self.folder.trial(trial)))
 
+    def dominating(self, clean: float, bound: float) -> tuple[str, float, float] | None:
+        """A finished trial that keeps another off the front; None if the search verifies every trial.
+
+        The other has this clean accuracy and a verified one of at most `bound`. The answer is an id, and the clean and
+        the verified accuracy.
+        """
+        if not self.search.skip_dominated:
+            return None
+        for one in self._front:
+            mine = (one.clean_acc, one.robust_acc)
+            if mine[0] >= clean and mine[1] >= bound and mine != (clean, bound):
+                return one.id, *mine
+        return None
+
     def sources(self) -> set[str]:
         """The sources of the trials that were added from other searches."""
-        return {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
+        added = {str(frozen.user_attrs[FROM]) for frozen in self.study.get_trials() if FROM in frozen.user_attrs}
+        return added | {name.removeprefix(PRIOR) for name in self.study.user_attrs if name.startswith(PRIOR)}
+
+    def expect(self, rows: Sequence[dict[str, Any]], source: str) -> None:
+        """Take trials of another search that is not comparable as the prior of the sampler `auto`."""
+        self.study.set_user_attr(f"{PRIOR}{source}", list(rows))
 
     def add(self, others: Sequence[Score], source: str) -> None:
         """Add finished trials of another search for the sampler to learn from. They have no other effect."""
@@ -132,6 +154,7 @@ class SearchStudy:
         known = {frozen.user_attrs.get(TRIAL): frozen for frozen in self.study.get_trials(deepcopy=False)}
         for trial in self.trials():
             status = read_status(self.folder.trial(trial))
+            self._enter(score(trial, status, self.sweep.resources.num_workers))
             if trial.id not in known:
                 self._add_lost(trial, status)
             else:
@@ -162,6 +185,7 @@ class SearchStudy:
         """Close a trial in the study: finished is COMPLETE, stopped is PRUNED without a value, failed is FAIL."""
         open_trial = optuna.Trial(self.study, self._frozen(number)._trial_id)
         reached = score(trial, status, self.sweep.resources.num_workers)
+        self._enter(reached)
         for name, known in self._learnt(reached, status).items():
             open_trial.set_user_attr(name, known)
         if reached is not None:
@@ -173,6 +197,9 @@ class SearchStudy:
             self.study.tell(number, self.objective.values(reached))
         elif status.phase == "stopped":
             open_trial.set_user_attr("stopped", status.reason)
+            if status.bound is not None:
+                bound = [status.bound["clean_acc"], status.bound["robust_bound"]]
+                open_trial.set_user_attr(BOUND, bound)
             self.study.tell(number, state=TrialState.PRUNED)
         else:
             open_trial.set_user_attr("failed", status.reason)
@@ -188,11 +215,18 @@ class SearchStudy:
             if "val_clean_acc" in epoch and "val_robust_acc" in epoch
         }
         if reached is None:
+            if status.bound is not None:
+                signals[END] = [status.bound["clean_acc"], status.bound["robust_bound"]]
             return {SIGNALS: signals} if signals else {}
         return {
             NOISE: self.objective.variances(reached),
             SIGNALS: {**signals, END: [reached.clean_acc, reached.pgd_acc]},
         }
+
+    def _enter(self, reached: Score | None) -> None:
+        """Keep the front of the finished trials up to date."""
+        if reached is not None:
+            self._front = front([*self._front, reached])
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]

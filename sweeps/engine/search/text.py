@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from bat_core.few_classes import classes_in
-from bat_core.norms import LINF, TITLES, Unit
+from bat_core.norms import TITLES, Unit
 from bat_core.suites import Suite, evaluation_suite
 from search_spaces.base import Parameter, Point, Value, show_value
-from sweeps.engine.cli.text import count_of, percent, with_interval
+from sweeps.engine.cli.text import budget, count_of, percent, with_interval
 from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
@@ -35,16 +35,10 @@ def is_amount(parameter: Parameter) -> bool:
     return parameter.field_path.endswith(AMOUNTS)
 
 
-def amount(value: float, unit: Unit) -> str:
-    """An amount in [0, 1] as text, such as 40/255 (8 px), or 0.5 in L2."""
-    pixels = unit.amount(value, 3)
-    return f"{255 * value:.4g}/255 ({pixels})" if unit.norm == LINF else pixels
-
-
 def value_of(parameter: Parameter, value: Value, unit: Unit) -> str:
     """A parameter's value as text."""
     if is_amount(parameter):
-        return amount(float(value), unit)
+        return budget(float(value), unit)
     return f"{value:.3g}" if isinstance(value, float) else show_value(value)
 
 
@@ -95,7 +89,13 @@ def states(snapshot: Snapshot) -> str:
     masked = sum(one.masked for one in snapshot.finished)
     finished = f"{len(snapshot.finished)} finished" + (f" ({masked} masked)" if masked else "")
     rest = len(snapshot.rows) - len(snapshot.finished) - snapshot.count("stopped") - snapshot.count("failed")
-    counted = ((snapshot.count("stopped"), "stopped early"), (snapshot.count("failed"), "failed"), (rest, "not ended"))
+    beaten = len(snapshot.bounded)
+    counted = (
+        (snapshot.count("stopped") - beaten, "stopped early"),
+        (beaten, "off the front by PGD and not verified"),
+        (snapshot.count("failed"), "failed"),
+        (rest, "not ended"),
+    )
     parts = [finished, *[f"{count} {word}" for count, word in counted if count]]
     return f"{count_of(len(snapshot.rows), 'trial')} drawn by {SAMPLERS[snapshot.search.sampler]}: {', '.join(parts)}"
 
@@ -175,6 +175,12 @@ def champion_of(snapshot: Snapshot) -> Finalist | None:
     """The finalist that the rule picked."""
     chosen = (one for one in snapshot.finalists if snapshot.champion in {member.id for member in one.members})
     return next(chosen, None)
+
+
+def seeds_each(finalists: Iterable[Finalist]) -> str:
+    """How many seeds the finalists have, as text: 3 seeds each, or 3 to 5 seeds each."""
+    words = counts(len(one.members) for one in finalists)
+    return f"{words} {'seed' if words == '1' else 'seeds'} each"
 
 
 def counts(values: Iterable[int]) -> str:

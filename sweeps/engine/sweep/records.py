@@ -41,10 +41,13 @@ REQUIRED_FIELDS: dict[str, dict[str, type]] = {  # the fields and types that eac
     "reused": {"sweep": str, "trial": str},
 }
 # Numeric fields of epochs and results. They must be finite.
-NUMBERS = ("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc", "seconds")
+NUMBERS = (
+    *("lr", "train_loss", "train_acc", "val_clean_acc", "val_robust_acc", "val_one_step_acc"),
+    *("seconds", "cpu_percent", "memory_mb", "gpu_memory_mb"),
+)
 TEXTS = ("suite", "verdict", "split", "hash", "reason", "sweep", "trial")
 TABLES = ("passed_over", "versions")  # fields that are objects whose values are texts
-RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n")
+RESULTS = ("clean_acc", "pgd_acc", "robust_acc", "n", "robust_n", "robust_bound")
 TAIL = 512  # bytes before the end of what was read, by which a record is known to have only grown
 MOST_KNOWN = 200_000  # records whose status is kept
 
@@ -97,7 +100,8 @@ class TrialStatus:
     `collapsed` is the first epoch lost to catastrophic overfitting. `passed_over` maps each checkpoint that could not
     be resumed from to the reason: damaged, or of another config. `reused` names the sweep and trial that a reused
     trial was copied from. `unread` is the number of damaged lines. `spans` are (begin, end) of each attempt, from its
-    start to its last event, in Unix seconds.
+    start to its last event, in Unix seconds. `bound` is the event of a trial that was stopped before it was verified,
+    with its `clean_acc` and what its verified accuracy cannot exceed (`robust_bound`).
     """
 
     phase: Phase = "waiting"
@@ -111,6 +115,7 @@ class TrialStatus:
     collapsed: int | None = None
     passed_over: Mapping[str, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    bound: Mapping[str, Any] | None = None
     reused: str | None = None
     unread: int = 0
     spans: tuple[tuple[float, float], ...] = ()
@@ -308,6 +313,7 @@ def _changes(now: Mapping[str, Any], event: Event) -> dict[str, Any]:
                 "attack": None,
                 "ended": None,
                 "reason": "",
+                "bound": None,
                 "passed_over": {**now["passed_over"], **passed_over} if passed_over else now["passed_over"],
             }
         case "attack":
@@ -318,7 +324,8 @@ def _changes(now: Mapping[str, Any], event: Event) -> dict[str, Any]:
         case "finished":
             return {"phase": "finished", "ended": event["time"], "result": event}
         case "stopped" | "failed" as how:
-            return {"phase": how, "ended": event["time"], "reason": event["reason"]}
+            bound = event if how == "stopped" and {"clean_acc", "robust_bound"} <= event.keys() else None
+            return {"phase": how, "ended": event["time"], "reason": event["reason"], "bound": bound}
     return {"reused": f"{event['sweep']}/{event['trial']}"} if event["event"] == "reused" else {}
 
 

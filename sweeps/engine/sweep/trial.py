@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -14,19 +13,23 @@ import bat_core
 from bat_core.checkpoint import find_resume_point, load_checkpoint, save_checkpoint, save_model
 from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
-from bat_core.evaluate import Evaluator, pooled
+from bat_core.evaluate import Evaluator
 from bat_core.fit import TrainState, fit_by_batch
 from bat_core.masking.checks import examine
 from bat_core.paths import Rooted, below, make_folder, remove
-from bat_core.suites import evaluation_suite, trajectories, verification
+from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.storage.retry import retry_storage
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
 from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
+from sweeps.engine.sweep.trial_gallery import save_gallery
 from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
+from sweeps.engine.sweep.usage import UsageMeter
 
+BOUNDED_ROLE = "search"  # of trials that may be stopped before they are verified
 BATCHES_BETWEEN_CHECKS = 16  # with several workers, which must pause at the same batch: each check synchronizes them
 
 
@@ -84,8 +87,9 @@ def trial_epochs(
     writes records and checkpoints.
 
     Yields:
-        The metrics of each epoch, once it is on disk. If the caller stops iterating, the trial can be resumed
-        from the end of that epoch.
+        The metrics of each epoch, once it is on disk; for a trial of a search also what bounds its verified accuracy
+        (`TrialEvaluation.run`), before it is verified. If the caller stops iterating, the trial can be resumed from
+        the end of that epoch.
     Raises:
         Paused: the controller requested it. The state between two batches is on disk.
         Exception: the error that stopped the trial, after it was recorded as the reason of failure.
@@ -95,15 +99,15 @@ def trial_epochs(
         sync.begin(workers)
         if read_status(folder).phase == "finished":
             return
-        writer = _Writer(trial.config, dataset, folder, workers, sync) if workers.rank == 0 else None
+        writer = _Writer(trial.config, dataset, folder, runtime) if workers.rank == 0 else None
         try:
             resume_point = find_resume_point(below(folder, CHECKPOINTS), trial.config, runtime.device)
             state = resume_point.load(dataset, runtime.device)
             if writer:
-                writer.start(runtime.device, state, resume_point.passed_over)
+                writer.start(state, resume_point.passed_over)
             run = _TrialRun(trial.config, dataset, folder, runtime, writer)
             state = yield from run.train(state)
-            run.evaluate(state)
+            yield from run.evaluate(state, bounded=trial.role == BOUNDED_ROLE)
             if writer:
                 writer.finish(state)
         except Paused:
@@ -157,39 +161,33 @@ class _TrialRun:
                 self.writer.pause(state)
             raise Paused
 
-    def evaluate(self, state: TrainState) -> None:
+    def evaluate(self, state: TrainState, *, bounded: bool) -> Generator[dict[str, float], None, None]:
         """Evaluate this worker's share of the images. `_Writer.finish` joins the shares."""
-        config, writer, workers = self.config, self.writer, self.runtime.workers
-        part = self.dataset.part(config.attack.split)
-        mine = workers.share(torch.arange(len(part)))
-        curves, verified = trajectories(config.attack), verification(config.attack)
-        size = config.attack.batch_size
+        workers, control = self.runtime.workers, self.runtime.control
+
+        def after_part(done: int, of: int) -> None:
+            if self.writer:
+                self.writer.record.append("attack", done=done, of=of)
+            if done and workers.size == 1 and control.should_pause():
+                raise Paused
+
         evaluator = Evaluator(
             state.model,
-            seed=config.seed,
-            precision=config.train.precision,
-            batch_size=size,
+            seed=self.config.seed,
+            precision=self.config.train.precision,
+            batch_size=self.config.attack.batch_size,
             cycles=self.runtime.cycles,
-            heartbeat=self.runtime.control.heartbeat,
+            heartbeat=control.heartbeat,
         )
-        parts: dict[str, list[Verdicts]] = {VERDICTS: [], VERIFIED: []}
-        done = 0
-        if writer:
-            writer.record.append("attack", done=0, of=len(part))
-        chunks = mine.split(pooled(size, part.images))
-        for positions, batch in zip(chunks, part.batches(chunks), strict=True):
-            verdicts = evaluator.extend(evaluator.clean(batch.images, batch.labels, batch.rows), batch.images, curves)
-            parts[VERDICTS].append(verdicts)
-            chosen = np.flatnonzero(positions.numpy() < config.attack.verify)
-            if verified and len(chosen):
-                images = batch.images[torch.from_numpy(chosen)]
-                parts[VERIFIED].append(evaluator.extend(verdicts.take(chosen), images, verified))
-            done += len(positions)
-            if writer:
-                writer.record.append("attack", done=min(done * workers.size, len(part)), of=len(part))
-            if workers.size == 1 and self.runtime.control.should_pause():
-                raise Paused
-        shares = {name: Verdicts.concat(share) for name, share in parts.items() if share}
+        evaluation = TrialEvaluation(
+            attack=self.config.attack,
+            part=self.dataset.part(self.config.attack.split),
+            evaluator=evaluator,
+            workers=workers,
+            device=self.runtime.device,
+            after_part=after_part,
+        )
+        shares = yield from evaluation.run(bounded=bounded)
         retry_storage(lambda: _write_shards(self.folder, shares, workers), f"{SHARDS} cannot be written", self.folder)
         self.runtime.sync.push_shards(_shard(self.folder, name, workers.rank, workers.size) for name in shares)
         if workers.size > 1:
@@ -209,14 +207,15 @@ def _shard(folder: Rooted, name: str, rank: int, size: int) -> Rooted:
 class _Writer:
     """Writes a trial's record, checkpoints, verdicts and model."""
 
-    def __init__(
-        self, config: TrialConfig, dataset: Dataset, folder: Rooted, workers: Workers, sync: TrialSync
-    ) -> None:
-        self.config, self.dataset, self.folder, self.workers, self.sync = config, dataset, folder, workers, sync
-        self.record = Record(folder, sync.push_record)
+    def __init__(self, config: TrialConfig, dataset: Dataset, folder: Rooted, runtime: TrialRuntime) -> None:
+        self.config, self.dataset, self.folder, self.runtime = config, dataset, folder, runtime
+        self.workers, self.sync = runtime.workers, runtime.sync
+        self.record = Record(folder, self.sync.push_record)
+        self.meter = UsageMeter(runtime.device)
 
-    def start(self, device: torch.device, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
+    def start(self, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
         """Record the start of an attempt, and an epoch that has a checkpoint but no record line."""
+        device = self.runtime.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(
             "start",
@@ -239,7 +238,8 @@ class _Writer:
         """Save the checkpoint, then record the epoch: a recorded epoch never runs again."""
         if keep:
             self.save(state)
-        self.record.append("epoch", **state.metrics, **({"collapsed": True} if collapsed else {}))
+        extra = {"collapsed": True} if collapsed else {}
+        self.record.append("epoch", **state.metrics, **self.meter.read(), **extra)
 
     def pause(self, state: TrainState) -> None:
         """Save the state between two batches."""
@@ -277,6 +277,8 @@ class _Writer:
         retry_storage(
             lambda: save_model(model, state, self.config, self.dataset), "the model cannot be written", self.folder
         )
+        with contextlib.suppress(OSError):  # a picture that cannot be written costs nobody a trial
+            save_gallery(self.folder, self._evaluator(state), self.config, self.dataset, curves)
         self.sync.push_results()
         self.record.append(
             "finished",
@@ -296,6 +298,11 @@ class _Writer:
             remove(below(self.folder, SHARDS))
             remove(below(self.folder, CHECKPOINTS))
             self.sync.clean_up()
+
+    def _evaluator(self, state: TrainState) -> Evaluator:
+        runtime = self.runtime
+        heartbeat = runtime.control.heartbeat
+        return Evaluator(state.model, seed=self.config.seed, cycles=runtime.cycles, heartbeat=heartbeat)
 
     def _joined(self, name: str) -> Verdicts | None:
         shards = [_shard(self.folder, name, rank, self.workers.size) for rank in range(self.workers.size)]

@@ -25,6 +25,7 @@ from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+GALLERY = "gallery.png"
 SHARDS = "shards"
 ATTEMPT = "attempt-"
 ATTEMPT_NAME = re.compile(rf"{ATTEMPT}\d{{4,9}}-[0-9a-f]{{8}}")
@@ -194,7 +195,7 @@ class StoreTrialSync(TrialSync):
 
     def push_results(self) -> None:
         self._check_newest()
-        for name in (VERDICTS, VERIFIED):
+        for name in (VERDICTS, VERIFIED, GALLERY):
             if (self.folder / name).exists():
                 self._place.push(self.folder / name, f"{self.name}/{name}")
         self._push_folder(self.folder / MODEL, f"{self.name}/{MODEL}")
@@ -203,7 +204,7 @@ class StoreTrialSync(TrialSync):
         """Delete checkpoints and shards from the store, and everything but the record from this node."""
         self._drop_checkpoints(AttemptHistory.of(self.sweep, self.trial_id).attempts)
         self._place.drop(f"{self.name}/{SHARDS}")
-        for name in (MODEL, VERDICTS, VERIFIED):
+        for name in (MODEL, VERDICTS, VERIFIED, GALLERY):
             remove(below(self.folder, name))
 
     def _check_newest(self) -> tuple[str, ...]:
@@ -274,7 +275,7 @@ def _pull_missing(store: Storage, files: Mapping[str, Stored], folder: Path) -> 
     """
     if f"{MODEL}/{CHECKSUMS}" not in files:
         return
-    wanted = [name for name in files if name in {VERDICTS, VERIFIED} or name.startswith(f"{MODEL}/")]
+    wanted = [name for name in files if name in {VERDICTS, VERIFIED, GALLERY} or name.startswith(f"{MODEL}/")]
     for name in sorted(wanted, key=lambda name: (name in {VERDICTS, VERIFIED}, name == VERDICTS, name)):
         target = below(folder, name)
         if not target.exists() or target.stat().st_size != files[name].size:

@@ -82,6 +82,7 @@ class BackgroundSync:
         self.uri = tracking_uri()
         self._sweep, self._folder = sweep, folder
         self._mirror: SweepSync | None = None
+        self._link = ""
         self._busy = threading.Lock()
 
     @contextmanager
@@ -105,11 +106,17 @@ class BackgroundSync:
             patience = time_limit(len(self._folder.trials(self._sweep)))
         return failure_of(self._sync, patience=patience)
 
+    @property
+    def link(self) -> str:
+        """The part of a link behind the server's address that opens the leaderboard; empty before the first sync."""
+        return self._link
+
     def _sync(self) -> None:
         with self._busy:
             if self._mirror is None:
                 self._mirror = self._connect()
             self._mirror.sync()
+            self._link = self._mirror.leaderboard()
 
     def _connect(self) -> "SweepSync":
         prepare(self.uri)

@@ -82,16 +82,16 @@ def _database_file(uri: str) -> str | None:
     return path if uri.startswith(SQLITE) and path and not path.startswith((":memory:", "file:")) else None
 
 
-def how_to_open(uri: str) -> str:
-    """The shell command or URL that opens MLflow. Passwords in the URI are hidden."""
+def how_to_open(uri: str, path: str = "") -> str:
+    """The shell command and URL that open MLflow, at `path` behind its address. Passwords in the URI are hidden."""
     if uri.startswith("http"):
-        return redacted_uri(uri)
+        return f"{redacted_uri(uri).rstrip('/')}{path}" if path else redacted_uri(uri)
     secret = uri != own_database() and redacted(uri) != uri
     database = '"$MLFLOW_TRACKING_URI"' if secret else shlex.quote(uri)
     command = f"{pasted(Path(sys.executable))} -m mlflow ui --backend-store-uri {database}"
     if uri == RELATIVE:
         command = f"cd {shlex.quote(str(Path.cwd()))} && {command}"
-    return f"{command}, then http://127.0.0.1:5000"
+    return f"{command}, then http://127.0.0.1:5000{path}"
 
 
 def restored_experiments() -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_SOURCE_NAME
 
@@ -18,7 +19,10 @@ from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.spec import Sweep
 from sweeps.engine.tracking.location import restored, sole_maker
 from sweeps.engine.tracking.models import known_model
+from sweeps.engine.tracking.names import VERSION
+from sweeps.engine.tracking.notes import experiment_note
 from sweeps.engine.tracking.synced import Synced
+from sweeps.engine.tracking.view import VIEW_TAG, leaderboard_view
 
 SWEEP_TAG = "bat.sweep_id"
 TRIAL_TAG = "bat.trial_id"
@@ -27,17 +31,27 @@ COMMAND_TAG = "bat.command"  # as it was typed
 REASON_TAG = "bat.reason"  # why a trial failed or was stopped
 MODEL_TAG = "bat.model"
 SUITE_TAG = "bat.suite"  # the attacks that robust_acc is measured against
-VERDICT_TAG = "bat.verdict"  # clear, suspect or masked
+VERDICT_TAG = "bat.verdict"  # clear, suspect or masked; nothing to mask
 FLAGS_TAG = "bat.flags"
 EVALUATED_TAG = "bat.evaluated"  # the evaluation whose verdict and flags replace the trial's own
 COLLAPSED_TAG = "bat.collapsed"  # the first epoch lost to catastrophic overfitting
 REUSED_TAG = "bat.reused"  # the sweep and trial that it was taken from
 PASSED_OVER_TAG = "bat.passed_over"  # checkpoints that were skipped, and why
+STATE_TAG = "bat.state"  # finished, stopped early or failed: MLflow shows what is killed as a failure
+DATASET_TAG = "bat.dataset"  # the images behind the accuracies: name, split and number
+BUDGET_TAG = "bat.attack_budget"  # of the attacks behind the accuracies, as "40/255 (8 px)"
+HASH_TAG = "bat.config_hash"
+SETTINGS_TAG = "bat.more_settings"  # those that are no parameters
+NAMES_TAG = "bat.names"  # of an experiment: the version of its metrics' names
+CHAMPION_TAG = "bat.champion"  # how a model was chosen for the registry
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # selects MLflow's view of the experiment
 NOTE_TAG = "mlflow.note.content"
 PARENT = "(parent)"
 PAGE = 200  # runs in one answer of the server
 GONE = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+
+
+__all__ = ["Run", "Runs", "SweepRuns"]
 
 
 class Runs:
@@ -50,6 +64,7 @@ class Runs:
     """
 
     def __init__(self, uri: str) -> None:
+        self.uri = uri
         with sole_maker(uri):
             self.client = MlflowClient(tracking_uri=uri)
             self.client.search_experiments(max_results=1)  # makes the tables of a new database
@@ -67,8 +82,12 @@ class Runs:
         return found[0] if found else None
 
     def find_trial(self, sweep_id: str, trial_id: str) -> Run | None:
-        """The run of a sweep's trial, in any experiment."""
-        return self.find({SWEEP_TAG: sweep_id, TRIAL_TAG: trial_id})
+        """The run of a sweep's trial, in any experiment: the one with today's names, if there are several."""
+        experiments = self.client.search_experiments()
+        named = [one.experiment_id for one in experiments if one.tags.get(NAMES_TAG) == VERSION]
+        others = [one.experiment_id for one in experiments if one.tags.get(NAMES_TAG) != VERSION]
+        identity = {SWEEP_TAG: sweep_id, TRIAL_TAG: trial_id}
+        return (self.find(identity, named) if named else None) or self.find(identity, others)
 
     def find_or_make(self, experiment: str, name: str, tags: Mapping[str, str], command: str) -> Run:
         """The run in `experiment` that has `tags`; if there is none, create a finished one."""
@@ -120,10 +139,11 @@ class Runs:
         for tag, value in tags.items():
             self.client.set_tag(run_id, tag, value)
 
-    def log_files(self, run_id: str, files: Iterable[Path], place: str | None = None) -> None:
-        """Upload files into the run's artifact folder `place`."""
+    def log_files(self, run: Run, files: Iterable[Path], place: str | None = None) -> None:
+        """Upload files into a run's artifact folder `place`, one request each."""
+        repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
         for file in files:
-            self.client.log_artifact(run_id, str(file), place)
+            repository.log_artifact(str(file), place)  # type: ignore[no-untyped-call]
 
 
 class SweepRuns(Runs):
@@ -131,7 +151,7 @@ class SweepRuns(Runs):
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, uri: str) -> None:
         super().__init__(uri)
-        self.sweep, self.folder, self.uri = sweep, folder, uri
+        self.sweep, self.folder = sweep, folder
         self._experiment: str | None = None
         self._runs: dict[str, Synced] = {}
         self._making = threading.Lock()
@@ -165,7 +185,7 @@ class SweepRuns(Runs):
         """The run of a trial or of the parent: the one that `look_up` found, or a new one."""
         if trial_id not in self._runs:
             with self._making:
-                experiment = self._experiment_id()
+                experiment = self.experiment_id()
             identity = {SWEEP_TAG: self.sweep.id, TRIAL_TAG: trial_id}
             made = self.client.create_run(
                 experiment,
@@ -175,6 +195,10 @@ class SweepRuns(Runs):
             )
             self._runs[trial_id] = Synced(made)
         return self._runs[trial_id]
+
+    def fresh(self, trial_id: str) -> Run:
+        """A trial's run as the server has it now."""
+        return self.get(self._runs[trial_id].run.info.run_id)
 
     def find_model(self, synced: Synced) -> str | None:
         """The URI of the model that a run has already; None if there is none."""
@@ -191,7 +215,7 @@ class SweepRuns(Runs):
         page = None
         while page is None or page.token:
             page = self.client.search_runs(
-                [self._experiment_id()],
+                [self.experiment_id()],
                 f"tags.`{SWEEP_TAG}` = '{self.sweep.id}'",
                 max_results=PAGE,
                 page_token=page.token if page else None,
@@ -211,14 +235,17 @@ class SweepRuns(Runs):
             self.client.set_terminated(synced.run.info.run_id, status, milliseconds(ended))
             synced.status, synced.ended = status, milliseconds(ended)
 
-    def _experiment_id(self) -> str:
+    def experiment_id(self) -> str:
+        """The sweep's experiment. Of earlier names, it is renamed and kept, and a new one is made."""
         if self._experiment is None:
             name = self.folder.title(self.sweep)
-            tags = {SWEEP_TAG: self.sweep.id, KIND_TAG: KIND}
             for candidate in (name, f"{name}-{self.sweep.id}"):
                 experiment = self.client.get_experiment_by_name(candidate)
+                if experiment is not None and self._is_old(experiment):
+                    self.client.rename_experiment(experiment.experiment_id, f"{candidate} (earlier names)")
+                    experiment = None
                 if experiment is None:
-                    self._experiment = self.client.create_experiment(candidate, tags=tags)
+                    self._experiment = self.client.create_experiment(candidate, tags=self._tags())
                 elif experiment.tags.get(SWEEP_TAG) == self.sweep.id:
                     self.restore_experiment(experiment)
                     self._experiment = experiment.experiment_id
@@ -227,6 +254,26 @@ class SweepRuns(Runs):
             else:
                 raise MlflowException(f"experiment {name!r} belongs to another sweep")
         return self._experiment
+
+    def _is_old(self, experiment: Experiment) -> bool:
+        """Whether an experiment has the sweep's runs under names that an earlier version gave them."""
+        mine = experiment.tags.get(SWEEP_TAG) == self.sweep.id
+        return (
+            mine and experiment.tags.get(NAMES_TAG) != VERSION and experiment.lifecycle_stage == LifecycleStage.ACTIVE
+        )
+
+    def _tags(self) -> dict[str, str]:
+        trials = self.folder.trials(self.sweep)
+        split = trials[0].config.attack.split if trials else "val"  # an open sweep proposes trials to choose from
+        return {
+            **{SWEEP_TAG: self.sweep.id, KIND_TAG: KIND, NAMES_TAG: VERSION},
+            VIEW_TAG: leaderboard_view(split),
+            NOTE_TAG: experiment_note(self.sweep, trials, None),
+        }
+
+    def describe(self, note: str) -> None:
+        """Set the experiment's description."""
+        self.client.set_experiment_tag(self.experiment_id(), NOTE_TAG, note)
 
 
 def source_tags(command: str) -> dict[str, str]:

@@ -5,48 +5,33 @@ tags. Values carry the time at which they were recorded, and MLflow stores equal
 """
 
 import hashlib
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import mlflow
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.entities import LifecycleStage, Metric, RunTag
 
-from bat_core.config import flatten, to_dict
 from bat_core.errors import InputError
-from bat_core.paths import read_regular
-from bat_core.verdicts import READINGS, Verdicts
-from sweeps.engine.cli.markdown import harmless
+from bat_core.paths import below, read_regular, write_atomically
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import NUMBERS, VERDICTS, VERIFIED, Event, TrialStatus
+from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
-from sweeps.engine.sweep.trial_sync import MODEL
-from sweeps.engine.tracking.models import LOADER, PREFIX, log_files, log_model
-from sweeps.engine.tracking.runs import (
-    COLLAPSED_TAG,
-    EVALUATED_TAG,
-    FLAGS_TAG,
-    MODEL_TAG,
-    NOTE_TAG,
-    PASSED_OVER_TAG,
-    REASON_TAG,
-    REUSED_TAG,
-    ROLE_TAG,
-    SUITE_TAG,
-    VERDICT_TAG,
-    SweepRuns,
-    milliseconds,
-)
-from sweeps.engine.tracking.synced import SYNCED_TAG, Synced, digest_on, label
+from sweeps.engine.tracking.names import VERSION
+from sweeps.engine.tracking.notes import experiment_note, picture, sweep_note
+from sweeps.engine.tracking.pictures import save_preview
+from sweeps.engine.tracking.registry import best_merits, register_candidate
+from sweeps.engine.tracking.runs import NOTE_TAG, SweepRuns, milliseconds
+from sweeps.engine.tracking.settings_table import FILE, TABLES, TABLES_TAG, metrics, settings, table
+from sweeps.engine.tracking.synced import SYNCED_TAG
+from sweeps.engine.tracking.trial_run import BATCH, TrialRun
+from sweeps.engine.tracking.view import leaderboard_path
 
-__all__ = ["LOADER", "SweepSync"]
+__all__ = ["SweepSync"]
 
-BATCH = 500  # metrics in one request, below MLflow's limit of 1,000
 THREADS = 8  # trials that are synced at once
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class SweepSync:
@@ -101,7 +86,7 @@ class SweepSync:
             if failed.is_set():
                 return None
             try:
-                _RunSync(self.runs, trial, status).sync(parent)
+                TrialRun(self.runs, trial, status).sync(parent)
             except InputError as error:
                 return error
             except Exception:
@@ -123,152 +108,45 @@ class SweepSync:
         over = all(trial.id in self._synced and self._synced[trial.id].done for trial in trials)
         if not over or report is None:
             return
-        files = [self.folder.file(file) for file in report.files]
-        digest = _digest_of(report, files)
         parent = self.runs.parent()
         ended = list(self._synced.values())
-        failed = not self.sweep.open and any(status.phase == "failed" for status in ended)
+        digest = _digest_of(report, [self.folder.file(file) for file in report.files])
         if self._reported != digest and parent.tags.get(SYNCED_TAG) != digest:
-            log_files(parent.run, files, self.runs.uri)
-            tags = {NOTE_TAG: harmless(report.sentence), SYNCED_TAG: digest}
-            self.runs.client.log_batch(parent.run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
-            parent.tags |= tags
+            self._log_report(report, digest)
+        failed = not self.sweep.open and any(status.phase == "failed" for status in ended)
         self.runs.end(parent, "FAILED" if failed else "FINISHED", max(status.ended or 0 for status in ended))
         self._reported = digest
+
+    def _log_report(self, report: Report, digest: str) -> None:
+        """Log files, the table of settings, its numbers, and both descriptions; last the tag that says so."""
+        parent = self.runs.parent()
+        run_id = parent.run.info.run_id
+        rows = self.folder.statuses(self.sweep)
+        found = settings(self.sweep, rows)
+        with tempfile.TemporaryDirectory() as place:
+            listed = below(Path(place), FILE)
+            write_atomically(listed, table(found))
+            files = [self.folder.file(file) for file in report.files]
+            drawn = [save_preview(read_regular(file), Path(place)) for file in files if file.suffix == ".png"][:1]
+            self.runs.log_files(parent.run, [*files, listed, *drawn])
+        for trial_id, merit in best_merits(self.sweep, rows).items():
+            register_candidate(self.runs.client, self.sweep, trial_id, self.runs.fresh(trial_id), merit)
+        self.runs.describe(experiment_note(self.sweep, [trial for trial, _ in rows], report))
+        at = milliseconds(max(status.ended or 0 for _, status in rows))
+        numbers = [Metric(name, value, at, 0) for name, value in metrics(found).items()]
+        pictures = [picture(run_id, file.name) for file in drawn]
+        tags = {NOTE_TAG: sweep_note(report, found, pictures), TABLES_TAG: TABLES, SYNCED_TAG: digest}
+        self.runs.client.log_batch(run_id, metrics=numbers[:BATCH], tags=[RunTag(*tag) for tag in tags.items()])
+        parent.tags |= tags
+
+    def leaderboard(self) -> str:
+        """The part of a link behind the server's address that opens the leaderboard."""
+        return leaderboard_path(self.runs.experiment_id())
 
 
 def _digest_of(report: Report, files: Sequence[Path]) -> str:
     """A digest of a report and the files that it names."""
-    digest = hashlib.sha256(report.sentence.encode())
+    digest = hashlib.sha256(f"{VERSION} {report.sentence}".encode())
     for file in files:
         digest.update(file.name.encode() + hashlib.sha256(read_regular(file)).digest())
     return digest.hexdigest()[:32]
-
-
-class _RunSync:
-    """Syncs one trial's current status to its run."""
-
-    def __init__(self, runs: SweepRuns, trial: Trial, status: TrialStatus) -> None:
-        self.runs, self.client, self.trial, self.status = runs, runs.client, trial, status
-        self.folder = runs.folder.trial(trial)
-
-    def sync(self, parent: str) -> None:
-        """Log the parameters, metrics, tags and files that the run lacks, and update its status."""
-        trial, status = self.trial, self.status
-        tags = {MLFLOW_PARENT_RUN_ID: parent, ROLE_TAG: trial.role}
-        run = self.runs.run(trial.id, trial.id, milliseconds(status.started or 0), tags)
-        first = run.sent(status.epochs)
-        digest = digest_on(run.digest, status.epochs[first:])
-        synced = label(trial, status, digest)
-        if run.tags.get(SYNCED_TAG) != synced or run.tags.get(MLFLOW_PARENT_RUN_ID) != parent:
-            try:
-                self._log(run, status.epochs[first:], {MLFLOW_PARENT_RUN_ID: parent, SYNCED_TAG: synced})
-            except Exception:
-                run.certain = False
-                raise
-            run.epochs, run.digest = status.epochs, digest
-        if status.phase in STATUS:
-            self.runs.end(run, STATUS[status.phase], status.ended or 0)
-        elif run.status != "RUNNING":
-            self.client.update_run(run.run.info.run_id, status="RUNNING")
-            run.status = "RUNNING"
-
-    def _log(self, run: Synced, epochs: Sequence[Event], tags: dict[str, str]) -> None:
-        """Send what is new. If files are damaged or cannot be uploaded, all the rest is sent before that is raised."""
-        metrics = _epoch_metrics(epochs)
-        tags = tags | self._tags(run)
-        failure: Exception | None = None
-        if self.status.phase == "finished" and self.status.result:
-            try:
-                self.runs.folder.results(self.trial.id)
-                verdicts = Verdicts.read(self.folder / VERDICTS)
-                model = self._log_files(run)
-            except Exception as error:
-                failure = error
-                tags.pop(SYNCED_TAG)
-            else:
-                tags[MODEL_TAG] = model
-                metrics += _test_metrics(verdicts, self.status.result, model.removeprefix(PREFIX))
-        self._send(run, metrics, tags)
-        if failure is not None:
-            raise failure
-
-    def _send(self, run: Synced, metrics: Sequence[Metric], tags: Mapping[str, str]) -> None:
-        """One request for up to BATCH metrics; the tags come last, since they say that the rest is there."""
-        run_id = run.run.info.run_id
-        for start in range(0, len(metrics) - BATCH, BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-        rest = metrics[(len(metrics) - 1) // BATCH * BATCH :] if metrics else ()
-        params = [] if run.complete else [Param(*param) for param in self._params().items()]
-        new = {tag: text for tag, text in tags.items() if run.tags.get(tag) != text}
-        self.client.log_batch(run_id, metrics=rest, params=params, tags=[RunTag(*tag) for tag in new.items()])
-        run.complete = True
-        run.tags |= new
-        if not self.status.reason and REASON_TAG in run.tags:
-            self.client.delete_tag(run_id, REASON_TAG)
-            del run.tags[REASON_TAG]
-
-    def _params(self) -> dict[str, str]:
-        config = self.trial.config
-        return {name: _plain(value) for name, value in flatten(to_dict(config)).items()} | {"config_hash": config.hash}
-
-    def _tags(self, run: Synced) -> dict[str, str]:
-        tags = _tags(self.status)
-        if EVALUATED_TAG in run.tags:  # keep the evaluation's verdict and flags
-            tags = {tag: value for tag, value in tags.items() if tag not in {VERDICT_TAG, FLAGS_TAG}}
-        return tags | ({REASON_TAG: self.status.reason} if self.status.reason else {})
-
-    def _log_files(self, run: Synced) -> str:
-        """Upload verdicts and model, unless the run has them. Returns the model's URI."""
-        if run.model is None and (known := self.runs.find_model(run)) is not None:
-            run.model = known
-        if run.model is None:
-            files = (self.folder / name for name in (VERDICTS, VERIFIED) if (self.folder / name).exists())
-            log_files(run.run, files, self.runs.uri)
-            version = self.runs.sweep.version
-            run.model = log_model(
-                self.client, run.run, self.folder / MODEL, self._params(), version=version, uri=self.runs.uri
-            )
-        return run.model
-
-
-def _plain(value: Any) -> str:
-    """A setting as text, equal for 10 and 10.0: MLflow rejects a different text for the same parameter."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _epoch_metrics(epochs: Sequence[Event]) -> list[Metric]:
-    return [
-        Metric(name, event[name], milliseconds(event["time"]), event["epoch"])
-        for event in epochs
-        for name in NUMBERS
-        if name in event
-    ]
-
-
-def _test_metrics(verdicts: Verdicts, result: Mapping[str, Any], model_id: str) -> list[Metric]:
-    """The headline accuracies, of run and model, and the curves with the number of attack steps as step axis."""
-    at = milliseconds(result["time"])
-    names = ("clean_acc", "pgd_acc", "robust_acc")
-    metrics = [Metric(name, result[name], at, 0, model_id=model_id) for name in names]
-    for loss, outcome in verdicts.outcomes.items():
-        for reading in READINGS:
-            curve = zip(outcome.steps, outcome.curve(reading), strict=True)
-            metrics += [Metric(f"pgd_{loss}_{reading}", float(accuracy), at, steps) for steps, accuracy in curve]
-    return metrics
-
-
-def _tags(status: TrialStatus) -> dict[str, str]:
-    """Tags that qualify the robust accuracy: its suite, n, and the result of the masking checks."""
-    tags = {} if status.collapsed is None else {COLLAPSED_TAG: str(status.collapsed)}
-    if status.reused:
-        tags[REUSED_TAG] = status.reused
-    if status.passed_over:
-        tags[PASSED_OVER_TAG] = "; ".join(status.passed_over.values())
-    if status.phase == "finished" and status.result:
-        tags[SUITE_TAG] = (
-            f"{status.result['suite']} (n = {status.result['robust_n']}, {status.result.get('split', 'test')})"
-        )
-        tags[VERDICT_TAG] = status.result["verdict"]
-        tags[FLAGS_TAG] = ", ".join(status.result["flags"]) or "none"
-    return tags

@@ -12,7 +12,7 @@ from sweeps.engine.sweep.records import Event, TrialStatus
 from sweeps.engine.sweep.spec import Trial
 
 SYNCED_TAG = "bat.synced"  # digests of what was logged: another process sees by it that nothing is new
-VERSION = "1"  # of what is logged for a trial: another one logs all trials again
+VERSION = "2"  # of what is logged for a trial: another one logs all trials again
 START = ""  # the digest of no epochs
 
 
@@ -36,7 +36,7 @@ class Synced:
 
     def __post_init__(self) -> None:
         self.tags, self.status, self.ended = dict(self.run.data.tags), self.run.info.status, self.run.info.end_time
-        self.complete = "config_hash" in self.run.data.params
+        self.complete = "seed" in self.run.data.params
 
     def sent(self, epochs: tuple[Event, ...]) -> int:
         """How many of `epochs`, from the first, the run has."""

@@ -28,4 +28,4 @@ def log_transfer(matrix: Matrix, folder: Path, files: Sequence[str], description
     runs.log_params(run_id, {name: getattr(matrix, name) for name in names} | params)
     suite = "+".join(map(label, matrix.attacks()))
     runs.set_tags(run_id, {SUITE_TAG: f"{suite}, {NOT_VERIFIED} (n = {matrix.n})", NOTE_TAG: description})
-    runs.log_files(run_id, (folder / name for name in files))
+    runs.log_files(run, (folder / name for name in files))

@@ -48,7 +48,7 @@ def test_a_clock_that_jumps_to_and_fro_loses_no_record(make_trial, digits, tmp_p
     (experiment,) = (one for one in client.search_experiments() if one.name.startswith("clock"))
     (run,) = client.search_runs([experiment.experiment_id], "tags.`bat.trial_id` = 'jumps'")
     assert run.info.status == "FINISHED"
-    history = client.get_metric_history(run.info.run_id, "val_clean_acc")
+    history = client.get_metric_history(run.info.run_id, "val/clean_acc")
     assert {metric.step: metric.value for metric in history} == {
         event["epoch"]: event["val_clean_acc"] for event in status.epochs
     }

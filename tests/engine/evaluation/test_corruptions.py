@@ -84,9 +84,9 @@ def test_the_leaderboard_has_them_in_a_table_of_their_own(alone, tmp_path, capsy
     run_corruptions([NET], options(alone, output=tmp_path / "boards" / "out", n=10))
     capsys.readouterr()
     page = tmp_path / "board.html"
-    assert run_leaderboard([tmp_path / "boards"], html_file=page) == 0
+    assert run_leaderboard([str(tmp_path / "boards")], html_file=page) == 0
     shown = capsys.readouterr().out
     assert "digits under corruptions, published arrays, n = 10" in shown
     assert "published arrays" in page.read_text()
     with pytest.raises(InputError, match="no finished model on 'svhn'"):
-        run_leaderboard([tmp_path / "boards"], dataset="svhn")
+        run_leaderboard([str(tmp_path / "boards")], dataset="svhn")

@@ -9,8 +9,9 @@ from PIL import Image
 
 from bat_core.data import Split
 from bat_core.evaluate import Evaluator
+from bat_core.gallery import as_png, choose, difference, specimens
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
-from sweeps.engine.evaluation.gallery import as_png, choose, difference, gallery_section, save_gallery, specimens
+from sweeps.engine.evaluation.gallery import gallery_section, save_gallery
 from tests.engine.evaluation.evaluations import evaluation
 
 
@@ -35,7 +36,7 @@ def test_those_that_fall_first_and_those_that_stand_longest():
     assert choose(made([UNBROKEN, 2], clean=[0, 0]), 4) == ([], [])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shown(robust_digits):
     job = evaluation("robust", suite="quick", n=24)
     images = (robust_digits.images[:24] * 255).round().to(torch.uint8)
@@ -45,7 +46,12 @@ def shown(robust_digits):
     fallen, longest = choose(verdicts, 8)
     assert fallen
     assert longest
-    return job, verdicts, [*fallen, *longest], specimens(job, evaluator, part, [*fallen, *longest], list("abcdefghij"))
+    return (
+        job,
+        verdicts,
+        [*fallen, *longest],
+        specimens(job.attacks(), evaluator, part, [*fallen, *longest], list("abcdefghij")),
+    )
 
 
 def test_each_image_is_within_the_budget_and_answers_as_its_verdict_says(shown, robust_digits):

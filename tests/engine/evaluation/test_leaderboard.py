@@ -80,14 +80,14 @@ def test_bad_input_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="no folder is given"):
         run_leaderboard([])
     with pytest.raises(InputError, match="has no sweep or evaluation"):
-        run_leaderboard([tmp_path])
+        run_leaderboard([str(tmp_path)])
 
 
 def test_a_sweep_without_a_finished_model_is_said(board, tmp_path):  # noqa: F811
     sweep, folder, _ = board("waiting")
     folder.create(sweep)
     with pytest.raises(InputError, match="no finished model on 'svhn'"):
-        run_leaderboard([tmp_path], dataset="svhn")
+        run_leaderboard([str(tmp_path)], dataset="svhn")
 
 
 def test_published_entries_stand_beside_own_models_of_the_same_budget():

@@ -5,11 +5,13 @@ import optuna
 import pytest
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from search_spaces.base import Parameter, Space
 from search_spaces.encoding import Encoding
 from sweeps.engine.search.auto_sampler import STARTUP, propose
-from sweeps.engine.search.gaussian import fit
+from sweeps.engine.search.gaussian import Loss, fit
 from sweeps.engine.search.improvement import expected_excess, expected_hypervolume_gain
 from sweeps.engine.search.observations import END, FEWEST, NOISE, SIGNALS, observe
 from sweeps.engine.search.results import hypervolume
@@ -59,6 +61,19 @@ def test_a_process_without_noise_goes_through_its_values_and_with_noise_shrinks_
     noise = np.full(9, 1e-4)
     noise[4] = 100.0
     assert fit(x, noisy, noise).predict(x[4:5])[0] == pytest.approx(y[4], abs=0.3)
+
+
+def test_the_likelihood_and_its_gradient_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    x, y, noise = rng.random((12, 3)), rng.standard_normal(12), rng.random(12)
+    theta = rng.standard_normal(5)
+    variance, *lengths, seed_noise = np.exp(theta)
+    kernel = ConstantKernel(variance) * Matern(lengths, nu=2.5) + WhiteKernel(seed_noise)
+    peer = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(x, y)
+    likelihood, gradient = peer.log_marginal_likelihood(theta, eval_gradient=True)
+    value, mine = Loss(x, y, noise)(theta)
+    assert value == pytest.approx(-likelihood)
+    assert mine == pytest.approx(-gradient)
 
 
 def test_believed_trials_leave_the_mean_and_lower_the_doubt():

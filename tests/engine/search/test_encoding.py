@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +32,16 @@ def test_positions_lead_to_a_point_of_the_space_and_back(space, data):
     vector = encoding.vector(point)
     assert len(vector) == encoding.width
     assert all(-1e-9 <= coordinate <= 1 + 1e-9 for coordinate in vector)
+
+
+@pytest.mark.parametrize("space", [WHOLE, NARROW], ids=["whole", "narrow"])
+def test_many_vectors_are_those_of_their_points(space):
+    encoding = Encoding(space)
+    positions = np.random.default_rng(0).random((200, len(encoding.choices)))
+    positions[0], positions[1] = 0.0, 1.0
+    vectors = encoding.vectors(positions)
+    assert vectors.shape == (200, encoding.width)
+    assert vectors == pytest.approx(np.array([encoding.vector(encoding.point(row)) for row in positions]))
 
 
 def test_two_options_are_one_unit_apart_and_what_does_not_apply_is_in_the_middle():

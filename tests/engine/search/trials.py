@@ -31,7 +31,7 @@ def search_of(space: Space = SPACE, **changes: Any) -> Search:
     """A search that draws at random, so that what it draws depends on nothing but its seed."""
     decided: dict[str, Any] = {
         "space": space, "base": BASE, "objective": "clean+robust", "sampler": "random", "seed": 0, "num_trials": 40,
-        "max_hours": None, "flat": None, "halving": None, "final": None,
+        "max_hours": None, "flat": None, "halving": None, "final": None, "skip_dominated": True,
     }  # fmt: skip
     return Search(**decided | changes)
 
@@ -73,6 +73,11 @@ class Lab:
     def end(self, trial: Trial, how: str, reason: str = "no reason") -> None:
         """Stopped or failed, after a minute."""
         self.begin(trial).append(how, reason=reason, time=60.0)
+
+    def leave_out(self, trial: Trial, clean: float, bound: float, by: str = "trial-000") -> None:
+        """Stopped after PGD, before it was verified."""
+        reason = f"cannot enter the front: clean {clean:.1%} and at most {bound:.1%} robust (PGD), and {by} has more"
+        self.begin(trial).append("stopped", reason=reason, clean_acc=clean, robust_bound=bound, time=60.0)
 
     def propose(self, number: int = 0, point: Point | None = None, *, role: str = "search") -> Trial:
         """A trial on disk that no study knows of."""

@@ -17,7 +17,8 @@ from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
-from sweeps.engine.sweep.trial import Paused, TrialControl, TrialRuntime, run_trial
+from sweeps.engine.sweep.trial import Paused, TrialControl, TrialRuntime, run_trial, trial_epochs
+from sweeps.engine.sweep.trial_evaluation import BOUND, CLEAN
 
 CPU = torch.device("cpu")
 
@@ -181,6 +182,29 @@ def test_the_first_images_are_verified_and_the_headline_is_theirs(make_trial, di
     for loss in ("ce", "cw"):  # the same trajectories, not attacked anew
         np.testing.assert_array_equal(same.outcomes[loss].broken_at, verified.outcomes[loss].broken_at)
     assert verified.robust_acc < same.robust_acc  # the verifying suite found more
+
+
+def test_a_trial_of_a_search_says_what_bounds_it_before_it_is_verified(make_trial, digits, tmp_path):
+    config = verifying(make_trial(batch_size=16), 20, steps=(1, 2), step_size=1 / 255)
+    trial, runtime = Trial(id="one", config=config, role="search"), TrialRuntime(device=CPU)
+    epochs = trial_epochs(trial, digits, tmp_path / "left", runtime)
+    *_, said = (next(epochs) for _ in range(config.train.epochs + 1))
+    epochs.close()
+    status = read_status(tmp_path / "left")
+    assert (status.phase, status.attack["done"], status.attack["of"]) == (
+        "attacking", len(digits.test), len(digits.test) + 20,
+    )  # fmt: skip
+    for _ in trial_epochs(trial, digits, tmp_path / "left", runtime):
+        pass
+    run(Trial(id="one", config=config), digits, tmp_path / "whole")
+    result, whole = (read_status(tmp_path / name).result for name in ("left", "whole"))
+    verdicts, verified = Verdicts.read(tmp_path / "left" / VERDICTS), Verdicts.read(tmp_path / "left" / VERIFIED)
+    same = verdicts.take(np.flatnonzero(np.isin(verdicts.rows, verified.rows)))
+    assert said == {CLEAN: result["clean_acc"], BOUND: same.robust_acc}
+    assert result["robust_acc"] < said[BOUND]
+    assert result["robust_acc"] == whole["robust_acc"]
+    for name in (VERDICTS, VERIFIED):
+        assert (tmp_path / "left" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_trial_records_what_the_checks_found(make_trial, digits, tmp_path):

@@ -13,6 +13,7 @@ from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from sweeps.engine.tracking import location
 from sweeps.engine.tracking.runs import PARENT, TRIAL_TAG, Runs
 from sweeps.engine.tracking.sync import SweepSync
+from tests.databases import blank_database
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database, which takes seconds to make."""
-    return f"sqlite:///{tmp_path_factory.mktemp('database') / 'tracking.db'}"
+    return blank_database(tmp_path_factory.mktemp("database") / "tracking.db")
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from sweeps.engine.tracking.runs import Runs
 uri = tracking_uri()
 prepare(uri)
 runs = Runs(uri)
-run_id = runs.find_or_make("evaluations", "net", {"bat.x": "1"}, "python x.py").info.run_id
-runs.log_files(run_id, [pathlib.Path("f.txt").absolute()])
-print([file.path for file in MlflowClient(uri).list_artifacts(run_id)])
+run = runs.find_or_make("evaluations", "net", {"bat.x": "1"}, "python x.py")
+runs.log_files(run, [pathlib.Path("f.txt").absolute()])
+print([file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)])
 """
 
 
