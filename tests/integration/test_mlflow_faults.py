@@ -17,6 +17,7 @@ from sweeps.engine.sweep.spec import Report, Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from sweeps.engine.tracking import background
 from sweeps.engine.tracking.background import BackgroundSync
+from sweeps.engine.tracking.names import epoch_metric, headline, verdict
 from tests.integration.conftest import TINY
 from tests.integration.running import Output, Place
 from tests.integration.servers import Proxy, Server
@@ -136,18 +137,18 @@ class Mirrored:
 
     def expected(self) -> dict[str, object]:
         """What MLflow must have, from the records alone."""
-        wanted: dict[str, object] = {"(parent)": ("FINISHED", ["figure.csv"], "All is well.")}
+        wanted: dict[str, object] = {"(parent)": ("FINISHED", ["figure.csv", "settings.json"], "All is well.")}
         for trial in self.sweep.trials:
             status = read_status(self.folder.trial(trial))
             assert status.result
             epochs = {
-                (name, event["epoch"], event[name], int(event["time"] * 1000))
+                (epoch_metric(name, trial.config), event["epoch"], event[name], int(event["time"] * 1000))
                 for event in status.epochs
-                for name in ("train/loss", "val_robust_acc", "lr")
+                for name in ("train_loss", "val_clean_acc", "lr")
             }
             at = int(status.result["time"] * 1000)
-            results = {(name, 0, status.result[name], at) for name in ("clean_acc", "pgd_acc", "robust_acc")}
-            wanted[trial.id] = ("FINISHED", sorted(epochs | results), status.result["verdict"], str(trial.config.seed))
+            results = {(name, 0, value, at) for name, value in headline(status.result).items()}
+            wanted[trial.id] = ("FINISHED", sorted(epochs | results), verdict(status.result), str(trial.config.seed))
         return wanted
 
     def found(self, uri: str) -> dict[str, object]:
@@ -168,7 +169,7 @@ class Mirrored:
             assert "bat.reason" not in tags
             assert files == ["verdicts.parquet"]
             assert len(run.outputs.model_outputs) == 1
-            names = ("train/loss", "train/lr", "val/clean_acc", "clean_acc", "pgd_acc", "robust_acc")
+            names = ("train/loss", "train/lr", "val/clean_acc", "clean_acc", "pgd_acc", "robust_acc_not_verified")
             values = [
                 (name, one.step, one.value, one.timestamp)
                 for name in names

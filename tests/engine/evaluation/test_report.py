@@ -64,10 +64,16 @@ def test_the_headline_has_each_models_worst_case_with_its_interval(summaries):
     made, found = summaries("one", "two")
     (_, rows) = tables(printed(made, found))[-1]
     expected = [
-        [one["model"], percent(one["clean_acc"]), percent(one["robust_acc"]), between(one["robust_acc_interval"])]
+        [
+            one["model"],
+            percent(one["clean_acc"]),
+            percent(one["robust_acc"]),
+            "",  # it is verified
+            between(one["robust_acc_interval"]),
+        ]
         for one in found
     ]
-    assert [row[:4] for row in rows] == expected
+    assert [row[:5] for row in rows] == expected
     assert expected[0][1:] != expected[1][1:]
 
 
@@ -117,8 +123,14 @@ def test_markdown_agrees_with_the_summaries(summaries):
     text = markdown(made, found)
     head, lines = markdown_tables(text)
     assert text.startswith("Worst case over paper+quick; digits test, n = 40, ")
-    assert [row[:4] for row in head] == [
-        [one["model"], percent(one["clean_acc"]), percent(one["robust_acc"]), between(one["robust_acc_interval"])]
+    assert [row[:5] for row in head] == [
+        [
+            one["model"],
+            percent(one["clean_acc"]),
+            percent(one["robust_acc"]),
+            "",  # it is verified
+            between(one["robust_acc_interval"]),
+        ]
         for one in found
     ]
     assert [row[:4] for row in lines] == [
@@ -135,12 +147,13 @@ def test_the_csv_agrees_with_the_summaries(summaries):
     assert {(row["dataset"], row["n"], row["seed"], float(row["eps"])) for row in rows} == {
         ("digits", "40", "0", made.eps)
     }
+    worst = "worst case, not verified"
     for one in found:
         own = {row["attack"]: row for row in rows if row["model"] == one["model"]}
-        assert list(own) == ["clean", *one["per_attack"], "worst case"]
-        expected = {"clean": one["clean_acc"], **one["per_attack"], "worst case": one["robust_acc"]}
+        assert list(own) == ["clean", *one["per_attack"], worst]
+        expected = {"clean": one["clean_acc"], **one["per_attack"], worst: one["robust_acc"]}
         assert {name: float(row["acc"]) for name, row in own.items()} == pytest.approx(expected, abs=1e-6)
-        limits = [float(own["worst case"][name]) for name in ("low", "high")]
+        limits = [float(own[worst][name]) for name in ("low", "high")]
         assert limits == pytest.approx(one["robust_acc_interval"], abs=1e-6)
     assert [list(row) for row in rows] == [list(rows[0])] * len(rows)
 

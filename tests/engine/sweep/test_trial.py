@@ -58,7 +58,7 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
     assert len(verdicts) == len(digits.test)
     assert load_model(tmp_path)[1] == trial.config
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"record.jsonl", "verdicts.parquet", "verified.parquet", "model", ".lock"}
+    assert left == {"record.jsonl", "verdicts.parquet", "verified.parquet", "gallery.png", "model", ".lock"}
 
 
 def test_a_finished_trial_is_left_as_it_is(make_trial, digits, tmp_path):
