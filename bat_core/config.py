@@ -6,12 +6,13 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_finite
+from bat_core.errors import InputError, brief_repr, check_choice, check_finite
+from bat_core.norms import LINF, Norm, check_budget, check_norm
 
 FIGURE_1_STEPS = (1, 2, 5, 7, 10, 20, 50, 100, 200)
 LOSS_NAMES = ("ce", "cw", "dlr", "pm", "scaled-ce")  # their functions are in losses.py, which imports torch
@@ -32,6 +33,7 @@ UNHASHED = (  # settings added later, with the value that corresponds to the ear
 )
 
 SPLITS = ("test", "val")
+ONLY_IF_SET = {"only_if_set": True}  # metadata of a field that is stored only where it is not the default
 
 C = TypeVar("C")
 Param: TypeAlias = float | str | bool
@@ -62,17 +64,20 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
-    """A training recipe by name, with its parameters (`eps` in [0, 1] units, `beta`, `target` ...)."""
+    """A training recipe by name, with its parameters (`eps` in [0, 1] units, `beta`, `norm` unless L-inf ...)."""
 
     name: str = "R-MC-LA"
     params: Mapping[str, Param] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        own = ":" not in self.name
+        if own and self.params.get("norm") == LINF:  # so that trials from before there were norms are equal
+            object.__setattr__(self, "params", {name: self.params[name] for name in self.params if name != "norm"})
         for param, value in self.params.items():
             if isinstance(value, str | bool):
                 continue
             if param == "eps":
-                check_amount("recipe.eps", value)
+                check_budget("recipe.eps", value, str(self.params.get("norm", LINF)))
             else:
                 check_finite(f"recipe.{param}", value, allow_inf=True)
 
@@ -147,7 +152,7 @@ class AttackConfig:
     On the first `verify` images, suite `quick` then attacks the examples that remain robust and makes the worst
     case trustworthy. With 0 it is skipped and the accuracy is labelled "not verified". `also` names a suite whose
     attacks run before it, such as "diagnostic" for the paper's tables. `split` selects the images: "test", or
-    "val" for trials that are used to choose something.
+    "val" for trials that are used to choose something. `norm` is that of `eps` and `step_size`: "linf" or "l2".
     """
 
     eps: float = 8 / 255
@@ -158,10 +163,12 @@ class AttackConfig:
     verify: int = 200
     split: str = "test"
     also: str | None = None
+    norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
-        check_amount("attack.eps", self.eps)
-        check_amount("attack.step_size", self.step_size)
+        check_norm("attack.norm", self.norm)
+        check_budget("attack.eps", self.eps, self.norm)
+        check_budget("attack.step_size", self.step_size, self.norm)
         check_finite("attack.batch_size", self.batch_size, low=1)
         check_finite("attack.verify", self.verify)
         if not self.steps or not self.losses:
@@ -203,11 +210,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values; infinity is written as "inf", because JSON cannot represent it.
 
     A field with a "key" in its metadata is written under that name, so that stored names outlive renames in Python.
+    One with "only_if_set" is left out where it has its default, so that files of earlier versions stay as they were.
     """
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {_key(field): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return {_key(field): plain(found) for field, found in _stored(value)}
         if isinstance(value, float) and math.isinf(value):
             return str(value)
         if isinstance(value, Mapping):
@@ -217,6 +225,14 @@ def to_dict(config: Any) -> dict[str, Any]:
         return value
 
     return typing.cast(dict[str, Any], plain(config))
+
+
+def _stored(value: Any) -> Iterator[tuple["dataclasses.Field[Any]", Any]]:
+    """The fields of a dataclass that are written, and what they hold."""
+    for one in dataclasses.fields(value):
+        found = getattr(value, one.name)
+        if not ("only_if_set" in one.metadata and found == one.default):
+            yield one, found
 
 
 def _key(field: "dataclasses.Field[Any]") -> str:

@@ -19,7 +19,7 @@ from bat_core.device import is_out_of_memory, to_device
 from bat_core.forward import autocast, channels_last, eval_without_tf32, resolve_precision
 from bat_core.repeatable import why_no_cycles
 from bat_core.suites import Entry, Suite, trajectories
-from bat_core.threat import in_unit_box
+from bat_core.unit_box import in_unit_box
 from bat_core.verdicts import SKIPPED, Outcome, Verdicts
 
 BATCH = 200

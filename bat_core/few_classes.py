@@ -43,7 +43,7 @@ def substitutes(attack: Attack, num_classes: int) -> dict[str, Attack] | None:
         untargeted: Attack = replace(attack, target=None)
         margin = replace(attack, loss="cw")
     elif isinstance(attack, AutoAttack) and attack.part == TARGETED:
-        margin = APGD(eps=attack.eps, loss="cw", target="every")
+        margin = APGD(eps=attack.eps, norm=attack.norm, loss="cw", target="every")
         untargeted = replace(attack, part="apgd-dlr")
     else:
         raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from bat_core.attacks import fgsm, pgd
+from bat_core.attacks import PGD, fgsm
 from bat_core.collapse import CollapseDetector
 from bat_core.config import TrialConfig
 from bat_core.correctness import is_correct, is_finite
@@ -31,7 +31,7 @@ from bat_core.optimizer import sgd
 from bat_core.recipes import Recipe, get_recipe
 from bat_core.rng import BatchRNG, PerExampleRNG, named_generator, named_seed
 from bat_core.schedule import update_rate
-from bat_core.threat import async_checks
+from bat_core.unit_box import async_checks
 from bat_core.workers import Workers
 
 VAL_BATCH = 500
@@ -271,11 +271,13 @@ class _Trainer:
         attack, model = self.config.attack, self.state.model
         x, y = to_unit(to_device(part.images[:], self.device)), to_device(part.labels, self.device)
         rng = PerExampleRNG(seed=self.config.seed, names=("val", epoch), indices=part.rows.tolist())
-        own_eps = self.recipe.attack.eps if self.recipe.attack is not None else attack.eps
+        own = self.recipe.attack or attack
         with autocast(self.device, self.precision):
             steps = self.config.train.val_steps
-            many = pgd(model, x, y, eps=attack.eps, step_size=attack.step_size, num_steps=steps, generator=rng)
-            one = fgsm(model, x, y, eps=own_eps)
+            many = PGD(eps=attack.eps, norm=attack.norm, step_size=attack.step_size, num_steps=steps)(
+                model, x, y, generator=rng
+            )
+            one = fgsm(model, x, y, eps=own.eps, norm=own.norm)
         with torch.no_grad():
             logits = model(x)
             clean = is_correct(logits, y)

@@ -11,6 +11,7 @@ from bat_core.attacks.base import MAX_TARGETS, Target
 from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, AttackConfig
 from bat_core.errors import InputError, unknown_name
 from bat_core.few_classes import TARGETED, check_classes, substitutes, verifiers
+from bat_core.norms import LINF, Norm
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-dlr": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
 NOT_VERIFIED = ", not verified"  # in the label of a suite whose worst case nothing verifies
@@ -46,6 +47,8 @@ class Entry:
         """The attack's settings as plain values, for tables and records."""
         settings = {f.name: getattr(self.attack, f.name) for f in fields(self.attack)}
         plain = {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}
+        if self.attack.norm == LINF:
+            del plain["norm"]  # as records of earlier versions have it
         return {"attack": type(self.attack).__name__, **plain, "read_at": list(self.steps), "drop": self.skip_broken}
 
     @property
@@ -162,28 +165,32 @@ class Suite:
         }
 
 
-def paper(*, eps: float, step_size: float) -> Suite:
+def paper(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:
     """The paper's white-box attacks: FGSM, CE7, CE20, CE100, CW20, CW100, CW200 (Tables 5 and 6)."""
     return Suite(
         name="paper",
         entries=(
-            Entry(name="fgsm", attack=FGSM(eps=eps), steps=(1,)),
-            _trajectory("ce", eps, step_size, (7, 20, 100)),
-            _trajectory("cw", eps, step_size, (20, 100, 200)),
+            Entry(name="fgsm", attack=FGSM(eps=eps, norm=norm), steps=(1,)),
+            _trajectory("ce", eps, step_size, norm, (7, 20, 100)),
+            _trajectory("cw", eps, step_size, norm, (20, 100, 200)),
         ),
     )
 
 
-def diagnostic(*, eps: float, step_size: float) -> Suite:
+def diagnostic(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:
     """The attacks of the paper's Tables 1, 3 and 4: three one-step attacks with and without random start (rs),
     two steps as long as the budget, and CE7 without random start."""
     one_step = tuple(
-        Entry(name=f"{name}{suffix}", attack=FGSM(eps=eps, target=target, random_start=bool(suffix)), steps=(1,))
+        Entry(
+            name=f"{name}{suffix}",
+            attack=FGSM(eps=eps, norm=norm, target=target, random_start=bool(suffix)),
+            steps=(1,),
+        )
         for name, target in ONE_STEP_TARGETS.items()
         for suffix in ("", "-rs")
     )
-    long_steps = PGD(eps=eps, step_size=eps, num_steps=2)
-    from_clean = PGD(eps=eps, step_size=step_size, num_steps=7, random_start=False)
+    long_steps = PGD(eps=eps, norm=norm, step_size=eps, num_steps=2)
+    from_clean = PGD(eps=eps, norm=norm, step_size=step_size, num_steps=7, random_start=False)
     return Suite(
         name="diagnostic",
         entries=(
@@ -194,7 +201,7 @@ def diagnostic(*, eps: float, step_size: float) -> Suite:
     )
 
 
-def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the paper gives each attack its own step size)
+def imagenet(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001 (the paper gives each attack its own step size)
     """The paper's Table 9: untargeted (nt) and towards a random class (rd), with 10 and 100 steps.
 
     The step size is a tenth of the budget for 10 steps (1.6 pixels of 16) and a sixteenth for 100.
@@ -206,7 +213,7 @@ def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the pap
         entries=tuple(
             Entry(
                 name=f"ce{steps}-{suffix}",
-                attack=PGD(eps=eps, step_size=size, num_steps=steps, target=target),
+                attack=PGD(eps=eps, norm=norm, step_size=size, num_steps=steps, target=target),
                 steps=(steps,),
             )
             for suffix, target in targets.items()
@@ -215,35 +222,37 @@ def imagenet(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (the pap
     )
 
 
-def curve(*, eps: float, step_size: float) -> Suite:
+def curve(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:
     """Figure 1 and beyond: PGD with both losses, read at 1 to 1,000 steps."""
     steps = (*FIGURE_1_STEPS, 500, 1000)
-    return Suite(name="curve", entries=tuple(_trajectory(loss, eps, step_size, steps) for loss in ("ce", "cw")))
+    return Suite(name="curve", entries=tuple(_trajectory(loss, eps, step_size, norm, steps) for loss in ("ce", "cw")))
 
 
-def quick(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (Auto-PGD adapts its step size)
+def quick(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001 (Auto-PGD adapts its step size)
     """APGD-CE and APGD-T with AutoAttack's settings, on a subset: verified accuracy for searches."""
     return Suite(
         name="quick",
         entries=(
-            Entry(name="apgd-ce", attack=APGD(eps=eps, loss="ce"), skip_broken=True),
-            Entry(name="apgd-t", attack=APGD(eps=eps, loss="dlr", target="every"), skip_broken=True),
+            Entry(name="apgd-ce", attack=APGD(eps=eps, norm=norm, loss="ce"), skip_broken=True),
+            Entry(name="apgd-t", attack=APGD(eps=eps, norm=norm, loss="dlr", target="every"), skip_broken=True),
         ),
         verified_by="APGD-CE, APGD-T",
         subset=1000,
     )
 
 
-def fast(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001 (its searches have their own step sizes)
+def fast(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001 (its searches have their own step sizes)
     """A ladder of short searches that goes on where the boundary is near: for searches and trials."""
-    return Suite(name="fast", entries=(Entry(name="ladder", attack=Ladder(eps=eps), skip_broken=True),))
+    return Suite(name="fast", entries=(Entry(name="ladder", attack=Ladder(eps=eps, norm=norm), skip_broken=True),))
 
 
-def standard(*, eps: float, step_size: float) -> Suite:  # noqa: ARG001
+def standard(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001
     """AutoAttack's standard version in its authors' implementation: the field's benchmark."""
     return Suite(
         name="standard",
-        entries=tuple(Entry(name=part, attack=AutoAttack(eps=eps, part=part), skip_broken=True) for part in PARTS),
+        entries=tuple(
+            Entry(name=part, attack=AutoAttack(eps=eps, norm=norm, part=part), skip_broken=True) for part in PARTS
+        ),
         verified_by="AutoAttack",
     )
 
@@ -269,12 +278,13 @@ def suite_names() -> tuple[str, ...]:
     return tuple(SUITES)
 
 
-def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite:
+def get_suite(name: str, *, eps: float, step_size: float | None = None, norm: Norm = LINF) -> Suite:
     """The suite called `name`, or several joined with a plus sign, as in "paper+standard".
 
     Args:
         eps: budget, in the unit of the images.
         step_size: for attacks with fixed steps. Default: a quarter of eps, the paper's 2 pixels of 8.
+        norm: in which eps and step_size are measured.
     Raises:
         ValueError: unknown name.
     """
@@ -282,7 +292,7 @@ def get_suite(name: str, *, eps: float, step_size: float | None = None) -> Suite
     parts = name.split("+")
     if missing := next((part for part in parts if part not in SUITES), None):
         raise unknown_name("suite", missing, SUITES, forms="or several joined, as in paper+quick")
-    return join([SUITES[part](eps=eps, step_size=step_size) for part in parts])
+    return join([SUITES[part](eps=eps, step_size=step_size, norm=norm) for part in parts])
 
 
 def join(suites: Sequence[Suite]) -> Suite:
@@ -309,11 +319,13 @@ def join(suites: Sequence[Suite]) -> Suite:
 
 def trajectories(config: AttackConfig) -> Suite:
     """A trial's own curves: one PGD trajectory per loss, read at the configured steps, and the `also` suite."""
-    entries = tuple(_trajectory(loss, config.eps, config.step_size, config.steps) for loss in config.losses)
+    entries = tuple(
+        _trajectory(loss, config.eps, config.step_size, config.norm, config.steps) for loss in config.losses
+    )
     own = Suite(name=f"PGD-{config.steps[-1]}", entries=entries)
     if config.also is None:
         return own
-    return join([own, get_suite(config.also, eps=config.eps, step_size=config.step_size)])
+    return join([own, get_suite(config.also, eps=config.eps, step_size=config.step_size, norm=config.norm)])
 
 
 def evaluation_suite(config: AttackConfig) -> Suite:
@@ -323,11 +335,12 @@ def evaluation_suite(config: AttackConfig) -> Suite:
 
 def verification(config: AttackConfig) -> Suite | None:
     """The suite that verifies a trial's own curves; None if the trial does not verify."""
-    return quick(eps=config.eps, step_size=config.step_size) if config.verify else None
+    return quick(eps=config.eps, step_size=config.step_size, norm=config.norm) if config.verify else None
 
 
-def _trajectory(loss: str, eps: float, step_size: float, steps: tuple[int, ...]) -> Entry:
-    return Entry(name=loss, attack=PGD(eps=eps, step_size=step_size, num_steps=steps[-1], loss=loss), steps=steps)
+def _trajectory(loss: str, eps: float, step_size: float, norm: Norm, steps: tuple[int, ...]) -> Entry:
+    attack = PGD(eps=eps, norm=norm, step_size=step_size, num_steps=steps[-1], loss=loss)
+    return Entry(name=loss, attack=attack, steps=steps)
 
 
 def _unique_name(name: str, suite: str, taken: Mapping[str, Entry]) -> str:

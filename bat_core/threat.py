@@ -1,76 +1,82 @@
-"""The L-infinity ball around an image within [0, 1]: bounds, random start, projection and check."""
+"""The L-infinity and L2 balls around images within [0, 1]: random start, steps, projection and check."""
 
-import contextlib
-import contextvars
-from collections.abc import Iterator
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from bat_core.device import CHECK_EVERY, is_read
-from bat_core.errors import check_amount
+from bat_core.norms import L2, LINF, Norm, check_budget
 from bat_core.rng import BatchRNG
+from bat_core.unit_box import holds, in_unit_box, waits
 
-ROUNDING = 1e-6  # by which images may leave [0, 1]; in half precision, one unit of the last place of 1
-
-_blocking = contextvars.ContextVar("blocking", default=True)
-
-
-@contextlib.contextmanager
-def async_checks() -> Iterator[None]:
-    """Make checks in the body asynchronous on a GPU: a failure raises a device assert instead of an exception.
-
-    Training uses this so that the CPU can prepare the next step without waiting for the GPU.
-    """
-    token = _blocking.set(False)
-    try:
-        yield
-    finally:
-        _blocking.reset(token)
+_HUGE = 1e30  # stands for infinity in a gradient; its square sums up to a finite number
 
 
 @dataclass(frozen=True)
-class LinfBall:
-    """All images within `eps` of x and in [0, 1]: the box [lower, upper] (eq. 2, where images are in [-1, 1]).
+class LpBall(ABC):
+    """All images within `eps` of x (B, C, H, W) in one norm, and in [0, 1]. `ball_around` makes one.
 
-    The bounds are rounded inward, so `max|z - x| <= eps` holds exactly for every z between them, in the precision
-    of the images and in float64.
+    The distance never exceeds eps, as computed in float64 from the images in their own precision.
     """
+
+    norm: ClassVar[Norm]
 
     x: Tensor
     eps: float
-    lower: Tensor
-    upper: Tensor
 
     @classmethod
-    def around(cls, x: Tensor, eps: float) -> "LinfBall":
+    @abstractmethod
+    def around(cls, x: Tensor, eps: float) -> Self:
         """The ball around images x (B, C, H, W) in [0, 1]. Those outside by rounding are clamped, see `in_unit_box`.
 
         Raises:
-            ValueError: eps outside (0, 1], x not floating point, or x outside [0, 1].
+            ValueError: eps out of the norm's range, x not floating point, or x outside [0, 1].
         """
-        check_amount("eps", eps)
-        if not x.is_floating_point():
-            raise ValueError(f"x has dtype {x.dtype}: attacks take floating-point images in [0, 1]")
-        x = in_unit_box(x)
-        radius = _round_down(eps, x.dtype)
-        upper, lower, exact = x + radius, x - radius, x.double()
-        upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
-        lower = torch.where(exact - lower.double() > radius, torch.nextafter(lower, x), lower)
-        return cls(x, eps, lower.clamp_(min=0), upper.clamp_(max=1))
+
+    @staticmethod
+    @abstractmethod
+    def noise(rng: BatchRNG, like: Tensor, radius: float) -> Tensor:
+        """Uniform in the ball of that radius around 0, like `like`."""
+
+    @staticmethod
+    @abstractmethod
+    def direction(gradient: Tensor) -> Tensor:
+        """The step of length 1 in the norm along which a linear function with this gradient (B, ...) grows most."""
+
+    @staticmethod
+    @abstractmethod
+    def dual(gradient: Tensor) -> Tensor:
+        """(B,): how much a linear function with this gradient (B, ...) grows along a step of length 1."""
+
+    @abstractmethod
+    def extreme(self, rng: BatchRNG) -> Tensor:
+        """A random image at the edge of the ball: the largest noise within the budget."""
+
+    @abstractmethod
+    def project(self, z: Tensor) -> Tensor:
+        """An image in the ball near z; z itself if it is one."""
+
+    @abstractmethod
+    def take(self, rows: Tensor) -> Self:
+        """The balls around some of the images, selected by positions or by a mask (B,)."""
+
+    @abstractmethod
+    def inside(self, x_adv: Tensor) -> Tensor:
+        """Whether values (B, C, H, W), or images (B,), are in the ball and in [0, 1]; false for NaN."""
 
     def random_start(self, rng: BatchRNG) -> Tensor:
         """Uniform in the ball of radius eps around x, then projected to [0, 1] (eq. 3)."""
-        return self.project(self.x + (2 * rng.uniform(self.x) - 1) * self.eps)
+        return self.project(self.x + self.noise(rng, self.x, self.eps))
 
-    def project(self, z: Tensor) -> Tensor:
-        """The nearest image in the ball."""
-        return torch.clamp(z, self.lower, self.upper)
-
-    def take(self, rows: Tensor) -> "LinfBall":
-        """The balls around some of the images, selected by positions or by a mask (B,)."""
-        return LinfBall(self.x[rows], self.eps, self.lower[rows], self.upper[rows])
+    def step(self, x: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """The point after a step of length `size`, a number or (B, 1, 1, 1), along the gradient (eq. 4)."""
+        direction = self.direction(gradient)
+        moved = x + size * direction if isinstance(size, Tensor) else torch.add(x, direction, alpha=size)
+        return self.project(moved)
 
     def check(self, x_adv: Tensor) -> Tensor:
         """Return x_adv after checking that it is in the ball and in [0, 1].
@@ -79,17 +85,152 @@ class LinfBall:
             RuntimeError: it is not, or contains NaN. This is a defect of the attack.
         """
         inside = self._inside(x_adv)
-        if not _holds(inside.all()):
+        if not holds(inside.all()):
             raise self._left(int((~inside).sum()))
         return x_adv
 
     def _inside(self, x_adv: Tensor) -> Tensor:
         if x_adv.shape != self.x.shape:
             raise RuntimeError(f"the attack left its ball: {tuple(x_adv.shape)} for images {tuple(self.x.shape)}")
-        return (x_adv >= self.lower) & (x_adv <= self.upper)
+        return self.inside(x_adv)
 
     def _left(self, count: int) -> RuntimeError:
-        return RuntimeError(f"the attack left its ball: {count} values outside eps={self.eps:g} or [0, 1], or NaN")
+        what = "values" if self.norm == LINF else "images"
+        return RuntimeError(f"the attack left its ball: {count} {what} outside eps={self.eps:g} or [0, 1], or NaN")
+
+
+@dataclass(frozen=True)
+class LinfBall(LpBall):
+    """The box [lower, upper] around x (eq. 2, where images are in [-1, 1]).
+
+    The bounds are rounded inward, so `max|z - x| <= eps` holds exactly for every z between them, in the precision
+    of the images and in float64.
+    """
+
+    norm: ClassVar[Norm] = LINF
+
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float) -> Self:
+        x = _checked(x, eps, LINF)
+        radius = _round_down(eps, x.dtype)
+        upper, lower, exact = x + radius, x - radius, x.double()
+        upper = torch.where(upper.double() - exact > radius, torch.nextafter(upper, x), upper)
+        lower = torch.where(exact - lower.double() > radius, torch.nextafter(lower, x), lower)
+        return cls(x, eps, lower.clamp_(min=0), upper.clamp_(max=1))
+
+    @staticmethod
+    def noise(rng: BatchRNG, like: Tensor, radius: float) -> Tensor:
+        return (2 * rng.uniform(like) - 1) * radius
+
+    @staticmethod
+    def direction(gradient: Tensor) -> Tensor:
+        return gradient.sign()  # that of NaN is 0
+
+    @staticmethod
+    def dual(gradient: Tensor) -> Tensor:
+        return gradient.flatten(1).abs().sum(1)
+
+    def extreme(self, rng: BatchRNG) -> Tensor:
+        return self.project(torch.where(rng.uniform(self.x) < 0.5, self.lower, self.upper))
+
+    def project(self, z: Tensor) -> Tensor:
+        return torch.clamp(z, self.lower, self.upper)
+
+    def take(self, rows: Tensor) -> Self:
+        return type(self)(self.x[rows], self.eps, self.lower[rows], self.upper[rows])
+
+    def inside(self, x_adv: Tensor) -> Tensor:
+        return (x_adv >= self.lower) & (x_adv <= self.upper)
+
+
+@dataclass(frozen=True)
+class L2Ball(LpBall):
+    """All images whose difference from x has at most the length eps.
+
+    A point outside is brought to a slightly shorter length, so that rounding its values cannot lengthen it beyond
+    eps: shorter by 3e-6 for 3x32x32 values in float32, and by far more in half precision.
+    """
+
+    norm: ClassVar[Norm] = L2
+
+    @classmethod
+    def around(cls, x: Tensor, eps: float) -> Self:
+        return cls(_checked(x, eps, L2), eps)
+
+    @staticmethod
+    def noise(rng: BatchRNG, like: Tensor, radius: float) -> Tensor:
+        """By leaving out two of the coordinates of a point on a sphere in two dimensions more."""
+        drawn = _normal(rng, like, like[0].numel() + 2)
+        point = drawn[:, :-2] / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
+        return (radius * point).view(like.shape).to(like.dtype)
+
+    @staticmethod
+    def direction(gradient: Tensor) -> Tensor:
+        huge = min(_HUGE, torch.finfo(gradient.dtype).max)
+        gradient = gradient.nan_to_num(nan=0.0, posinf=huge, neginf=-huge)  # as in L-inf, NaN does not move
+        return (gradient / _shaped(lengths(gradient), gradient)).to(gradient.dtype)
+
+    @staticmethod
+    def dual(gradient: Tensor) -> Tensor:
+        return lengths(gradient).to(gradient.dtype)
+
+    def extreme(self, rng: BatchRNG) -> Tensor:
+        drawn = _normal(rng, self.x, self.x[0].numel()).view(self.x.shape).to(self.x.dtype)
+        return self.step(self.x, drawn, self.eps)
+
+    def project(self, z: Tensor) -> Tensor:
+        delta = z - self.x
+        length = lengths(delta)
+        shorter = torch.addcmul(self.x, delta, self._inner / _shaped(length, delta)).to(z.dtype)
+        within = (length <= self.eps * (1 - torch.finfo(delta.dtype).eps)).view(-1, *[1] * (z.ndim - 1))
+        return torch.where(within, z, shorter).clamp(0, 1)
+
+    @property
+    def _inner(self) -> float:
+        """The length to which points are shortened. Rounding moves each value in [0, 1] by at most half a unit."""
+        unit = torch.finfo(self.x.dtype).eps
+        return max(self.eps * (1 - 4 * unit) - unit / 2 * math.sqrt(self.x[0].numel()), 0.0)
+
+    def take(self, rows: Tensor) -> Self:
+        return type(self)(self.x[rows], self.eps)
+
+    def inside(self, x_adv: Tensor) -> Tensor:
+        in_box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+        return in_box & (lengths(x_adv.double() - self.x.double()) <= self.eps)
+
+
+BALLS: dict[str, type[LpBall]] = {LINF: LinfBall, L2: L2Ball}
+
+
+def ball_around(x: Tensor, eps: float, norm: str) -> LpBall:
+    """The ball around images x (B, C, H, W) in [0, 1]; see `LpBall.around`."""
+    return BALLS[norm].around(x, eps)
+
+
+def lengths(delta: Tensor) -> Tensor:
+    """The L2 length (B,) of each difference (B, ...), summed in float64."""
+    return torch.linalg.vector_norm(delta.flatten(1), dim=1, dtype=torch.float64)
+
+
+def _shaped(length: Tensor, like: Tensor) -> Tensor:
+    """Lengths (B,) as divisors (B, 1, ...): above 0, in the precision of `like`, or in float32 where that is half."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return length.to(dtype).clamp(min=torch.finfo(dtype).tiny).view(-1, *[1] * (like.ndim - 1))
+
+
+def _normal(rng: BatchRNG, like: Tensor, count: int) -> Tensor:
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return rng.normal(torch.empty(len(like), count, dtype=dtype, device=like.device))
+
+
+def _checked(x: Tensor, eps: float, norm: Norm) -> Tensor:
+    check_budget("eps", eps, norm)
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}: attacks take floating-point images in [0, 1]")
+    return in_unit_box(x)
 
 
 class BallChecks:
@@ -101,11 +242,11 @@ class BallChecks:
 
     def __init__(self) -> None:
         self._points = 0
-        self._unread: tuple[LinfBall, Tensor] | None = None  # the newest ball, and the values outside so far
+        self._unread: tuple[LpBall, Tensor] | None = None  # the newest ball, and the values outside so far
 
-    def add(self, ball: LinfBall, x_adv: Tensor) -> None:
+    def add(self, ball: LpBall, x_adv: Tensor) -> None:
         """Check a point. Raises RuntimeError if it, or a point before it that was not read yet, is outside its ball."""
-        if not _waits(x_adv):
+        if not waits(x_adv):
             ball.check(x_adv)
             return
         count = (~ball._inside(x_adv)).sum()
@@ -125,39 +266,6 @@ class BallChecks:
         (ball, count), self._unread = self._unread, None
         if outside := int(count):
             raise ball._left(outside)
-
-
-def _waits(x: Tensor) -> bool:
-    return _blocking.get() or not x.is_cuda
-
-
-def in_unit_box(x: Tensor) -> Tensor:
-    """Floating-point images, those outside [0, 1] by rounding (1e-6 in float32) clamped; x itself if none is.
-
-    Images that were un-standardised (x * std + mean) exceed 1 by 1e-7. Other types are returned unchanged. Under
-    `async_checks` nothing is clamped.
-
-    Raises:
-        ValueError: values outside [0, 1] by more, or NaN.
-    """
-    if not x.is_floating_point() or _holds(((x >= 0) & (x <= 1)).all()):
-        return x
-    slack = max(ROUNDING, torch.finfo(x.dtype).eps)
-    low, high = float(x.min()), float(x.max())
-    if not (low >= -slack and high <= 1 + slack):  # false for NaN
-        excess = max(-low, high - 1)
-        raise ValueError(
-            f"x spans [{low:.9g}, {high:.9g}], {excess:.3g} outside [0, 1]: images must be in [0, 1] (without"
-            f" standardisation, and divided by 255), up to a rounding error of {slack:.2g}"
-        )
-    return x.clamp(0, 1)
-
-
-def _holds(condition: Tensor) -> bool:
-    if not _waits(condition):
-        torch._assert_async(condition, "an attack received images outside [0, 1] or left its ball")
-        return True
-    return bool(condition)
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:

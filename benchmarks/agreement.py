@@ -1,6 +1,7 @@
 """Do equal attacks give equal accuracy? Compares our PGD with foolbox's and our APGD with AutoAttack's own code.
 
 python benchmarks/agreement.py                                                      # digits, trains three models
+python benchmarks/agreement.py --norm l2                                            # the same in L2
 python benchmarks/agreement.py --models A B C --data-dir DIR --output agreement.json  # trained models' folders
 
 Both use the same model, images, budget, step size and number of steps. PGD is evaluated at its last iterate. Our APGD
@@ -33,9 +34,10 @@ from bat_core.config import AttackConfig, TrialConfig
 from bat_core.data import Dataset, load_dataset, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import evaluate
+from bat_core.norms import LINF, Norm
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Suite, get_suite
-from bat_core.threat import LinfBall
+from bat_core.threat import ball_around
 
 ATTACKS = ("pgd-20", "pgd-100", "apgd-ce", "apgd-t", f"pgd-20{SHARED}", f"apgd-ce{SHARED}")
 
@@ -53,6 +55,8 @@ class Options(Training):
     """Images: digits, cifar10, svhn. Default: the data set of the first model, or digits."""
     data_dir: Path | None = None
     """Folder with the images."""
+    norm: Norm = LINF
+    """Norm of the attacks: linf or l2."""
     attacks: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ATTACKS
     """Attacks: pgd-20, pgd-100, apgd-ce, apgd-t; pgd-20-shared and apgd-ce-shared use a common start and one seed."""
     n: int | None = None
@@ -76,8 +80,9 @@ def main(options: Options = Options()) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     dataset, folders = _models(options)
     n = min(1000, len(dataset.test)) if options.n is None else options.n
-    images = Images.of(dataset, n=n, batch_size=options.batch_size)
+    images = Images.of(dataset, n=n, batch_size=options.batch_size, norm=options.norm)
     settings = {"dataset": dataset.name, "eps": images.eps, "step_size": images.step_size, "n": n}
+    settings |= {} if options.norm == LINF else {"norm": options.norm}
     runs = _runs_so_far(options.output, settings)
     for folder, seed, attack in product(folders, options.seeds, options.attacks):
         model, config = load_model(folder)
@@ -117,12 +122,14 @@ def _compare(model: nn.Module, config: TrialConfig, images: Images, attack: str,
 
 def _ours(model: nn.Module, images: Images, attack: str, seed: int) -> Flags:
     name, count = _parse(attack)
-    whole, budget = images.whole(), {"eps": images.eps, "step_size": images.step_size}
+    whole = images.whole()
     suite: AttackConfig | Suite
     if count:
-        suite = AttackConfig(**budget, steps=(count,), losses=("ce",))
+        suite = AttackConfig(
+            eps=images.eps, step_size=images.step_size, norm=images.norm, steps=(count,), losses=("ce",)
+        )
     else:
-        quick = get_suite("quick", **budget)
+        quick = get_suite("quick", eps=images.eps, norm=images.norm)
         suite = replace(quick, entries=(quick.entry(name),))
     verdicts = evaluate(
         model, whole.images, whole.labels, attack=suite, rows=whole.rows, seed=seed, batch_size=images.batch_size
@@ -140,14 +147,17 @@ def _theirs(model: nn.Module, images: Images, attack: str, seed: int) -> Flags:
             start = None
             if attack.endswith(SHARED):
                 rng = PerExampleRNG(seed=seed, names=("evaluate", name), indices=block.rows.tolist())
-                start = LinfBall.around(x, images.eps).random_start(rng)
+                start = ball_around(x, images.eps, images.norm).random_start(rng)
             if count:
                 settings = {"eps": images.eps, "step_size": images.step_size, "num_steps": count}
+                settings |= {} if images.norm == LINF else {"loss": "ce in l2"}
                 correct.append(foolbox_pgd(model, x, y, **settings, freeze=True, start=start))
             elif start is not None:
-                correct.append(apgd_from(model, x, y, eps=images.eps, start=start))
+                correct.append(apgd_from(model, x, y, eps=images.eps, start=start, norm=images.norm))
             else:
-                correct.append(autoattack(model, x, y, eps=images.eps, part=name, seed=seed, batch_size=len(x)))
+                correct.append(
+                    autoattack(model, x, y, eps=images.eps, part=name, seed=seed, batch_size=len(x), norm=images.norm)
+                )
     return torch.cat(correct).cpu().numpy()
 
 

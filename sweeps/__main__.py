@@ -10,6 +10,7 @@ COMMANDS = {  # the name that is typed, its script, what it does
     "search": ("search", "search for robust recipes with Ray Tune and Optuna"),
     "evaluate": ("evaluate", "attack models, and check whether their robustness can be trusted"),
     "transfer": ("transfer", "craft images on each model and evaluate them on every other"),
+    "corruptions": ("corruptions", "accuracy under common corruptions: CIFAR-10-C, ImageNet-C, or made on the fly"),
     "table": ("table_{}", "one of the paper's tables: bat-sweeps table 5"),
     "leaderboard": ("leaderboard", "all finished models of many sweeps and evaluations in one table"),
     "mirror": ("mirror", "sync a sweep's records to MLflow again"),

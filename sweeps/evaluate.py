@@ -2,6 +2,7 @@
 
 python sweeps/evaluate.py outputs/eps_budget-digits-.../trials/eps8-seed0             # one model
 python sweeps/evaluate.py outputs/eps_budget-digits-... --suite standard              # a whole sweep, AutoAttack
+python sweeps/evaluate.py MODEL --threat linf:8/255 l2:0.5                             # both, and their union
 python sweeps/evaluate.py my_package.nets:robust_net --weights net.safetensors --dataset cifar10 --data-dir DIR
 """
 
@@ -21,6 +22,10 @@ def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
     """
     from sweeps.engine.evaluation.run import run_evaluation
 
+    if options.threat:
+        from sweeps.engine.evaluation.threats import run_threats
+
+        return run_threats(models, options)
     return run_evaluation(models, options)
 
 

@@ -21,6 +21,9 @@ class LeaderboardOptions(Options):
 
     dataset: str | None = None
     """Only models that were evaluated on this data set."""
+    robustbench: int = 0
+    """Show this many of RobustBench's published entries beside them, best first, where data set and budget are the
+    same; and what differs in protocol."""
     csv: Path | None = None
     """Write all models to this CSV file."""
     html: Path | None = None
@@ -37,7 +40,13 @@ def main(*sources: str, options: LeaderboardOptions = LeaderboardOptions()) -> i
     """
     from sweeps.engine.evaluation.leaderboard import run_leaderboard
 
-    return run_leaderboard(sources, dataset=options.dataset, csv_file=options.csv, html_file=options.html)
+    return run_leaderboard(
+        sources,
+        dataset=options.dataset,
+        csv_file=options.csv,
+        html_file=options.html,
+        robustbench=options.robustbench,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attacks in the L-infinity ball. A new file that registers a class here adds an attack."""
+"""Attacks in the L-infinity and L2 balls. A new file that registers a class here adds an attack."""
 
 from bat_core.attacks.apgd import APGD
 from bat_core.attacks.autoattack import AutoAttack

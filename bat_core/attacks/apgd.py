@@ -10,7 +10,7 @@ from bat_core.attacks.base import ATTACKS, LogitsFn, Problem
 from bat_core.attacks.gradient import GradientAttack, StepRule
 from bat_core.correctness import is_correct
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall
+from bat_core.threat import LpBall
 
 FIRST_PERIOD, PERIOD_DECREMENT, MIN_PERIOD = 0.22, 0.03, 0.06  # periods between checkpoints, as shares of num_steps
 MIN_RISING = 0.75  # the search has stalled if the objective rose in less than this share of a period's steps
@@ -30,7 +30,7 @@ class APGD(GradientAttack):
 
     num_steps: int = 100
 
-    def rule(self, ball: LinfBall) -> StepRule:
+    def rule(self, ball: LpBall) -> StepRule:
         return _AutoSteps(ball, self.num_steps)
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
@@ -47,7 +47,7 @@ class APGD(GradientAttack):
 class _AutoSteps:
     """Per-example step sizes, best points and progress since the last checkpoint."""
 
-    def __init__(self, ball: LinfBall, num_steps: int) -> None:
+    def __init__(self, ball: LpBall, num_steps: int) -> None:
         count = len(ball.x)
         self.checkpoints = checkpoints(num_steps)
         self.step = 0
@@ -66,7 +66,7 @@ class _AutoSteps:
         ):  # fmt: skip
             setattr(self, name, getattr(self, name)[kept])
 
-    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
+    def advance(self, ball: LpBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
         if self.step > 0:
             self.rises += values > self.last_value
         self.last_value = values
@@ -78,7 +78,7 @@ class _AutoSteps:
             halve = self._halve()[:, None, None, None]
             x = torch.where(halve, self.best_x, x)
             gradient = torch.where(halve, self.best_gradient, gradient)
-        next_x = ball.project(x + self.size * gradient.sign())
+        next_x = ball.step(x, gradient, self.size)
         if self.step > 0:
             next_x = ball.project(x + MOMENTUM * (next_x - x) + (1 - MOMENTUM) * (x - self.last_x))
         self.last_x = x

@@ -14,17 +14,20 @@ from torch import Tensor, nn
 from bat_core.attacks.base import ATTACKS, MAX_TARGETS, Attack, Iterate, LogitsFn, Problem
 from bat_core.correctness import is_finite
 from bat_core.errors import InputError, check_choice
+from bat_core.norms import L2, LINF
 from bat_core.rng import BatchRNG
+from bat_core.threat import LpBall, lengths
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
 MIN_CLASSES = {**dict.fromkeys(PARTS, 2), "apgd-t": 4, "apgd-dlr": 3}  # the (targeted) DLR loss compares three (four)
+LIBRARY_NORMS = {LINF: "Linf", L2: "L2"}
 ROUNDING = 1e-6  # of float32, when a point's distance from its clean image is measured
 
 
 @ATTACKS.register("autoattack")
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Attack):
-    """One part of AutoAttack's standard version for L-infinity, or "apgd-dlr", which replaces "apgd-t" for 3 classes.
+    """One part of AutoAttack's standard version, or "apgd-dlr", which replaces "apgd-t" for 3 classes.
 
     The standard evaluation runs the parts in order, each on the examples that remain robust. With fewer than ten
     classes the targeted parts try every wrong class.
@@ -64,7 +67,7 @@ class AutoAttack(Attack):
     ) -> Iterator[Iterate]:
         library = library_attack()
         x, y = problem.ball.x.float().contiguous(), problem.y
-        model = _LibraryModel(logits_fn, problem.ball.x.dtype, x, self.eps)
+        model = _LibraryModel(logits_fn, problem.ball, x)
         with torch.no_grad():
             num_classes = model(x[:1]).shape[1]
         if num_classes < self.min_classes:
@@ -74,7 +77,9 @@ class AutoAttack(Attack):
             )
         with _isolated_randomness(x.device), _silenced():
             seed = int(rng.integers(2**31 - 1, y)[0])
-            attack = library(model, eps=self.eps, norm="Linf", seed=seed, version="standard", device=x.device)
+            attack = library(
+                model, eps=self.eps, norm=LIBRARY_NORMS[self.norm], seed=seed, version="standard", device=x.device
+            )
             attack.attacks_to_run = [self.part]
             targets = min(MAX_TARGETS, num_classes - 1)
             attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
@@ -105,9 +110,10 @@ class _LibraryModel(nn.Module):
     first such image within `eps` of each clean image is kept here: the model misclassifies it.
     """
 
-    def __init__(self, logits_fn: LogitsFn, dtype: torch.dtype, clean: Tensor, eps: float) -> None:
+    def __init__(self, logits_fn: LogitsFn, ball: LpBall, clean: Tensor) -> None:
         super().__init__()
-        self.logits_fn, self.dtype, self.clean, self.eps = logits_fn, dtype, clean, eps
+        self.logits_fn, self.dtype, self.clean = logits_fn, ball.x.dtype, clean
+        self.eps, self.norm = ball.eps, ball.norm
         self.unanswered: dict[int, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +126,9 @@ class _LibraryModel(nn.Module):
         return logits.masked_fill(~finite[:, None], 0.0)
 
     def _keep(self, point: Tensor) -> None:
-        within = (self.clean - point).abs().flatten(1).amax(1) <= self.eps + ROUNDING
+        delta = self.clean - point
+        distance = delta.flatten(1).abs().amax(1) if self.norm == LINF else lengths(delta)
+        within = distance <= self.eps + ROUNDING
         for row in within.nonzero().flatten().tolist():
             self.unanswered.setdefault(row, point.clone())
 

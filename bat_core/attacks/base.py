@@ -11,11 +11,12 @@ from torch import Tensor
 from bat_core.attacks.cycles import ALL_AT_ONCE, READ_EVERY, Cycle, Passes
 from bat_core.correctness import is_correct
 from bat_core.device import DROP_EVERY, is_read, to_device
-from bat_core.errors import InputError, check_amount, check_choice
+from bat_core.errors import InputError, check_choice
 from bat_core.losses import largest_other, min_classes
+from bat_core.norms import LINF, Norm, check_budget, check_norm
 from bat_core.registry import Registry
 from bat_core.rng import BatchRNG, as_rng
-from bat_core.threat import BallChecks, LinfBall
+from bat_core.threat import BallChecks, LpBall, ball_around
 
 LogitsFn: TypeAlias = Callable[[Tensor], Tensor]
 TargetName: TypeAlias = Literal["mc", "ll", "random", "every"]
@@ -33,7 +34,7 @@ class Problem:
     `rows` (M,) are the positions of the images in the caller's batch. `passes` is how they go through the network.
     """
 
-    ball: LinfBall
+    ball: LpBall
     y: Tensor
     target: Tensor | None
     rows: Tensor
@@ -90,15 +91,15 @@ class Iterate:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """An attack within the L-infinity ball of radius `eps`; call it on a batch.
+    """An attack within the ball of radius `eps` in `norm`; call it on a batch.
 
     Subclasses implement `iterates`. Only the base class creates the balls, resolves targets, repeats searches and
     checks their results, so no attack can exceed its budget.
 
-    `eps` is in the unit of the images (8/255). `target` is None (untargeted), "mc" (most confusing: the likeliest
-    wrong class), "ll" (least likely class), "random" (a uniformly random wrong class), "every" (the nine likeliest
-    wrong classes, one search each) or a (B,) int64 tensor. Named targets except "random" are chosen from the logits
-    of the clean images. `restarts` is the number of searches per target, each from another start. The worst case
+    `eps` is in the unit of the images: 8/255, or 0.5 in L2. `target` is None (untargeted), "mc" (most confusing: the
+    likeliest wrong class), "ll" (least likely class), "random" (a uniformly random wrong class), "every" (the nine
+    likeliest wrong classes, one search each) or a (B,) int64 tensor. Named targets except "random" are chosen from the
+    logits of the clean images. `restarts` is the number of searches per target, each from another start. The worst case
     over all searches counts for each example.
     """
 
@@ -107,11 +108,13 @@ class Attack(ABC):
     pools: ClassVar[bool] = False  # whether images of several batches are attacked side by side
 
     eps: float
+    norm: Norm = LINF
     target: Target = None
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        check_amount("attack.eps", self.eps)
+        check_norm("attack.norm", self.norm)
+        check_budget("attack.eps", self.eps, self.norm)
         if isinstance(self.target, str):
             check_choice("attack.target", self.target, TARGETS)
         if self.target is not None and not self.takes_target:
@@ -154,7 +157,7 @@ class Attack(ABC):
             ValueError: x outside [0, 1] or not floating point.
             RuntimeError: the search left the ball.
         """
-        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
+        ball, y = ball_around(x.detach(), self.eps, self.norm), _indices(y)
         worst: Tensor | None = None
         checks = BallChecks()
         for problem, rng in self._searches(logits_fn, ball, y, as_rng(generator), clean_logits):
@@ -193,7 +196,7 @@ class Attack(ABC):
             ValueError, RuntimeError: as `__call__`; every point is checked to be in its ball (on a GPU at the latest
                 when the trajectory ends).
         """
-        ball, y = LinfBall.around(x.detach(), self.eps), _indices(y)
+        ball, y = ball_around(x.detach(), self.eps, self.norm), _indices(y)
         rows: Tensor | None = None
         checks = BallChecks()
 
@@ -232,7 +235,7 @@ class Attack(ABC):
     def _searches(
         self,
         logits_fn: LogitsFn,
-        ball: LinfBall,
+        ball: LpBall,
         y: Tensor,
         rng: BatchRNG,
         clean_logits: Callable[[], Tensor] | None,

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from bat_core.attacks.base import Iterate, LogitsFn, LossAttack, Problem
 from bat_core.attacks.cycles import CycleFinder
-from bat_core.errors import InputError, check_amount
+from bat_core.errors import InputError
 from bat_core.losses import AttackLoss, objective
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall
+from bat_core.threat import LpBall
 
 
 class StepRule(Protocol):
     """Computes the next point of a search. It may keep state for each example."""
 
-    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
+    def advance(self, ball: LpBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:
         """The next point in the ball, from x (M, ...), the objective's `values` (M,) there and its gradient."""
         ...
 
@@ -50,7 +50,7 @@ class GradientAttack(LossAttack):
                 raise InputError(f"attack.{name}={getattr(self, name)} must be at least 1")
 
     @abstractmethod
-    def rule(self, ball: LinfBall) -> StepRule:
+    def rule(self, ball: LpBall) -> StepRule:
         """The step rule for one search in `ball`."""
 
     def iterates(
@@ -128,15 +128,15 @@ def input_gradient(values: Tensor, x: Tensor, *, retain_graph: bool = False) -> 
 
 @dataclass(frozen=True)
 class FixedSteps:
-    """Signed steps of a fixed size (eq. 4). The sign of a NaN gradient is 0, so such pixels do not move."""
+    """Steps of a fixed length in the ball's norm (eq. 4): signed in L-inf, along the gradient in L2.
+
+    Pixels whose gradient is NaN do not move.
+    """
 
     size: float
 
-    def __post_init__(self) -> None:
-        check_amount("attack.step_size", self.size)
-
-    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
-        return ball.project(torch.add(x, gradient.sign(), alpha=self.size))
+    def advance(self, ball: LpBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        return ball.step(x, gradient, self.size)
 
     def keep(self, kept: Tensor) -> None:
         """There is no state to drop."""

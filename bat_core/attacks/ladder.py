@@ -1,7 +1,7 @@
 """A ladder of short, diverse searches: the nearer an image has come to the boundary, the more of them it gets."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ from bat_core.attacks.gradient import GradientAttack, StepRule, input_gradient
 from bat_core.correctness import is_correct
 from bat_core.losses import cw_margin
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall
+from bat_core.threat import LpBall
 
 MOST_TARGETS = 9  # likeliest wrong classes of which the nearest are tried, as in AutoAttack
 DLR_TARGETS = 3  # wrong classes from which on the targeted DLR loss exists
@@ -104,7 +104,7 @@ class Ladder(Attack):
         climb = _Climb(logits_fn, problem, rng, standing)
         for stage in self.stages:
             for search in stage.searches:
-                yield from climb.run(search, self.eps, stage.within)
+                yield from climb.run(search, stage.within)
 
     def search(self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tensor:
         """For each image the first misclassified point, or the last one visited if there was none."""
@@ -131,7 +131,7 @@ class _Climb:
         self._targets: Tensor | None = None  # (M, T) for the M images of the problem, nearest first
         self._searches, self._step = 0, 0
 
-    def run(self, search: Search, eps: float, within: float) -> Iterator[Iterate]:
+    def run(self, search: Search, within: float) -> Iterator[Iterate]:
         """One search on the images that stand and came within `within`: all of its points."""
         rows = self._problem.rows
         chosen = (self._standing[rows] & (self._margin[rows] >= -within)).nonzero().squeeze(1)
@@ -146,11 +146,11 @@ class _Climb:
             if nearest.shape[1] < DLR_TARGETS and search.loss == "dlr":
                 search = replace(search, loss="cw")
         if targets:
-            yield from self._side_by_side(search, eps, problem, rng, targets)
+            yield from self._side_by_side(search, problem, rng, targets)
         self._step += search.steps + 1
 
     def _side_by_side(
-        self, search: Search, eps: float, problem: Problem, rng: BatchRNG, targets: list[Tensor | None]
+        self, search: Search, problem: Problem, rng: BatchRNG, targets: list[Tensor | None]
     ) -> Iterator[Iterate]:
         """The searches towards all targets at once. Each image is there once for each target."""
         copies, size = len(targets), len(self._standing)
@@ -161,7 +161,8 @@ class _Climb:
         many = replace(many, target=target, rows=many.rows + size * copy)
         standing = self._standing.repeat(copies)
         drawn = rng.take(again.cpu())
-        attack = RULES[search.rule](eps=eps, loss=search.loss, num_steps=search.steps)
+        ball = problem.ball
+        attack = RULES[search.rule](eps=ball.eps, norm=ball.norm, loss=search.loss, num_steps=search.steps)
         diverse = search.start == "diverse"
         start = diverse_start(self._logits_fn, many, drawn) if diverse else many.ball.random_start(drawn)
         for iterate in attack.iterates_from(start, self._logits_fn, many, standing):
@@ -196,18 +197,20 @@ class _Climb:
 def nearest_classes(logits_fn: LogitsFn, problem: Problem) -> Tensor:
     """The likeliest wrong classes of the clean images, in the order of their distance in a linear approximation.
 
-    Within the L-infinity ball the distance to class k is (z_y - z_k) / ||grad (z_y - z_k)||_1.
+    The distance to class k is (z_y - z_k) / ||grad (z_y - z_k)||: the L1 norm within the L-infinity ball, L2 in L2.
 
     Returns:
         (M, T) int64, T = min(9, K - 1).
-    Source: arXiv:2407.02240, with the norm that belongs to L-infinity.
+    Source: arXiv:2407.02240, with the norm that belongs to the ball's.
     """
-    x, y = problem.ball.x, problem.y
-    (found,) = problem.passes.gather(lambda part: (_nearest_classes(logits_fn, x[part], y[part]),), len(y), y.device)
+    x, y, dual = problem.ball.x, problem.y, problem.ball.dual
+    (found,) = problem.passes.gather(
+        lambda part: (_nearest_classes(logits_fn, x[part], y[part], dual),), len(y), y.device
+    )
     return found
 
 
-def _nearest_classes(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
+def _nearest_classes(logits_fn: LogitsFn, x: Tensor, y: Tensor, dual: Callable[[Tensor], Tensor]) -> Tensor:
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = logits_fn(x)
@@ -218,16 +221,16 @@ def _nearest_classes(logits_fn: LogitsFn, x: Tensor, y: Tensor) -> Tensor:
         for k in likeliest.unbind(1):
             gaps = (logits.gather(1, y[:, None]) - logits.gather(1, k[:, None])).squeeze(1)
             slope = input_gradient(gaps, x, retain_graph=True)
-            distances.append(gaps.detach() / (slope.flatten(1).abs().sum(1) + torch.finfo(gaps.dtype).tiny))
+            distances.append(gaps.detach() / (dual(slope) + torch.finfo(gaps.dtype).tiny))
     order = torch.stack(distances, dim=1).nan_to_num(nan=math.inf).argsort(dim=1, stable=True)
     return likeliest.gather(1, order)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cosine(GradientAttack):
-    """Signed steps whose size falls from twice the budget to 0 as a cosine."""
+    """Steps whose size falls from twice the budget to 0 as a cosine."""
 
-    def rule(self, ball: LinfBall) -> StepRule:
+    def rule(self, ball: LpBall) -> StepRule:
         return _CosineSteps(ball.eps, self.num_steps)
 
 
@@ -238,10 +241,10 @@ class _CosineSteps:
     def __init__(self, eps: float, num_steps: int) -> None:
         self._eps, self._num_steps, self._step = eps, num_steps, 0
 
-    def advance(self, ball: LinfBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+    def advance(self, ball: LpBall, x: Tensor, gradient: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
         size = self._eps * (1 + math.cos(math.pi * self._step / self._num_steps))
         self._step += 1
-        return ball.project(torch.add(x, gradient.sign(), alpha=size))
+        return ball.step(x, gradient, size)
 
     def keep(self, kept: Tensor) -> None:
         """There is no state of single examples to drop."""
@@ -266,5 +269,5 @@ def diverse_start(logits_fn: LogitsFn, problem: Problem, rng: BatchRNG) -> Tenso
 
     for _ in range(DIVERSE_STEPS):
         (gradient,) = problem.passes.gather(run, len(x), x.device)
-        x = problem.ball.project(torch.add(x, gradient.sign(), alpha=problem.ball.eps))
+        x = problem.ball.step(x, gradient, problem.ball.eps)
     return x

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
@@ -15,7 +14,7 @@ from bat_core.rng import BatchRNG
 @ATTACKS.register("noise")
 @dataclass(frozen=True, kw_only=True)
 class Noise(Attack):
-    """`num_steps` random corners of the ball: +-eps at every pixel, the largest noise within the budget."""
+    """`num_steps` random points at the edge of the ball: in L-inf its corners, +-eps at every pixel."""
 
     takes_target: ClassVar[bool] = False
 
@@ -38,6 +37,4 @@ class Noise(Attack):
                 if len(kept) == 0:
                     return
                 problem, rng = problem.keep(kept.on_device), rng.take(kept.on_cpu)
-            ball = problem.ball
-            sample = rng.restart(step).uniform(ball.x)
-            yield Iterate(step, problem.rows, ball.project(torch.where(sample < 0.5, ball.lower, ball.upper)))
+            yield Iterate(step, problem.rows, problem.ball.extreme(rng.restart(step)))

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from bat_core.attacks.base import ATTACKS, Iterate, LogitsFn, LossAttack, Problem
+from bat_core.attacks.square_l2 import propose, start, start_numbers, step_numbers
 from bat_core.correctness import is_finite
 from bat_core.errors import InputError, check_amount
 from bat_core.losses import objective
+from bat_core.norms import L2
 from bat_core.rng import BatchRNG
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the area halves at these queries of 10,000
@@ -19,12 +21,12 @@ SCHEDULED = 10_000
 @ATTACKS.register("square")
 @dataclass(frozen=True, kw_only=True)
 class Square(LossAttack):
-    """Tries squares of +-eps at random positions and keeps those that increase the margin.
+    """Tries squares of +-eps at random positions and keeps those that increase the margin; in L2, bumps.
 
     It uses no gradients: if it breaks images that gradient attacks cannot break, gradients are masked. `num_steps`
     is the number of queries, `area` the initial squares' share of the image.
 
-    Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 and 2, with the schedule of its appendix. As
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3, with the schedule of its appendix. As
     in AutoAttack, the schedule is not scaled to the number of queries.
     """
 
@@ -44,10 +46,10 @@ class Square(LossAttack):
         self, logits_fn: LogitsFn, problem: Problem, rng: BatchRNG, active: Tensor | None
     ) -> Iterator[Iterate]:
         _, channels, height, width = problem.ball.x.shape
-        numbers = self._numbers(problem, rng)
-        columns = numbers[:, : channels * width].view(-1, channels, 1, width)
-        numbers = numbers[:, channels * width :].view(len(problem.rows), self.num_steps, 2 + channels)
-        x = problem.ball.project(problem.ball.x + self.eps * _sign(columns))
+        first, each = self._counts(channels, height, width)
+        numbers = rng.uniform(problem.ball.x.new_empty(len(problem.rows), first + self.num_steps * each))
+        x = self._start(problem, numbers[:, :first])
+        numbers = numbers[:, first:].view(len(problem.rows), self.num_steps, each)
         best = torch.full((len(x),), -torch.inf, device=x.device)
         candidate = x
         for step in range(self.num_steps + 1):
@@ -83,14 +85,23 @@ class Square(LossAttack):
         values = objective(self.loss)(logits, problem.y, problem.target)
         return values.masked_fill(~is_finite(logits), torch.inf)
 
-    def _numbers(self, problem: Problem, rng: BatchRNG) -> Tensor:
-        """All random numbers of the search, (M, .) in [0, 1): the stripes, then position and signs of each square."""
+    def _counts(self, channels: int, height: int, width: int) -> tuple[int, int]:
+        """How many random numbers an image takes for its start (stripes), and per query (position and signs)."""
+        if self.norm == L2:
+            return start_numbers(channels, height, width), step_numbers(channels)
+        return channels * width, 2 + channels
+
+    def _start(self, problem: Problem, numbers: Tensor) -> Tensor:
+        """Vertical stripes of +-eps; in L2, a tiling of bumps."""
+        if self.norm == L2:
+            return start(problem.ball, numbers)
         _, channels, _, width = problem.ball.x.shape
-        count = channels * width + self.num_steps * (2 + channels)
-        return rng.uniform(problem.ball.x.new_empty(len(problem.rows), count))
+        return problem.ball.project(problem.ball.x + self.eps * _sign(numbers.view(-1, channels, 1, width)))
 
     def _with_square(self, problem: Problem, x: Tensor, numbers: Tensor, side: int) -> Tensor:
         """x with a square of side `side` set to +-eps around the clean image; `numbers` give position and signs."""
+        if self.norm == L2:
+            return propose(problem.ball, x, numbers, side)
         height, width = x.shape[2:]
         tops = (numbers[:, 0] * (height - side + 1)).long()
         lefts = (numbers[:, 1] * (width - side + 1)).long()

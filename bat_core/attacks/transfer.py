@@ -34,6 +34,8 @@ class Transfer(Attack):
             raise InputError("attack.sources is empty: a transfer attack needs at least one source model")
         if self.crafted_by.eps != self.eps:
             raise InputError(f"attack.crafted_by.eps={self.crafted_by.eps:g} must equal attack.eps={self.eps:g}")
+        if self.crafted_by.norm != self.norm:
+            raise InputError(f"attack.crafted_by.norm={self.crafted_by.norm} must equal attack.norm={self.norm}")
 
     @property
     def min_classes(self) -> int:

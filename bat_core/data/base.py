@@ -14,8 +14,9 @@ from bat_core.data.files import Crops, ImageFiles
 from bat_core.data.request import Request
 from bat_core.errors import InputError, check_finite
 from bat_core.models.base import ImageShape
+from bat_core.norms import Norm, budget_unit
 from bat_core.registry import Registry
-from bat_core.threat import in_unit_box
+from bat_core.unit_box import in_unit_box
 
 VAL_DIVISOR = 10  # the validation split is a tenth of the train images ...
 VAL_MAX = 1000  # ... and at most this many
@@ -112,6 +113,10 @@ class Dataset:
     class_names: tuple[str, ...]
     pixel: float
     augmentation: Augmentation
+
+    def unit(self, norm: Norm) -> float:
+        """The unit of budgets in a norm, in [0, 1] units: `pixel` in L-inf."""
+        return budget_unit(self.name, norm, pixel=self.pixel, image_shape=self.image_shape)
 
     def part(self, name: str) -> Split:
         """ "train", "val" or "test".

@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 def list_split(
-    folder: Path, part: str, layout: str, *, size: int = DEFAULT_SIZE, workers: int | None = None
+    folder: Path, part: str, layout: str, *, size: int | tuple[int, int] = DEFAULT_SIZE, workers: int | None = None
 ) -> tuple[Split, tuple[str, ...]]:
     """The images in `folder`/`part`/<class>/, not decoded, and the classes, sorted.
 

@@ -1,6 +1,8 @@
 """Measures the red flags of gradient masking: signs that an attack failed for a reason other than robustness."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,13 +19,14 @@ from bat_core.evaluate import Evaluator
 from bat_core.forward import eval_without_tf32
 from bat_core.losses import cross_entropy
 from bat_core.masking.flags import DEPTHS, MIN_IMAGES, Depth, Evidence, Findings, conclude, get_check
+from bat_core.norms import LARGEST_L2, LINF, Norm
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import Entry, Suite
-from bat_core.threat import in_unit_box
+from bat_core.unit_box import in_unit_box
 from bat_core.verdicts import Verdicts
 
 IMAGES = 200  # the number of images that the checks use
-LARGE_EPS = 0.5  # this ball contains plain grey for every image, so no model can be robust in it
+LARGE_EPS = 0.5  # in L-inf; in L2 as far at every pixel
 EOT = 8  # forward passes per averaged gradient, for randomised models
 
 
@@ -33,6 +36,7 @@ def examine(
     labels: Tensor,
     *,
     eps: float,
+    norm: Norm = LINF,
     depth: Depth = "full",
     seed: int = 0,
     precision: str = "float32",
@@ -43,7 +47,7 @@ def examine(
     Args:
         model: (B, C, H, W) in [0, 1] -> (B, K).
         images: (N, C, H, W) uint8, or float in [0, 1]; the first 200 are used.  labels: (N,) int64.
-        eps: the budget at which the model is evaluated.
+        eps, norm: the budget at which the model is evaluated.
         depth: "cheap" costs about 60 gradients per image, "full" about 450 plus a black-box attack.
         verified: (N,) bool, the examples that remained robust under a verified suite, if one ran.
     Returns:
@@ -52,39 +56,45 @@ def examine(
     check_choice("checks.depth", depth, DEPTHS)
     images, labels = in_unit_box(images[:IMAGES]), as_labels(labels[:IMAGES], min(len(images), IMAGES))
     evaluator = Evaluator(model, seed=seed, precision=precision)
-    suite = attacks(eps, depth)
+    large = LARGE_EPS if norm == LINF else min(LARGE_EPS * math.sqrt(images[0].numel()), LARGEST_L2)
+    suite = attacks(eps, depth, norm=norm, large=large)
     verdicts = evaluator.extend(evaluator.clean(images, labels, torch.arange(len(images))), images, suite)
-    measured = _measure_within_memory(evaluator, images, labels, eps)
+    climb = PGD(eps=eps, norm=norm, step_size=eps / 4, num_steps=10, random_start=False)
+    measured = _measure_within_memory(evaluator, images, labels, climb)
     if measured["pass_difference"] >= get_check("random_output").suspect:
-        eot = Suite(name="eot", entries=(_pgd("eot", eps, loss="ce", steps=(10,), eot=EOT),))
+        averaged = replace(climb, random_start=True, eot=EOT)
+        eot = Suite(name="eot", entries=(Entry(name="eot", attack=averaged, steps=(10,)),))
         measured["eot_acc"] = evaluator.extend(verdicts.without_outcomes(), images, eot).curve("eot", "final").item()
     if verified is not None:
         measured["verified_acc"] = float(verified[:IMAGES].double().mean())
     return conclude(_evidence(verdicts, measured), depth)
 
 
-def attacks(eps: float, depth: Depth) -> Suite:
-    """The attacks that the checks run. Their worst case is not a robust accuracy: some budgets differ from `eps`."""
+def attacks(eps: float, depth: Depth, *, norm: Norm = LINF, large: float = LARGE_EPS) -> Suite:
+    """The attacks that the checks run. Their worst case is not a robust accuracy: some budgets differ from `eps`.
+
+    The ball of radius `large` contains plain grey for every image, so no model can be robust in it.
+    """
     steps = (1, 5, 10, 20) if depth == "cheap" else (1, 5, 10, 20, 50, 100)
     entries = [
-        Entry(name="noise", attack=Noise(eps=eps, num_steps=10)),
-        Entry(name="fgsm", attack=FGSM(eps=eps), steps=(1,)),
-        Entry(name="half-fgsm", attack=FGSM(eps=eps / 2), steps=(1,)),
-        _pgd("ce", eps, loss="ce", steps=steps),
-        _pgd("cw", eps, loss="cw", steps=steps),
+        Entry(name="noise", attack=Noise(eps=eps, norm=norm, num_steps=10)),
+        Entry(name="fgsm", attack=FGSM(eps=eps, norm=norm), steps=(1,)),
+        Entry(name="half-fgsm", attack=FGSM(eps=eps / 2, norm=norm), steps=(1,)),
+        _pgd("ce", eps, norm, loss="ce", steps=steps),
+        _pgd("cw", eps, norm, loss="cw", steps=steps),
     ]
     if depth == "full":
         entries += [
-            _pgd("restarts", eps, loss="ce", steps=(20,), restarts=5),
-            Entry(name="square", attack=Square(eps=eps, num_steps=1000), skip_broken=True),
-            _pgd("large-ce", LARGE_EPS, loss="ce", steps=(20,)),
-            _pgd("large-cw", LARGE_EPS, loss="cw", steps=(20,)),
+            _pgd("restarts", eps, norm, loss="ce", steps=(20,), restarts=5),
+            Entry(name="square", attack=Square(eps=eps, norm=norm, num_steps=1000), skip_broken=True),
+            _pgd("large-ce", large, norm, loss="ce", steps=(20,)),
+            _pgd("large-cw", large, norm, loss="cw", steps=(20,)),
         ]
     return Suite(name="checks", entries=tuple(entries))
 
 
-def _pgd(name: str, eps: float, *, loss: str, steps: tuple[int, ...], restarts: int = 1, eot: int = 1) -> Entry:
-    attack = PGD(eps=eps, step_size=eps / 4, num_steps=steps[-1], loss=loss, restarts=restarts, eot=eot)
+def _pgd(name: str, eps: float, norm: Norm, *, loss: str, steps: tuple[int, ...], restarts: int = 1) -> Entry:
+    attack = PGD(eps=eps, norm=norm, step_size=eps / 4, num_steps=steps[-1], loss=loss, restarts=restarts)
     return Entry(name=name, attack=attack, steps=steps)
 
 
@@ -122,25 +132,24 @@ def _evidence(verdicts: Verdicts, measured: Mapping[str, Any]) -> Evidence:
     )
 
 
-def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+def _measure_within_memory(evaluator: Evaluator, images: Tensor, labels: Tensor, climb: PGD) -> dict[str, Any]:
     """`_measure` on as many images as fit into memory."""
     try:
-        return _measure(evaluator, images, labels, eps)
+        return _measure(evaluator, images, labels, climb)
     except (MemoryError, RuntimeError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise
     half = len(images) // 2
-    return _measure_within_memory(evaluator, images[:half], labels[:half], eps)
+    return _measure_within_memory(evaluator, images[:half], labels[:half], climb)
 
 
-def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
-    """Measure gradients, the difference of two passes, and the loss before and after a short attack.
+def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, climb: PGD) -> dict[str, Any]:
+    """Measure gradients, the difference of two passes, and the loss before and after the short attack `climb`.
 
     The loss is compared on images that the model classifies correctly, predictions and passes on images with finite
     logits. An image with finite logits in one of two passes only differs by the whole spread.
     """
     x, y = to_unit(images.to(evaluator.device)), labels.to(evaluator.device)
-    attack = PGD(eps=eps, step_size=eps / 4, num_steps=10, random_start=False)
     rng = PerExampleRNG(seed=evaluator.seed, names=("checks",), indices=list(range(len(x))))
     names = ("given", "true", "zero", "fell", "difference", "flipped", "spread")
     totals: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -160,7 +169,7 @@ def _measure(evaluator: Evaluator, images: Tensor, labels: Tensor, eps: float) -
                 totals["difference"].append((again - logits).abs().amax(1)[sound])
                 totals["spread"].append((logits.amax(1) - logits.amin(1)).abs()[sound])
                 before = cross_entropy(logits, y_part)
-            x_adv = attack(evaluator.model, x_part.detach(), y_part, generator=rng.take(part))
+            x_adv = climb(evaluator.model, x_part.detach(), y_part, generator=rng.take(part))
             with torch.no_grad():
                 after = cross_entropy(evaluator.model(x_adv), y_part)
             totals["fell"].append((after <= before)[is_correct(logits, y_part)])

@@ -14,6 +14,7 @@ from bat_core.config import Param
 from bat_core.errors import InputError
 from bat_core.labels import adversarial_label, check_beta_and_gamma, check_eps_y, smooth_label
 from bat_core.losses import cross_entropy
+from bat_core.norms import LINF
 from bat_core.registry import Registry
 from bat_core.rng import BatchRNG
 
@@ -129,7 +130,7 @@ def get_recipe(name: str, **params: Param) -> Recipe:
     """The recipe called `name` in the paper, with the paper's parameters by default.
 
     Args:
-        params: the recipe's parameters: `eps` (unit of x, default 8/255), `beta`, `gamma`, `eps_y`, ...
+        params: the recipe's parameters: `eps` (unit of x, default 8/255), `norm`, `beta`, `gamma`, `eps_y`, ...
     Raises:
         ValueError: unknown name, unknown parameter, or a value outside its range.
     """
@@ -140,7 +141,20 @@ def get_recipe(name: str, **params: Param) -> Recipe:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
             raise InputError(f"recipe {name!r} has no parameter {param!r}: {takes}")
         _check_kind(param, value, known[param])
+    if params.get("norm", LINF) != LINF and "eps" in known and "eps" not in params:
+        raise InputError(f"recipe {name!r} with norm={params['norm']} needs eps: its default is an L-inf budget")
     return factory(**captured, **params)
+
+
+def budget_params(name: str, eps: float, norm: str) -> dict[str, Param]:
+    """The parameters of recipe `name` that set its budget; none if it has no budget.
+
+    A recipe from elsewhere without a parameter `norm` decides on its norm itself.
+    """
+    known = recipe_params(name)
+    if "eps" not in known:
+        return {}
+    return {"eps": eps} if norm == LINF or "norm" not in known else {"eps": eps, "norm": norm}
 
 
 def _check_kind(name: str, value: Param, default: Param) -> None:

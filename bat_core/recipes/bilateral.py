@@ -13,71 +13,72 @@ from bat_core.attacks import FGSM, PGD, LogitsFn
 from bat_core.attacks.gradient import FixedSteps, input_gradient
 from bat_core.errors import InputError
 from bat_core.losses import cross_entropy, largest_other
+from bat_core.norms import LINF, Norm
 from bat_core.recipes.base import RECIPES, Adversarial, CleanLogits, Recipe, Smooth
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall
+from bat_core.threat import ball_around
 
 
-def _one_step(eps: float) -> FGSM:
-    return FGSM(eps=eps, target="mc", random_start=True)
+def _one_step(eps: float, norm: Norm) -> FGSM:
+    return FGSM(eps=eps, norm=norm, target="mc", random_start=True)
 
 
 @RECIPES.register("MC")
-def mc(*, eps: float = 8 / 255) -> Recipe:
+def mc(*, eps: float = 8 / 255, norm: Norm = LINF) -> Recipe:
     """One step towards the most confusing class from the clean image (Table 3)."""
-    return Recipe(attack=FGSM(eps=eps, target="mc"))
+    return Recipe(attack=FGSM(eps=eps, norm=norm, target="mc"))
 
 
 @RECIPES.register("R-MC")
-def r_mc(*, eps: float = 8 / 255) -> Recipe:
+def r_mc(*, eps: float = 8 / 255, norm: Norm = LINF) -> Recipe:
     """One step towards the most confusing class from a random start; only the image is attacked (Table 3)."""
-    return Recipe(attack=_one_step(eps))
+    return Recipe(attack=_one_step(eps, norm))
 
 
 @RECIPES.register("R-FGSM-LS")
-def r_fgsm_ls(*, eps: float = 8 / 255, eps_y: float = 0.5) -> Recipe:
+def r_fgsm_ls(*, eps: float = 8 / 255, eps_y: float = 0.5, norm: Norm = LINF) -> Recipe:
     """One untargeted step with label smoothing (Table 5)."""
-    return Recipe(attack=FGSM(eps=eps, random_start=True), label=Smooth(eps_y))
+    return Recipe(attack=FGSM(eps=eps, norm=norm, random_start=True), label=Smooth(eps_y))
 
 
 @RECIPES.register("R-MC-LS")
-def r_mc_ls(*, eps: float = 8 / 255, eps_y: float = 0.5) -> Recipe:
+def r_mc_ls(*, eps: float = 8 / 255, eps_y: float = 0.5, norm: Norm = LINF) -> Recipe:
     """R-MC with label smoothing (Table 5)."""
-    return Recipe(attack=_one_step(eps), label=Smooth(eps_y))
+    return Recipe(attack=_one_step(eps, norm), label=Smooth(eps_y))
 
 
 @RECIPES.register("R-MC-LA")
-def r_mc_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+def r_mc_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01, norm: Norm = LINF) -> Recipe:
     """R-MC with the adversarial label: the paper's method (Tables 5 to 8, Figure 1)."""
-    return Recipe(attack=_one_step(eps), label=Adversarial(beta, gamma))
+    return Recipe(attack=_one_step(eps, norm), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MC-LA-5F")
-def r_mc_la_five_passes(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+def r_mc_la_five_passes(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01, norm: Norm = LINF) -> Recipe:
     """R-MC-LA with one pass fewer: target and label come from the attack's own forward pass at its random start.
 
     A step costs five passes instead of the paper's six. Not in the paper.
     """
-    return SharedForward(attack=_one_step(eps), label=Adversarial(beta, gamma))
+    return SharedForward(attack=_one_step(eps, norm), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MC-LA-2step")
-def r_mc_la_two_steps(*, eps: float = 16 / 255, beta: float = 100.0, gamma: float = 0.01) -> Recipe:
+def r_mc_la_two_steps(*, eps: float = 16 / 255, beta: float = 100.0, gamma: float = 0.01, norm: Norm = LINF) -> Recipe:
     """Two steps of half the budget, for budgets at which one step leaks the label: the ImageNet recipe (Table 9)."""
-    attack = PGD(eps=eps, step_size=eps / 2, num_steps=2, target="mc")
+    attack = PGD(eps=eps, norm=norm, step_size=eps / 2, num_steps=2, target="mc")
     return Recipe(attack=attack, label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-RAND-LA")
-def r_rand_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+def r_rand_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01, norm: Norm = LINF) -> Recipe:
     """One step towards a random wrong class, with the adversarial label."""
-    return Recipe(attack=FGSM(eps=eps, target="random", random_start=True), label=Adversarial(beta, gamma))
+    return Recipe(attack=FGSM(eps=eps, norm=norm, target="random", random_start=True), label=Adversarial(beta, gamma))
 
 
 @RECIPES.register("R-MOSA-LA")
-def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01) -> Recipe:
+def r_mosa_la(*, eps: float = 8 / 255, beta: float = 9.0, gamma: float = 0.01, norm: Norm = LINF) -> Recipe:
     """One step towards the class with the nearest decision boundary, estimated from the weights of the last layer."""
-    return NearestBoundary(attack=_one_step(eps), label=Adversarial(beta, gamma))
+    return NearestBoundary(attack=_one_step(eps, norm), label=Adversarial(beta, gamma))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class SharedForward(Recipe):
 
     def craft(self, logits_fn: LogitsFn, x: Tensor, y: Tensor, rng: BatchRNG) -> tuple[Tensor, Tensor]:
         assert isinstance(self.attack, FGSM)
-        ball = LinfBall.around(x, self.attack.eps)
+        ball = ball_around(x, self.attack.eps, self.attack.norm)
         start = ball.random_start(rng).requires_grad_()
         with torch.enable_grad():
             logits = logits_fn(start)

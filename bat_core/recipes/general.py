@@ -3,6 +3,7 @@
 from bat_core.attacks import PGD
 from bat_core.attacks.base import Target
 from bat_core.errors import check_choice
+from bat_core.norms import LINF, Norm
 from bat_core.recipes.base import RECIPES, Adversarial, Label, OneHot, Recipe, Smooth
 
 LABELS = ("one-hot", "smooth", "adversarial")
@@ -21,11 +22,12 @@ def bat(
     beta: float = 9.0,
     gamma: float = 0.01,
     eps_y: float = 0.5,
+    norm: Norm = LINF,
 ) -> Recipe:
     """Any attack on the image with any label. The defaults are R-MC-LA.
 
     Args:
-        eps: in the unit of x.  rel_step_size: a share of eps.  num_steps: >= 1.
+        eps: in the unit of x and in `norm`.  rel_step_size: a share of eps.  num_steps: >= 1.
         target: "none", "mc", "ll" or "random".  label: "one-hot", "smooth" (eps_y) or "adversarial" (beta, gamma).
     Source: Wang and Zhang 2019, sections 4 and 5.1.
     """
@@ -35,6 +37,7 @@ def bat(
     targets: dict[str, Target] = {"none": None, "mc": "mc", "ll": "ll", "random": "random"}
     attack = PGD(
         eps=eps,
+        norm=norm,
         step_size=rel_step_size * eps,
         num_steps=int(num_steps),
         target=targets[target],

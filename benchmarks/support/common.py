@@ -24,6 +24,7 @@ from bat_core.config import AttackConfig, DataConfig, RecipeConfig, TrainConfig,
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError
 from bat_core.fit import fit
+from bat_core.norms import LINF, Norm
 from bat_core.recipes import recipe_params
 
 EVAL_PIXELS, STEP_PIXELS = 8, 2
@@ -41,9 +42,10 @@ class Images:
     eps: float
     step_size: float
     batch_size: int
+    norm: Norm = LINF
 
     @classmethod
-    def of(cls, dataset: Dataset, *, n: int, batch_size: int) -> "Images":
+    def of(cls, dataset: Dataset, *, n: int, batch_size: int, norm: Norm = LINF) -> "Images":
         """The first `n` test images, sorted by row as verdicts are.
 
         Raises:
@@ -53,8 +55,9 @@ class Images:
             raise InputError(f"--n={n} must be in 1..{len(dataset.test)}, the number of test images")
         first = dataset.test.take(slice(n))
         blocks = tuple(first.take(positions).in_memory() for positions in first.rows.argsort().split(batch_size))
-        eps, step_size = EVAL_PIXELS * dataset.pixel, STEP_PIXELS * dataset.pixel
-        return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size)
+        unit = dataset.unit(norm)
+        eps, step_size = EVAL_PIXELS * unit, STEP_PIXELS * unit
+        return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size, norm=norm)
 
     def __len__(self) -> int:
         return sum(len(block) for block in self.blocks)

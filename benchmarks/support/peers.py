@@ -34,7 +34,8 @@ class LinfMarginPGD(foolbox.attacks.LinfPGD):  # type: ignore[misc]
         return margin
 
 
-FOOLBOX = {"ce": foolbox.attacks.LinfPGD, "cw": LinfMarginPGD}
+FOOLBOX = {"ce": foolbox.attacks.LinfPGD, "cw": LinfMarginPGD, "ce in l2": foolbox.attacks.L2PGD}
+LIBRARY_NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 def foolbox_pgd(
@@ -83,21 +84,31 @@ def apgd(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, num_steps: int) 
         return attack.perturb(x, y)
 
 
-def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Tensor:
+def apgd_from(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, start: Tensor, norm: str = "linf") -> Tensor:
     """(B,) bool: what remains correctly classified under APGD-CE of AutoAttack's own code, from a given start."""
     with torch.no_grad():
         correct = is_correct(model(x), y)
-    attack = APGDAttack(model, n_iter=100, norm="Linf", eps=eps, seed=0, loss="ce", device=x.device)
+    attack = APGDAttack(model, n_iter=100, norm=LIBRARY_NORMS[norm], eps=eps, seed=0, loss="ce", device=x.device)
     attack.init_hyperparam(x)
     _, holds, _, _ = attack.attack_single_run(x[correct], y[correct], x_init=start[correct])
     correct[correct.clone()] = holds.bool()
     return correct
 
 
-def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, part: str, seed: int, batch_size: int) -> Tensor:
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    part: str,
+    seed: int,
+    batch_size: int,
+    norm: str = "linf",
+) -> Tensor:
     """(B,) bool: what remains correctly classified under one part of AutoAttack's standard version, run alone."""
     with own_randomness():
-        attack = AutoAttack(model, norm="Linf", eps=eps, seed=seed, version="standard", device=x.device)
+        attack = AutoAttack(model, norm=LIBRARY_NORMS[norm], eps=eps, seed=seed, version="standard", device=x.device)
         attack.attacks_to_run = [part]
         with torch.no_grad():
             targets = min(MAX_TARGETS, model(x[:1]).shape[1] - 1)

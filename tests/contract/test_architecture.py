@@ -15,6 +15,7 @@ CORE_MAY_ALSO = {
     "bat_core/adapter/state_dicts.py": {"safetensors"},
     "bat_core/attacks/autoattack.py": {"pyautoattack"},
     "bat_core/checkpoint.py": {"safetensors"},
+    "bat_core/data/corrupted.py": {"imagecorruptions"},
     "bat_core/data/digits.py": {"sklearn"},
     "bat_core/models/from_timm.py": {"timm"},
     "bat_core/gallery.py": {"PIL"},
@@ -45,6 +46,7 @@ def test_the_core_imports_only_what_it_may():
     [
         ("bat_core/data/digits.py", "sklearn"),
         ("bat_core/attacks/autoattack.py", "pyautoattack"),
+        ("bat_core/data/corrupted.py", "imagecorruptions"),
         ("bat_core/models/from_timm.py", "timm"),
     ],
 )

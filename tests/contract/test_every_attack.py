@@ -11,6 +11,7 @@ from bat_core.errors import InputError
 from bat_core.rng import PerExampleRNG
 
 EPS = 8 / 255
+EPS_2 = 0.3
 USUAL = {"eps": EPS, "step_size": EPS / 4, "num_steps": 20}
 BLIND = {"noise"}  # does not look for what raises the loss
 BY_BATCH = {"autoattack"}  # draws for a batch and ends on its own
@@ -24,6 +25,15 @@ def make(name, model, **settings):
     required = {field.name for field in chosen if field.default is dataclasses.MISSING}
     assert required <= default.keys(), "add the new required setting to `default`"
     return kind(**{field.name: default[field.name] for field in chosen if field.name in default} | captured | settings)
+
+
+def make_l2(name, model, **settings):
+    """The same in L2."""
+    usual = {"norm": "l2", "eps": EPS_2, "step_size": EPS_2 / 4}
+    crafted = {"crafted_by": PGD(num_steps=20, **usual)}
+    kind, _ = ATTACKS.find(name)
+    names = {field.name for field in dataclasses.fields(kind) if field.init}
+    return make(name, model, **{key: value for key, value in (usual | crafted).items() if key in names}, **settings)
 
 
 @pytest.fixture
@@ -59,6 +69,25 @@ def test_it_stays_in_the_ball(name, target, dtype, problem, generator):
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     assert not torch.equal(x_adv, x)
+
+
+@every_aim
+def test_it_stays_in_the_l2_ball(name, target, problem, generator):
+    model, x, y = problem
+    x_adv = make_l2(name, model, target=target)(model, x, y, generator=generator)
+    assert 0 < (x_adv.double() - x.double()).flatten(1).square().sum(1).sqrt().max().item() <= EPS_2
+    assert 0 <= x_adv.min() <= x_adv.max() <= 1
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - BY_BATCH))
+def test_its_points_in_the_l2_ball_depend_on_the_example_alone(name, problem):
+    model, x, y = (part.double() if part is not problem[2] else part for part in problem)
+    attack = make_l2(name, model)
+    whole = list(attack.trajectory(model, x, y, generator=rng(range(6))))
+    active = torch.tensor([False, True, True, False, True, False])
+    for point, before in zip(attack.trajectory(model, x, y, generator=rng(range(6)), active=active), whole):  # noqa: B905
+        assert (point.x - x[point.rows]).flatten(1).square().sum(1).sqrt().max().item() <= EPS_2
+        torch.testing.assert_close(point.x, before.x[point.rows], rtol=0, atol=1e-9)
 
 
 @every_attack

@@ -50,6 +50,17 @@ def test_crafted_images_stay_in_the_ball(name, batch):
 
 
 @every_recipe
+def test_crafted_images_stay_in_the_l2_ball(name, batch):
+    params = {"eps": 0.3, "norm": "l2"} if "eps" in recipe_params(name) else {}
+    model, x, y = batch
+    x_adv, _ = craft(name, model, x, y, **params)
+    far = (x_adv.double() - x.double()).flatten(1).square().sum(1).sqrt().max().item()
+    assert (far > 0) is bool(params)
+    assert far <= get_recipe(name, **params).max_distance * (1 + 1e-6 * (name == "N-FGSM"))
+    assert 0 <= x_adv.min() <= x_adv.max() <= 1
+
+
+@every_recipe
 def test_its_label_is_a_class_or_a_distribution_led_by_the_true_class(name, batch):
     model, x, y = batch
     _, label = craft(name, model, x, y)
@@ -101,6 +112,9 @@ def test_every_parameter_has_a_default_and_eps_a_range(name):
     if "eps" in params:
         with pytest.raises(InputError, match="so write 8/255, not 8"):
             get_recipe(name, eps=8)
+        assert params["norm"] == "linf"
+        with pytest.raises(InputError, match="with norm=l2 needs eps"):
+            get_recipe(name, norm="l2")
 
 
 @pytest.mark.parametrize("wrong", [{"eps": "8"}, {"beta": True}, {"num_steps": 2.7}, {"num_steps": float("inf")}])

@@ -127,6 +127,7 @@ PARENTS = {  # files that take the folder of a path that is Rooted itself
 CHOSEN = {  # (file, path): why it does not come from a file
     ("sweeps/engine/evaluation/leaderboard.py", "path.absolute()"): "--csv or --html",
     ("sweeps/engine/evaluation/spec.py", "folder"): "--output",
+    ("sweeps/engine/evaluation/threats.py", "path"): "--output",
     ("sweeps/engine/storage/undo.py", "path"): "an entry of a folder that this process has made",
     ("sweeps/engine/storage/marks.py", "key_file()"): "the user's own key",
     ("sweeps/engine/storage/marks.py", "path.parent"): "the user's own key",

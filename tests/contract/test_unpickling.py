@@ -7,8 +7,12 @@ import pytest
 from tests.contract.imports import imported, sources, tree
 
 WEIGHTS_ONLY = "torch.load(weights_only=True)"  # builds tensors and runs nothing
+NO_OBJECTS = "np.load(allow_pickle=False)"  # raises if an array holds Python objects
 # --weights: a state_dict that torch.save wrote
-MAY_READ_PICKLES = {"bat_core/adapter/state_dicts.py": {WEIGHTS_ONLY}}
+MAY_READ_PICKLES = {
+    "bat_core/adapter/state_dicts.py": {WEIGHTS_ONLY},
+    "bat_core/data/corrupted.py": {NO_OBJECTS},
+}
 RUNS_WHAT_IT_READS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cloudpickle.load", "cloudpickle.loads", "dill.load",
     "dill.loads", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "torch.load", "pandas.read_pickle",
@@ -34,17 +38,27 @@ def reads_weights_only(node):
     return isinstance(given, ast.Constant) and given.value is True
 
 
+def reads_no_objects(node):
+    if not isinstance(node, ast.Call) or dotted(node.func) != "np.load":
+        return False
+    given = {keyword.arg: keyword.value for keyword in node.keywords}.get("allow_pickle")
+    return isinstance(given, ast.Constant) and given.value is False
+
+
 def unpickles(path):
     """Names in a file that run what they read, and keywords that allow it."""
-    restricted = {id(node.func) for node in ast.walk(tree(path)) if reads_weights_only(node)}
-    found = {WEIGHTS_ONLY} if restricted else set()
+    readers = {WEIGHTS_ONLY: reads_weights_only, NO_OBJECTS: reads_no_objects}
+    calls = {name: [n for n in ast.walk(tree(path)) if reads(n)] for name, reads in readers.items()}
+    found = {name for name, some in calls.items() if some}
+    restricted = {id(node.func) for some in calls.values() for node in some}
+    restricted |= {id(keyword) for node in calls[NO_OBJECTS] for keyword in node.keywords}
     for node in ast.walk(tree(path)):
         if id(node) not in restricted and dotted(node) in RUNS_WHAT_IT_READS:
             found.add(dotted(node))
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names} & RUNS_WHAT_IT_READS
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and id(node) not in restricted:
             found.add("allow_pickle")
     return found | (imported(path) & PICKLERS)
 
@@ -63,6 +77,8 @@ def test_nothing_unpickles_but_the_restricted_readers():
         ("torch.load(path, weights_only=False)", {"torch.load"}),
         ("torch.load(path, weights_only=True)", {WEIGHTS_ONLY}),
         ("np.load(path, allow_pickle=True)", {"np.load", "allow_pickle"}),
+        ("np.load(path, allow_pickle=False)", {NO_OBJECTS}),
+        ("np.load(path)", {"np.load"}),
         ("mlflow.pyfunc.load_model(uri)", {"mlflow.pyfunc.load_model"}),
         ("model.eval()", set()),
     ],

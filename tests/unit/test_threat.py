@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bat_core.rng import BatchRNG
-from bat_core.threat import LinfBall, in_unit_box
+from bat_core.threat import LinfBall
+from bat_core.unit_box import in_unit_box
 
 from .toys import uniform
 

@@ -38,6 +38,13 @@ class Options:
         object.__setattr__(made, "_given", self.__dict__["_given"])
         return made
 
+    def changed(self, **values: Any) -> Self:
+        """A copy with other values, which count as given in it; an empty tuple counts as not given."""
+        made = replace(self, **values)
+        dropped = {name for name, value in values.items() if value == ()}
+        object.__setattr__(made, "_given", (self.__dict__["_given"] | values.keys()) - dropped)
+        return made
+
     @classmethod
     def flag(cls, option: str) -> str:
         """The command line's name of a field: --num-trials, --set."""

@@ -131,8 +131,7 @@ def status_table(
         table.add_column(column, justify=justify, no_wrap=True, min_width=WIDTHS.get(column))
     for trial, status in _visible_rows(rows, most):
         clean, verified, pgd = _numbers(status)
-        pixels = board.sweep.budget_in_pixels(trial)
-        budget = f"{pixels:.3g} px" if pixels else "-"
+        budget = board.sweep.training_budget(trial) or "-"
         table.add_row(
             *((trial.id, budget) if board.sweep.open else (trial.config.recipe.name, budget, str(trial.config.seed))),
             f"{len(status.epochs)}/{trial.config.train.epochs}",

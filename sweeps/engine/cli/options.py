@@ -13,6 +13,7 @@ from cyclopts import Parameter, Token
 
 from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig
 from bat_core.errors import InputError, check_finite
+from bat_core.norms import LINF, Norm
 from sweeps.engine.cli.given import Options
 from sweeps.engine.storage.files import is_uri, refuse_if_used
 from sweeps.engine.sweep.spec import SPEC, Resources
@@ -36,7 +37,15 @@ def parse_amount(_: Any, tokens: Sequence[Token]) -> float:
     Raises:
         ValueError: the text is not an amount.
     """
-    text = tokens[0].value
+    return amount_of(tokens[0].value)
+
+
+def amount_of(text: str) -> float:
+    """The amount that a text such as 8/255 or 0.03 means.
+
+    Raises:
+        ValueError: the text is not an amount.
+    """
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else float(text)
@@ -60,7 +69,7 @@ class SweepOptions(Options):
             "data_workers",
         ),
         "Training": ("batch_size", "lr", "schedule", "precision", "on_collapse"),
-        "Evaluation": ("verify", "cycles"),
+        "Evaluation": ("norm", "verify", "cycles"),
         "Machines": (
             *("num_workers", "cpus_per_worker", "gpus_per_worker", "max_concurrent", "stall_minutes", "address"),
             "storage_path",
@@ -106,6 +115,8 @@ class SweepOptions(Options):
     """Training precision: float32, bfloat16, or auto (bfloat16 if the GPU supports it). Verdicts always use float32."""
     on_collapse: str = "stop"
     """If one-step training collapses (catastrophic overfitting): stop and keep the previous epoch, or go_on."""
+    norm: Norm = LINF
+    """Norm of all budgets, of training and of evaluation: linf, or l2 (docs/threats.md)."""
     verify: int | None = None
     """Test images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin); 0 disables. Default: 200 on
     digits, else 1000."""
@@ -256,7 +267,7 @@ def short_name(recipe: str) -> tuple[str, bool]:
 
 
 def evaluation_budget(eps: float | None, step_size: float | None, pixel: float) -> tuple[float, float]:
-    """Budget and step size in [0, 1]. Default: the paper's 8 pixels, and a quarter of the budget."""
+    """Budget and step size in [0, 1]. Default: the paper's 8 pixels (in L2: 8 units), and a quarter of it."""
     eps = _or(eps, EVAL_PIXELS * pixel)
     return eps, _or(step_size, eps / STEPS_PER_EPS)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bat_core.norms import LINF, Unit
 from sweeps.engine.storage.periodic import every
 
 PLAIN_INTERVAL = 15.0  # seconds between progress reports if the output is not a terminal
@@ -44,9 +45,11 @@ def with_interval(share: float, interval: tuple[float, float]) -> str:
     return f"{percent(share)} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def budget(value: float, pixel: float) -> str:
-    """An amount in [0, 1] as text, such as 40/255 (8 px)."""
-    return f"{255 * value:.4g}/255 ({value / pixel:.3g} px)"
+def budget(value: float, unit: Unit) -> str:
+    """An amount in [0, 1] as text, such as 40/255 (8 px), or L2 0.4."""
+    if unit.norm != LINF:
+        return unit.budget(value)
+    return f"{255 * value:.4g}/255 ({unit.amount(value, 3)})"
 
 
 def span(hours: float) -> str:

@@ -132,10 +132,10 @@ def measure_gradients(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Col
 def measure_transfer(query: TransferQuery, models: Models, batch: Split, config: TrialConfig, device: str) -> Columns:
     """The columns of a `TransferQuery` for one batch of images."""
     x, y = to_unit(batch.images.to(device)), batch.labels.to(device)  # type: ignore[union-attr]
-    eps, step_size = config.attack.eps, config.attack.step_size
+    eps, norm, step_size = config.attack.eps, config.attack.norm, config.attack.step_size
     attacks = {
-        "fgsm": FGSM(eps=eps),
-        f"ce{BLACK_BOX_STEPS}": PGD(eps=eps, step_size=step_size, num_steps=BLACK_BOX_STEPS),
+        "fgsm": FGSM(eps=eps, norm=norm),
+        f"ce{BLACK_BOX_STEPS}": PGD(eps=eps, norm=norm, step_size=step_size, num_steps=BLACK_BOX_STEPS),
     }
     correct: Columns = {}
     for name, attack in attacks.items():

@@ -23,10 +23,12 @@ from bat_core.evaluate import Evaluator
 from bat_core.jsontext import read_json
 from bat_core.masking.checks import examine
 from bat_core.masking.flags import Depth, Findings
+from bat_core.norms import LINF
 from bat_core.paths import Rooted, atomic_file, below, check_regular, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import Entry, Suite, get_suite
 from bat_core.verdicts import Outcome, Verdicts
+from sweeps.engine.evaluation.published import comparison, find_published
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
 
 NOUN, SPEC = "evaluation", "evaluation.json"
@@ -59,7 +61,9 @@ class Evaluation(EvaluationSpec):
 
     def own_suite(self) -> Suite:
         """The suite at this budget, step size and number of classes, without transfer attacks."""
-        return get_suite(self.suite, eps=self.eps, step_size=self.step_size).for_classes(self.num_classes)
+        return get_suite(self.suite, eps=self.eps, step_size=self.step_size, norm=self.norm).for_classes(
+            self.num_classes
+        )
 
     def attacks(self, device: str = "cpu") -> Suite:
         """The suite at this budget and step size, followed by the transfer attack, if any."""
@@ -73,8 +77,14 @@ def _attacks(evaluation: Evaluation, device: str) -> Suite:
         return suite
     transfer = Transfer(
         eps=evaluation.eps,
+        norm=evaluation.norm,
         sources=tuple(model.load(device, NOUN) for model in evaluation.transfer_from),
-        crafted_by=PGD(eps=evaluation.eps, step_size=evaluation.step_size, num_steps=TRANSFERRED_STEPS),
+        crafted_by=PGD(
+            eps=evaluation.eps,
+            norm=evaluation.norm,
+            step_size=evaluation.step_size,
+            num_steps=TRANSFERRED_STEPS,
+        ),
     )
     entry = Entry(name="transfer", attack=transfer, skip_broken=True)
     return replace(suite, name=evaluation.name, entries=(*suite.entries, entry))
@@ -150,6 +160,7 @@ def check_model(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, pa
         part.images,
         part.labels,
         eps=evaluation.eps,
+        norm=evaluation.norm,
         depth=depth,
         seed=evaluation.seed,
         verified=verified,
@@ -192,7 +203,7 @@ def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, fo
         "split": evaluation.split,
         "n": len(verdicts),
         "eps": evaluation.eps,
-        "eps_pixels": evaluation.eps_in_pixels,
+        **({"eps_pixels": evaluation.eps_in_pixels} if evaluation.norm == LINF else {"norm": evaluation.norm}),
         "suite": suite.label_for(checks["verdict"] if checks else "not checked"),
         "verified_by": suite.verified_by,
         "clean_acc": verdicts.clean_acc,
@@ -208,6 +219,10 @@ def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, fo
         "evaluation": evaluation.id,
         "version": evaluation.version,
     }
+    theirs = find_published(model.source.factory, evaluation.dataset, evaluation.norm, evaluation.eps)
+    if theirs is not None and evaluation.split == "test":
+        said = comparison(theirs, robust_acc=verdicts.robust_acc, n=len(verdicts), suite=str(summary["suite"]))
+        summary |= {"published_acc": theirs.robust_acc, "published": said}
     write_atomically(below(folder, SUMMARY), json.dumps(summary, indent=1))
     return summary
 

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
@@ -12,24 +12,22 @@ from rich.table import Table as RichTable
 
 import bat_core
 from bat_core.errors import InputError
-from bat_core.masking.flags import status_in_words
-from bat_core.paths import below, chosen, write_atomically
-from bat_core.stats import wilson
-from bat_core.suites import is_verified
+from bat_core.paths import chosen, write_atomically
 from sweeps.engine.cli.live_table import MASKING_STYLES
 from sweeps.engine.cli.redact import redacted_uri
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
-from sweeps.engine.evaluation.attack import SPEC as EVALUATION
-from sweeps.engine.evaluation.attack import SUMMARY, EvaluationFolder
-from sweeps.engine.evaluation.summaries import read_summary
+from sweeps.engine.evaluation.leaderboard_corruptions import (
+    UnderCorruptions,
+    corruption_tables,
+    has_corruptions,
+    show_corruptions,
+    under_corruptions,
+)
+from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol, tracked
 from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
-from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.spec import SPEC as SWEEP
-from sweeps.engine.tracking.background import failure_of, quiet_mlflow, time_limit
-from sweeps.engine.tracking.location import prepare
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
-MORE = ("recipe", "trained at", "seed", "training", "folder")
+MORE = ("recipe", "trained at", "seed", "training", "network", "training data", "folder")
 NOTE = (
     "Robust: correct against every attack of the suite, with a 95 % Wilson interval over images. Verified: a verifying"
     " suite is among the attacks. Stronger attacks can only lower a number that is not verified. Models whose suites"
@@ -37,49 +35,19 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A finished model. Accuracies and budgets are in [0, 1]; `hours` and what a recipe has are None if unknown."""
-
-    dataset: str
-    split: str
-    eps: float
-    eps_pixels: float
-    model: str
-    folder: str
-    clean_acc: float
-    robust_acc: float
-    n: int
-    suite: str
-    verdict: str
-    recipe: str | None = None
-    train_eps_pixels: float | None = None
-    seed: int | None = None
-    hours: float | None = None
-
-    @property
-    def verified(self) -> bool:
-        """Whether a verifying suite stands behind its robust accuracy."""
-        return is_verified(self.suite)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The robust accuracy's 95 % Wilson interval."""
-        return wilson(round(self.robust_acc * self.n), self.n)
-
-    @property
-    def group(self) -> str:
-        """What it can be compared within."""
-        return f"{self.dataset}, {self.split} images, L-inf {255 * self.eps:.4g}/255 ({self.eps_pixels:g} px)"
-
-
 def run_leaderboard(
-    sources: Sequence[str], *, dataset: str | None = None, csv_file: Path | None = None, html_file: Path | None = None
+    sources: Sequence[str],
+    *,
+    dataset: str | None = None,
+    csv_file: Path | None = None,
+    html_file: Path | None = None,
+    robustbench: int = 0,
 ) -> int:
     """Show the models of sweeps and evaluations, and write them to files.
 
     Args:
         sources: folders, and URIs of tracking servers or databases.
+        robustbench: how many of RobustBench's published entries to show beside them, per data set and budget.
     Returns:
         The exit code: 0.
     Raises:
@@ -87,105 +55,24 @@ def run_leaderboard(
     """
     if not sources:
         raise InputError("no folder is given: name the folders of sweeps or evaluations, or one that has them")
-    tracked = [source for source in sources if "://" in source]
-    found = collect([Path(source) for source in sources if source not in tracked])
-    found += [one for uri in tracked for one in _tracked(uri)]
-    entries = [one for one in found if dataset in (None, one.dataset)]
-    if not entries:
+    uris = [source for source in sources if "://" in source]
+    folders = [Path(source) for source in sources if source not in uris]
+    entries = [one for one in [*collect(folders), *tracked(uris)] if dataset in (None, one.dataset)]
+    corrupted = under_corruptions([one for one in known_folders(folders) if has_corruptions(one)], dataset)
+    if not entries and not corrupted:
         on = f" on {dataset!r}" if dataset else ""
         raise InputError(f"no finished model{on} in {', '.join(map(redacted_uri, sources))}")
-    entries = sorted(entries, key=_rank)
-    show(Console(), entries)
-    for path, text in ((csv_file, as_csv), (html_file, as_page)):
+    entries = sorted([*entries, *beside(entries, robustbench)], key=_rank)
+    if entries:
+        show(Console(), entries)
+    show_corruptions(Console(), corrupted)
+    for path, text in ((csv_file, as_csv(entries)), (html_file, as_page(entries, corrupted))):
         if path is not None:
             try:
-                write_atomically(chosen(path.absolute()), text(entries))
+                write_atomically(chosen(path.absolute()), text)
             except OSError as error:
                 raise InputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return 0
-
-
-def collect(folders: Sequence[Path]) -> list[Entry]:
-    """The finished models of every sweep and evaluation in `folders`, each folder once.
-
-    Raises:
-        InputError: a folder has neither, or one of its files is damaged.
-    """
-    found: dict[Path, None] = {}
-    for folder in folders:
-        here = [folder.resolve(), *sorted(one for one in folder.resolve().glob("*/") if not one.is_symlink())]
-        known = [one for one in here if (one / SWEEP).exists() or (one / EVALUATION).exists()]
-        if not known:
-            raise InputError(f"{str(folder)!r} has no sweep or evaluation: name their folders, or the one above them")
-        found |= dict.fromkeys(known)
-    return [one for path in found for one in (_sweep(path) if (path / SWEEP).exists() else _evaluation(path))]
-
-
-def _tracked(uri: str) -> list[Entry]:
-    """The finished models that a tracking server knows, by experiment."""
-    prepare(uri)
-    found: list[Entry] = []
-
-    def ask() -> None:
-        from sweeps.engine.tracking.finished import finished_runs
-
-        quiet_mlflow()
-        for run in finished_runs(uri):
-            known = {field.name: getattr(run, field.name) for field in fields(run) if field.name != "experiment"}
-            found.append(Entry(folder=run.experiment, **known))
-
-    if trouble := failure_of(ask, patience=time_limit(0)):
-        raise InputError(f"MLflow at {redacted_uri(uri)} cannot be read: {trouble}")
-    return found
-
-
-def _sweep(path: Path) -> Iterator[Entry]:
-    folder = SweepFolder(path)
-    sweep = folder.load()
-    for trial, status in folder.statuses(sweep):
-        if (result := status.result) is None:
-            continue
-        config = trial.config
-        yield Entry(
-            dataset=config.data.name,
-            split=str(result.get("split", "test")),
-            eps=config.attack.eps,
-            eps_pixels=round(config.attack.eps / sweep.pixel, 6),
-            model=trial.id,
-            folder=path.name,
-            clean_acc=result["clean_acc"],
-            robust_acc=result["robust_acc"],
-            n=result["robust_n"],
-            suite=result["suite"],
-            verdict=status_in_words(result["verdict"], result["robust_acc"]),
-            recipe=config.recipe.name,
-            train_eps_pixels=sweep.budget_in_pixels(trial),
-            seed=config.seed,
-            hours=status.training_hours(sweep.resources.num_workers),
-        )
-
-
-def _evaluation(path: Path) -> Iterator[Entry]:
-    folder = EvaluationFolder(path)
-    evaluation = folder.load()
-    for model in evaluation.models:
-        place = below(folder.model(model), SUMMARY)
-        if not place.exists():
-            continue
-        one = read_summary(place)
-        yield Entry(
-            dataset=evaluation.dataset,
-            split=evaluation.split,
-            eps=evaluation.eps,
-            eps_pixels=evaluation.eps_in_pixels,
-            model=model.source.name,
-            folder=path.name,
-            clean_acc=one.clean_acc,
-            robust_acc=one.robust_acc,
-            n=one.n,
-            suite=one.suite,
-            verdict=status_in_words(one.verdict, one.robust_acc),
-        )
 
 
 def _rank(one: Entry) -> tuple[str, bool, float, float]:
@@ -217,6 +104,8 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
             others = "" if one.verified else f"{UNVERIFIED_MARK}{number}"
             table.add_row(name, percent(one.clean_acc), verified, others, checks, escape(f"{one.suite}, {one.n}"))
         console.print(table)
+        for line in protocol(members):
+            console.print(line, highlight=False, markup=False)
     console.print(f"{UNVERIFIED_MARK}: not verified. {NOTE}", highlight=False, markup=False)
 
 
@@ -239,35 +128,55 @@ def _plain(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
-def as_page(entries: Sequence[Entry]) -> str:
+def as_page(entries: Sequence[Entry], corrupted: Sequence[UnderCorruptions] = ()) -> str:
     """All groups as one self-contained page."""
-    groups = _groups(entries)
-    best = next((one for one in entries if one.verified), entries[0])
-    word = "verified" if best.verified else "not verified"
+    groups, mine = _groups(entries), [one for one in entries if not one.published]
     sections: list[Section] = [
-        Table(heading=group, columns=[*COLUMNS, *MORE], rows=[_row(one) for one in members], note=NOTE)
+        Table(
+            heading=group,
+            columns=[*COLUMNS, *MORE],
+            rows=[_row(one) for one in members],
+            note=" ".join([NOTE, *protocol(members)]),
+        )
         for group, members in groups.items()
     ]
     return render(
         Page(
-            title=f"Leaderboard: {counted(len(entries), 'model')}",
+            title=f"Leaderboard: {counted(len(mine) + len(corrupted), 'model')}",
             question="Which of these models is the most robust, by data set and budget?",
-            answer=(
-                f"On {best.group}, {best.model} of {best.folder} is first: {percent(best.robust_acc)} robust ({word},"
-                f" {percent_range(*best.interval)}), {percent(best.clean_acc)} clean."
-                f" {sum(one.verified for one in entries)} of {counted(len(entries), 'model')} are verified."
-            ),
-            sections=sections,
+            answer=_answer(mine) if mine else "No model was attacked: see the tables of accuracy under corruptions.",
+            sections=[*sections, *corruption_tables(corrupted)],
             version=f"bat-sweeps {bat_core.__version__}",
         )
+    )
+
+
+def _answer(mine: Sequence[Entry]) -> str:
+    best = next((one for one in mine if one.verified), mine[0])
+    word = "verified" if best.verified else "not verified"
+    return (
+        f"On {best.group}, {best.model} of {best.folder} is first: {percent(best.robust_acc)} robust ({word},"
+        f" {percent_range(*best.interval)}), {percent(best.clean_acc)} clean."
+        f" {sum(one.verified for one in mine)} of {counted(len(mine), 'model')} are verified."
     )
 
 
 def _row(one: Entry) -> list[Cell | str]:
     robust = robust_cells(one.robust_acc, one.interval, verified=one.verified)
     clean, checks = Cell(percent(one.clean_acc), one.clean_acc), Cell(one.verdict, look=one.verdict)
-    pixels = Cell("-") if one.train_eps_pixels is None else Cell(f"{one.train_eps_pixels:.3g} px", one.train_eps_pixels)
+    count, unit = one.train_eps_pixels, one.unit
+    budget = Cell("-") if count is None else Cell(unit.amount(count * unit.size, 3), count)
     seed = Cell("-") if one.seed is None else Cell(str(one.seed), one.seed)
     hours = Cell("-") if one.hours is None else Cell(span(one.hours), one.hours)
     row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
-    return [*row, Cell(str(one.n), one.n), one.recipe or "-", pixels, seed, hours, one.folder]
+    return [
+        *row,
+        Cell(str(one.n), one.n),
+        one.recipe or "-",
+        budget,
+        seed,
+        hours,
+        one.architecture or "-",
+        one.training_data or "-",
+        one.folder,
+    ]

@@ -6,14 +6,16 @@ Logging is idempotent: runs are found by their tags, and metrics carry the start
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from bat_core.masking.flags import status_in_words
+from bat_core.norms import LINF, TITLES
 from bat_core.paths import below
 from bat_core.suites import is_verified
 from sweeps.engine.cli.text import budget, percent
 from sweeps.engine.evaluation.attack import SUMMARY, Evaluation
-from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 from sweeps.engine.pages.document import PAGE
 from sweeps.engine.sweep.records import VERDICTS
 from sweeps.engine.tracking.names import clean_metric, robust_metric
@@ -48,6 +50,7 @@ def log_evaluation(
     at = milliseconds(datetime.datetime.fromisoformat(evaluation.created).timestamp())
     suite, classes = evaluation.name.replace("+", "."), evaluation.own_suite().classes
     suite += f"-for-{classes}-classes" if classes else ""
+    suite += "" if evaluation.norm == LINF else f"-{evaluation.norm}"
     verified = is_verified(summary["suite"])
     robust = robust_metric("test", verified=verified)
     low, high = summary["robust_acc_interval"]
@@ -71,8 +74,9 @@ def log_evaluation(
 def headline(summary: Mapping[str, Any]) -> str:
     """A model's robust accuracy in one line, with its suite."""
     low, high = summary["robust_acc_interval"]
+    norm = f"{TITLES[summary['norm']]} " if "norm" in summary else ""
     return (
-        f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at eps"
+        f"{percent(summary['robust_acc'])} [{percent(low)}, {percent(high)}] under {summary['suite']} at {norm}eps"
         f" {summary['eps']:.4f}, n = {summary['n']}, {_verdict(summary)}"
     )
 
@@ -86,12 +90,12 @@ def _identity(evaluation: Evaluation, summary: Mapping[str, Any]) -> dict[str, s
     n = summary["n"]
     return {
         DATASET_TAG: f"{evaluation.dataset} {evaluation.split} (n = {n})",
-        BUDGET_TAG: budget(evaluation.eps, evaluation.pixel),
+        BUDGET_TAG: budget(evaluation.eps, evaluation.unit),
         SUITE_TAG: f"{summary['suite']} (n = {n}, {evaluation.split})",
     }
 
 
-def _run(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> tuple[Run, bool]:
+def _run(runs: Runs, evaluation: EvaluationSpec, model: ModelRecord) -> tuple[Run, bool]:
     """The run that trained the model, if MLflow has it; otherwise one of this evaluation, which is its own."""
     source = model.source
     if source.run_id:
@@ -103,3 +107,25 @@ def _run(runs: Runs, evaluation: Evaluation, model: ModelRecord) -> tuple[Run, b
         return found, False
     identity = {EVALUATION_TAG: evaluation.id, MODEL_NAME_TAG: source.name}
     return runs.find_or_make(EXPERIMENT, source.name, identity, evaluation.command), True
+
+
+def log_corruptions(
+    spec: EvaluationSpec, folder: Path, model: ModelRecord, summary: Mapping[str, Any], *, uri: str
+) -> None:
+    """Log one model's accuracy under corruptions to its run: the mean, and each corruption's.
+
+    Raises:
+        MlflowException: the server rejected the data; resume the evaluation to try again.
+    """
+    runs = Runs(uri)
+    run, _ = _run(runs, spec, model)
+    run_id = str(run.info.run_id)
+    at = milliseconds(datetime.datetime.fromisoformat(spec.created).timestamp())
+    low, high = summary["corrupted_acc_interval"]
+    numbers = {name: summary[name] for name in ("clean_acc", "corrupted_acc", "n", "mce") if summary[name] is not None}
+    numbers |= {"corrupted_acc_low": low, "corrupted_acc_high": high}
+    numbers |= {name: fmean(shares) for name, shares in summary["by_corruption"].items()}
+    runs.log_metrics(run_id, {f"corruptions/{name}": value for name, value in numbers.items()}, at=at)
+    said = f"{percent(summary['corrupted_acc'])} [{percent(low)}, {percent(high)}], {summary['images']}"
+    runs.set_tags(run_id, {"bat.corruptions": f"{said}, n = {summary['n']}"})
+    runs.log_files(run, [below(folder, SUMMARY)], "corruptions")

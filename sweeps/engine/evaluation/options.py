@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 from cyclopts import Parameter
 
 from bat_core.config import PRECISIONS, SPLITS
-from bat_core.errors import InputError, check_amount, check_choice, check_finite
+from bat_core.errors import InputError, check_choice, check_finite
+from bat_core.norms import LINF, Norm, check_budget
 from sweeps.engine.cli.given import Options
 from sweeps.engine.cli.options import Amount, Several, gpu_count
 
@@ -19,7 +20,17 @@ from sweeps.engine.cli.options import Amount, Several, gpu_count
 class JobOptions(Options):
     """Images, budget and machine. None means the default."""
 
-    common: ClassVar[tuple[str, ...]] = ("dataset", "data_dir", "split", "n", "eps", "step_size", "output", "resume")
+    common: ClassVar[tuple[str, ...]] = (
+        "dataset",
+        "data_dir",
+        "split",
+        "n",
+        "norm",
+        "eps",
+        "step_size",
+        "output",
+        "resume",
+    )
     shared: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Models from elsewhere": ("weights", "weights_key", "logits_key", "normalize", "despite_findings"),
         "Images": ("image_column", "label_column", "image_size", "data_workers"),
@@ -44,8 +55,10 @@ class JobOptions(Options):
     """test or val (images held out of train, for choosing between models)."""
     n: int | None = None
     """Number of images to attack. Default: all."""
+    norm: Norm = LINF
+    """Norm of the budget: linf, or l2 (docs/threats.md)."""
     eps: Amount | None = None
-    """Evaluation budget, such as 8/255. Default: 8 pixels of the data set."""
+    """Evaluation budget, such as 8/255. Default: 8 pixels of the data set; in L2 its usual budget, 0.5 on cifar10."""
     step_size: Amount | None = None
     """Step size of attacks with fixed steps. Default: a quarter of --eps."""
     seed: int = 0
@@ -87,7 +100,7 @@ class JobOptions(Options):
         check_choice("--precision", self.precision, PRECISIONS)
         for name in ("eps", "step_size"):
             if getattr(self, name) is not None:
-                check_amount(f"--{name.replace('_', '-')}", getattr(self, name))
+                check_budget(f"--{name.replace('_', '-')}", getattr(self, name), self.norm)
         check_finite("--seed", self.seed)
         for name in ("data_workers", "gpus_per_worker"):
             if getattr(self, name) is not None:
@@ -153,6 +166,8 @@ class JobOptions(Options):
 class EvaluateOptions(JobOptions):
     """Attacks, checks and images. None means the default."""
 
+    threat: Annotated[tuple[str, ...], Several] = ()
+    """Several threats at once, in place of --norm and --eps: linf:8/255 l2:0.5. Each is evaluated, and their union."""
     suite: str = "paper+quick"
     """Attack suite: paper, curve, fast, quick or standard, or several joined by +, such as paper+standard."""
     n: int | None = None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bat_core.masking.flags import NOTHING_TO_MASK, status_in_words
+from bat_core.norms import LINF, TITLES
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.app import PROGRAM
@@ -129,6 +130,7 @@ def _flags(ranked: Sequence[Summary]) -> Table:
             verdict = Cell(str(flag["verdict"]), look=str(flag["verdict"]))
             rows.append([str(one["model"]), verdict, str(flag["name"]), f"{flag['says']}; {flag['why']}"])
         rows += [[str(one["model"]), "", "inspection", str(said)] for said in one["findings"]]
+        rows += [[str(one["model"]), "", "RobustBench", str(one["published"])]] if "published" in one else []
     note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
     columns = ("model", "verdict", "name", "what was seen")
     return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)
@@ -138,7 +140,7 @@ def _settings(evaluation: Evaluation) -> Facts:
     pairs = [
         ("data set", f"{evaluation.dataset} {evaluation.split}, the first {evaluation.n} images"),
         ("data folder", evaluation.data_dir or "none"),
-        ("budget", f"L-inf {evaluation.eps:.6g} ({evaluation.eps_in_pixels:g} px)"),
+        ("budget", _budget(evaluation)),
         ("step size", f"{evaluation.step_size:.6g}"),
         ("seed", str(evaluation.seed)),
         ("precision of the search", evaluation.precision),
@@ -149,10 +151,16 @@ def _settings(evaluation: Evaluation) -> Facts:
     return Facts(heading="Settings and environment", pairs=pairs)
 
 
+def _budget(evaluation: Evaluation) -> str:
+    pixels = f" ({evaluation.unit.amount(evaluation.eps)})" if evaluation.norm == LINF else ""
+    return f"{TITLES[evaluation.norm]} {evaluation.eps:.6g}{pixels}"
+
+
 def _commands(evaluation: Evaluation) -> Commands:
     models = [model.source.folder for model in evaluation.models if model.source.folder]
     others = []
     if models and "standard" not in evaluation.suite:
+        norm = "" if evaluation.norm == LINF else f" --norm {evaluation.norm}"
         first = shlex.quote(str(models[0]))
-        others.append(("under AutoAttack", f"{PROGRAM} evaluate {first} --suite standard"))
+        others.append(("under AutoAttack", f"{PROGRAM} evaluate {first} --suite standard{norm}"))
     return commands("evaluate", evaluation.command, others)

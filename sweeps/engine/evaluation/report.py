@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bat_core.masking.flags import status_in_words
+from bat_core.norms import LINF, TITLES
 from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
@@ -30,6 +31,8 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
         worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
     console.print(worst)
     for summary in summaries:
+        if "published" in summary:
+            console.print(f"{summary['model']}: {summary['published']}", markup=False, highlight=False)
         for finding in summary["findings"]:
             console.print(f"{summary['model']}: {finding}", style="yellow", markup=False, highlight=False)
         for flag in summary["flags"]:
@@ -57,9 +60,11 @@ def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list
 
 def settings(evaluation: Evaluation) -> str:
     """The settings that all numbers of an evaluation share."""
-    pixels = f"{evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255"
+    amount = f"{evaluation.eps:.5g}"
+    if evaluation.norm == LINF:
+        amount += f" ({evaluation.eps_in_pixels:g} px of {evaluation.pixel * 255:g}/255)"
     return (
-        f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, L-inf eps = {evaluation.eps:.5g} ({pixels}),"
+        f"{evaluation.dataset} {evaluation.split}, n = {evaluation.n}, {TITLES[evaluation.norm]} eps = {amount},"
         f" seed {evaluation.seed}, 95 % Wilson intervals; on: all images, or the"
         " remaining ones, which are still correct after the attacks above"
     )
@@ -88,7 +93,7 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
             percent(line["acc"]),
             percent_range(*line["interval"]),
             _steps(line),
-            "" if line["step_size"] is None else f"{line['step_size'] / evaluation.pixel:g} px",
+            "" if line["step_size"] is None else evaluation.unit.amount(line["step_size"]),
             str(line["restarts"]),
             "all" if line["alone"] else "remaining",
         ]
@@ -105,17 +110,20 @@ def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
         pipe_table(DETAIL, details(evaluation, summaries)),
     ]
     flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
-    return document([*parts, "\n".join(flags)])
+    beside = [f"- {one['model']}: {one['published']}" for one in summaries if "published" in one]
+    return document([*parts, "\n".join([*beside, *flags])])
 
 
 def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     """One line per model and attack, and one for the worst case. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"])
+    norm = [] if evaluation.norm == LINF else [evaluation.norm]
+    head = ["model", "dataset", "n", "eps", "seed", "attack", "acc", "low", "high", "suite", "verdict"]
+    writer.writerow([*head, *(["norm"] if norm else [])])
     for one in summaries:
         shared = [one["model"], evaluation.dataset, one["n"], evaluation.eps, evaluation.seed]
-        said = [one["suite"], status_in_words(one["verdict"], one["robust_acc"])]
+        said = [one["suite"], status_in_words(one["verdict"], one["robust_acc"]), *norm]
         lines = [("clean", one["clean_acc"], one["clean_acc_interval"])]
         lines += [(line["name"], line["acc"], line["interval"]) for line in one["attacks"]]
         worst = "worst case" if is_verified(str(one["suite"])) else "worst case, not verified"

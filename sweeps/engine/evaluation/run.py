@@ -14,6 +14,7 @@ from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.gallery import choose, specimens
 from bat_core.memory import gpu_batch_size
+from bat_core.norms import LINF
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
 from bat_core.verdicts import Verdicts
@@ -31,7 +32,7 @@ from sweeps.engine.evaluation.attack import (
     summarise,
     write_verdicts,
 )
-from sweeps.engine.evaluation.gallery import gallery_section, save_gallery
+from sweeps.engine.evaluation.gallery import gallery_section, largest_change, save_gallery
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
@@ -166,8 +167,10 @@ class EvaluationJob(Job[Evaluation]):
                 found += shown
                 if shown:
                     heading = f"Images of {model.source.name} {which}"
-                    sections.append(gallery_section(heading, shown, self.spec.eps))
-            save_gallery(found, self.folder.model(model), self.spec.eps)
+                    sections.append(
+                        gallery_section(heading, shown, largest_change(shown, self.spec), whole=self.spec.norm == LINF)
+                    )
+            save_gallery(found, self.folder.model(model), largest_change(found, self.spec))
         return sections
 
     def _class_names(self) -> tuple[str, ...]:

@@ -54,7 +54,8 @@ def make_spec_fields(
     downloads = folder.with_name(f"{folder.name}-models")
     sources = find_models(models, weights=options.weights, downloads=downloads, weights_key=options.weights_key)
     dataset, chosen = _images(sources, options)
-    eps, step_size = evaluation_budget(options.eps, options.step_size, dataset.pixel)
+    unit = dataset.unit(options.norm)
+    eps, step_size = evaluation_budget(options.eps, options.step_size, unit)
     check_classes(f"data set {dataset.name}", dataset.num_classes)
     images = dataset.part(options.split)
     n = _count(options.n, subset, len(images))
@@ -69,7 +70,8 @@ def make_spec_fields(
         **chosen,
         "split": options.split,
         "n": n,
-        "pixel": dataset.pixel,
+        "pixel": unit,
+        "norm": options.norm,
         "eps": eps,
         "step_size": step_size,
         "seed": options.seed,

@@ -13,10 +13,11 @@ from torch import nn
 import bat_core
 from bat_core.adapter.adapted import Adaptation, adapted
 from bat_core.adapter.importing import allow, references
-from bat_core.config import check_storable, from_dict, to_dict
+from bat_core.config import ONLY_IF_SET, check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
 from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
 from bat_core.jsontext import read_json
+from bat_core.norms import LINF, Norm, Unit, check_norm
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from sweeps.engine.evaluation.model_sources import ModelSource, fingerprint
 from sweeps.engine.storage.files import refuse_if_used
@@ -52,9 +53,10 @@ class ModelRecord:
 class EvaluationSpec:
     """The attacked models, the images and the budget.
 
-    `eps`, `step_size` and `pixel` are in [0, 1] units of the images. `val_size` images are held out of train: no more
-    than any model's own training held out. `image_size` is that of images in files, `image_column` and `label_column`
-    are columns of Parquet files; None is the data set's own. `num_classes` is None where it was not stored yet; those
+    `eps`, `step_size` and `pixel` are in [0, 1] units of the images and in `norm`. `val_size` images are held out of
+    train: no more than any model's own training held out. `image_size` is that of images in files, `image_column` and
+    `label_column` are columns of Parquet files; None is the data set's own. `num_classes` is None where it was not
+    stored yet; those
     evaluations had four classes or more. Results are stored per shard of `shard_size` images.
     """
 
@@ -78,8 +80,10 @@ class EvaluationSpec:
     image_column: str | None = None
     label_column: str | None = None
     version: str = bat_core.__version__
+    norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
+        check_norm("norm", self.norm)
         check_file_name("id", self.id)
         check_time("created", self.created)
         check_amount("pixel", self.pixel)
@@ -129,8 +133,13 @@ class EvaluationSpec:
         mark_code(folder, self.id, set(self.factories) - known)
 
     @property
+    def unit(self) -> Unit:
+        """How its amounts are written."""
+        return Unit(self.pixel, self.norm)
+
+    @property
     def eps_in_pixels(self) -> float:
-        """The budget in the data set's pixels."""
+        """The budget in `pixel`."""
         return round(self.eps / self.pixel, 6)
 
 

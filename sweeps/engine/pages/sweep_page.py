@@ -130,8 +130,9 @@ class _Board:
 
     def _row(self, trial: Trial, status: TrialStatus, result: dict[str, Any] | None) -> list[Cell | str]:
         pixels = self.sweep.budget_in_pixels(trial)
+        budget = self.sweep.training_budget(trial) or self.sweep.unit.amount(0.0)
         row: list[Cell | str] = [Cell(trial.id, look="name")]
-        row += [Cell(f"{pixels:.3g} px", pixels), Cell(str(trial.config.seed), trial.config.seed)]
+        row += [Cell(budget, pixels), Cell(str(trial.config.seed), trial.config.seed)]
         hours = status.training_hours(self.sweep.resources.num_workers)
         trained = Cell(span(hours), hours) if status.epochs else NONE
         if result is None:
@@ -194,7 +195,7 @@ class _Board:
             for name, value in first.items()
             if value is not None and all(other.get(name) == value for other in configs)
         }
-        unit = ("unit of budget", f"1 px = {self.sweep.pixel * 255:g}/255")
+        unit = ("unit of budget", self.sweep.unit.note)
         pairs = [unit, *((name, _shown(value)) for name, value in shared.items())]
         return Facts(heading="Settings that all trials share", pairs=pairs)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bat_core.curves import Curves
 from bat_core.masking.flags import status_in_words
+from bat_core.norms import LINF
 from bat_core.suites import is_verified
 from bat_core.verdicts import READINGS, Reading, Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
@@ -43,7 +44,7 @@ class EvaluatedTrial:
     `verdicts` are those of its curves. `headline` are those behind its robust accuracy: the same or, if the trial was
     verified, those of a subset of images with the verifying suite's verdicts added. `suite` names the attacks behind
     `headline`; `masking_status` is the result of the checks. `pixels` is the training budget, 0 for an undefended
-    model. `collapsed` is the first epoch lost to catastrophic overfitting, None if there is none.
+    model, and `budget` the same in words. `collapsed` is the first epoch lost to catastrophic overfitting, if any.
     """
 
     trial: Trial
@@ -53,6 +54,7 @@ class EvaluatedTrial:
     suite: str
     masking_status: str
     collapsed: int | None = None
+    budget: str | None = None
 
     @property
     def recipe(self) -> str:
@@ -83,9 +85,14 @@ class Family:
     members: tuple[EvaluatedTrial, ...]
 
     @property
+    def budget(self) -> str | None:
+        """The training budget in words."""
+        return self.members[0].budget
+
+    @property
     def label(self) -> str:
         """The label of the line."""
-        return f"{self.recipe}, {self.pixels:g} px" if self.pixels else self.recipe
+        return f"{self.recipe}, {self.budget}" if self.budget else self.recipe
 
     def curve(self, loss: str, reading: Reading) -> list[Spread]:
         """The spread over seeds at each number of steps."""
@@ -134,6 +141,7 @@ def _evaluated(trial: Trial, status: TrialStatus, sweep: Sweep, folder: SweepFol
         trial=trial,
         verdicts=curves,
         pixels=sweep.budget_in_pixels(trial),
+        budget=sweep.training_budget(trial, 6),
         headline=Curves.of(Verdicts.read(verified)) if verified.exists() else curves,
         suite=status.result["suite"],
         masking_status=status.result["verdict"],
@@ -154,7 +162,8 @@ def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
     """All curves, one line per trial, loss, reading and number of steps. Accuracies in [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    norms = {one.trial.config.attack.norm for one in trials} - {LINF}
+    writer.writerow([*COLUMNS, *(["norm"] if norms else [])])
     for one in trials:
         verdicts, config = one.verdicts, one.trial.config
         for loss, outcome in verdicts.outcomes.items():
@@ -179,6 +188,7 @@ def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
                             len(one.headline),
                             one.suite,
                             status_in_words(one.masking_status, one.headline.robust_acc),
+                            *norms,
                         ]
                     )
     return text.getvalue()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bat_core.config import AttackConfig, TrialConfig
 from bat_core.few_classes import classes_in
+from bat_core.norms import LINF, TITLES, Unit
 from bat_core.paths import write_atomically
 from bat_core.suites import evaluation_suite
 from sweeps.engine.cli.plotting import save_figure
@@ -25,7 +26,7 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     write_atomically(folder.file(f"{STEM}.csv"), curves_csv(judged))
     lines = families(judged)
     config = judged[0].trial.config
-    attack, pixel = config.attack, sweep.pixel
+    attack, unit = config.attack, sweep.unit
     suite = evaluation_suite(attack).for_classes(classes_in(judged[0].suite))
     scope = Scope(
         n=len(judged[0].verdicts),
@@ -33,7 +34,6 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
         suite=suite.label,
         seeds=counted(len({one.trial.config.seed for one in judged}), "seed"),
     )
-    eps, step_size = attack.eps / pixel, attack.step_size / pixel
     beyond = (
         f"Squares: verified worst case ({scope.suite}: with {suite.verified_in_words}), n = {scope.verified_n} of them."
         if lines[0].verified
@@ -42,23 +42,26 @@ def draw(sweep: Sweep, folder: SweepFolder) -> Report:
     figure = draw_curves(
         lines,
         attack=attack,
-        title=f"{config.data.name}, {config.model}: accuracy under PGD at {eps:g} px, by training budget",
+        title=(
+            f"{config.data.name}, {config.model}: accuracy under {_pgd(unit)} at {unit.amount(attack.eps)}, by training"
+            " budget"
+        ),
         note=(
-            f"n = {scope.n} test images, {scope.seeds}; step {step_size:g} px from a random start,"
-            f" 1 px = {pixel * 255:g}/255. Solid: final iterate, band from lowest to highest seed;"
+            f"n = {scope.n} test images, {scope.seeds}; step {unit.amount(attack.step_size)} from a random start,"
+            f" {unit.note}. Solid: final iterate, band from lowest to highest seed;"
             f" dotted: worst so far; diamond: clean.\n{beyond}"
         ),
     )
     files = [path.name for path in save_figure(figure, folder.path / STEM)]
-    sentence = _sentence(lines, attack, pixel, scope)
-    page = write_sweep_page(sweep, folder, _story(lines, config, pixel, sentence))
+    sentence = _sentence(lines, attack, unit, scope)
+    page = write_sweep_page(sweep, folder, _story(lines, config, unit, sentence))
     return Report(files=(*files, f"{STEM}.csv", page), sentence=sentence)
 
 
-def _story(lines: Sequence[Family], config: TrialConfig, pixel: float, sentence: str) -> Story:
+def _story(lines: Sequence[Family], config: TrialConfig, unit: Unit, sentence: str) -> Story:
     attack = config.attack
     return Story(
-        title=f"Figure 1 on {config.data.name}: {config.model} under PGD at {attack.eps / pixel:g} px",
+        title=f"Figure 1 on {config.data.name}: {config.model} under {_pgd(unit)} at {unit.amount(attack.eps)}",
         question="Does training with a larger budget make a model more robust?",
         answer=sentence,
         subcommand="figure-1",
@@ -99,10 +102,11 @@ class Scope:
     seeds: str
 
 
-def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope: Scope) -> str:
+def _sentence(lines: Sequence[Family], attack: AttackConfig, unit: Unit, scope: Scope) -> str:
     trained = [family for family in lines if family.role == "grid"]
     names = [LOSS_TITLES.get(loss, loss) for loss in attack.losses]
-    pgd = f"PGD-{attack.steps[-1]} of {attack.eps / pixel:g} pixels (worst of {' and '.join(names)}, n = {scope.n})"
+    budget = _spelt(unit.amount(attack.eps))
+    pgd = f"{_pgd(unit)}-{attack.steps[-1]} of {budget} (worst of {' and '.join(names)}, n = {scope.n})"
     words = []
     if trained:
         best = max(trained, key=lambda family: family.robust_acc.mean)
@@ -110,7 +114,7 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope
         if best.verified:
             robust += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
         words.append(
-            f"{best.recipe} trained at {best.pixels:g} pixels is most robust: {robust},"
+            f"{best.recipe} trained at {_spelt(best.budget or '0 px')} is most robust: {robust},"
             f" {best.clean_acc.mean:.1%} without attack"
         )
     words += [
@@ -120,3 +124,12 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, pixel: float, scope
     ]
     unverified = "" if lines[0].verified else "; not verified"
     return f"{'; '.join(words)} (means over {scope.seeds}{unverified})."
+
+
+def _pgd(unit: Unit) -> str:
+    return "PGD" if unit.norm == LINF else f"{TITLES[unit.norm]} PGD"
+
+
+def _spelt(amount: str) -> str:
+    """An amount in a sentence: "8 pixels"."""
+    return amount.replace(" px", " pixels")

@@ -9,6 +9,7 @@ from rich.console import Console
 from bat_core.config import AttackConfig, Param, RecipeConfig, TrainConfig, TrialConfig
 from bat_core.data import Dataset
 from bat_core.errors import InputError, unknown_name
+from bat_core.norms import LINF
 from bat_core.paths import below, write_atomically
 from bat_core.recipes import recipe_params
 from sweeps.engine.cli.options import short_name
@@ -68,6 +69,11 @@ def trials_of(table: Table, options: TableOptions, setting: Setting, dataset: Da
     """
     rows = _chosen(table, options.rows)
     _check_networks(table, options)
+    if options.norm != LINF:
+        raise InputError(
+            f"--norm {options.norm}: the paper's tables are in L-inf, like the numbers that they are compared with: use"
+            " eps_budget, search or evaluate"
+        )
     if not options.seeds:
         raise InputError("give at least one seed (--seeds)")
     configs = _Configs(table, options, setting, dataset.pixel)

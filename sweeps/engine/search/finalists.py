@@ -264,6 +264,7 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
             dataset=champion.trial.config.data.name,
             eps=attack.eps,
             pixels=round(attack.eps / session.sweep.pixel, 6),
+            norm=session.sweep.norm,
             robust_acc=tested.robust_acc,
             clean_acc=tested.clean_acc,
             n=tested.n,

@@ -140,21 +140,27 @@ class SearchOptions(SweepOptions):
         Raises:
             InputError: no image is left to verify on, or the evaluation budget is invalid.
         """
-        from bat_core.recipes import recipe_params
+        from bat_core.recipes import budget_params
 
-        pixel = dataset.pixel
+        pixel = dataset.unit(self.norm)
         eps, step_size = evaluation_budget(self.eps, self.step_size, pixel)
         verify = min(self.verify_size(), len(dataset.val))
         if verify < 1:
             raise InputError("--verify must be at least 1: a search optimises verified robustness")
-        own_eps = {"eps": EVAL_PIXELS * pixel} if "eps" in recipe_params(self.recipe) else {}
+        own_budget = budget_params(self.recipe, EVAL_PIXELS * pixel, self.norm)
         return TrialConfig(
             data=self.data_config(),
             model=self.model_name(),
-            recipe=RecipeConfig(name=self.recipe, params=own_eps),
+            recipe=RecipeConfig(name=self.recipe, params=own_budget),
             train=self.train_config(),
             attack=AttackConfig(
-                eps=eps, step_size=step_size, steps=(SIGNAL_STEPS,), losses=("ce",), verify=verify, split="val"
+                eps=eps,
+                norm=self.norm,
+                step_size=step_size,
+                steps=(SIGNAL_STEPS,),
+                losses=("ce",),
+                verify=verify,
+                split="val",
             ),
         )
 
@@ -164,7 +170,7 @@ class SearchOptions(SweepOptions):
         Raises:
             InputError: a point of the space is not a valid trial config.
         """
-        space, base = self.narrowed_space(dataset.pixel), self.base(dataset)
+        space, base = self.narrowed_space(dataset.unit(self.norm)), self.base(dataset)
         self._refuse_overridden(space)
         trial_config(space, space.default_point(), base)
         return Search(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+from bat_core.norms import LINF, Unit
 from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.markdown import code, document, pipe_table
 from sweeps.engine.cli.text import count_of, percent, span
@@ -75,7 +76,7 @@ def report_md(snapshot: Snapshot) -> str:
 
 
 def _searched(snapshot: Snapshot) -> list[str]:
-    search, pixel = snapshot.search, snapshot.sweep.pixel
+    search, unit = snapshot.search, snapshot.sweep.unit
     space, train = search.space, search.base.train
     epochs = "" if "epochs" in space.names else f", {train.epochs} epochs"
     ends = [count_of(search.num_trials, "trial")]
@@ -83,29 +84,29 @@ def _searched(snapshot: Snapshot) -> list[str]:
     ends += (
         [] if search.flat is None else [f"{search.flat} finished trials in a row that do not increase the hypervolume"]
     )
-    rows = [_row(parameter, pixel) for parameter in space.parameters]
+    rows = [_row(parameter, unit) for parameter in space.parameters]
     return [
         f"Space {code(space.name)}: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
         f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}"
         + (f" {RULE}" if search.skip_dominated else ""),
         pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
         f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
-        f" One pixel is {255 * pixel:g}/255.",
+        + (f" One pixel is {255 * unit.size:g}/255." if unit.norm == LINF else " Budgets are L2 distances."),
         f"Objective: {describe_objective(get_objective(search.objective))}.",
         f"{evaluated_on(snapshot)} {_attack(snapshot)} Intervals are 95 % Wilson intervals.",
     ]
 
 
-def _row(parameter: Parameter, pixel: float) -> list[str]:
+def _row(parameter: Parameter, unit: Unit) -> list[str]:
     only = parameter.fixed_value()
     if only is not None:
-        bounds = f"{value_of(parameter, only, pixel)}, fixed"
+        bounds = f"{value_of(parameter, only, unit)}, fixed"
     elif is_amount(parameter):
-        bounds = " to ".join(value_of(parameter, bound, pixel) for bound in (parameter.low, parameter.high))
+        bounds = " to ".join(value_of(parameter, bound, unit) for bound in (parameter.low, parameter.high))
     else:
         bounds = parameter.bounds()
     scale = "log" if parameter.log and only is None else ""
-    default = value_of(parameter, parameter.default, pixel)
+    default = value_of(parameter, parameter.default, unit)
     return [code(parameter.name), parameter.description, bounds, scale, default, parameter.condition()]
 
 
@@ -133,8 +134,8 @@ def _stopping(snapshot: Snapshot) -> str:
 
 def _attack(snapshot: Snapshot) -> str:
     """The attack settings that all trials share."""
-    attack, pixel = snapshot.search.base.attack, snapshot.sweep.pixel
-    steps = f"{max(attack.steps)} steps of {attack.step_size / pixel:.3g} px"
+    attack = snapshot.search.base.attack
+    steps = f"{max(attack.steps)} steps of {snapshot.sweep.unit.amount(attack.step_size, 3)}"
     verified = attacks_of(snapshot).verified_by
     then = (
         f"; {verified} with AutoAttack's settings then attacks the images that remain correct"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from bat_core.config import check_storable
 from bat_core.data import Dataset
+from bat_core.norms import LINF, Unit
 from bat_core.paths import below, write_atomically
 from search_spaces.base import Parameter, Space, Value, show_value
 from sweeps.engine.cli.app import FAILED, INTERRUPTED, resume_command
@@ -66,7 +67,8 @@ def _print_space(options: SearchOptions) -> int:
     dataset = load_images(
         options.data_config(), options.data_dir, download=options.download, data_workers=options.data_workers
     )
-    print(show_space(options.narrowed_space(dataset.pixel), dataset.pixel))
+    unit = Unit(dataset.unit(options.norm), options.norm)
+    print(show_space(options.narrowed_space(unit.size), unit))
     return 0
 
 
@@ -95,11 +97,11 @@ def _resume(options: SearchOptions) -> tuple[SweepSession, Search]:
     return session, search
 
 
-def show_space(space: Space, pixel: float) -> str:
+def show_space(space: Space, amounts: Unit) -> str:
     """Describe a space, two lines per parameter. Amounts of pixel change are also shown in the data set's pixels."""
     lines = [f"space {space.name}: {space.description}"]
     for parameter in space.parameters:
-        unit = pixel if is_amount(parameter) else None
+        unit = amounts if is_amount(parameter) else None
         default = f"(paper: {_value(parameter.default, unit)})"
         lines += [
             "",
@@ -111,20 +113,21 @@ def show_space(space: Space, pixel: float) -> str:
     return "\n".join(lines)
 
 
-def _range(parameter: Parameter, pixel: float | None) -> str:
+def _range(parameter: Parameter, unit: Unit | None) -> str:
     if (only := parameter.fixed_value()) is not None:
-        return f"{_value(only, pixel)}, fixed"
+        return f"{_value(only, unit)}, fixed"
     log = ", log" if parameter.log else ""
-    if pixel is None:
+    if unit is None:
         return parameter.bounds() + log
-    return f"{parameter.low / pixel:.4g} to {_value(parameter.high, pixel)}{log}"
+    return f"{unit.amount(parameter.low, 4).removesuffix(' px')} to {_value(parameter.high, unit)}{log}"
 
 
-def _value(value: Value, pixel: float | None) -> str:
+def _value(value: Value, unit: Unit | None) -> str:
     """A value as the user types it. An amount of pixel change is also shown in the data set's pixels."""
-    if pixel is None:
+    if unit is None:
         return show_value(value)
-    return f"{float(value) / pixel:.4g} px = {float(value) * 255:.4g}/255"
+    shown = unit.amount(float(value), 4)
+    return f"{shown} = {float(value) * 255:.4g}/255" if unit.norm == LINF else shown
 
 
 def _add_warm_start(session: SweepSession, study: SearchStudy, source: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from bat_core.few_classes import classes_in
+from bat_core.norms import TITLES, Unit
 from bat_core.suites import Suite, evaluation_suite
 from search_spaces.base import Parameter, Point, Value, show_value
 from sweeps.engine.cli.text import budget, count_of, percent, with_interval
@@ -34,18 +35,18 @@ def is_amount(parameter: Parameter) -> bool:
     return parameter.field_path.endswith(AMOUNTS)
 
 
-def value_of(parameter: Parameter, value: Value, pixel: float) -> str:
+def value_of(parameter: Parameter, value: Value, unit: Unit) -> str:
     """A parameter's value as text."""
     if is_amount(parameter):
-        return budget(float(value), pixel)
+        return budget(float(value), unit)
     return f"{value:.3g}" if isinstance(value, float) else show_value(value)
 
 
 def settings(snapshot: Snapshot, point: Point) -> list[str]:
     """The values of the free parameters at a point, as name=value."""
     free = [parameter for parameter in snapshot.search.space.parameters if parameter.fixed_value() is None]
-    pixel = snapshot.sweep.pixel
-    return [f"{p.name}={value_of(p, point[p.name], pixel)}" for p in free if p.name in point]
+    unit = snapshot.sweep.unit
+    return [f"{p.name}={value_of(p, point[p.name], unit)}" for p in free if p.name in point]
 
 
 def setting(snapshot: Snapshot) -> str:
@@ -54,7 +55,8 @@ def setting(snapshot: Snapshot) -> str:
     varied = any(p.field_path == "model" and p.fixed_value() is None for p in snapshot.search.space.parameters)
     model = next((str(trial.config.model) for trial, _ in snapshot.rows), base.model)
     parts = [base.data.name, *([] if varied else [model])]
-    return f"{', '.join(parts)}, L-inf budget {base.attack.eps / snapshot.sweep.pixel:.4g} px"
+    unit = snapshot.sweep.unit
+    return f"{', '.join(parts)}, {TITLES[unit.norm]} budget {unit.amount(base.attack.eps, 4)}"
 
 
 def evaluated_on(snapshot: Snapshot) -> str:

@@ -4,20 +4,22 @@ from typing import Any
 
 from bat_core.config import TrialConfig, from_dict, to_dict
 from bat_core.errors import InputError
+from bat_core.norms import LINF
 from search_spaces.base import Point, Space, Value
 
 
 def trial_config(space: Space, point: Point, base: TrialConfig) -> TrialConfig:
     """`base` with the fields that the point sets.
 
-    A space with its own recipe starts from that recipe's defaults.
+    A space with its own recipe starts from that recipe's defaults, in the norm of the evaluation.
 
     Raises:
         InputError: the resulting config is invalid, or a field does not exist.
     """
     values = to_dict(base)
     if "recipe.name" in space.fixed:
-        values["recipe"]["params"] = {}
+        norm = base.attack.norm
+        values["recipe"]["params"] = {} if norm == LINF else {"norm": norm}
     for field_path, value in space.fixed.items():
         _set(values, field_path, value)
     for name, value in point.items():

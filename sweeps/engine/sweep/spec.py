@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import bat_core
-from bat_core.config import Param, TrialConfig
+from bat_core.config import ONLY_IF_SET, Param, TrialConfig
 from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
+from bat_core.norms import LINF, Norm, Unit, check_norm
 
 SPEC = "sweep.json"
 
@@ -52,8 +53,8 @@ class Resources:
 class Sweep:
     """Everything that is decided before the first trial starts; written once, as sweep.json.
 
-    `pixel` is the data set's unit of budget in [0, 1]. `trials` are the predefined trials. A search is `open`: it
-    proposes trials while it runs. `storage` is the URI of the store, for nodes that share no folder.
+    `pixel` is the data set's unit of budget in [0, 1] and in `norm`. `trials` are the predefined trials. A search is
+    `open`: it proposes trials while it runs. `storage` is the URI of the store, for nodes that share no folder.
     """
 
     name: str
@@ -67,8 +68,10 @@ class Sweep:
     open: bool = False
     storage: str | None = None
     version: str = bat_core.__version__
+    norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
+        check_norm("sweep.norm", self.norm)
         check_file_name("sweep.name", self.name)
         check_file_name("sweep.id", self.id)
         check_time("sweep.created", self.created)
@@ -84,8 +87,18 @@ class Sweep:
         """The predefined trials by their ids."""
         return {trial.id: trial for trial in self.trials}
 
+    @property
+    def unit(self) -> Unit:
+        """How its budgets are written."""
+        return Unit(self.pixel, self.norm)
+
+    def training_budget(self, trial: Trial, digits: int = 3) -> str | None:
+        """A trial's training budget in words, such as "8 px"; None if it trains on clean images."""
+        eps = float(trial.config.recipe.params.get("eps", 0.0))
+        return self.unit.amount(eps, digits) if eps else None
+
     def budget_in_pixels(self, trial: Trial) -> float:
-        """A trial's training budget in the data set's pixels; 0 if it trains on clean images."""
+        """A trial's training budget in `pixel`; 0 if it trains on clean images."""
         return round(float(trial.config.recipe.params.get("eps", 0.0)) / self.pixel, 6)
 
 

@@ -268,6 +268,7 @@ class _Writer:
             self.dataset.val.images,
             self.dataset.val.labels,
             eps=self.config.attack.eps,
+            norm=self.config.attack.norm,
             depth="cheap",
             seed=self.config.seed,
         )

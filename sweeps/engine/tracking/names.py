@@ -74,7 +74,7 @@ def verdict(result: Mapping[str, Any]) -> str:
 def training_budget(sweep: Sweep, trial: Trial) -> str:
     """A trial's training budget, as "40/255 (8 px)"; "none" for clean training."""
     eps = float(trial.config.recipe.params.get("eps", 0.0))
-    return budget(eps, sweep.pixel) if eps else "none"
+    return budget(eps, sweep.unit) if eps else "none"
 
 
 def params(sweep: Sweep, trial: Trial) -> tuple[dict[str, str], str]:
@@ -87,7 +87,7 @@ def params(sweep: Sweep, trial: Trial) -> tuple[dict[str, str], str]:
         "recipe": config.recipe.name,
         "budget": training_budget(sweep, trial),
         "seed": str(config.seed),
-        "attack_budget": budget(config.attack.eps, sweep.pixel),
+        "attack_budget": budget(config.attack.eps, sweep.unit),
     }
     known = {"data.name", "model", "recipe.name", "recipe.params.eps", "seed", "attack.eps"}
     recipe = [name for name in flat if name.startswith("recipe.params.")]

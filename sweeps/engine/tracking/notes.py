@@ -45,7 +45,7 @@ def _outcome(sweep: Sweep, trial: Trial, status: TrialStatus) -> str:
         return f"**Failed**: {escaped(status.reason)}"
     if status.result is None:
         return "Not finished."
-    return _result(status.result, budget(trial.config.attack.eps, sweep.pixel))
+    return _result(status.result, budget(trial.config.attack.eps, sweep.unit))
 
 
 def _result(result: Mapping[str, Any], eps: str) -> str:

@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from bat_core.norms import LINF, TITLES, Norm, Unit
 from bat_core.suites import is_verified
 from sweeps.engine.cli.text import budget, percent
 from sweeps.engine.sweep.records import TrialStatus
@@ -50,26 +51,34 @@ class Merit:
     n: int
     suite: str
     verdict: str
+    norm: Norm = LINF
+
+    @property
+    def budget(self) -> str:
+        """The attack's budget in words."""
+        return budget(self.eps, Unit(self.eps / self.pixels, self.norm))
 
     @property
     def alias(self) -> str:
         """The alias of the best model for this data set and budget."""
-        return fitting(f"candidate-{self.dataset}-{self.pixels:g}px").replace(" ", "_")
+        amount = f"{self.pixels:g}px" if self.norm == LINF else f"{self.norm}-{self.eps:.4g}"
+        return fitting(f"candidate-{self.dataset}-{amount}").replace(" ", "_")
 
     def tags(self) -> dict[str, str]:
         """The tags of its version."""
         return {
             DATASET_TAG: f"{self.dataset} test (n = {self.n})",
-            BUDGET_TAG: budget(self.eps, self.eps / self.pixels),
+            BUDGET_TAG: self.budget,
             ROBUST_TAG: f"{self.robust_acc:.6g}",
             SUITE_TAG: self.suite,
             VERDICT_TAG: self.verdict,
         }
 
     def __str__(self) -> str:
+        amount = f"{TITLES[LINF]} {self.budget}" if self.norm == LINF else self.budget
         return (
             f"robust {percent(self.robust_acc)} (verified), clean {percent(self.clean_acc)} on {self.n} test images of"
-            f" {self.dataset}, L-inf {budget(self.eps, self.eps / self.pixels)}, {self.suite}, {self.verdict}"
+            f" {self.dataset}, {amount}, {self.suite}, {self.verdict}"
         )
 
 
@@ -120,6 +129,7 @@ def _merit(sweep: Sweep, trial: Trial, result: Mapping[str, Any]) -> Merit:
         dataset=trial.config.data.name,
         eps=eps,
         pixels=round(eps / sweep.pixel, 6),
+        norm=sweep.norm,
         robust_acc=result["robust_acc"],
         clean_acc=result["clean_acc"],
         n=result["robust_n"],

@@ -133,7 +133,7 @@ class TrialRun:
         if self.status.phase == "finished" and self.status.result:
             result, name = self.status.result, self.trial.config.data.name
             tags[DATASET_TAG] = f"{name} {result.get('split', 'test')} (n = {result['n']})"
-            tags[BUDGET_TAG] = budget(self.trial.config.attack.eps, self.runs.sweep.pixel)
+            tags[BUDGET_TAG] = budget(self.trial.config.attack.eps, self.runs.sweep.unit)
         if EVALUATED_TAG in run.tags:  # keep the evaluation's verdict and flags
             tags = {tag: value for tag, value in tags.items() if tag not in {VERDICT_TAG, FLAGS_TAG}}
         if CHAMPION_TAG in run.tags:  # and the description that says how the model was chosen

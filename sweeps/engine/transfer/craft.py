@@ -43,8 +43,9 @@ class Matrix(EvaluationSpec):
         PGD has the same name as in the paper suite, so it uses the same random starts. The diagonal therefore
         equals the numbers of an evaluation with that suite.
         """
-        pgd = PGD(eps=self.eps, step_size=self.step_size, num_steps=self.steps)
-        return (Entry(name="fgsm", attack=FGSM(eps=self.eps)), Entry(name="ce", attack=pgd, steps=(self.steps,)))
+        pgd = PGD(eps=self.eps, norm=self.norm, step_size=self.step_size, num_steps=self.steps)
+        fgsm = FGSM(eps=self.eps, norm=self.norm)
+        return (Entry(name="fgsm", attack=fgsm), Entry(name="ce", attack=pgd, steps=(self.steps,)))
 
     @property
     def names(self) -> list[str]:

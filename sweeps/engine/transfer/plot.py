@@ -10,6 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from bat_core.norms import LINF, TITLES
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 from sweeps.engine.transfer.report import attacks_of
@@ -43,9 +44,10 @@ def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02, format=PercentFormatter(1.0))
     bar.set_label("accuracy")
     bar.outline.set_visible(False)
+    norm = "" if matrix.norm == LINF else f"{TITLES[matrix.norm]} "
     figure.suptitle(
         f"Black-box attacks by transfer, {NOT_VERIFIED}: {matrix.dataset} {matrix.split},"
-        f" n = {matrix.n}, eps = {matrix.eps_in_pixels:g} px",
+        f" n = {matrix.n}, {norm}eps = {matrix.unit.amount(matrix.eps)}",
         fontsize=12,
     )
     figure.supxlabel(_note(matrix, cells, few=few), fontsize=8, color="0.3", x=0.01, ha="left")
@@ -61,7 +63,7 @@ def _note(matrix: Matrix, cells: Sequence[TransferCell], *, few: bool) -> str:
     return (
         f"\n{' '.join(key)}\n"
         f"FGSM: one step of eps, no random start. CE{matrix.steps}: PGD on cross-entropy, steps of"
-        f" {matrix.step_size / matrix.pixel:g} px from a random start, last iterate. 1 px = {matrix.pixel * 255:g}/255,"
+        f" {matrix.unit.amount(matrix.step_size)} from a random start, last iterate. {matrix.unit.note},"
         f" seed {matrix.seed}.\n"
         "Not verified: no verifying suite (Auto-PGD, AutoAttack) ran; a model's robustness is at most the lowest number"
         " in its row."

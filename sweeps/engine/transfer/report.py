@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bat_core.norms import LINF, TITLES
 from sweeps.engine.cli.markdown import Markup, document, pipe_table
 from sweeps.engine.cli.text import percent, with_interval
 from sweeps.engine.transfer.craft import Matrix
@@ -36,15 +37,16 @@ def attacks_of(cells: Sequence[TransferCell]) -> list[str]:
 
 def settings(matrix: Matrix, cells: Sequence[TransferCell]) -> str:
     """The settings that all numbers share, and their limits."""
-    pixel = f"{matrix.pixel * 255:g}/255"
+    amount = f"{TITLES[matrix.norm]} eps = {matrix.eps:.5g}"
+    if matrix.norm == LINF:
+        amount += f" ({matrix.eps_in_pixels:g} px of {matrix.pixel * 255:g}/255)"
     reach = max(max(cell.acc - cell.interval.low, cell.interval.high - cell.acc) for cell in cells)
     return (
-        f"{matrix.dataset} {matrix.split}, n = {matrix.n}, L-inf eps = {matrix.eps:.5g}"
-        f" ({matrix.eps_in_pixels:g} px of {pixel}), seed {matrix.seed}. Accuracy over all n adversarial images;"
-        f" 95 % Wilson intervals are at most ±{100 * reach:.1f} points. FGSM: one step of eps, no random start."
-        f" CE{matrix.steps}: {matrix.steps} PGD steps of {matrix.step_size / matrix.pixel:g} px on cross-entropy from"
-        f" a random start, no restarts, last iterate. Not verified: no verifying suite (Auto-PGD, AutoAttack) ran,"
-        " and a model's robustness is at most the lowest number in its row."
+        f"{matrix.dataset} {matrix.split}, n = {matrix.n}, {amount}, seed {matrix.seed}. Accuracy over all n"
+        f" adversarial images; 95 % Wilson intervals are at most ±{100 * reach:.1f} points. FGSM: one step of eps, no"
+        f" random start. CE{matrix.steps}: {matrix.steps} PGD steps of {matrix.unit.amount(matrix.step_size)} on"
+        " cross-entropy from a random start, no restarts, last iterate. Not verified: no verifying suite (Auto-PGD,"
+        " AutoAttack) ran, and a model's robustness is at most the lowest number in its row."
     )
 
 

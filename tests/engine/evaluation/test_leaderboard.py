@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from bat_core.errors import InputError
-from sweeps.engine.evaluation.leaderboard import Entry, as_csv, as_page, collect, run_leaderboard, show
+from sweeps.engine.evaluation.leaderboard import as_csv, as_page, run_leaderboard, show
+from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, protocol
 from tests.engine.pages.test_sweep_page import board, finish  # noqa: F401 (a fixture)
 
 
@@ -87,3 +88,31 @@ def test_a_sweep_without_a_finished_model_is_said(board, tmp_path):  # noqa: F81
     folder.create(sweep)
     with pytest.raises(InputError, match="no finished model on 'svhn'"):
         run_leaderboard([str(tmp_path)], dataset="svhn")
+
+
+def test_published_entries_stand_beside_own_models_of_the_same_budget():
+    own = entry("mine", 0.5, dataset="cifar10", eps=8 / 255, n=1000, training_data="trained on 5,000 images")
+    other = entry("val", 0.5, dataset="cifar10", eps=8 / 255, split="val")
+    theirs = beside([own, other, entry("digits", 0.5)], 3)
+    assert [one.robust_acc for one in theirs] == sorted((one.robust_acc for one in theirs), reverse=True)
+    assert {(one.group, one.n, one.folder) for one in theirs} == {(own.group, 10_000, "RobustBench")}
+    assert len(theirs) == 3
+    lines = protocol([*theirs, own])
+    assert "AutoAttack on 10,000 test images" in lines[0]
+    assert "f/mine differs: quick instead of AutoAttack" in lines[1]
+    assert "1,000 images instead of 10,000; trained on 5,000 images" in lines[1]
+    page = as_page([*theirs, own])
+    assert theirs[0].model in page
+    assert "mine of f is first" in page
+    assert protocol([own]) == []
+    assert beside([own], 0) == []
+
+
+def test_budgets_of_two_norms_are_two_tables():
+    linf = entry("a", 0.5, dataset="cifar10", eps=8 / 255)
+    l2 = entry("b", 0.5, dataset="cifar10", eps=0.5, norm="l2")
+    assert l2.group == "cifar10, test images, L2 0.5"
+    assert linf.group != l2.group
+    assert {one.norm for one in beside([linf], 2)} == {"linf"}
+    assert {one.norm for one in beside([l2], 2)} == {"l2"}
+    assert {row["norm"] for row in csv.DictReader(io.StringIO(as_csv([linf, l2])))} == {"linf", "l2"}

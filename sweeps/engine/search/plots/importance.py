@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from bat_core.norms import LINF, TITLES, Unit
 from search_spaces.base import show_value
 from sweeps.engine.search.objectives import Direction, get_objective
 from sweeps.engine.search.plots.style import BLUE, caption
@@ -131,12 +132,12 @@ def parallel_note(snapshot: Snapshot) -> str:
 
 
 def _study(snapshot: Snapshot, study: optuna.Study, *, losses: bool = False) -> optuna.Study:
-    """An in-memory study of the trusted trials, with amounts in pixels.
+    """An in-memory study of the trusted trials, with amounts in pixels (in L2 as they are).
 
     With `losses`, measures to maximise are negated. Optuna assumes that a measure passed as `target` is to be
     minimised, whatever the study's direction; without the negation, it would explain bad trials.
     """
-    objective, pixel = get_objective(snapshot.search.objective), snapshot.sweep.pixel
+    objective, unit = get_objective(snapshot.search.objective), snapshot.sweep.unit
     amounts = {p.name for p in snapshot.search.space.parameters if is_amount(p)}
     signs = [-1.0 if losses and measure.direction == "maximize" else 1.0 for measure in objective.measures]
     directions: list[Direction] = ["minimize"] * len(signs) if losses else objective.directions
@@ -147,19 +148,20 @@ def _study(snapshot: Snapshot, study: optuna.Study, *, losses: bool = False) -> 
     for frozen in study.get_trials(deepcopy=False):
         if (one := scored.get(frozen.user_attrs.get(TRIAL, ""))) is not None:
             values = [sign * value for sign, value in zip(signs, objective.values(one), strict=True)]
-            made.add_trial(_copied(frozen, values, amounts, pixel))
+            made.add_trial(_copied(frozen, values, amounts, unit))
     return made
 
 
-def _copied(frozen: FrozenTrial, values: Sequence[float], amounts: set[str], pixel: float) -> FrozenTrial:
+def _copied(frozen: FrozenTrial, values: Sequence[float], amounts: set[str], unit: Unit) -> FrozenTrial:
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
     for name, value in frozen.params.items():
         known = frozen.distributions[name]
         if name in amounts and isinstance(known, FloatDistribution):
-            label = f"{name}, px"
-            params[label] = value / pixel
-            distributions[label] = FloatDistribution(known.low / pixel, known.high / pixel, log=known.log)
+            px = unit.norm == LINF
+            label, size = (f"{name}, px", unit.size) if px else (f"{name}, {TITLES[unit.norm]}", 1.0)
+            params[label] = value / size
+            distributions[label] = FloatDistribution(known.low / size, known.high / size, log=known.log)
         elif isinstance(value, bool):
             params[name], distributions[name] = show_value(value), CategoricalDistribution(("yes", "no"))
         else:

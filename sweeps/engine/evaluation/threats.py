@@ -1,0 +1,234 @@
+"""Several threats at once: an evaluation of each in a folder of its own, and their union, the per-example worst."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+import bat_core
+from bat_core.errors import InputError, check_file_name
+from bat_core.jsontext import read_json
+from bat_core.norms import Norm, check_budget, check_norm
+from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
+from bat_core.stats import wilson
+from bat_core.suites import is_verified
+from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.app import command_line
+from sweeps.engine.cli.markdown import document, pipe_table
+from sweeps.engine.cli.options import amount_of, timestamped
+from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
+from sweeps.engine.evaluation.attack import SPEC, EvaluationFolder
+from sweeps.engine.evaluation.options import EvaluateOptions
+from sweeps.engine.evaluation.summaries import read_summary
+from sweeps.engine.pages.document import PAGE, Cell, Commands, Page, Table, render
+from sweeps.engine.storage.files import refuse_if_used, relative
+from sweeps.engine.sweep.records import VERDICTS
+
+THREATS = "threats.json"
+TABLES = ("table.md", "table.csv")
+NOTE = (
+    "Union: correct when clean and under every attack of every threat, example by example, so at most the lowest of the"
+    f" others. {UNVERIFIED_MARK}: not verified. 95 % Wilson intervals over images."
+)
+
+
+@dataclass(frozen=True)
+class Threat:
+    """A norm and a budget, as typed: linf:8/255."""
+
+    text: str
+
+    @property
+    def norm(self) -> Norm:
+        """Its norm."""
+        norm = self.text.partition(":")[0]
+        check_norm("--threat", norm)
+        return "l2" if norm == "l2" else "linf"
+
+    @property
+    def eps(self) -> float:
+        """Its budget, in [0, 1] units."""
+        _, colon, amount = self.text.partition(":")
+        try:
+            eps = amount_of(amount) if colon else None
+        except ValueError:
+            eps = None
+        if eps is None:
+            raise InputError(f"--threat {self.text!r} must be a norm and a budget, such as linf:8/255 or l2:0.5")
+        check_budget(f"--threat {self.text.partition(':')[0]}", eps, self.norm)
+        return eps
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.text.replace(":", "-").replace("/", "_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """One model under all threats: (N,) bool robust for each, and the suites' labels."""
+
+    model: str
+    clean_acc: float
+    robust: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
+    suites: dict[str, str]
+
+    @property
+    def union(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        """(N,): robust under every threat."""
+        return np.logical_and.reduce(list(self.robust.values()))
+
+    def rows(self) -> list[tuple[str, float, tuple[float, float], bool]]:
+        """(threat, accuracy, interval, verified) of each threat, and of the union last."""
+        found = {**self.robust, "union": self.union}
+        verified = {name: is_verified(suite) for name, suite in self.suites.items()}
+        verified["union"] = all(verified.values())
+        return [
+            (name, float(some.mean()), wilson(int(some.sum()), len(some)), verified[name])
+            for name, some in found.items()
+        ]
+
+
+def run_threats(models: Sequence[str], options: EvaluateOptions) -> int:
+    """Evaluate models under each of --threat, and report each and their union.
+
+    Run again with the same --output, it goes on where it stopped.
+
+    Returns:
+        The exit code, 0.
+    Raises:
+        InputError: the input is invalid; nothing was attacked.
+    """
+    from sweeps.engine.evaluation.run import run_evaluation
+
+    threats = [Threat(text) for text in options.threat]
+    names = [threat.name for threat in threats]
+    for threat in threats:
+        check_file_name("--threat", threat.name)
+        check_budget(f"--threat {threat.text}", threat.eps, threat.norm)
+    if len(set(names)) < len(names):
+        raise InputError("--threat names a threat twice: give each once")
+    if given := next((name for name in ("norm", "eps", "step_size", "resume") if name in options.given), None):
+        again = ": give the same command again with the same --output" if given == "resume" else ""
+        raise InputError(f"{options.flag(given)} cannot be given with --threat, which names norms and budgets{again}")
+    path = Path(options.output or timestamped(f"evaluate-{options.suite}-threats")).resolve()
+    _begin(path, options.threat)
+    for threat in threats:
+        folder = path / threat.name
+        if (folder / SPEC).exists():
+            same = {name: getattr(options, name) for name in options.given if name in ("data_dir", "workers")}
+            run_evaluation([], EvaluateOptions(resume=str(folder), **same))
+        else:
+            own = options.changed(threat=(), norm=threat.norm, eps=threat.eps, output=folder)
+            run_evaluation(models, own)
+    shared = collected(path, names)
+    _write(path, threats, shared)
+    show(Console(), options.suite, shared)
+    print(f"Results: {relative(path)} ({PAGE}, {', '.join(TABLES)}, and a folder for each threat)")
+    return 0
+
+
+def _begin(path: Path, threats: Sequence[str]) -> None:
+    known = path / THREATS
+    if known.exists():
+        if read_json(read_regular(known)).get("threats") != list(threats):
+            raise InputError(f"--output {str(path)!r} has an evaluation under other threats: name a new folder")
+        return
+    refuse_if_used(path, THREATS, "an evaluation under several threats")
+    make_folder(chosen(path))
+    content = {"threats": list(threats), "command": command_line(), "version": bat_core.__version__}
+    write_atomically(below(path, THREATS), json.dumps(content, indent=1))
+
+
+def collected(path: Path, names: Sequence[str]) -> list[Shared]:
+    """What the evaluations in the folders `names` found, model by model.
+
+    Raises:
+        InputError: they are about different images or models.
+    """
+    found = []
+    folders = [EvaluationFolder(path / name) for name in names]
+    for model in folders[0].load().models:
+        places = [folder.model(model) for folder in folders]
+        verdicts = [Verdicts.read(place / VERDICTS) for place in places]
+        if any(not np.array_equal(one.rows, verdicts[0].rows) for one in verdicts):
+            raise InputError(f"{str(path)!r} has evaluations on different images: start a new one")
+        summaries = [read_summary(below(place, "summary.json")) for place in places]
+        found.append(
+            Shared(
+                model=model.source.name,
+                clean_acc=verdicts[0].clean_acc,
+                robust={name: one.robust_correct for name, one in zip(names, verdicts, strict=True)},
+                suites={name: one.suite for name, one in zip(names, summaries, strict=True)},
+            )
+        )
+    return found
+
+
+def _cells(one: Shared) -> list[str]:
+    return [
+        f"{'' if verified else UNVERIFIED_MARK}{percent(acc)} ({percent_range(*interval)})"
+        for _, acc, interval, verified in one.rows()
+    ]
+
+
+def _columns(shared: Sequence[Shared]) -> list[str]:
+    return ["model", "clean", *(name for name, *_ in shared[0].rows())]
+
+
+def show(console: Console, suite: str, shared: Sequence[Shared]) -> None:
+    """Print one table of all models."""
+    table = RichTable(title=f"Each threat and their union, suite {suite}", title_justify="left", highlight=False)
+    for column in _columns(shared):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for one in shared:
+        table.add_row(escape(one.model), percent(one.clean_acc), *_cells(one))
+    console.print(table)
+    console.print(NOTE, highlight=False, markup=False)
+
+
+def _write(path: Path, threats: Sequence[Threat], shared: Sequence[Shared]) -> None:
+    rows = [[one.model, percent(one.clean_acc), *_cells(one)] for one in shared]
+    write_atomically(below(path, TABLES[0]), document([NOTE, pipe_table(_columns(shared), rows)]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "threat", "acc", "low", "high", "n", "verified"])
+    for one in shared:
+        for name, acc, (low, high), verified in one.rows():
+            writer.writerow([one.model, name, round(acc, 6), round(low, 6), round(high, 6), len(one.union), verified])
+    write_atomically(below(path, TABLES[1]), text.getvalue())
+    write_atomically(below(path, PAGE), render(_page(path, threats, shared)))
+
+
+def _page(path: Path, threats: Sequence[Threat], shared: Sequence[Shared]) -> Page:
+    ranked = sorted(shared, key=lambda one: -float(one.union.mean()))
+    best = ranked[0]
+    _, acc, interval, verified = best.rows()[-1]
+    rows: list[list[Cell | str]] = []
+    for one in ranked:
+        row: list[Cell | str] = [Cell(one.model, look="name"), Cell(percent(one.clean_acc), one.clean_acc)]
+        numbers = [found for _, found, _, _ in one.rows()]
+        rows.append([*row, *(Cell(text, number) for text, number in zip(_cells(one), numbers, strict=True))])
+    word = "" if verified else " (not verified)"
+    command = read_json(read_regular(path / THREATS))["command"]
+    return Page(
+        title=f"Evaluation under {' and '.join(threat.text for threat in threats)}",
+        question="How robust are these models under each threat, and under all of them at once?",
+        answer=(
+            f"{best.model} is correct{word} on {percent(acc)} ({percent_range(*interval)}) of {len(best.union)} images"
+            f" under every threat, {percent(best.clean_acc)} clean."
+        ),
+        sections=[
+            Table(heading="Leaderboard", columns=_columns(shared), rows=rows, note=NOTE),
+            Commands(heading="Go on", pairs=[("as it was started", command)], note="Each threat has its own report."),
+        ],
+        version=f"bat-sweeps {bat_core.__version__}",
+    )
