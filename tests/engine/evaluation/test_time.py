@@ -3,7 +3,8 @@
 import os
 
 from bat_core.paths import chosen, make_folder, write_atomically
-from sweeps.engine.evaluation.attack import EvaluationFolder, first_batch_seconds
+from sweeps.engine.evaluation.attack import EvaluationFolder
+from sweeps.engine.evaluation.progress import first_batch_seconds
 from tests.engine.evaluation.evaluations import evaluation
 
 
