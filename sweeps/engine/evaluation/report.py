@@ -15,7 +15,7 @@ from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
 from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
 from sweeps.engine.evaluation import sampled_report
-from sweeps.engine.evaluation.attack import Evaluation
+from sweeps.engine.evaluation.attack import FIRST, Evaluation
 from sweeps.engine.evaluation.audit import audit_in_words
 from sweeps.engine.evaluation.best import was_left
 from sweeps.engine.evaluation.exactness import best_in_words, exactness
@@ -48,7 +48,8 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
 
 def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
     """One table per model; for many models one table with accuracies only (table.md and table.csv have the rest)."""
-    scope = f"{evaluation.attacks().label}, n = {evaluation.n}"
+    name = f"{FIRST}, on all images" if evaluation.sampled else evaluation.attacks().label
+    scope = f"{name}, n = {evaluation.n}"
     if len(summaries) <= MOST_IN_FULL:
         tables = []
         for summary in summaries:
@@ -56,10 +57,12 @@ def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list
             for row in details(evaluation, [summary]):
                 tables[-1].add_row(*row[1:])
         return tables
-    names = list(summaries[0]["per_attack"])
+    names = list(dict.fromkeys(name for summary in summaries for name in summary["per_attack"]))
     table = _rich(["model", *names], title=f"Accuracy in %: {scope}")
     for summary in summaries:
-        table.add_row(escape(str(summary["model"])), *[f"{100 * summary['per_attack'][name]:.1f}" for name in names])
+        found = summary["per_attack"]  # a model that could not win any more met fewer attacks
+        accuracies = [f"{100 * found[name]:.1f}" if name in found else "-" for name in names]
+        table.add_row(escape(str(summary["model"])), *accuracies)
     return [table]
 
 
