@@ -114,8 +114,8 @@ def read_audit(folder: Rooted) -> Audit | None:
 def audit_in_words(audit: Mapping[str, Any]) -> str:
     """An `Audit`, as summaries keep it, in one sentence for tables and pages."""
     if not audit["far"]:
-        return f"audit: of {audit['drawn']} images drawn from those that stand, none is far from the boundary"
+        return f"of {audit['drawn']} images drawn from those that stand, none is far from the boundary"
     return (
-        f"audit: {audit['suite']} broke {audit['fallen']} of {audit['far']} drawn images that the ladder had left after"
+        f"{audit['suite']} broke {audit['fallen']} of {audit['far']} drawn images that the ladder had left after"
         f" its first stage (at most {audit['high']:.1%} of all such images, 95 %)"
     )

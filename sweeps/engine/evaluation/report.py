@@ -87,7 +87,7 @@ def captions(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[str]:
         lines += [sampled_report.sentence(evaluation, one) for one in summaries]
     if evaluation.candidates:
         lines.append(best_in_words(evaluation, summaries))
-    return lines + [f"{one['model']}: {audit_in_words(one['audit'])}" for one in summaries if "audit" in one]
+    return lines + [f"{one['model']}, audit: {audit_in_words(one['audit'])}" for one in summaries if "audit" in one]
 
 
 def settings(evaluation: Evaluation) -> str:
