@@ -207,3 +207,16 @@ def test_it_goes_on_where_it_was_stopped(monkeypatch):
 def test_a_choice_needs_several_candidates_of_one_size(models, candidates, says):
     with pytest.raises(InputError, match=says):
         evaluated(*models, find_best=True, candidates=candidates)
+
+
+def test_attacks_that_pool_attack_the_images_of_several_shards_at_once(monkeypatch, whole):
+    done = attacks_run(monkeypatch)
+    folder, (summary,) = evaluated(net)
+    assert done == ["ladder", *["apgd-ce", "apgd-t"] * (N // 6)]
+    assert summary["robust_acc"] == next(one["robust_acc"] for one in whole[0] if one["model"] == name_of(net))
+    (folder / name_of(net) / "shards" / "000006" / "00-ladder.parquet").unlink()
+    done.clear()
+    before = contents(folder)
+    assert resume(folder) == 0
+    assert done == ["ladder"]  # of that shard alone
+    assert before.items() <= contents(folder).items()
