@@ -170,6 +170,16 @@ class Verdicts:
         """The verdicts on all parts' examples, sorted by row.
 
         Raises:
+            ValueError: as `chain`.
+        """
+        whole = cls.chain(parts)
+        return whole.take(np.argsort(whole.rows, kind="stable"))
+
+    @classmethod
+    def chain(cls, parts: Sequence["Verdicts"]) -> "Verdicts":
+        """The verdicts on all parts' examples, in their order.
+
+        Raises:
             ValueError: the parts differ in their attacks or steps, or a row occurs twice.
         """
         attacks = [{name: outcome.steps for name, outcome in part.outcomes.items()} for part in parts]
@@ -178,14 +188,13 @@ class Verdicts:
         rows = np.concatenate([part.rows for part in parts])
         if len(np.unique(rows)) < len(rows):
             raise ValueError("duplicate rows in verdicts: each example may occur once")
-        whole = cls(
+        return cls(
             rows=rows,
             labels=np.concatenate([part.labels for part in parts]),
             clean_correct=np.concatenate([part.clean_correct for part in parts]),
             outcomes={name: Outcome.concat([part.outcomes[name] for part in parts]) for name in attacks[0]},
             clean_predicted=_concatenated([part.clean_predicted for part in parts]),
         )
-        return whole.take(np.argsort(rows, kind="stable"))
 
     def write(self, path: Rooted) -> None:
         """Write a Parquet file, atomically, with one row per example.

@@ -134,7 +134,7 @@ def curves(bench: BenchSetup, options: Options) -> Report:
             what=f"{'CE + CW' if len(shared) > 1 else 'CE alone'}, {mine} vs {rival}",
             ours=measured.total(*(f"{mine} {loss}" for loss in shared)),
             other=measured.total(*(f"{rival} {loss}" for loss in shared)),
-            target=5,
+            target=10,
             accuracy=_apart([(final[f"{mine} {loss}"], final[f"{rival} {loss}"]) for loss in shared]),
         )
         for rival, shared in rivals.items()

@@ -17,8 +17,9 @@ def main(*models: str, options: EvaluateOptions = EvaluateOptions()) -> int:
     (models:/..., runs:/...), or package.module:factory, a function that returns a torch module. The
     module takes images in [0, 1] and returns logits.
 
-    Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), quick
-    (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); join several with +.
+    Suites: paper (FGSM, CE7, CE20, CE100, CW20, CW100, CW200), curve (both losses to 1000 steps), fast (a ladder of
+    short searches), quick (APGD-CE and APGD-T, on 1,000 images), standard (AutoAttack, on all); join several with +.
+    Several models: --find-best. An interval for standard at a fraction of its cost: --survivors.
     """
     from sweeps.engine.evaluation.run import run_evaluation
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bat_core.attacks.apgd import APGD
 from bat_core.attacks.base import ATTACKS, Attack, Iterate, LogitsFn, Problem
+from bat_core.attacks.cycles import ALL_AT_ONCE, Passes
 from bat_core.attacks.gradient import GradientAttack, StepRule, input_gradient
 from bat_core.correctness import is_correct
 from bat_core.losses import cw_margin
@@ -118,6 +119,30 @@ class Ladder(Attack):
                 logits = logits_fn(iterate.x) if iterate.logits is None else iterate.logits
             standing[iterate.rows] &= is_correct(logits, y[iterate.rows])
         return x_adv
+
+
+def left_after_first_stage(
+    ladder: Ladder, logits_fn: LogitsFn, x: Tensor, y: Tensor, *, generator: BatchRNG, passes: Passes = ALL_AT_ONCE
+) -> Tensor:
+    """(B,) bool: images that the first stage of the ladder does not break, and that its later stages leave alone.
+
+    Args:
+        x: (B, C, H, W) float in [0, 1].  y: (B,) int64.
+        generator: as for the ladder itself, whose first stage is run again.
+    """
+    first, second, *_ = ladder.stages
+    probe = replace(ladder, stages=(first, replace(second, searches=(Search(loss="pm", steps=1),))))
+    steps = sum(search.steps + 1 for search in first.searches)
+    standing = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    near = torch.zeros_like(standing)
+    for iterate in probe.trajectory(logits_fn, x, y, generator=generator, active=standing, passes=passes):
+        if iterate.step >= steps:
+            near[iterate.rows] = True
+            continue
+        with torch.no_grad():
+            logits = passes.logits(logits_fn, iterate.x) if iterate.logits is None else iterate.logits
+        standing[iterate.rows] &= is_correct(logits, y[iterate.rows])
+    return standing & ~near
 
 
 class _Climb:

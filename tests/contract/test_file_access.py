@@ -84,12 +84,12 @@ ALLOWED = {  # (file, call): why its path is safe
         "sweeps/engine/driver/model_queries.py",
         "pq.read_table(check_regular(self._path(name)), columns=list(columns), partitioning=None)",
     ): READS,
-    ("sweeps/engine/evaluation/attack.py", "pq.ParquetFile(check_regular(path))"): READS,
+    ("sweeps/engine/evaluation/shard_files.py", "pq.ParquetFile(check_regular(path))"): READS,
     (
-        "sweeps/engine/evaluation/attack.py",
+        "sweeps/engine/evaluation/shard_files.py",
         "pq.ParquetWriter(self._open.enter_context(atomic_file(self.path)), table.schema)",
     ): "a file that `atomic_file` opened",
-    ("sweeps/engine/evaluation/attack.py", "self.writer.write_table(table)"): "a file that `atomic_file` opened",
+    ("sweeps/engine/evaluation/shard_files.py", "self.writer.write_table(table)"): "a file that `atomic_file` opened",
     (
         "sweeps/engine/search/plots/static.py",
         "figure.savefig(content, format='png', dpi=160, metadata={'Software': None})",

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from sweeps.engine.evaluation.attack import EvaluationFolder, finished_attacks
+from sweeps.engine.evaluation.attack import EvaluationFolder
+from sweeps.engine.evaluation.progress import finished_attacks
 from tests.engine.evaluation.evaluations import written
 from tests.integration.nets import NETS, SETTINGS
 from tests.integration.running import Place, attempt, kill_tree_when

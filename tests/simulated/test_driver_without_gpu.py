@@ -9,6 +9,7 @@ import torch
 from bat_core.errors import InputError
 from bat_core.models import build_model
 from sweeps.engine.evaluation import run as evaluate_command
+from sweeps.engine.evaluation import workers
 from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.options import EvaluateOptions, JobOptions, TransferOptions
 from sweeps.engine.transfer import run as transfer_command
@@ -55,10 +56,10 @@ def devices(monkeypatch, tmp_path):
     monkeypatch.setattr(Job, "_log", lambda self: None)
     for command in (evaluate_command, transfer_command):
         monkeypatch.setattr(command, "spread", on_workers)
-    evaluate_command._LOADED.clear()
+    workers._LOADED.clear()
     monkeypatch.chdir(tmp_path)
     yield seen
-    evaluate_command._LOADED.clear()
+    workers._LOADED.clear()
     transfer_command._CACHES.clear()
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from bat_core.errors import InputError
+from bat_core.suites import get_suite
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("foolbox")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("agreement", "evaluate")
+SCRIPTS = ("agreement", "evaluate", "ladder", "masking")
 TINY = {"network": "small_cnn_8", "epochs": 2, "train_size": 640, "n": 12, "threads": 1}
 
 
@@ -112,6 +113,35 @@ def test_pairs_that_differ_are_counted_and_signed(script):
     assert p == pytest.approx(2 * (1 + 6) / 2**6)
     assert common.points(one, other) == pytest.approx(50)
     assert common.discordant(one, one) == (0, 0, 1.0)
+
+
+def test_the_ladder_is_measured_on_models_that_are_not_in_the_report_yet(script, tmp_path, monkeypatch):
+    ladder = script("ladder")
+    short = {"fast": "fast", "quick": "paper", "standard": "fast"}
+    monkeypatch.setattr(ladder, "get_suite", lambda name, eps: get_suite(short[name], eps=eps))
+    settings = {"network": "small_cnn_8", "epochs": 1, "n": 12, "cache": tmp_path, "output": tmp_path / "ladder.json"}
+    first = ladder.main(ladder.Options(**settings, sets=("recipes",), only=("Madry",)))
+    (model,) = first["models"]
+    assert (model["name"], model["group"], model["n"]) == ("Madry", "recipes", 12)
+    assert model["compared"]["fast with standard"] == {"missed": 0, "gained": 0}
+    pair = model["compared"]["fast with quick"]
+    assert pair["missed"] - pair["gained"] == model["standing"]["fast"] - model["standing"]["quick"]
+    assert all(model["passes"][name] > 12 and len(model["cpu_seconds"][name]) == 1 for name in ladder.SUITES)
+    with monkeypatch.context() as patched:
+        patched.setattr(ladder, "measure", pytest.fail)
+        again = ladder.main(ladder.Options(**settings, sets=("recipes",), only=("Madry",)))
+    assert again["models"] == json.loads((tmp_path / "ladder.json").read_text())["models"]
+    with pytest.raises(InputError, match="unknown --sets 'x'"):
+        ladder.main(ladder.Options(sets=("x",)))
+
+
+@pytest.mark.parametrize(("missed", "gained", "n"), [(0, 0, 100), (3, 1, 500), (0, 12, 397)])
+def test_the_interval_of_paired_counts_surrounds_their_difference(script, missed, gained, n):
+    interval = script("ladder").paired_interval
+    low, high = interval(missed, gained, n)
+    assert low < (missed - gained) / n < high
+    assert interval(gained, missed, n) == pytest.approx((-high, -low))
+    assert interval(10 * missed, 10 * gained, 10 * n).high - interval(10 * missed, 10 * gained, 10 * n).low < high - low
 
 
 def test_a_part_that_is_not_there_is_said_before_any_work(script):

@@ -53,6 +53,22 @@ def amount_of(text: str) -> float:
         raise ValueError(f"invalid pixel amount {text!r}: write 8/255 or 0.03") from None
 
 
+def parse_share(_: Any, tokens: Sequence[Token]) -> float:
+    """Parse a share, such as 45% or 0.45.
+
+    Raises:
+        ValueError: the text is not a share in [0, 1].
+    """
+    text = tokens[0].value
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"invalid share {text!r}: write 45% or 0.45")
+    return share
+
+
 Amount = Annotated[float, Parameter(converter=parse_amount, n_tokens=1)]
 Several = Parameter(consume_multiple=True)
 

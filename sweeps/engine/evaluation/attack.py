@@ -1,48 +1,41 @@
 """An evaluation of models: its description, its folder, and its resumable steps."""
 
 import functools
-import itertools
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from bat_core.attacks import PGD, Transfer
-from bat_core.config import from_dict, to_dict
+from bat_core.config import to_dict
 from bat_core.data import Split
-from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
-from bat_core.jsontext import read_json
 from bat_core.masking.checks import examine
-from bat_core.masking.flags import Depth, Findings
-from bat_core.norms import LINF
-from bat_core.paths import Rooted, atomic_file, below, check_regular, make_folder, read_regular, write_atomically
-from bat_core.stats import wilson
+from bat_core.masking.flags import Depth
+from bat_core.paths import Rooted, below, write_atomically
 from bat_core.suites import Entry, Suite, get_suite
-from bat_core.verdicts import Outcome, Verdicts
-from sweeps.engine.evaluation.published import comparison, find_published
+from bat_core.verdicts import Verdicts
+from sweeps.engine.evaluation.shard_files import SHARDS, ShardWork, attack_images, read_verdicts
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord, read_spec, write_spec
 
 NOUN, SPEC = "evaluation", "evaluation.json"
 SUMMARY = "summary.json"
 CHECKS = "checks.json"
-SHARDS = "shards"
-ADVERSARIAL = "adversarial"
-CLEAN = "clean"
+FIRST = "fast"  # the suite whose survivors are drawn
 TRANSFERRED_STEPS = 20  # CE20, as in Table 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(EvaluationSpec):
-    """The description of an evaluation: fixed before the first attack, and stored as evaluation.json."""
+    """The description of an evaluation: fixed before the first attack, and stored as evaluation.json.
+
+    With `survivors`, all images meet the suite `fast`, and that many of those that stand are drawn to meet `suite`.
+    With `stop_below` or `stop_above` alone, images that are correct when clean are drawn to meet `suite` until it is
+    decided. `candidates` are the numbers of what the models belong to, among which the best is searched (empty: all
+    models are attacked to the end). `audit` is the share of the images far from the boundary that meet `quick` too.
+    """
 
     suite: str
     checks: str
@@ -50,11 +43,28 @@ class Evaluation(EvaluationSpec):
     transfer_from: tuple[ModelRecord, ...] = ()
     cycles: bool = True
     gallery: int = 0
+    survivors: int | None = None
+    stop_below: float | None = None
+    stop_above: float | None = None
+    candidates: tuple[int, ...] = ()
+    audit: float = 0.0
 
     @property
     def name(self) -> str:
         """The name of its metrics: the suite, with "+transfer" if transfer attacks were added."""
+        if self.sampled:
+            return f"{self.suite}+sampled"
         return f"{self.suite}+transfer" if self.transfer_from else self.suite
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the suite attacks images that are drawn, and not all."""
+        return self.survivors is not None or self.stops
+
+    @property
+    def stops(self) -> bool:
+        """Whether the evaluation stops once it is decided."""
+        return self.stop_below is not None or self.stop_above is not None
 
     def all_models(self) -> tuple[ModelRecord, ...]:
         return (*self.models, *self.transfer_from)
@@ -68,6 +78,18 @@ class Evaluation(EvaluationSpec):
     def attacks(self, device: str = "cpu") -> Suite:
         """The suite at this budget and step size, followed by the transfer attack, if any."""
         return _attacks(self, device)
+
+    def shard_groups(self, together: int) -> list[list[slice]]:
+        """The shards in groups of at most `together`, whose images are attacked side by side."""
+        shards = self.shards()
+        return [shards[first : first + together] for first in range(0, len(shards), together)]
+
+    def entries(self, device: str = "cpu") -> tuple[Entry, ...]:
+        """The attacks on all images: the suite's, or those before images are drawn."""
+        if not self.sampled:
+            return self.attacks(device).entries
+        first = get_suite(FIRST, eps=self.eps).for_classes(self.num_classes)
+        return first.entries if self.survivors is not None else ()
 
 
 @functools.lru_cache(maxsize=2)
@@ -117,31 +139,24 @@ class EvaluationFolder:
         return read_spec(Evaluation, self.path, SPEC, NOUN)
 
 
-def attack_shard(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, part: Split, shard: slice) -> None:
-    """Run every attack of the suite on one shard of one model. Each result is written as soon as it is complete.
+def attack_shards(
+    evaluation: Evaluation,
+    folder: Rooted,
+    evaluator: Evaluator,
+    part: Split,
+    shards: Sequence[slice],
+    *,
+    first: int | None = None,
+) -> None:
+    """Run every attack on some shards of one model. Each result is written as soon as it is complete.
 
     Args:
         folder: the folder of the model's results.  part: all images of the evaluation.
+        first: run only that many attacks.
     """
-    suite, images = evaluation.attacks(evaluator.device.type), part.take(shard)
-    decoded = functools.cache(lambda: images.images[:])  # at most once, and not if all results are on disk
-    place = below(folder, SHARDS, f"{shard.start:06d}")
-    make_folder(place)
-    verdicts = read_complete(place / f"{CLEAN}.parquet", images.rows)
-    if verdicts is None:
-        verdicts = evaluator.clean(decoded(), images.labels, images.rows)
-        write_verdicts(verdicts, below(place, f"{CLEAN}.parquet"))
-    for number, entry in enumerate(suite.entries):
-        path = below(place, f"{number:02d}-{entry.name}.parquet")
-        adversarial = below(place, f"{ADVERSARIAL}-{entry.name}.parquet") if evaluation.save_adversarial else None
-        outcome = read_outcome(path, entry, images.rows)
-        if outcome is None or (adversarial is not None and not is_complete(adversarial)):
-            saver = AdversarialImages(adversarial) if adversarial is not None else None
-            outcome = evaluator.attack(entry, decoded(), verdicts, save=saver.add if saver else None)
-            if saver:
-                saver.close()
-            write_verdicts(verdicts.without_outcomes().with_outcome(entry.name, outcome), path)
-        verdicts = verdicts.with_outcome(entry.name, outcome)
+    places = [below(folder, SHARDS, f"{shard.start:06d}") for shard in shards]
+    work = [ShardWork(place, part.take(shard), evaluator) for place, shard in zip(places, shards, strict=True)]
+    attack_images(evaluation.entries(evaluator.device.type)[:first], work, save=evaluation.save_adversarial)
 
 
 def check_model(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, part: Split) -> None:
@@ -150,7 +165,7 @@ def check_model(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, pa
     if path.exists():
         return
     verified = None
-    if evaluation.attacks().verified_by:
+    if evaluation.attacks().verified_by and evaluation.entries():
         verdicts = joined(evaluation, folder)
         robust = dict(zip(verdicts.rows.tolist(), verdicts.robust_correct.tolist(), strict=True))
         verified = torch.tensor([robust[row] for row in part.rows.tolist()])
@@ -169,188 +184,10 @@ def check_model(evaluation: Evaluation, folder: Rooted, evaluator: Evaluator, pa
 
 
 def joined(evaluation: Evaluation, folder: Path) -> Verdicts:
-    """The verdicts of all shards.
+    """The verdicts of all shards under the attacks on all images.
 
     Raises:
         InputError: a file is missing or damaged.
     """
-    parts = []
-    for shard in evaluation.shards():
-        place = folder / SHARDS / f"{shard.start:06d}"
-        verdicts = Verdicts.read(place / f"{CLEAN}.parquet")
-        for number, entry in enumerate(evaluation.attacks().entries):
-            path = place / f"{number:02d}-{entry.name}.parquet"
-            if (outcome := Verdicts.read(path).outcomes.get(entry.name)) is None:
-                raise InputError(
-                    f"{str(path)!r} has no verdicts of {entry.name}: remove it, and --resume attacks again"
-                )
-            verdicts = verdicts.with_outcome(entry.name, outcome)
-        parts.append(verdicts)
-    return Verdicts.concat(parts)
-
-
-def summarise(evaluation: Evaluation, model: ModelRecord, verdicts: Verdicts, folder: Rooted) -> dict[str, Any]:
-    """Write and return summary.json of the model in `folder`. Accuracies are in [0, 1], intervals 95 % Wilson."""
-    suite, checked = evaluation.attacks(), below(folder, CHECKS)
-    checks = _read_checks(checked) if checked.exists() else None
-    attacks = per_attack(suite, verdicts, evaluation.seed)
-    robust = int(verdicts.robust_correct.sum())
-    summary = {
-        "model": model.source.name,
-        "source": to_dict(model.source),
-        "fingerprint": model.fingerprint,
-        "dataset": evaluation.dataset,
-        "split": evaluation.split,
-        "n": len(verdicts),
-        "eps": evaluation.eps,
-        **({"eps_pixels": evaluation.eps_in_pixels} if evaluation.norm == LINF else {"norm": evaluation.norm}),
-        "suite": suite.label_for(checks["verdict"] if checks else "not checked"),
-        "verified_by": suite.verified_by,
-        "clean_acc": verdicts.clean_acc,
-        "clean_acc_interval": list(wilson(int(verdicts.clean_correct.sum()), len(verdicts))),
-        "robust_acc": verdicts.robust_acc,
-        "robust_acc_interval": list(wilson(robust, len(verdicts))),
-        "per_attack": {attack["name"]: attack["acc"] for attack in attacks},
-        "attacks": attacks,
-        "verdict": checks["verdict"] if checks else "not checked",
-        "flags": checks["flags"] if checks else [],
-        "findings": list(model.findings),
-        "seed": evaluation.seed,
-        "evaluation": evaluation.id,
-        "version": evaluation.version,
-    }
-    theirs = find_published(model.source.factory, evaluation.dataset, evaluation.norm, evaluation.eps)
-    if theirs is not None and evaluation.split == "test":
-        said = comparison(theirs, robust_acc=verdicts.robust_acc, n=len(verdicts), suite=str(summary["suite"]))
-        summary |= {"published_acc": theirs.robust_acc, "published": said}
-    write_atomically(below(folder, SUMMARY), json.dumps(summary, indent=1))
-    return summary
-
-
-def _read_checks(path: Path) -> dict[str, Any]:
-    """The findings of the checks for gradient masking.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        return to_dict(from_dict(Findings, read_json(read_regular(path))))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is damaged: {error}; remove it, and --resume checks again") from error
-
-
-def per_attack(suite: Suite, verdicts: Verdicts, seed: int) -> list[dict[str, Any]]:
-    """One entry per reported number: the attack, its settings, the accuracy and its interval.
-
-    `alone` is True for an attack on all images, and False for an attack on the images that are still correct after
-    the attacks before it. In the second case, the accuracy counts the images that are correct after this attack.
-    """
-    lines = []
-    for number, entry in enumerate(suite.entries):
-        outcome, settings = verdicts.outcomes[entry.name], entry.describe()
-        for position, (name, step) in enumerate(entry.readings()):
-            if entry.skip_broken:
-                correct = verdicts.robust_after(number + 1)
-            else:
-                correct = outcome.robust if step is None else outcome.final[:, position]
-            lines.append(
-                {
-                    "name": name,
-                    "acc": float(correct.mean()),
-                    "interval": list(wilson(int(correct.sum()), len(correct))),
-                    "n": len(correct),
-                    "alone": not entry.skip_broken,
-                    "steps": step or settings.get("num_steps"),
-                    "searches": entry.num_searches,
-                    "step_size": settings.get("step_size"),
-                    "restarts": settings["restarts"],
-                    "loss": settings.get("loss"),
-                    "target": settings["target"],
-                    "seed": seed,
-                }
-            )
-    return lines
-
-
-def read_complete(path: Path, rows: Tensor) -> Verdicts | None:
-    """The verdicts at `path`; None if the file is missing, incomplete or about other images."""
-    if not path.exists():
-        return None
-    try:
-        verdicts = Verdicts.read(path)
-    except InputError:
-        return None
-    return verdicts if np.array_equal(verdicts.rows, rows.numpy()) else None
-
-
-def read_outcome(path: Path, entry: Entry, rows: Tensor) -> Outcome | None:
-    """The outcome of `entry` on the images at `rows`; None unless a complete file with the same steps is on disk."""
-    verdicts = read_complete(path, rows)
-    outcome = verdicts.outcomes.get(entry.name) if verdicts else None
-    return outcome if outcome is not None and outcome.steps == entry.steps else None
-
-
-def write_verdicts(verdicts: Verdicts, path: Rooted) -> None:
-    """Write verdicts atomically: a reader sees the complete file or none."""
-    verdicts.write(path)
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a Parquet file is complete."""
-    try:
-        pq.ParquetFile(check_regular(path)).metadata  # noqa: B018 (reading it is the test)
-    except (OSError, pa.ArrowException, InputError):
-        return False
-    return True
-
-
-class AdversarialImages:
-    """Writes adversarial images as a Parquet file, batch by batch: index and image (C * H * W float32, [0, 1])."""
-
-    def __init__(self, path: Rooted) -> None:
-        self.path, self._open = path, ExitStack()
-        self.writer: pq.ParquetWriter | None = None
-
-    def add(self, _: str, rows: Tensor, x_adv: Tensor) -> None:
-        """Append images (M, C, H, W) of the examples `rows` (M,)."""
-        flat = x_adv.float().flatten(1).contiguous()
-        images = pa.FixedSizeListArray.from_arrays(pa.array(flat.flatten().numpy()), flat.shape[1])
-        table = pa.table({"index": pa.array(rows.numpy()), "image": images}).replace_schema_metadata(
-            {"shape": json.dumps(list(x_adv.shape[1:]))}
-        )
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self._open.enter_context(atomic_file(self.path)), table.schema)
-        self.writer.write_table(table)
-
-    def close(self) -> None:
-        """Complete the file. Without images, no file is written."""
-        if self.writer is not None:
-            self.writer.close()
-            self._open.close()
-
-
-def finished_attacks(evaluation: Evaluation, folder: EvaluationFolder) -> Iterator[tuple[str, str]]:
-    """(model, attack) for each result on disk."""
-    for model in evaluation.models:
-        for path in (folder.model(model) / SHARDS).glob("*/[0-9]*-*.parquet"):
-            yield model.source.name, path.stem.partition("-")[2]
-
-
-def first_batch_seconds(evaluation: Evaluation, folder: EvaluationFolder, *, since: float) -> dict[str, float] | None:
-    """Seconds that each attack took on a first batch that met them all after `since` (Unix time).
-
-    By the times at which their results were written. None until there is such a batch.
-    """
-    entries = evaluation.attacks().entries
-    names = [CLEAN, *(f"{number:02d}-{entry.name}" for number, entry in enumerate(entries))]
-    for model in evaluation.models:
-        for shard in evaluation.shards():
-            place = folder.model(model) / SHARDS / f"{shard.start:06d}"
-            files = [place / f"{name}.parquet" for name in names]
-            if not all(file.exists() for file in files):
-                continue
-            written = [file.stat().st_mtime for file in files]
-            if written[0] >= since:
-                spent = (end - begin for begin, end in itertools.pairwise(written))
-                return {entry.name.upper(): seconds for entry, seconds in zip(entries, spent, strict=True)}
-    return None
+    places = [folder / SHARDS / f"{shard.start:06d}" for shard in evaluation.shards()]
+    return Verdicts.concat([read_verdicts(place, evaluation.entries()) for place in places])

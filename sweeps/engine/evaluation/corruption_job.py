@@ -18,12 +18,13 @@ from bat_core.evaluate import Evaluator
 from bat_core.paths import Rooted, below, make_folder, write_atomically
 from bat_core.stats import wilson
 from bat_core.verdicts import Verdicts
-from sweeps.engine.evaluation.attack import CLEAN, SUMMARY, write_verdicts
+from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.corruption_options import CorruptionOptions
 from sweeps.engine.evaluation.corruption_report import as_csv, corruption_page, markdown, show
 from sweeps.engine.evaluation.corruption_spec import NOUN, SPEC, CorruptionFolder, CorruptionSpec
 from sweeps.engine.evaluation.job import Job, spread
 from sweeps.engine.evaluation.setup import make_spec_fields
+from sweeps.engine.evaluation.shard_files import CLEAN
 from sweeps.engine.evaluation.spec import ModelRecord
 from sweeps.engine.pages.document import PAGE, render
 
@@ -164,4 +165,4 @@ def work(spec: CorruptionSpec, folder: CorruptionFolder, part: Split, number: in
             cell = part if images is None else images.cell(name, severity, spec.n)
             parts = [cell.take(shard) for shard in spec.shards()]
             judged = [evaluator.clean(one.images[:], one.labels, one.rows) for one in parts]
-            write_verdicts(Verdicts.concat(judged), path)
+            Verdicts.concat(judged).write(path)

@@ -14,6 +14,7 @@ from bat_core.norms import LINF, TITLES
 from bat_core.paths import below
 from bat_core.suites import is_verified
 from sweeps.engine.cli.text import budget, percent
+from sweeps.engine.evaluation import sampled_report
 from sweeps.engine.evaluation.attack import SUMMARY, Evaluation
 from sweeps.engine.evaluation.spec import EvaluationSpec, ModelRecord
 from sweeps.engine.pages.document import PAGE
@@ -56,14 +57,20 @@ def log_evaluation(
     low, high = summary["robust_acc_interval"]
     numbers = {"clean_acc": summary["clean_acc"], robust: summary["robust_acc"], **summary["per_attack"]}
     numbers |= {f"{robust}_low": low, f"{robust}_high": high, "n": summary["n"]}
+    if evaluation.sampled:
+        sample = summary["sampled"]
+        del numbers[robust]  # an interval has no single number
+        numbers |= {f"{robust}_low": sample["low"], f"{robust}_high": sample["high"]}
+        numbers |= {name: sample[name] for name in ("drawn", "fallen")}
     runs.log_metrics(run_id, {f"eval/{suite}/{name}": value for name, value in numbers.items()}, at=at)
     if own:
         split = evaluation.split
         headlines = {clean_metric(split): summary["clean_acc"]}
-        headlines[robust_metric(split, verified=verified)] = summary["robust_acc"]
+        if not evaluation.sampled:
+            headlines[robust_metric(split, verified=verified)] = summary["robust_acc"]
         runs.log_metrics(run_id, headlines, at=at)
         runs.set_tags(run_id, _identity(evaluation, summary))
-    runs.set_tags(run_id, {f"bat.eval.{suite}": headline(summary)})
+    runs.set_tags(run_id, {f"bat.eval.{suite}": headline(evaluation, summary)})
     if evaluation.checks != "none":
         flags = ", ".join(flag["name"] for flag in summary["flags"]) or "none"
         runs.set_tags(run_id, {EVALUATED_TAG: suite, VERDICT_TAG: _verdict(summary), FLAGS_TAG: flags})
@@ -71,8 +78,10 @@ def log_evaluation(
     runs.log_files(run, (file for file in files if file.exists()), f"evaluation/{suite}")
 
 
-def headline(summary: Mapping[str, Any]) -> str:
-    """A model's robust accuracy in one line, with its suite."""
+def headline(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
+    """A model's robust accuracy in one line, with its suite; or the interval, if images were drawn."""
+    if evaluation.sampled:
+        return sampled_report.headline(sampled_report.worst_case(evaluation), summary)
     low, high = summary["robust_acc_interval"]
     norm = f"{TITLES[summary['norm']]} " if "norm" in summary else ""
     return (

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from cyclopts import Parameter
 
@@ -12,7 +12,10 @@ from bat_core.config import PRECISIONS, SPLITS
 from bat_core.errors import InputError, check_choice, check_finite
 from bat_core.norms import LINF, Norm, check_budget
 from sweeps.engine.cli.given import Options
-from sweeps.engine.cli.options import Amount, Several, gpu_count
+from sweeps.engine.cli.options import Amount, Several, gpu_count, parse_share
+
+if TYPE_CHECKING:
+    from bat_core.suites import Suite
 
 
 @Parameter(name="*")
@@ -178,6 +181,20 @@ class EvaluateOptions(JobOptions):
     """Checks for gradient masking: full, cheap or none."""
     cycles: Annotated[bool, Parameter(negative="--no-cycles")] = True
     """Run every step of PGD. Default: an image leaves PGD once its search repeats itself, with the same verdicts."""
+    survivors: int | None = None
+    """Attack all images with the suite fast, and only this many of those that stand, drawn at random, with --suite. The
+    result is an interval for what --suite would leave."""
+    stop_below: Annotated[float | None, Parameter(converter=parse_share, n_tokens=1)] = None
+    """Attack images in random order, and stop once robust accuracy is below this share, such as 45%, with 95 %
+    confidence."""
+    stop_above: Annotated[float | None, Parameter(converter=parse_share, n_tokens=1)] = None
+    """Attack images in random order, and stop once robust accuracy is at least this share, with 95 % confidence."""
+    find_best: bool = False
+    """Find the most robust of several models: stop attacking a model once it cannot win any more. The winner and its
+    number are those of the whole evaluation; the others get upper bounds."""
+    audit: Annotated[float, Parameter(converter=parse_share, n_tokens=1)] = 0.0
+    """Attack this share, such as 2%, of the images that stand far from the boundary with the suite quick too, to see
+    whether the suite fast leaves them too early."""
     save_adversarial: bool = False
     """Save every adversarial image, as Parquet."""
     gallery: int = 0
@@ -196,7 +213,41 @@ class EvaluateOptions(JobOptions):
         super().check()
         check_choice("--checks", self.checks, (*DEPTHS, "none"))
         check_finite("--gallery", self.gallery, low=0)
-        get_suite(self.suite, eps=0.5).check_available()
+        suite = get_suite(self.suite, eps=0.5)
+        suite.check_available()
+        if self.survivors is not None:
+            check_finite("--survivors", self.survivors, low=1)
+        if self.sampled:
+            self._check_sampled(suite)
+        if self.find_best and self.sampled:
+            raise InputError("--find-best needs exact numbers: leave out --survivors, --stop-below and --stop-above")
+        if self.audit and "fast" not in self.suite.split("+") and self.survivors is None:
+            raise InputError(
+                f"--audit tests the suite fast, and --suite {self.suite} lacks it: write fast+{self.suite}"
+            )
+        if self.audit and self.find_best:
+            raise InputError("--audit needs all verdicts of a model: leave out --find-best")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the suite attacks images that are drawn, and not all."""
+        return any(one is not None for one in (self.survivors, self.stop_below, self.stop_above))
+
+    def _check_sampled(self, suite: "Suite") -> None:
+        flag = "--survivors" if self.survivors is not None else "--stop-below and --stop-above"
+        if any(not entry.skip_broken for entry in suite.entries):
+            raise InputError(
+                f"{flag} count the images that stand, and --suite {self.suite} has attacks on all images: use fast,"
+                " quick or standard"
+            )
+        if self.survivors is not None and "fast" in self.suite.split("+"):
+            raise InputError(f"--survivors are those of the suite fast: leave it out of --suite {self.suite}")
+        for option in ("save_adversarial", "gallery", "transfer_from"):
+            if getattr(self, option):
+                raise InputError(f"{self.flag(option)} needs all images: leave out {flag}")
+        below, above = self.stop_below, self.stop_above
+        if below is not None and above is not None and above < below:
+            raise InputError(f"--stop-above {above:g} is less than --stop-below {below:g}: both would hold")
 
 
 @Parameter(name="*")

@@ -1,7 +1,7 @@
 """The page of an evaluation: every model's worst case, every attack, classes, and what to do next."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bat_core.masking.flags import NOTHING_TO_MASK, status_in_words
@@ -10,7 +10,10 @@ from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.app import PROGRAM
 from sweeps.engine.cli.text import counted, percent, percent_range
+from sweeps.engine.evaluation import sampled_report
 from sweeps.engine.evaluation.attack import Evaluation
+from sweeps.engine.evaluation.audit import audit_in_words
+from sweeps.engine.evaluation.exactness import best_in_words, exactness
 from sweeps.engine.evaluation.report import DETAIL, details, settings
 from sweeps.engine.pages.charts import Accuracies, Chart, accuracies_chart
 from sweeps.engine.pages.classes import Judged, class_sections
@@ -46,15 +49,14 @@ def evaluation_page(
         for one in order
     ]
     return Page(
-        title=f"Evaluation under {evaluation.attacks().label}: {counted(len(summaries), 'model')}",
+        title=f"{_title(evaluation)}: {counted(len(summaries), 'model')}",
         question=f"How robust are these models, and can the number be trusted? {settings(evaluation)}.",
-        answer=_answer(ranked),
+        answer=_answer(evaluation, ranked),
         sections=[
             _chart(ranked),
-            _leaderboard(ranked),
+            _drawn(evaluation, ranked) if evaluation.sampled else _leaderboard(evaluation, ranked),
             *gallery,
-            *class_sections(judged, judged[0].name if judged else None, class_names),
-            _attacks(evaluation, ranked),
+            *(_by_attack(evaluation, ranked, judged, class_names) if evaluation.entries() else ()),
             _flags(ranked),
             _settings(evaluation),
             _commands(evaluation),
@@ -72,7 +74,17 @@ def _verified(summary: Summary) -> bool:
     return is_verified(str(summary["suite"]))
 
 
-def _answer(ranked: Sequence[Summary]) -> str:
+def _title(evaluation: Evaluation) -> str:
+    if evaluation.sampled:
+        return f"Sampled evaluation under {sampled_report.worst_case(evaluation)}"
+    return f"Evaluation under {evaluation.attacks().label}"
+
+
+def _answer(evaluation: Evaluation, ranked: Sequence[Summary]) -> str:
+    if evaluation.sampled:
+        return " ".join(sampled_report.sentence(evaluation, one) for one in ranked)
+    if evaluation.candidates:
+        return best_in_words(evaluation, sorted(ranked, key=_order(evaluation)))
     best = ranked[0]
     robust = f"{percent(best['robust_acc'])} ({percent_range(*best['robust_acc_interval'])})"
     word = "is correct on" if _verified(best) else "is correct (not verified) on"
@@ -99,7 +111,31 @@ def _chart(ranked: Sequence[Summary]) -> Chart:
     return accuracies_chart("accuracy", models)
 
 
-def _leaderboard(ranked: Sequence[Summary]) -> Table:
+def _order(evaluation: Evaluation) -> Callable[[Summary], int]:
+    """Sorts summaries by the evaluation's order of models."""
+    names = [model.source.name for model in evaluation.models]
+    return lambda one: names.index(str(one["model"]))
+
+
+def _drawn(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
+    """The intervals, and how many images were drawn for each."""
+    return Table(
+        heading="Intervals",
+        columns=sampled_report.columns(evaluation),
+        rows=sampled_report.rows(evaluation, ranked),
+        note=sampled_report.note(evaluation),
+    )
+
+
+def _by_attack(
+    evaluation: Evaluation, ranked: Sequence[Summary], judged: Sequence[Judged], class_names: Sequence[str]
+) -> list[Section]:
+    """Classes and attacks, as far as all images met them."""
+    first = judged[0].name if judged else None
+    return [*class_sections(judged, first, class_names), _attacks(evaluation, ranked)]
+
+
+def _leaderboard(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
     rows: list[list[Cell | str]] = []
     for one in ranked:
         robust = robust_cells(one["robust_acc"], one["robust_acc_interval"], verified=_verified(one))
@@ -109,7 +145,7 @@ def _leaderboard(ranked: Sequence[Summary]) -> Table:
     columns = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite")
     note = (
         "The share of images that are correct against every attack, with 95 % Wilson intervals. Not verified: stronger"
-        " attacks can only lower it."
+        f" attacks can only lower it. {exactness(evaluation.attacks())}"
     )
     return Table(heading="Leaderboard", columns=columns, rows=rows, note=note)
 
@@ -131,6 +167,8 @@ def _flags(ranked: Sequence[Summary]) -> Table:
             rows.append([str(one["model"]), verdict, str(flag["name"]), f"{flag['says']}; {flag['why']}"])
         rows += [[str(one["model"]), "", "inspection", str(said)] for said in one["findings"]]
         rows += [[str(one["model"]), "", "RobustBench", str(one["published"])]] if "published" in one else []
+        if "audit" in one:
+            rows.append([str(one["model"]), "", "audit", audit_in_words(one["audit"])])
     note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
     columns = ("model", "verdict", "name", "what was seen")
     return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)

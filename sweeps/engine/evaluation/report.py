@@ -15,7 +15,11 @@ from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
 from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
-from sweeps.engine.evaluation.attack import Evaluation
+from sweeps.engine.evaluation import sampled_report
+from sweeps.engine.evaluation.attack import FIRST, Evaluation
+from sweeps.engine.evaluation.audit import audit_in_words
+from sweeps.engine.evaluation.best import was_left
+from sweeps.engine.evaluation.exactness import best_in_words, exactness
 
 Summary = Mapping[str, Any]
 HEADLINE = ("model", "clean", "verified", f"{UNVERIFIED_MARK}not ver.", "95 %", "checks")
@@ -25,11 +29,15 @@ DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts
 
 def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary]) -> None:
     """Print every attack, then the headlines, then the findings and red flags."""
-    console.print(*_attack_tables(evaluation, summaries), settings(evaluation), "", sep="\n", highlight=False)
-    worst = _rich(HEADLINE, title=f"Worst case over {evaluation.attacks().label}, n = {evaluation.n}")
-    for row in headlines(summaries):
+    tables = _attack_tables(evaluation, summaries) if evaluation.entries() else []
+    console.print(*tables, settings(evaluation), "", sep="\n", highlight=False)
+    columns, rows = headline_table(evaluation, summaries)
+    worst = _rich(columns, title=f"{headline_title(evaluation)}, n = {evaluation.n}")
+    for row in rows:
         worst.add_row(escape(row[0]), *row[1:-1], _styled(row[-1]))
     console.print(worst)
+    for line in captions(evaluation, summaries):
+        console.print(line, markup=False, highlight=False)
     for summary in summaries:
         if "published" in summary:
             console.print(f"{summary['model']}: {summary['published']}", markup=False, highlight=False)
@@ -43,7 +51,8 @@ def show(console: Console, evaluation: Evaluation, summaries: Sequence[Summary])
 
 def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[Table]:
     """One table per model; for many models one table with accuracies only (table.md and table.csv have the rest)."""
-    scope = f"{evaluation.attacks().label}, n = {evaluation.n}"
+    name = f"{FIRST}, on all images" if evaluation.sampled else evaluation.attacks().label
+    scope = f"{name}, n = {evaluation.n}"
     if len(summaries) <= MOST_IN_FULL:
         tables = []
         for summary in summaries:
@@ -51,11 +60,37 @@ def _attack_tables(evaluation: Evaluation, summaries: Sequence[Summary]) -> list
             for row in details(evaluation, [summary]):
                 tables[-1].add_row(*row[1:])
         return tables
-    names = list(summaries[0]["per_attack"])
+    names = list(dict.fromkeys(name for summary in summaries for name in summary["per_attack"]))
     table = _rich(["model", *names], title=f"Accuracy in %: {scope}")
     for summary in summaries:
-        table.add_row(escape(str(summary["model"])), *[f"{100 * summary['per_attack'][name]:.1f}" for name in names])
+        found = summary["per_attack"]  # a model that could not win any more met fewer attacks
+        accuracies = [f"{100 * found[name]:.1f}" if name in found else "-" for name in names]
+        table.add_row(escape(str(summary["model"])), *accuracies)
     return [table]
+
+
+def headline_title(evaluation: Evaluation) -> str:
+    """The title over the models' numbers."""
+    if evaluation.sampled:
+        return sampled_report.title(evaluation)
+    return f"Worst case over {evaluation.attacks().label}"
+
+
+def headline_table(evaluation: Evaluation, summaries: Sequence[Summary]) -> tuple[Sequence[str], list[list[str]]]:
+    """The columns and rows of the models' numbers: worst cases, or intervals if images were drawn."""
+    if evaluation.sampled:
+        return sampled_report.columns(evaluation), sampled_report.rows(evaluation, summaries)
+    return HEADLINE, headlines(summaries)
+
+
+def captions(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[str]:
+    """What the numbers are: how exact, what was decided, what an audit found."""
+    lines = [sampled_report.note(evaluation) if evaluation.sampled else exactness(evaluation.attacks())]
+    if evaluation.sampled and evaluation.stops:
+        lines += [sampled_report.sentence(evaluation, one) for one in summaries]
+    if evaluation.candidates:
+        lines.append(best_in_words(evaluation, summaries))
+    return lines + [f"{one['model']}, audit: {audit_in_words(one['audit'])}" for one in summaries if "audit" in one]
 
 
 def settings(evaluation: Evaluation) -> str:
@@ -104,18 +139,18 @@ def details(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[list[s
 
 def markdown(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
     """Both tables as Markdown, for table.md."""
-    parts = [
-        f"Worst case over {evaluation.attacks().label}; {settings(evaluation)}.",
-        pipe_table(HEADLINE, headlines(summaries)),
-        pipe_table(DETAIL, details(evaluation, summaries)),
-    ]
+    scope = f"{headline_title(evaluation)}; {settings(evaluation)}."
+    parts = [scope, pipe_table(*headline_table(evaluation, summaries))]
+    if evaluation.entries():
+        parts.append(pipe_table(DETAIL, details(evaluation, summaries)))
+    parts += captions(evaluation, summaries)
     flags = [f"- {one['model']}: {flag['name']}: {flag['says']}" for one in summaries for flag in one["flags"]]
     beside = [f"- {one['model']}: {one['published']}" for one in summaries if "published" in one]
     return document([*parts, "\n".join([*beside, *flags])])
 
 
 def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
-    """One line per model and attack, and one for the worst case. Accuracies in [0, 1]."""
+    """One line per model and attack, and one for the worst case or, if images were drawn, the interval. In [0, 1]."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     norm = [] if evaluation.norm == LINF else [evaluation.norm]
@@ -126,10 +161,15 @@ def as_csv(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
         said = [one["suite"], status_in_words(one["verdict"], one["robust_acc"]), *norm]
         lines = [("clean", one["clean_acc"], one["clean_acc_interval"])]
         lines += [(line["name"], line["acc"], line["interval"]) for line in one["attacks"]]
-        worst = "worst case" if is_verified(str(one["suite"])) else "worst case, not verified"
-        lines += [(worst, one["robust_acc"], one["robust_acc_interval"])]
+        if evaluation.sampled:
+            sample = one["sampled"]
+            lines += [(sampled_report.CSV_NAME, None, (sample["low"], sample["high"]))]
+        else:
+            worst = "worst case" if is_verified(str(one["suite"])) else "worst case, not verified"
+            lines += [(worst, one["robust_acc"], one["robust_acc_interval"])]
         for name, acc, (low, high) in lines:
-            writer.writerow([*shared, name, round(acc, 6), round(low, 6), round(high, 6), *said])
+            number = "" if acc is None else round(acc, 6)
+            writer.writerow([*shared, name, number, round(low, 6), round(high, 6), *said])
     return text.getvalue()
 
 
@@ -149,7 +189,7 @@ def _verdict(one: Summary) -> str:
 
 def _robust(one: Summary) -> tuple[str, str]:
     """The robust accuracy, in the column of its kind: verified, or not."""
-    number = percent(one["robust_acc"])
+    number = f"{'<= ' if was_left(one) else ''}{percent(one['robust_acc'])}"
     return (number, "") if is_verified(str(one["suite"])) else ("", f"{UNVERIFIED_MARK}{number}")
 
 

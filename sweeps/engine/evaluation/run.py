@@ -11,52 +11,52 @@ from bat_core.adapter.sources import Target
 from bat_core.checkpoint import class_names_of
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
-from bat_core.evaluate import Evaluator
+from bat_core.evaluate import pooled
 from bat_core.gallery import choose, specimens
-from bat_core.memory import gpu_batch_size
 from bat_core.norms import LINF
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
 from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.options import gpu_count
 from sweeps.engine.cli.text import counted, span
-from sweeps.engine.evaluation.attack import (
-    NOUN,
-    SPEC,
-    Evaluation,
-    EvaluationFolder,
-    attack_shard,
-    check_model,
-    finished_attacks,
-    first_batch_seconds,
-    joined,
-    summarise,
-    write_verdicts,
-)
+from sweeps.engine.evaluation.attack import NOUN, SPEC, Evaluation, EvaluationFolder, joined
+from sweeps.engine.evaluation.best import Candidate, candidates, find_best, verdicts_so_far
 from sweeps.engine.evaluation.gallery import gallery_section, largest_change, save_gallery
-from sweeps.engine.evaluation.job import Job, spread
+from sweeps.engine.evaluation.job import Job, Run, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.page import evaluation_page
+from sweeps.engine.evaluation.progress import finished_attacks, finished_cost, first_batch_seconds, total_cost
 from sweeps.engine.evaluation.report import as_csv, markdown, show
+from sweeps.engine.evaluation.sampling import DRAWN_VERDICTS, attacked, make_draw, next_shards
 from sweeps.engine.evaluation.setup import adapt_model, make_spec_fields
 from sweeps.engine.evaluation.spec import ModelRecord
+from sweeps.engine.evaluation.summaries import summarise
+from sweeps.engine.evaluation.workers import check, loaded, work, work_drawn, work_first
 from sweeps.engine.pages.document import PAGE, Section, render
 from sweeps.engine.sweep.records import VERDICTS
 
 TABLES = ("table.md", "table.csv")
+GROUPS_EACH = 4  # groups of shards that a worker process gets at least, so that all end at about the same time
 
 
-def run_evaluation(models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> int:
+def run_evaluation(
+    models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None, candidates: Sequence[int] = ()
+) -> int:
     """Run or resume an evaluation, and report it.
 
     Args:
         part_of: the folder of the search that the evaluation belongs to, and that is resumed in its place.
+        candidates: with `options.find_best`, the number of the candidate that each model belongs to, such as all
+            seeds of one recipe: the candidate with the best mean wins. Default: each model for itself.
     Returns:
         The exit code, 0.
     Raises:
         InputError: the input is invalid; nothing was attacked.
     """
-    return EvaluationJob(models, options, part_of=part_of).run()
+    job = EvaluationJob(models, options, part_of=part_of)
+    job.groups = tuple(candidates)
+    return job.run()
 
 
 class EvaluationJob(Job[Evaluation]):
@@ -71,6 +71,7 @@ class EvaluationJob(Job[Evaluation]):
     def __init__(self, models: Sequence[str], options: EvaluateOptions, *, part_of: Path | None = None) -> None:
         super().__init__(models, options, part_of=part_of)
         self._began, self._told = time.time(), False
+        self.groups: tuple[int, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -81,7 +82,7 @@ class EvaluationJob(Job[Evaluation]):
 
     def make(self) -> tuple[Evaluation, Split]:
         options = self.options
-        subset = get_suite(options.suite, eps=0.5).subset
+        subset = None if options.sampled else get_suite(options.suite, eps=0.5).subset
         decided, part = make_spec_fields(
             self.models, options, self.folder.path, self.console, subset=subset, cycles=options.cycles
         )
@@ -92,47 +93,120 @@ class EvaluationJob(Job[Evaluation]):
             save_adversarial=options.save_adversarial,
             cycles=options.cycles,
             gallery=options.gallery,
+            survivors=options.survivors,
+            stop_below=options.stop_below,
+            stop_above=options.stop_above,
+            candidates=self._candidates(len(decided["models"])),
+            audit=options.audit,
             transfer_from=self._black_boxes(part, decided["dataset"], decided["models"][0]),
         )
         return evaluation, part
 
+    def _candidates(self, models: int) -> tuple[int, ...]:
+        """Which candidate each model belongs to; none unless the best is searched.
+
+        Raises:
+            InputError: there are not several candidates.
+        """
+        if not self.options.find_best:
+            return ()
+        found = self.groups or tuple(range(models))
+        if len(found) != models or len(set(found)) < 2:
+            raise InputError(f"--find-best chooses among several models, and {counted(models, 'model')} was found")
+        if len({found.count(one) for one in found}) > 1:
+            raise InputError(f"candidates={list(found)}: each candidate needs the same number of models")
+        return found
+
     def total(self) -> float:
-        return sum(self._costs().values()) * len(self.spec.models) * len(self.spec.shards())
+        return total_cost(self.spec)
 
     def done(self) -> float:
-        costs = self._costs()
-        return sum(costs.get(attack, 0.0) for _, attack in finished_attacks(self.spec, self.folder))
+        return finished_cost(self.spec, self.folder)
 
     def doing(self) -> str:
         self._tell_time()
-        shards, attacks = len(self.spec.shards()), len(self.spec.attacks().entries)
+        shards, attacks = len(self.spec.shards()), len(self.spec.entries())
         done = {model.source.name: 0 for model in self.spec.models}
         for name, _ in finished_attacks(self.spec, self.folder):
             done[name] += 1
         waiting = [name for name, count in done.items() if count < shards * attacks]
-        if not waiting:
-            return "checking for gradient masking"
-        return f"attacking {waiting[0]} ({len(done) - len(waiting) + 1} of {len(done)})"
+        if waiting:
+            return f"attacking {waiting[0]} ({len(done) - len(waiting) + 1} of {len(done)})"
+        return "attacking images that are drawn" if self.spec.sampled else "checking for gradient masking"
 
     def attack(self) -> None:
         """Attack every model on every shard, then run the checks: here, or in worker processes."""
-        numbers, gpus = range(len(self.spec.models)), self.options.gpus()
+        numbers, gpus = list(range(len(self.spec.models))), self.options.gpus()
         with spread(self.options, (self.spec, self.folder, self.part)) as run:
-            run(work, [(number, shard, gpus) for number in numbers for shard in self.spec.shards()])
-            if self.spec.checks != "none":
+            if self.spec.candidates:
+                numbers = self._attack_to_the_best(run, gpus)
+            else:
+                groups = self.spec.shard_groups(self._together)
+                run(work, [(number, group, gpus) for number in numbers for group in groups])
+            if self.spec.sampled:
+                self._attack_drawn(run, gpus)
+            if self.spec.checks != "none" or self.spec.audit:
                 run(check, [(number, gpus) for number in numbers])
+
+    @property
+    def _together(self) -> int:
+        """How many shards one process attacks side by side."""
+        most = pooled(self.spec.shard_size, self.part.images) // self.spec.shard_size
+        if self.options.alone():
+            return most
+        shards = len(self.spec.shards()) * len(self.spec.models)
+        return max(min(most, shards // (GROUPS_EACH * self._side_by_side)), 1)
+
+    def _attack_to_the_best(self, run: Run, gpus: float) -> list[int]:
+        """Attack until one candidate has won. Returns the models that met every attack."""
+        groups = self.spec.shard_groups(self._together)
+        run(work_first, [(number, group, gpus) for number in range(len(self.spec.models)) for group in groups])
+        known = candidates(self.spec, self.folder)
+
+        def advance(candidate: Candidate) -> None:
+            chosen = candidate.unfinished(self._side_by_side)
+            run(work, [(number, [shard], gpus) for number, shard in chosen])
+            candidate.refresh(chosen)
+
+        find_best(known, advance)
+        return [number for one in known for number in one.numbers if one.done]
+
+    def _attack_drawn(self, run: Run, gpus: float) -> None:
+        """Attack drawn images until all are attacked, or the question is decided, for every model."""
+        places = [self.folder.model(model) for model in self.spec.models]
+        for place in places:
+            make_draw(self.spec, place)
+        while calls := [
+            (number, shard, gpus)
+            for number, place in enumerate(places)
+            for shard in next_shards(self.spec, place, most=self._side_by_side)
+        ]:
+            run(work_drawn, calls)
+
+    @property
+    def _side_by_side(self) -> int:
+        """How many shards are attacked before a look at what they say."""
+        return 1 if self.options.alone() else self.options.workers or gpu_count() or 1
 
     def conclude(self) -> str:
         """Write each model's verdicts and summary, and the tables of all models."""
-        self._summaries = []
+        self._summaries, found = [], []
         for model in self.spec.models:
             place = self.folder.model(model)
-            verdicts = joined(self.spec, place)
-            write_verdicts(verdicts, below(place, VERDICTS))
-            self._summaries.append(summarise(self.spec, model, verdicts, place))
+            if self.spec.candidates:
+                verdicts, standing = verdicts_so_far(self.spec, place)
+                left = len(verdicts.outcomes) < len(self.spec.entries())
+                summary = summarise(self.spec, model, verdicts, place, standing=standing if left else None)
+            else:
+                verdicts = joined(self.spec, place)
+                summary = summarise(self.spec, model, verdicts, place)
+            if self.spec.sampled and (drawn := attacked(self.spec, place)):
+                Verdicts.concat(drawn).write(below(place, DRAWN_VERDICTS))
+            verdicts.write(below(place, VERDICTS))
+            found.append(verdicts)
+            self._summaries.append(summary)
         for name, text in zip(TABLES, (markdown, as_csv), strict=True):
             write_atomically(below(self.folder.path, name), text(self.spec, self._summaries))
-        found = self._verdicts()
         page = evaluation_page(self.spec, self._summaries, found, self._class_names(), self._galleries(found))
         write_atomically(below(self.folder.path, PAGE), render(page))
         show(self.console, self.spec, self._summaries)
@@ -146,9 +220,6 @@ class EvaluationJob(Job[Evaluation]):
 
     _summaries: list[dict[str, Any]]
 
-    def _verdicts(self) -> list[Verdicts]:
-        return [Verdicts.read(self.folder.model(model) / VERDICTS) for model in self.spec.models]
-
     def _galleries(self, verdicts: Sequence[Verdicts]) -> list[Section]:
         """Each model's gallery, also as gallery.png in its folder; attacked here, on this process's device."""
         sections: list[Section] = []
@@ -156,7 +227,7 @@ class EvaluationJob(Job[Evaluation]):
             return sections
         for number, (model, known) in enumerate(zip(self.spec.models, verdicts, strict=True)):
             order = {row: at for at, row in enumerate(self.part.rows.tolist())}
-            evaluator = _evaluator(self.spec, number, self.part, self.options.gpus() if self.options.alone() else 0.0)
+            evaluator = loaded(self.spec, number, self.part, self.options.gpus() if self.options.alone() else 0.0)
             halves = zip(("that fall first", "that stand longest"), choose(known, self.spec.gallery), strict=True)
             found = []
             for which, positions in halves:
@@ -180,10 +251,10 @@ class EvaluationJob(Job[Evaluation]):
 
     def _tell_time(self) -> None:
         """Once a first batch has met every attack: how long each took, and about how long the rest will."""
-        if self._told:
+        if self._told or self.spec.sampled or self.spec.candidates:  # those end when it is decided
             return
-        first = first_batch_seconds(self.spec, self.folder, since=self._began)
-        if first is None:
+        first = first_batch_seconds(self.spec, self.folder, since=self._began, together=self._together)
+        if not first:
             return
         self._told = True
         batches = len(self.spec.models) * len(self.spec.shards())
@@ -193,9 +264,6 @@ class EvaluationJob(Job[Evaluation]):
         self.say(
             f"a batch of {size} takes: {each}; {counted(batches, 'batch', 'batches')}: about {span(left / 3600)} left"
         )
-
-    def _costs(self) -> dict[str, float]:
-        return {entry.name: entry.cost for entry in self.spec.attacks().entries}
 
     def _black_boxes(self, part: Split, dataset: str, attacked: ModelRecord) -> tuple[ModelRecord, ...]:
         """Load the source models of the transfer attack.
@@ -223,36 +291,3 @@ class EvaluationJob(Job[Evaluation]):
                 )
             found.append(record)
         return tuple(found)
-
-
-def work(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float) -> None:
-    """Run all attacks on one shard of one model, except those whose results are on disk."""
-    model = evaluation.models[number]
-    evaluator = _evaluator(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed under attack"):
-        attack_shard(evaluation, folder.model(model), evaluator, part, shard)
-
-
-def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
-    """Check one model for gradient masking."""
-    model = evaluation.models[number]
-    evaluator = _evaluator(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed in a check for gradient masking"):
-        check_model(evaluation, folder.model(model), evaluator, part)
-
-
-_LOADED: dict[tuple[str, int], Evaluator] = {}
-
-
-def _evaluator(evaluation: Evaluation, number: int, part: Split, gpus: float) -> Evaluator:
-    """The evaluator of a model in this process. Only one model is kept in memory."""
-    key = (evaluation.id, number)
-    if key not in _LOADED:
-        _LOADED.clear()
-        model = evaluation.models[number].load("cuda" if gpus else "cpu", NOUN)
-        with model_code(f"model {evaluation.models[number].source.name!r}"):
-            fits = gpu_batch_size(model, part.images, most=evaluation.shard_size, gpus=gpus)
-        _LOADED[key] = Evaluator(
-            model, seed=evaluation.seed, precision=evaluation.precision, max_chunk=fits, cycles=evaluation.cycles
-        )
-    return _LOADED[key]

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.cli.markdown import escaped, harmless
-from sweeps.engine.cli.text import budget, counted, percent, with_interval
+from sweeps.engine.cli.text import counted, percent, with_interval
 from sweeps.engine.sweep.records import TrialStatus
 from sweeps.engine.sweep.spec import Report, Sweep, Trial
 from sweeps.engine.tracking.names import clean_metric, robust_metric, training_budget, verdict
@@ -45,7 +45,7 @@ def _outcome(sweep: Sweep, trial: Trial, status: TrialStatus) -> str:
         return f"**Failed**: {escaped(status.reason)}"
     if status.result is None:
         return "Not finished."
-    return _result(status.result, budget(trial.config.attack.eps, sweep.unit))
+    return _result(status.result, sweep.unit.budget(trial.config.attack.eps))
 
 
 def _result(result: Mapping[str, Any], eps: str) -> str:
@@ -55,7 +55,7 @@ def _result(result: Mapping[str, Any], eps: str) -> str:
     said = verdict(result) + (f" ({flags})" if flags else "")
     return (
         f"**Robust {with_interval(robust, wilson(round(robust * n), n))}** ({word}), clean"
-        f" {percent(result['clean_acc'])}: {n} {result.get('split', 'test')} images, L-inf {eps},"
+        f" {percent(result['clean_acc'])}: {n} {result.get('split', 'test')} images, {eps},"
         f" {escaped(result['suite'])}. Gradient masking: {escaped(said)}."
     )
 

@@ -1,18 +1,22 @@
 """What tests of evaluations share: some made by hand, verdicts drawn at random, and networks to evaluate."""
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from bat_core.suites import Suite
+from bat_core.attacks import APGD
+from bat_core.attacks.ladder import Ladder, Search, Stage
+from bat_core.suites import SUITES, Entry, Suite
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
-from sweeps.engine.evaluation.attack import SHARDS, Evaluation, EvaluationFolder
+from sweeps.engine.evaluation.attack import Evaluation, EvaluationFolder
 from sweeps.engine.evaluation.model_sources import ModelSource
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.run import run_evaluation
+from sweeps.engine.evaluation.shard_files import SHARDS
 from sweeps.engine.evaluation.spec import ModelRecord
 
 PIXEL = 5 / 255
@@ -64,6 +68,29 @@ def drawn(suite: Suite, n: int, *, seed: int = 0, rows: list[int] | None = None)
         final = (broken_at == UNBROKEN)[:, None] | ((rng.random(read) < 0.5) & (broken_at != SKIPPED)[:, None])
         verdicts = verdicts.with_outcome(entry.name, Outcome(broken_at=broken_at, steps=entry.steps, final=final))
     return verdicts
+
+
+def shorten_suites(patch):
+    """Let the suites fast and quick take few steps, so that quick breaks images that fast leaves."""
+    stages = (
+        Stage(within=math.inf, searches=(Search(loss="pm", steps=1),)),
+        Stage(within=0.05, searches=(Search(loss="dlr", steps=2, nearest=(0, 1)),)),
+    )
+
+    def fast(*, eps, step_size):
+        ladder = Ladder(eps=eps, stages=stages)
+        return Suite(name="fast", entries=(Entry(name="ladder", attack=ladder, skip_broken=True),))
+
+    def quick(*, eps, step_size):
+        attacks = {
+            "apgd-ce": APGD(eps=eps, num_steps=5),
+            "apgd-t": APGD(eps=eps, num_steps=5, loss="dlr", target="every"),
+        }
+        entries = tuple(Entry(name=name, attack=attack, skip_broken=True) for name, attack in attacks.items())
+        return Suite(name="quick", entries=entries, verified_by="APGD-CE, APGD-T", subset=1000)
+
+    patch.setitem(SUITES, "fast", fast)
+    patch.setitem(SUITES, "quick", quick)
 
 
 def nowhere(*_):
@@ -152,7 +179,7 @@ def of_seven():
 
 
 def factory(made):
-    return f"{__name__}:{made.__name__}"
+    return f"{made.__module__}:{made.__name__}"
 
 
 def options(**changes):

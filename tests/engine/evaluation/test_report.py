@@ -6,8 +6,8 @@ import io
 import pytest
 from rich.console import Console
 
-from sweeps.engine.evaluation.attack import summarise
 from sweeps.engine.evaluation.report import MOST_IN_FULL, as_csv, markdown, show
+from sweeps.engine.evaluation.summaries import summarise
 from tests.engine.evaluation.evaluations import drawn, evaluation
 
 N = 40

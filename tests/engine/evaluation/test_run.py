@@ -17,17 +17,11 @@ from bat_core.evaluate import Evaluator
 from bat_core.masking.flags import Findings, Flag
 from bat_core.stats import wilson
 from bat_core.verdicts import UNBROKEN
-from sweeps.engine.evaluation.attack import (
-    CHECKS,
-    SHARDS,
-    EvaluationFolder,
-    finished_attacks,
-    joined,
-    per_attack,
-    read_outcome,
-    summarise,
-)
+from sweeps.engine.evaluation.attack import CHECKS, EvaluationFolder, joined
 from sweeps.engine.evaluation.job import Job
+from sweeps.engine.evaluation.progress import finished_attacks
+from sweeps.engine.evaluation.shard_files import SHARDS, read_outcome
+from sweeps.engine.evaluation.summaries import per_attack, summarise
 from sweeps.engine.storage.locks import exclusive
 from tests.engine.evaluation.evaluations import (
     EPS,
@@ -108,7 +102,7 @@ def test_gradients_verify_nothing_where_they_are_masked(suite, label, tmp_path):
 def test_the_papers_numbers_are_read_off_at_their_steps():
     made = evaluation(suite="paper")
     verdicts = drawn(made.attacks(), made.n)
-    lines = {line["name"]: line for line in per_attack(made.attacks(), verdicts, seed=0)}
+    lines = {line["name"]: line for line in per_attack(made.attacks().entries, verdicts, seed=0)}
     assert list(lines) == ["FGSM", "CE7", "CE20", "CE100", "CW20", "CW100", "CW200"]
     run_finalists = verdicts.outcomes["ce"].final
     for name, column in {"CE7": 0, "CE20": 1, "CE100": 2}.items():
@@ -120,7 +114,7 @@ def test_the_papers_numbers_are_read_off_at_their_steps():
 def test_after_an_attack_on_what_stood_its_line_says_what_stands():
     made = evaluation(suite="paper+quick")
     verdicts = drawn(made.attacks(), made.n)
-    *_, ce, targeted = per_attack(made.attacks(), verdicts, seed=0)
+    *_, ce, targeted = per_attack(made.attacks().entries, verdicts, seed=0)
     assert [ce["name"], targeted["name"]] == ["APGD-CE", "APGD-T"]
     assert (ce["acc"], targeted["acc"]) == (verdicts.robust_after(4).mean(), verdicts.robust_acc)
     assert targeted["acc"] < ce["acc"]

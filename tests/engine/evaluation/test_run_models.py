@@ -16,17 +16,11 @@ from bat_core.data import load_dataset
 from bat_core.errors import InputError
 from bat_core.evaluate import Evaluator
 from bat_core.fit import initial_state
-from sweeps.engine.evaluation.attack import (
-    CHECKS,
-    SHARDS,
-    EvaluationFolder,
-    check_model,
-    joined,
-    summarise,
-    write_verdicts,
-)
+from sweeps.engine.evaluation.attack import CHECKS, EvaluationFolder, check_model, joined
 from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.run import run_evaluation
+from sweeps.engine.evaluation.shard_files import SHARDS
+from sweeps.engine.evaluation.summaries import summarise
 from tests.engine.evaluation.evaluations import (
     MADE,
     drawn,
@@ -167,9 +161,9 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
         one = whole.take(np.arange(made.n)[shard])
         place = tmp_path / SHARDS / f"{shard.start:06d}"
         place.mkdir(parents=True)
-        write_verdicts(one.without_outcomes(), place / "clean.parquet")
+        one.without_outcomes().write(place / "clean.parquet")
         for number, (name, outcome) in enumerate(one.outcomes.items()):
-            write_verdicts(one.without_outcomes().with_outcome(name, outcome), place / f"{number:02d}-{name}.parquet")
+            one.without_outcomes().with_outcome(name, outcome).write(place / f"{number:02d}-{name}.parquet")
     check_model(made, tmp_path, Evaluator(Still()), part)
     found = json.loads((tmp_path / CHECKS).read_text())
     assert found["evidence"]["verified_acc"] == (pytest.approx(whole.robust_acc) if known else None)
