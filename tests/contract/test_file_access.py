@@ -103,7 +103,7 @@ ALLOWED = {  # (file, call): why its path is safe
     ("sweeps/engine/sweep/records.py", "file.truncate(end)"): "a file that `append_to` opened",
     (
         "sweeps/engine/tracking/artifacts.py",
-        "mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(own))",
+        "mlflow.artifacts.download_artifacts(artifact_uri=at, dst_path=str(own))",
     ): "into a Rooted folder, after `_check_names` has checked every name that the server lists",
     (
         "sweeps/engine/tracking/models.py",
