@@ -29,7 +29,7 @@ types: environment
 
 # Strictly: a link or anchor that leads nowhere is an error.
 docs: environment
-	$(RUN) --group docs mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) --group docs mkdocs build --quiet
 
 check: lint types test
 
