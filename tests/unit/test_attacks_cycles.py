@@ -21,9 +21,9 @@ EPS = 40 / 255
 STEPS = (1, 2, 3, 5, 8, 13, 21, 34, 40)
 
 
-def entries(*, skip_broken=False, steps=STEPS, eps=EPS):
+def entries(*, skip_broken=False, steps=STEPS, eps=EPS, norm="linf"):
     """Every loss, with targets and restarts."""
-    settings = {"eps": eps, "step_size": eps / 4, "num_steps": steps[-1]}
+    settings = {"eps": eps, "norm": norm, "step_size": eps / 4, "num_steps": steps[-1]}
     attacks = {loss: PGD(**settings, loss=loss) for loss in ("ce", "cw", "dlr")}
     attacks |= {
         "random": PGD(**settings, target="random", restarts=2),
@@ -94,6 +94,14 @@ def test_no_verdict_differs(digits, batch_size, skip_broken):
 def test_no_verdict_of_either_precision_differs(digits, precision):
     model = network("small_cnn_gn_8", seed=1)
     assert_same(model, digits.images, labelled(model, digits.images), precision=precision)
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_no_verdict_in_l2_differs(digits, skip_broken):
+    model = network()
+    attacks = entries(skip_broken=skip_broken, eps=0.4, norm="l2")
+    plain = assert_same(model, digits.images, labelled(model, digits.images), attacks=attacks, batch_size=7)
+    assert len({*plain.outcomes["ce"].broken_at.tolist()}) > 2
 
 
 @pytest.mark.slow
