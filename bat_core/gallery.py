@@ -12,6 +12,7 @@ from torch import Tensor
 from bat_core.data import Split, to_unit
 from bat_core.evaluate import Evaluator
 from bat_core.forward import eval_without_tf32
+from bat_core.norms import LINF
 from bat_core.suites import Suite
 from bat_core.verdicts import Verdicts
 
@@ -136,6 +137,13 @@ def difference(one: Specimen, eps: float) -> Tensor:
     return ((one.adversarial - one.clean) / (2 * eps) + 0.5).clamp(0, 1)
 
 
+def largest_change(found: Sequence[Specimen], eps: float, norm: str) -> float:
+    """The change of a value that is shown as black or white: the budget in L-inf, else the largest there is."""
+    if norm == LINF:
+        return eps
+    return max((float((one.adversarial - one.clean).abs().max()) for one in found), default=0.0) or eps
+
+
 def as_png(image: Tensor) -> bytes:
     """An image (C, H, W) in [0, 1] as PNG: in grey if it has not three channels."""
     content = io.BytesIO()
@@ -148,11 +156,11 @@ def _drawn(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels) if pixels.shape[2] == 3 else Image.fromarray(pixels[:, :, 0])
 
 
-def contact_sheet(found: Sequence[Specimen], eps: float) -> bytes:
+def contact_sheet(found: Sequence[Specimen], scale: float) -> bytes:
     """All specimens as one PNG: a row each, with the clean image, the attacked one and their difference.
 
     Args:
-        eps: the attack's budget in [0, 1], which the difference is magnified by.
+        scale: the change of a value that is shown as black or white, as of `largest_change`.
     """
     row, width = SIDE + 2 * LINE + MARGIN, 3 * (SIDE + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, row * max(len(found), 1)), "white")
@@ -163,7 +171,7 @@ def contact_sheet(found: Sequence[Specimen], eps: float) -> bytes:
         pictures = (
             (one.clean, str(one.before)),
             (one.adversarial, str(one.after)),
-            (difference(one, eps), "difference"),
+            (difference(one, scale), "difference"),
         )
         for at, (image, said) in enumerate(pictures):
             left = MARGIN + at * (SIDE + MARGIN)

@@ -88,7 +88,7 @@ class Evaluation(EvaluationSpec):
         """The attacks on all images: the suite's, or those before images are drawn."""
         if not self.sampled:
             return self.attacks(device).entries
-        first = get_suite(FIRST, eps=self.eps).for_classes(self.num_classes)
+        first = get_suite(FIRST, eps=self.eps, norm=self.norm).for_classes(self.num_classes)
         return first.entries if self.survivors is not None else ()
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bat_core.gallery import Specimen, as_png, difference
-from bat_core.norms import LINF
 from sweeps.engine.cli.plotting import save_figure
-from sweeps.engine.evaluation.attack import Evaluation
 from sweeps.engine.pages.document import Picture, Pictures
 
 STEM = "gallery"
@@ -35,13 +33,6 @@ def gallery_section(heading: str, found: Sequence[Specimen], scale: float, *, wh
         f" a change by {'the whole budget, ' if whole else ''}{255 * scale:.4g}/255."
     )
     return Pictures(heading=heading, rows=rows, note=note)
-
-
-def largest_change(found: Sequence[Specimen], evaluation: Evaluation) -> float:
-    """The change of a value that a gallery shows as black or white: the budget in L-inf, else the largest there is."""
-    if evaluation.norm == LINF:
-        return evaluation.eps
-    return max((float((one.adversarial - one.clean).abs().max()) for one in found), default=0.0) or evaluation.eps
 
 
 def save_gallery(found: Sequence[Specimen], folder: Path, scale: float) -> list[Path]:

@@ -12,7 +12,7 @@ from bat_core.checkpoint import class_names_of
 from bat_core.data import Split, to_unit
 from bat_core.errors import InputError
 from bat_core.evaluate import pooled
-from bat_core.gallery import choose, specimens
+from bat_core.gallery import choose, largest_change, specimens
 from bat_core.norms import LINF
 from bat_core.paths import below, write_atomically
 from bat_core.suites import get_suite
@@ -21,7 +21,7 @@ from sweeps.engine.cli.options import gpu_count
 from sweeps.engine.cli.text import counted, span
 from sweeps.engine.evaluation.attack import NOUN, SPEC, Evaluation, EvaluationFolder, joined
 from sweeps.engine.evaluation.best import Candidate, candidates, find_best, verdicts_so_far
-from sweeps.engine.evaluation.gallery import gallery_section, largest_change, save_gallery
+from sweeps.engine.evaluation.gallery import gallery_section, save_gallery
 from sweeps.engine.evaluation.job import Job, Run, spread
 from sweeps.engine.evaluation.model_sources import find_models
 from sweeps.engine.evaluation.options import EvaluateOptions
@@ -239,9 +239,14 @@ class EvaluationJob(Job[Evaluation]):
                 if shown:
                     heading = f"Images of {model.source.name} {which}"
                     sections.append(
-                        gallery_section(heading, shown, largest_change(shown, self.spec), whole=self.spec.norm == LINF)
+                        gallery_section(
+                            heading,
+                            shown,
+                            largest_change(shown, self.spec.eps, self.spec.norm),
+                            whole=self.spec.norm == LINF,
+                        )
                     )
-            save_gallery(found, self.folder.model(model), largest_change(found, self.spec))
+            save_gallery(found, self.folder.model(model), largest_change(found, self.spec.eps, self.spec.norm))
         return sections
 
     def _class_names(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from bat_core.config import TrialConfig
 from bat_core.data import Dataset
 from bat_core.evaluate import Evaluator
-from bat_core.gallery import choose, contact_sheet, specimens
+from bat_core.gallery import choose, contact_sheet, largest_change, specimens
 from bat_core.paths import Rooted, below, write_atomically
 from bat_core.suites import trajectories
 from bat_core.verdicts import Verdicts
@@ -28,4 +28,5 @@ def save_gallery(
     chosen = [position[int(verdicts.rows[at])] for at in (*fallen, *longest)]
     found = specimens(trajectories(config.attack), evaluator, part, chosen, dataset.class_names)
     if found:
-        write_atomically(below(folder, GALLERY), contact_sheet(found, config.attack.eps))
+        scale = largest_change(found, config.attack.eps, config.attack.norm)
+        write_atomically(below(folder, GALLERY), contact_sheet(found, scale))

@@ -77,14 +77,14 @@ def shorten_suites(patch):
         Stage(within=0.05, searches=(Search(loss="dlr", steps=2, nearest=(0, 1)),)),
     )
 
-    def fast(*, eps, step_size):
-        ladder = Ladder(eps=eps, stages=stages)
+    def fast(*, eps, step_size=None, norm="linf"):
+        ladder = Ladder(eps=eps, norm=norm, stages=stages)
         return Suite(name="fast", entries=(Entry(name="ladder", attack=ladder, skip_broken=True),))
 
-    def quick(*, eps, step_size):
+    def quick(*, eps, step_size=None, norm="linf"):
         attacks = {
-            "apgd-ce": APGD(eps=eps, num_steps=5),
-            "apgd-t": APGD(eps=eps, num_steps=5, loss="dlr", target="every"),
+            "apgd-ce": APGD(eps=eps, norm=norm, num_steps=5),
+            "apgd-t": APGD(eps=eps, norm=norm, num_steps=5, loss="dlr", target="every"),
         }
         entries = tuple(Entry(name=name, attack=attack, skip_broken=True) for name, attack in attacks.items())
         return Suite(name="quick", entries=entries, verified_by="APGD-CE, APGD-T", subset=1000)

@@ -15,12 +15,12 @@ from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events,
 from sweeps.engine.sweep.remote import DriverLease
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial, trial_epochs
-from sweeps.engine.sweep.trial_sync import AttemptHistory, StoreTrialSync, pull_trial
+from sweeps.engine.sweep.trial_sync import GALLERY, AttemptHistory, StoreTrialSync, pull_trial
 from tests.engine.sweep.test_trial import verifying
 
 CPU = torch.device("cpu")
 WEIGHTS = "model/model.safetensors"
-RESULTS = {WEIGHTS, "model/config.json", "model/checksums.json", VERDICTS, RECORD}
+RESULTS = {WEIGHTS, "model/config.json", "model/checksums.json", VERDICTS, GALLERY, RECORD}
 
 
 @pytest.fixture
