@@ -71,7 +71,7 @@ def weak(monkeypatch, within):
     """The suite fast as a ladder that leaves images early."""
     ladder = early(within)
 
-    def fast(*, eps, step_size):
+    def fast(*, eps, step_size=None, norm="linf"):
         return Suite(name="fast", entries=(Entry(name="ladder", attack=replace(ladder, eps=eps), skip_broken=True),))
 
     monkeypatch.setitem(SUITES, "fast", fast)
