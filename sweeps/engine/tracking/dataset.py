@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, ErrorCode
+from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from bat_core.config import DataConfig
@@ -40,3 +43,19 @@ class EvaluatedImages:
             profile=json.dumps({"num_rows": self.n, "num_classes": self.classes, "split": self.split}),
         )
         return DatasetInput(dataset=dataset, tags=[InputTag(MLFLOW_DATASET_CONTEXT, self.split)])
+
+    def log(self, client: MlflowClient, run_id: str) -> None:
+        """Make the images an input of a run.
+
+        If several runs of an experiment get the same data set at once, MLflow refuses all but the first, and accepts
+        the others once the first is there.
+
+        Raises:
+            MlflowException: the server did not answer, or refused twice.
+        """
+        try:
+            client.log_inputs(run_id, [self.as_input()])
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(BAD_REQUEST):
+                raise
+            client.log_inputs(run_id, [self.as_input()])

@@ -158,7 +158,7 @@ class TrialRun:
             with self._pictures(verdicts) as pictures:
                 found = (below(self.folder, name) for name in (VERDICTS, VERIFIED))
                 self.runs.log_files(run.run, [*(file for file in found if file.exists()), *pictures])
-            self.client.log_inputs(run.run.info.run_id, [images.as_input()])
+            images.log(self.client, run.run.info.run_id)
             facts = ModelFacts(
                 name=self.trial.id,
                 params=self._params,
