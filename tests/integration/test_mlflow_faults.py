@@ -97,7 +97,7 @@ def sweep(trained: tuple[Sweep, SweepFolder], tmp_path: Path) -> tuple[Sweep, Sw
 
 @pytest.fixture
 def mirrored(sweep: tuple[Sweep, SweepFolder], monkeypatch: pytest.MonkeyPatch) -> "Mirrored":
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     return Mirrored(*sweep, monkeypatch)
 
 
