@@ -8,7 +8,8 @@ from tests.contract.imports import ROOT
 
 
 @pytest.mark.slow
-def test_it_runs_and_shows_verified_numbers_and_pictures(tmp_path) -> None:
+def test_it_runs_and_shows_verified_numbers_and_pictures(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND")  # the kernel's own shows figures in the notebook
     notebook = nbformat.read(ROOT / "examples" / "tutorial.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)  # committed without outputs
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
