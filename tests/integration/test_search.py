@@ -122,14 +122,14 @@ def test_mlflow_shows_one_run_a_trial_and_the_pictures(killed: Killed) -> None:
     experiment = client.get_experiment_by_name("search-out")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert len(client.search_runs([experiment.experiment_id])) == COUNT + 1
-    ends = {"finished": "FINISHED", "stopped": "KILLED"}
     for name, status in killed.output.statuses().items():
-        assert runs[name].info.status == ("FINISHED" if status.bound else ends[status.phase])
+        assert runs[name].info.status == "FINISHED"  # one that was stopped early has not failed
         assert ("bat.reason" in runs[name].data.tags) == (status.phase == "stopped")
     parent = runs["out"]
     assert parent.info.status == "FINISHED"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= PICTURES
-    assert parent.data.tags["mlflow.note.content"] in killed.printed.replace("\n", " ")
+    assert "The front has" in killed.printed.replace("\n", " ")
+    assert "The front has" in parent.data.tags["mlflow.note.content"]
 
 
 def test_what_was_printed_names_the_files(killed: Killed) -> None:
