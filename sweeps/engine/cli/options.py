@@ -60,13 +60,18 @@ def parse_share(_: Any, tokens: Sequence[Token]) -> float:
         ValueError: the text is not a share in [0, 1].
     """
     text = tokens[0].value
+    if (share := share_of(text)) is None:
+        raise ValueError(f"invalid share {text!r}: write 45% or 0.45")
+    return share
+
+
+def share_of(text: str) -> float | None:
+    """A share, such as 45% or 0.45; None if the text is none in [0, 1]."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ValueError(f"invalid share {text!r}: write 45% or 0.45")
-    return share
+        return None
+    return share if 0 <= share <= 1 else None
 
 
 Amount = Annotated[float, Parameter(converter=parse_amount, n_tokens=1)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from bat_core.errors import InputError
+from sweeps.engine.cli.options import share_of
 from sweeps.engine.search.results import Score
 
 FLOOR = re.compile(r"robust-at-clean>=(?P<floor>[0-9.]+%?)")
@@ -169,10 +170,6 @@ def _knee(candidates: Sequence[C]) -> C | None:
 
 
 def _share(where: str, text: str) -> float:
-    try:
-        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
+    if (value := share_of(text)) is None:
         raise InputError(f"{where}: clean>={text} is not a share between 0 and 1: write 0.9 or 90%")
     return value
