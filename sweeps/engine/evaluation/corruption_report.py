@@ -25,16 +25,14 @@ NOTE = (
 
 def headlines(summaries: Sequence[Summary]) -> list[list[str]]:
     """One row per model."""
-    return [
-        [
-            str(one["model"]),
-            percent(one["clean_acc"]),
-            percent(one["corrupted_acc"]),
-            percent_range(*one["corrupted_acc_interval"]),
-            "-" if one["mce"] is None else percent(one["mce"]),
-        ]
-        for one in summaries
-    ]
+    return [[str(one["model"]), *numbers_of(one)] for one in summaries]
+
+
+def numbers_of(one: Summary) -> list[str]:
+    """The columns of `HEADLINE` but the first."""
+    mce = "-" if one["mce"] is None else percent(one["mce"])
+    interval = percent_range(*one["corrupted_acc_interval"])
+    return [percent(one["clean_acc"]), percent(one["corrupted_acc"]), interval, mce]
 
 
 def details(one: Summary) -> list[list[str]]:
@@ -50,18 +48,19 @@ def _heads() -> list[str]:
 def show(console: Console, settings: str, summaries: Sequence[Summary]) -> None:
     """Print each model's table, then the headlines."""
     for one in summaries:
-        table = _rich(_heads(), f"{one['model']}: accuracy by corruption and severity (1 to 5)")
+        table = terminal_table(_heads(), f"{one['model']}: accuracy by corruption and severity (1 to 5)")
         for row in details(one):
             table.add_row(*row)
         console.print(table)
-    table = _rich(HEADLINE, "Accuracy under corruptions")
+    table = terminal_table(HEADLINE, "Accuracy under corruptions")
     for name, *numbers in headlines(summaries):
         table.add_row(escape(name), *numbers)
     console.print(table)
     console.print(f"{settings}. {NOTE}", highlight=False, markup=False)
 
 
-def _rich(columns: Sequence[str], title: str) -> RichTable:
+def terminal_table(columns: Sequence[str], title: str) -> RichTable:
+    """An empty table for the terminal: names to the left, numbers to the right."""
     table = RichTable(title=escape(title), title_justify="left", highlight=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=column != "model")
@@ -94,16 +93,11 @@ def corruption_page(command: str, settings: str, summaries: Sequence[Summary], v
     """The page: headlines, a heat map per model, and how to go on."""
     ranked = sorted(summaries, key=lambda one: -one["corrupted_acc"])
     best = ranked[0]
-    rows: list[list[Cell | str]] = [
-        [
-            Cell(str(one["model"]), look="name"),
-            Cell(percent(one["clean_acc"]), one["clean_acc"]),
-            Cell(percent(one["corrupted_acc"]), one["corrupted_acc"]),
-            percent_range(*one["corrupted_acc_interval"]),
-            "-" if one["mce"] is None else percent(one["mce"]),
-        ]
-        for one in ranked
-    ]
+    rows: list[list[Cell | str]] = []
+    for one in ranked:
+        clean, corrupted, *others = numbers_of(one)
+        numbers = [Cell(clean, one["clean_acc"]), Cell(corrupted, one["corrupted_acc"])]
+        rows.append([Cell(str(one["model"]), look="name"), *numbers, *others])
     sections: list[Section] = [Table(heading="Leaderboard", columns=HEADLINE, rows=rows, note=NOTE)]
     for one in ranked:
         heat = [

@@ -6,15 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as RichTable
 
 from bat_core.config import from_dict
 from bat_core.errors import InputError
 from bat_core.jsontext import read_json
 from bat_core.paths import below, read_regular
-from sweeps.engine.cli.text import percent, percent_range
 from sweeps.engine.evaluation.attack import SUMMARY
-from sweeps.engine.evaluation.corruption_report import HEADLINE, NOTE
+from sweeps.engine.evaluation.corruption_report import HEADLINE, NOTE, numbers_of, terminal_table
 from sweeps.engine.evaluation.corruption_spec import SPEC, CorruptionFolder
 from sweeps.engine.pages.document import Cell, Table
 
@@ -44,9 +42,7 @@ class UnderCorruptions:
     @property
     def numbers(self) -> list[str]:
         """The columns of `HEADLINE` but the first."""
-        low, high = self.corrupted_acc_interval
-        mce = "-" if self.mce is None else percent(self.mce)
-        return [percent(self.clean_acc), percent(self.corrupted_acc), percent_range(low, high), mce]
+        return numbers_of(vars(self))
 
 
 def has_corruptions(folder: Path) -> bool:
@@ -91,9 +87,7 @@ def grouped(found: Sequence[UnderCorruptions]) -> dict[str, list[UnderCorruption
 def show_corruptions(console: Console, found: Sequence[UnderCorruptions]) -> None:
     """Print one table per group."""
     for group, members in grouped(found).items():
-        table = RichTable(title=escape(group), title_justify="left", highlight=False)
-        for column in HEADLINE:
-            table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column != "model")
+        table = terminal_table(HEADLINE, group)
         for one in members:
             table.add_row(escape(one.model), *one.numbers)
         console.print(table)
