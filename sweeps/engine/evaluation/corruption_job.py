@@ -1,5 +1,6 @@
 """The command `corruptions`: accuracy of models under common corruptions."""
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,8 +142,15 @@ def corrupted_images(
     """
     if folder is None:
         return make_corrupted(clean, seed=seed)
+    class_names, image_shape = _form(dataset, data_dir)
+    return open_corrupted(Path(folder), class_names=class_names, image_shape=image_shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _form(dataset: str, data_dir: str | None) -> tuple[tuple[str, ...], tuple[int, int, int]]:
+    """A data set's classes and the shape of its images, kept for the corruptions after the first."""
     whole = load_dataset(dataset, data_dir)
-    return open_corrupted(Path(folder), class_names=whole.class_names, image_shape=whole.image_shape)
+    return whole.class_names, whole.image_shape
 
 
 def place(folder: Path, name: str, severity: int) -> Rooted:

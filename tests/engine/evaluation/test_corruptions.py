@@ -10,6 +10,7 @@ import torch
 from bat_core.correctness import is_correct
 from bat_core.data import load_dataset, to_unit
 from bat_core.errors import InputError
+from sweeps.engine.evaluation import corruption_job
 from sweeps.engine.evaluation.corruption_job import run_corruptions
 from sweeps.engine.evaluation.corruption_options import CorruptionOptions
 from sweeps.engine.evaluation.job import Job
@@ -67,6 +68,14 @@ def test_it_goes_on_where_it_stopped(alone, tmp_path):
     run_corruptions([NET], CorruptionOptions(resume=str(tmp_path / "out"), workers=1))
     assert (place / "summary.json").read_text() == summary
     assert (place / "corruptions" / "fog-2.parquet").stat().st_mtime_ns == kept
+
+
+def test_the_data_set_is_not_loaded_for_each_corruption(alone, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(corruption_job, "load_dataset", lambda *names: loaded.append(names) or load_dataset(*names))
+    corruption_job._form.cache_clear()
+    run_corruptions([NET], options(alone, output=tmp_path / "out", n=10))
+    assert len(loaded) == 1
 
 
 def test_bad_input_is_one_sentence(alone, tmp_path):
