@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 import bat_core
 from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
-from bat_core.norms import Norm, check_budget, check_norm
+from bat_core.norms import NORMS, Norm, check_budget, check_norm
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
@@ -42,29 +42,30 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Threat:
-    """A norm and a budget, as typed: linf:8/255."""
+    """A norm and a budget in [0, 1] units, and both as typed: linf:8/255."""
 
     text: str
+    norm: Norm
+    eps: float
 
-    @property
-    def norm(self) -> Norm:
-        """Its norm."""
-        norm = self.text.partition(":")[0]
-        check_norm("--threat", norm)
-        return "l2" if norm == "l2" else "linf"
+    @classmethod
+    def parse(cls, text: str) -> "Threat":
+        """The threat that was typed.
 
-    @property
-    def eps(self) -> float:
-        """Its budget, in [0, 1] units."""
-        _, colon, amount = self.text.partition(":")
+        Raises:
+            InputError: it is no norm and budget, or the budget is out of the norm's range.
+        """
+        typed, colon, amount = text.partition(":")
         try:
             eps = amount_of(amount) if colon else None
         except ValueError:
             eps = None
         if eps is None:
-            raise InputError(f"--threat {self.text!r} must be a norm and a budget, such as linf:8/255 or l2:0.5")
-        check_budget(f"--threat {self.text.partition(':')[0]}", eps, self.norm)
-        return eps
+            raise InputError(f"--threat {text!r} must be a norm and a budget, such as linf:8/255 or l2:0.5")
+        check_norm("--threat", typed)
+        norm = next(known for known in NORMS if known == typed)
+        check_budget(f"--threat {typed}", eps, norm)
+        return cls(text, norm, eps)
 
     @property
     def name(self) -> str:
@@ -109,11 +110,10 @@ def run_threats(models: Sequence[str], options: EvaluateOptions) -> int:
     """
     from sweeps.engine.evaluation.run import run_evaluation
 
-    threats = [Threat(text) for text in options.threat]
+    threats = [Threat.parse(text) for text in options.threat]
     names = [threat.name for threat in threats]
     for threat in threats:
         check_file_name("--threat", threat.name)
-        check_budget(f"--threat {threat.text}", threat.eps, threat.norm)
     if len(set(names)) < len(names):
         raise InputError("--threat names a threat twice: give each once")
     if given := next((name for name in ("norm", "eps", "step_size", "resume") if name in options.given), None):

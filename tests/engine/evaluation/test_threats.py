@@ -91,5 +91,5 @@ def test_a_threat_names_norm_and_budget_alone():
         run_threats([factory(net)], several(eps=0.1))
     with pytest.raises(InputError, match="names a threat twice"):
         run_threats([factory(net)], several(threat=("l2:0.4", "l2:0.4")))
-    assert Threat("linf:8/255").eps == 8 / 255
-    assert Threat("linf:8/255").name == "linf-8_255"
+    assert Threat.parse("linf:8/255").eps == 8 / 255
+    assert Threat.parse("linf:8/255").name == "linf-8_255"
