@@ -74,7 +74,7 @@ class Split:
         return replace(self, images=self.images[:])
 
     def in_unit_box(self) -> "Split":
-        """The same examples; floating-point images outside [0, 1] by rounding are clamped (`threat.in_unit_box`)."""
+        """The same examples; floating-point images outside [0, 1] by rounding are clamped (`unit_box.in_unit_box`)."""
         return replace(self, images=in_unit_box(self.images)) if isinstance(self.images, Tensor) else self
 
     def to(self, device: torch.device) -> "Split":

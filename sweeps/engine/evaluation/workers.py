@@ -1,11 +1,13 @@
 """What an evaluation does in the processes that attack: each keeps one model in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bat_core.adapter.importing import model_code
 from bat_core.data import Split
 from bat_core.evaluate import Evaluator
 from bat_core.memory import gpu_batch_size
+from bat_core.paths import Rooted
 from sweeps.engine.evaluation.attack import NOUN, Evaluation, EvaluationFolder, attack_shards, check_model
 from sweeps.engine.evaluation.audit import audit_model
 from sweeps.engine.evaluation.sampling import attack_drawn
@@ -15,41 +17,51 @@ def work(
     evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shards: Sequence[slice], gpus: float
 ) -> None:
     """Run all attacks on some shards of one model, except those whose results are on disk."""
-    model = evaluation.models[number]
-    evaluator = loaded(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed under attack"):
-        attack_shards(evaluation, folder.model(model), evaluator, part, shards)
+    with _model(evaluation, folder, part, number, gpus) as (place, evaluator):
+        attack_shards(evaluation, place, evaluator, part, shards)
 
 
 def work_first(
     evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shards: Sequence[slice], gpus: float
 ) -> None:
     """Run the first attack alone on some shards of one model, unless its result is on disk."""
-    model = evaluation.models[number]
-    evaluator = loaded(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed under attack"):
-        attack_shards(evaluation, folder.model(model), evaluator, part, shards, first=1)
+    with _model(evaluation, folder, part, number, gpus) as (place, evaluator):
+        attack_shards(evaluation, place, evaluator, part, shards, first=1)
 
 
 def work_drawn(
     evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, shard: slice, gpus: float
 ) -> None:
     """Run the suite on some of the images drawn for one model."""
-    model = evaluation.models[number]
-    evaluator = loaded(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed under attack"):
-        attack_drawn(evaluation, folder.model(model), evaluator, part, shard)
+    with _model(evaluation, folder, part, number, gpus) as (place, evaluator):
+        attack_drawn(evaluation, place, evaluator, part, shard)
 
 
 def check(evaluation: Evaluation, folder: EvaluationFolder, part: Split, number: int, gpus: float) -> None:
     """Check one model for gradient masking, and audit its ladder."""
+    doing = "in a check for gradient masking"
+    with _model(evaluation, folder, part, number, gpus, doing=doing) as (place, evaluator):
+        if evaluation.checks != "none":
+            check_model(evaluation, place, evaluator, part)
+        if evaluation.audit:
+            audit_model(evaluation, place, evaluator, part)
+
+
+@contextmanager
+def _model(
+    evaluation: Evaluation,
+    folder: EvaluationFolder,
+    part: Split,
+    number: int,
+    gpus: float,
+    *,
+    doing: str = "under attack",
+) -> Iterator[tuple[Rooted, Evaluator]]:
+    """The folder and the evaluator of a model; what its code raises in the body is an error of the model."""
     model = evaluation.models[number]
     evaluator = loaded(evaluation, number, part, gpus)
-    with model_code(f"model {model.source.name!r} failed in a check for gradient masking"):
-        if evaluation.checks != "none":
-            check_model(evaluation, folder.model(model), evaluator, part)
-        if evaluation.audit:
-            audit_model(evaluation, folder.model(model), evaluator, part)
+    with model_code(f"model {model.source.name!r} failed {doing}"):
+        yield folder.model(model), evaluator
 
 
 _LOADED: dict[tuple[str, int], Evaluator] = {}

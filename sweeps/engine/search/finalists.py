@@ -259,12 +259,9 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         from sweeps.engine.tracking.registry import Merit, register_champion
 
         quiet_mlflow()
-        attack = champion.trial.config.attack
-        merit = Merit(
-            dataset=champion.trial.config.data.name,
-            eps=attack.eps,
-            pixels=round(attack.eps / session.sweep.pixel, 6),
-            norm=session.sweep.norm,
+        merit = Merit.of(
+            session.sweep,
+            champion.trial,
             robust_acc=tested.robust_acc,
             clean_acc=tested.clean_acc,
             n=tested.n,

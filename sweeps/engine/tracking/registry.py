@@ -53,6 +53,12 @@ class Merit:
     verdict: str
     norm: Norm = LINF
 
+    @classmethod
+    def of(cls, sweep: Sweep, trial: Trial, **numbers: Any) -> "Merit":
+        """That of a trial's model, whose data set and budget are the trial's; `numbers` are the other fields."""
+        eps, dataset = trial.config.attack.eps, trial.config.data.name
+        return cls(dataset=dataset, eps=eps, pixels=round(eps / sweep.pixel, 6), norm=sweep.norm, **numbers)
+
     @property
     def budget(self) -> str:
         """The attack's budget in words."""
@@ -114,28 +120,21 @@ def best_merits(sweep: Sweep, rows: Sequence[tuple[Trial, TrialStatus]]) -> dict
     """By trial: the best verified model of a sweep for each data set and budget, if its gradients are clear."""
     best: dict[str, tuple[str, Merit]] = {}
     for trial, status in rows:
-        if status.result is None or trial.role == "reference":
+        if (result := status.result) is None or trial.role == "reference":
             continue
-        merit = _merit(sweep, trial, status.result)
-        usable = is_verified(merit.suite) and merit.verdict == "clear" and status.result.get("split", "test") == "test"
+        merit = Merit.of(
+            sweep,
+            trial,
+            robust_acc=result["robust_acc"],
+            clean_acc=result["clean_acc"],
+            n=result["robust_n"],
+            suite=result["suite"],
+            verdict=verdict(result),
+        )
+        usable = is_verified(merit.suite) and merit.verdict == "clear" and result.get("split", "test") == "test"
         if usable and (merit.alias not in best or merit.robust_acc > best[merit.alias][1].robust_acc):
             best[merit.alias] = (trial.id, merit)
     return dict(best.values())
-
-
-def _merit(sweep: Sweep, trial: Trial, result: Mapping[str, Any]) -> Merit:
-    eps = trial.config.attack.eps
-    return Merit(
-        dataset=trial.config.data.name,
-        eps=eps,
-        pixels=round(eps / sweep.pixel, 6),
-        norm=sweep.norm,
-        robust_acc=result["robust_acc"],
-        clean_acc=result["clean_acc"],
-        n=result["robust_n"],
-        suite=result["suite"],
-        verdict=verdict(result),
-    )
 
 
 def register_candidate(client: MlflowClient, sweep: Sweep, trial_id: str, run: Run, merit: Merit) -> None:

@@ -142,7 +142,7 @@ class TrialRun:
 
     def _note(self, run: Synced) -> str:
         run_id = run.run.info.run_id
-        files = [CURVES, *([GALLERY] if below(self.folder, GALLERY).exists() else [])]
+        files = [CURVES, *(file.name for file in self._gallery())]
         pictures = [picture(run_id, file) for file in files] if self.status.phase == "finished" else []
         return trial_note(self.runs.sweep, self.trial, self.status, pictures)
 
@@ -184,8 +184,12 @@ class TrialRun:
                 verified=is_verified(result["suite"]),
                 title=f"{self.trial.id}: {result['n']} {result.get('split', 'test')} images",
             )
-            gallery = below(self.folder, GALLERY)
-            yield [drawn, *([gallery] if gallery.exists() else [])]
+            yield [drawn, *self._gallery()]
+
+    def _gallery(self) -> list[Path]:
+        """The trial's gallery, if it has one."""
+        file = below(self.folder, GALLERY)
+        return [file] if file.exists() else []
 
     def _test_metrics(self, found: _Evaluated) -> list[Metric]:
         """The headline accuracies, of run and model, and the curves with the number of attack steps as step axis."""
