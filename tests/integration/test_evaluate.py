@@ -299,10 +299,7 @@ def test_a_collapse_is_told_in_mlflow(evaluated: Evaluated, make_trial, digits, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", evaluated.place.uri)
     monkeypatch.chdir(evaluated.place.path)
     configs = [make_trial("FGSM", epochs=3), make_trial("Undefended", params={}, epochs=3)]
-    trials = [
-        Trial(id=f"collapsing-{config.recipe.name}", config=replace(config, attack=replace(config.attack, verify=0)))
-        for config in configs
-    ]
+    trials = [Trial(id=f"collapsing-{config.recipe.name}", config=config) for config in configs]
     folder = SweepFolder(evaluated.place.path / "collapsing")
     folder.create(
         Sweep(name="s", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=tuple(trials))

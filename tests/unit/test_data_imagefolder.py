@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from bat_core.data import Crops, load_dataset
+from bat_core.data.folders import IMAGE_SUFFIXES
 from bat_core.errors import InputError
 
 from . import photographs
@@ -133,3 +134,9 @@ def test_photographs_are_cropped_as_for_imagenet(tmp_path):
     one, other = (load_dataset(name, tmp_path, image_size=16, data_workers=0) for name in ("imagefolder", "imagenet"))
     for part in ("train", "val", "test"):
         assert torch.equal(one.part(part).images[:], other.part(part).images[:])
+
+
+def test_the_files_that_are_images_are_torchvisions():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert IMAGE_SUFFIXES == IMG_EXTENSIONS

@@ -1,15 +1,18 @@
 """What tests of evaluations share: some made by hand, verdicts drawn at random, and networks to evaluate."""
 
+import contextlib
 import copy
 import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from bat_core.attacks import APGD
 from bat_core.attacks.ladder import Ladder, Search, Stage
+from bat_core.evaluate import Evaluator
 from bat_core.suites import SUITES, Entry, Suite
 from bat_core.verdicts import SKIPPED, UNBROKEN, Outcome, Verdicts
 from sweeps.engine.evaluation.attack import Evaluation, EvaluationFolder
@@ -214,3 +217,24 @@ def written(folder):
     """When each shard's file was written, and which file it is."""
     stats = {path.relative_to(folder): path.stat() for path in sorted(folder.rglob(f"{SHARDS}/*/*"))}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+class Killed(BaseException):
+    """Stands in for a signal: no handler of exceptions sees it."""
+
+
+@contextlib.contextmanager
+def killed_after(attacks):
+    """The body is killed before the attack after that many."""
+    real, done = Evaluator.attack, []
+
+    def attack(self, entry, *arguments, **settings):
+        if len(done) == attacks:
+            raise Killed
+        done.append(entry.name)
+        return real(self, entry, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "attack", attack)
+        with pytest.raises(Killed):
+            yield

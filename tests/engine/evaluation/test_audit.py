@@ -12,33 +12,16 @@ from bat_core.data import to_unit
 from bat_core.errors import InputError
 from bat_core.rng import PerExampleRNG
 from bat_core.suites import SUITES, Entry, Suite
-from sweeps.engine.evaluation.job import Job
 from tests.engine.evaluation.evaluations import (
     EPS,
-    MADE,
     evaluated,
     model_folder,
-    nowhere,
     resume,
-    shorten_suites,
     verdicts_of,
 )
 
 N = 40
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Job, "_log", nowhere)
-    shorten_suites(monkeypatch)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def made(robust_digits):
-    MADE["robust"] = robust_digits.model
-    yield
-    MADE.clear()
+pytestmark = pytest.mark.usefixtures("alone", "made")
 
 
 def early(within):

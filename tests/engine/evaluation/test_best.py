@@ -15,9 +15,19 @@ from sweeps.engine.evaluation.best import find_best
 from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.leaderboard import collect
 from sweeps.engine.evaluation.run import run_evaluation
-from tests.engine.evaluation.evaluations import MADE, contents, factory, net, nowhere, options, resume, shorten_suites
+from tests.engine.evaluation.evaluations import (
+    contents,
+    factory,
+    killed_after,
+    net,
+    nowhere,
+    options,
+    resume,
+    shorten_suites,
+)
 
 N = 24
+pytestmark = pytest.mark.usefixtures("alone", "made")
 
 
 @dataclass
@@ -60,20 +70,6 @@ def test_the_winner_is_that_of_all_work():
 def test_without_contenders_there_is_no_winner():
     with pytest.raises(ValueError, match="no contender"):
         find_best([], Runner.advance)
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Job, "_log", nowhere)
-    shorten_suites(monkeypatch)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def made(robust_digits):
-    MADE["robust"] = robust_digits.model
-    yield
-    MADE.clear()
 
 
 def shaken(strength):
@@ -171,23 +167,10 @@ def test_models_that_belong_together_win_by_their_mean(whole):
     )
 
 
-def test_it_goes_on_where_it_was_stopped(monkeypatch):
-    class Killed(BaseException):
-        """Stands in for a signal: no handler of exceptions sees it."""
-
+def test_it_goes_on_where_it_was_stopped():
     expected, _ = evaluated(*MODELS, find_best=True, output=Path("undisturbed"))
-    real, done = Evaluator.attack, []
-
-    def attack(self, entry, *arguments, **settings):
-        if len(done) == 7:
-            raise Killed
-        done.append(entry.name)
-        return real(self, entry, *arguments, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "attack", attack)
-        with pytest.raises(Killed):
-            evaluated(*MODELS, find_best=True)
+    with killed_after(7):
+        evaluated(*MODELS, find_best=True)
     assert resume(Path("out")) == 0
     mine, theirs = (
         {path: content for path, content in contents(one.resolve()).items() if path.suffix in {".parquet", ".csv"}}

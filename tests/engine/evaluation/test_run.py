@@ -31,6 +31,7 @@ from tests.engine.evaluation.evaluations import (
     drawn,
     evaluated,
     evaluation,
+    killed_after,
     model_folder,
     net,
     nowhere,
@@ -207,27 +208,13 @@ def test_a_finished_evaluation_that_is_resumed_changes_nothing(copied, monkeypat
     assert contents(copied) == before
 
 
-class Killed(BaseException):
-    """Stands in for a signal: no handler of exceptions sees it."""
-
-
 @pytest.mark.parametrize("attacks", [0, 1, 5])
 def test_what_was_done_before_a_kill_is_not_done_again(finished, monkeypatch, attacks):
-    real, done = Evaluator.attack, []
-
-    def attack(self, entry, *arguments, **settings):
-        if len(done) == attacks:
-            raise Killed
-        done.append(entry.name)
-        return real(self, entry, *arguments, **settings)
-
-    monkeypatch.setattr(Evaluator, "attack", attack)
-    with pytest.raises(Killed):
+    with killed_after(attacks):
         evaluated(save_adversarial=True)
     evaluation_folder = EvaluationFolder(Path("out").resolve())
     assert len(list(finished_attacks(evaluation_folder.load(), evaluation_folder))) == attacks
     before = written(Path("out"))
-    monkeypatch.setattr(Evaluator, "attack", real)
     assert resume(Path("out")) == 0
     after = written(Path("out"))
     assert before.items() <= {path: after.get(path) for path in before}.items()

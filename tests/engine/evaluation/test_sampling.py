@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bat_core.errors import InputError
-from bat_core.evaluate import Evaluator
 from bat_core.sequential import FEW, count_bounds
 from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation import sampling
@@ -17,9 +16,9 @@ from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.leaderboard import collect
 from sweeps.engine.evaluation.sampling import sample_of
 from tests.engine.evaluation.evaluations import (
-    MADE,
     contents,
     evaluated,
+    killed_after,
     model_folder,
     nowhere,
     resume,
@@ -29,21 +28,12 @@ from tests.engine.evaluation.evaluations import (
 )
 
 N = 40
+pytestmark = pytest.mark.usefixtures("alone", "made")
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Job, "_log", nowhere)
+def few_at_a_time(monkeypatch):
     monkeypatch.setattr(sampling, "AT_A_TIME", 8)
-    shorten_suites(monkeypatch)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def made(robust_digits):
-    MADE["robust"] = robust_digits.model
-    yield
-    MADE.clear()
 
 
 @pytest.fixture(scope="module")
@@ -135,27 +125,13 @@ def test_a_question_can_end_the_draw_among_survivors():
     assert (sample["answer"], sample["drawn"]) == ("below", 0)  # fast alone leaves less
 
 
-class Killed(BaseException):
-    """Stands in for a signal: no handler of exceptions sees it."""
-
-
 @pytest.mark.parametrize("settings", [{"survivors": 20}, {"stop_below": 0.3, "stop_above": 0.9}])
 @pytest.mark.parametrize("attacks", [1, 3])
-def test_it_goes_on_where_it_was_killed(monkeypatch, attacks, settings):
+def test_it_goes_on_where_it_was_killed(attacks, settings):
     expected = sampled(**settings, output=Path("undisturbed"))
-    real, done = Evaluator.attack, []
-
-    def attack(self, entry, *arguments, **options):
-        if len(done) == attacks:
-            raise Killed
-        done.append(entry.name)
-        return real(self, entry, *arguments, **options)
-
-    monkeypatch.setattr(Evaluator, "attack", attack)
-    with pytest.raises(Killed):
+    with killed_after(attacks):
         sampled(**settings)
     before = written(Path("out"))
-    monkeypatch.setattr(Evaluator, "attack", real)
     assert resume(Path("out")) == 0
     after = written(Path("out"))
     assert before.items() <= {path: after.get(path) for path in before}.items()

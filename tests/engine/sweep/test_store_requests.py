@@ -17,7 +17,6 @@ from sweeps.engine.sweep.remote import DriverLease, hold_lease
 from sweeps.engine.sweep.spec import Resources, Sweep, Trial
 from sweeps.engine.sweep.trial import TrialRuntime, trial_epochs
 from sweeps.engine.sweep.trial_sync import StoreTrialSync
-from tests.engine.sweep.test_trial import verifying
 
 QUIET = Console(quiet=True)
 FINISHED = 20  # trials
@@ -49,7 +48,7 @@ def running(store: Storage, make_trial, digits, tmp_path: Path) -> Iterator[dict
     """A trial on a node, an epoch at a time."""
     driver = DriverLease()
     driver.renew(store)
-    trial = Trial(id="one", config=verifying(make_trial(epochs=4), 0))
+    trial = Trial(id="one", config=make_trial(epochs=4))
     sync = StoreTrialSync(store, trial.id, tmp_path / "node", driver=driver.token)
     runtime = TrialRuntime(device=torch.device("cpu"), workers=Workers(), sync=sync)
     return trial_epochs(trial, digits, tmp_path / "node", runtime)

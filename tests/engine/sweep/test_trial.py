@@ -43,7 +43,7 @@ def run(trial: Trial, digits: Dataset, folder: Path, *, killed_after: int | None
 
 
 def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_path):
-    trial = Trial(id="one", config=verifying(make_trial(epochs=2), 10))
+    trial = Trial(id="one", config=make_trial(epochs=2, verify=10))
     run(trial, digits, tmp_path)
     events = [event["event"] for event in read_events(tmp_path)]
     assert events[:4] == ["start", "epoch", "epoch", "attack"]
@@ -62,7 +62,7 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
 
 
 def test_a_finished_trial_is_left_as_it_is(make_trial, digits, tmp_path):
-    trial = Trial(id="one", config=verifying(make_trial(epochs=1), 0))
+    trial = Trial(id="one", config=make_trial(epochs=1))
     run(trial, digits, tmp_path)
     before = (tmp_path / RECORD).read_bytes()
     run(trial, digits, tmp_path)
@@ -70,7 +70,7 @@ def test_a_finished_trial_is_left_as_it_is(make_trial, digits, tmp_path):
 
 
 def test_a_killed_trial_goes_on_and_ends_as_if_it_had_not_been(make_trial, digits, tmp_path):
-    trial = Trial(id="one", config=verifying(make_trial(epochs=3), 10))
+    trial = Trial(id="one", config=make_trial(epochs=3, verify=10))
     run(trial, digits, tmp_path / "whole")
     with pytest.raises(Killed):
         run(trial, digits, tmp_path / "killed", killed_after=2)
@@ -116,7 +116,7 @@ def test_a_paused_trial_goes_on_from_its_batch_and_ends_as_if_it_had_not_been(ba
 
 
 def test_an_epoch_whose_checkpoint_outlived_its_line_is_recorded_not_run_again(make_trial, digits, tmp_path):
-    trial = Trial(id="one", config=verifying(make_trial(epochs=2), 0))
+    trial = Trial(id="one", config=make_trial(epochs=2))
     with pytest.raises(Killed):
         run(trial, digits, tmp_path, killed_after=1)
     record = tmp_path / RECORD
@@ -130,7 +130,7 @@ def test_an_epoch_whose_checkpoint_outlived_its_line_is_recorded_not_run_again(m
 
 
 def test_a_damaged_checkpoint_is_named_in_the_record_and_the_one_before_used(make_trial, digits, tmp_path):
-    trial = Trial(id="one", config=verifying(make_trial(epochs=3), 0))
+    trial = Trial(id="one", config=make_trial(epochs=3))
     run(trial, digits, tmp_path / "whole")
     with pytest.raises(Killed):
         run(trial, digits, tmp_path / "killed", killed_after=2)
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_named_in_the_record_and_the_one_before_used(mak
 
 
 def test_a_failure_is_recorded_with_its_reason_and_the_next_attempt_starts_clean(make_trial, digits, tmp_path):
-    config = verifying(make_trial(epochs=1), 0)
+    config = make_trial(epochs=1)
     hopeless = replace(config, train=replace(config.train, lr=1e30))
     with pytest.raises(FloatingPointError):
         run(Trial(id="one", config=hopeless), digits, tmp_path)
@@ -159,7 +159,7 @@ def test_a_failure_is_recorded_with_its_reason_and_the_next_attempt_starts_clean
 
 
 def test_a_trial_that_is_not_verified_says_so_and_shows_what_its_own_curves_left(make_trial, digits, tmp_path):
-    run(Trial(id="one", config=verifying(make_trial(epochs=1), 0)), digits, tmp_path)
+    run(Trial(id="one", config=make_trial(epochs=1)), digits, tmp_path)
     result, verdicts = read_status(tmp_path).result, Verdicts.read(tmp_path / VERDICTS)
     assert result["suite"] == "PGD-3, not verified"
     assert result["robust_acc"] == result["pgd_acc"] == verdicts.robust_acc
@@ -208,7 +208,7 @@ def test_a_trial_of_a_search_says_what_bounds_it_before_it_is_verified(make_tria
 
 
 def test_a_trial_records_what_the_checks_found(make_trial, digits, tmp_path):
-    run(Trial(id="one", config=verifying(make_trial(epochs=1), 0)), digits, tmp_path)
+    run(Trial(id="one", config=make_trial(epochs=1)), digits, tmp_path)
     result = read_status(tmp_path).result
     assert result["verdict"] == result["findings"]["verdict"]
     assert result["flags"] == [flag["name"] for flag in result["findings"]["flags"]]
@@ -295,7 +295,7 @@ def test_a_trial_on_few_classes_is_verified_and_says_by_what(make_trial, digits,
     images = replace(
         digits, train=fewer(digits.train), val=fewer(digits.val), test=fewer(digits.test), class_names=names
     )
-    run(Trial(id="one", config=verifying(make_trial(epochs=1), 10)), images, tmp_path)
+    run(Trial(id="one", config=make_trial(epochs=1, verify=10)), images, tmp_path)
     verified, result = Verdicts.read(tmp_path / VERIFIED), read_status(tmp_path).result
     assert list(verified.outcomes) == ["ce", "cw", *attacks]
     assert result["suite"].startswith(f"PGD-3+quick for {num_classes} classes")

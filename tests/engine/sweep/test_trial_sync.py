@@ -30,7 +30,7 @@ def store(s3, tmp_path):
 
 @pytest.fixture
 def trial(make_trial):
-    return Trial(id="one", config=verifying(make_trial(epochs=3), 0))
+    return Trial(id="one", config=make_trial(epochs=3))
 
 
 @pytest.fixture
