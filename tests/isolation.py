@@ -35,6 +35,7 @@ SET = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
     "MPLBACKEND": "Agg",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run pytest` is no reason for Ray to start its workers by uv
 }
 ALSO_UNSET = (
     *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE"),

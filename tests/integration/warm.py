@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import TextIO
 
 MODULES = (
-    "mlflow.pyfunc",
-    "ray.train.torch",
-    "ray.tune",
+    "sweeps.engine.ray_backend",  # first, as in every command: it sets what Ray reads when it is imported
     "sweeps.engine.evaluation.run",
     "sweeps.engine.paper.run",
     "sweeps.engine.search.run",
     "sweeps.engine.transfer.run",
     "sweeps.eps_budget",
+    "mlflow.pyfunc",
+    "ray.train.torch",
+    "ray.tune",
     "sklearn.datasets",
     "torchvision",
 )

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,17 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, start.DESCRIPTORS)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ray_starts_its_workers_as_it_was_started_under_uv_run_too() -> None:
+    """Ray would start them by a `uv run` of its own, which does not find a uv that is named by a relative path."""
+    script = "import sweeps.engine.ray_backend.cluster; from ray._private.ray_constants import *; "
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script + "print(RAY_ENABLE_UV_RUN_RUNTIME_ENV)"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
