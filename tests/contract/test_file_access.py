@@ -41,6 +41,7 @@ CALLS = {
     *("NamedTemporaryFile", "TemporaryDirectory", "mkdtemp", "mkstemp", "extractall", "urlretrieve"),
     *("download_and_extract_archive", "download_artifacts", "copyfileobj"),
 }
+STREAM = "a stream that another function opened; members are regular files, whose paths `below` makes"
 MEMORY, READS = "into or from memory", "reads a regular file, and never a pickle"
 PUBLISHED = "a published archive, whose digest is checked, into the --data-dir that the user named"
 ALLOWED = {  # (file, call): why its path is safe
@@ -100,6 +101,13 @@ ALLOWED = {  # (file, call): why its path is safe
     ("sweeps/engine/storage/object_store.py", "system.delete_file(path)"): "a key in the user's bucket",
     ("sweeps/engine/storage/object_store.py", "system.open_input_stream(path)"): "a key in the user's bucket",
     ("sweeps/engine/storage/object_store.py", "system.open_output_stream(path)"): "a key in the user's bucket",
+    (
+        "sweeps/engine/sweep/packed.py",
+        "tarfile.open(fileobj=out, mode='w|', bufsize=CHUNK, format=tarfile.GNU_FORMAT)",
+    ): STREAM,
+    ("sweeps/engine/sweep/packed.py", "tarfile.open(fileobj=io.BytesIO(content), mode='r|')"): STREAM,
+    ("sweeps/engine/sweep/packed.py", "tarfile.open(fileobj=file, mode='r|', bufsize=CHUNK)"): STREAM,
+    ("sweeps/engine/sweep/packed.py", "shutil.copyfileobj(content, out, CHUNK)"): "a file that `atomic_file` opened",
     ("sweeps/engine/sweep/records.py", "file.truncate(end)"): "a file that `append_to` opened",
     (
         "sweeps/engine/tracking/artifacts.py",

@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import functools
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeVar
@@ -26,6 +26,7 @@ CONNECT_TIMEOUT, REQUEST_TIMEOUT = 5.0, 30.0  # seconds
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True)
@@ -83,26 +84,38 @@ class Storage:
 
     def push(self, source: Path, key: str) -> None:
         """Upload the file `source`, replacing any existing file."""
-        self._push(lambda: open_regular(source), key)
+        self._send(lambda: open_regular(source), _copy, key)
 
     def write(self, content: str, key: str) -> None:
         """Write a small file, replacing any existing one."""
-        self._push(lambda: io.BytesIO(content.encode()), key)
+        self.send(lambda out: out.write(content.encode()), key)
 
-    def _push(self, source: Callable[[], IO[bytes]], key: str) -> None:
-        def copy(system: fs.FileSystem, path: str) -> None:
-            with source() as file:
+    def send(self, write: Callable[[IO[bytes]], object], key: str) -> None:
+        """Upload what `write` writes to a stream, replacing any existing file. A retry calls it again.
+
+        If `write` raises an exception, what it has written may have replaced the file.
+        """
+        self._send(contextlib.nullcontext, lambda _, out: write(out), key)
+
+    def _send(
+        self,
+        source: Callable[[], AbstractContextManager[Source]],
+        write: Callable[[Source, IO[bytes]], object],
+        key: str,
+    ) -> None:
+        def attempt(system: fs.FileSystem, path: str) -> None:
+            with source() as opened:  # before the stream, which would upload nothing when it is destroyed
                 if isinstance(system, fs.LocalFileSystem):
                     target = self._local(key)
                     make_folder(Rooted(target.parent))
                     with atomic_file(target) as out:
-                        _copy(file, out)
+                        write(opened, out)
                 else:
                     out = system.open_output_stream(path)
-                    _copy(file, out)
+                    write(opened, out)
                     out.close()  # outside `with`, which would hide a failure to send the last chunk
 
-        self._retry(copy, key, "cannot be written")
+        self._retry(attempt, key, "cannot be written")
 
     def pull(self, key: str, target: Rooted) -> None:
         """Download a file to `target` atomically: readers see either the old content or the new.
@@ -110,24 +123,32 @@ class Storage:
         Whoever can write to the store chooses the keys in it: a target that is named after one is made by `below`.
         """
 
-        def copy(system: fs.FileSystem, path: str) -> None:
+        def copy(file: IO[bytes]) -> None:
             make_folder(Rooted(target.parent))
-            with self._open(system, key, path) as file, atomic_file(target) as out:
+            with atomic_file(target) as out:
                 _copy(file, out)
 
-        self._retry(copy, key, "cannot be read")
+        self.receive(copy, key)
 
     def read(self, key: str) -> bytes:
         """Read a small file."""
+        content = self.head(key, MAX_SMALL + 1)
+        if len(content) > MAX_SMALL:
+            raise InputError(f"{key} in {self} has more than {MAX_SMALL} bytes: this program writes no such file")
+        return content
 
-        def read(system: fs.FileSystem, path: str) -> bytes:
+    def head(self, key: str, size: int) -> bytes:
+        """The first `size` bytes of a file, or all if there are fewer."""
+        return self.receive(lambda file: bytes(file.read(size)), key)
+
+    def receive(self, read: Callable[[IO[bytes]], Result], key: str) -> Result:
+        """Download a file: what `read` returns for its stream. A retry calls it again."""
+
+        def attempt(system: fs.FileSystem, path: str) -> Result:
             with self._open(system, key, path) as file:
-                content = bytes(file.read(MAX_SMALL + 1))
-            if len(content) > MAX_SMALL:
-                raise InputError(f"{key} in {self} has more than {MAX_SMALL} bytes: this program writes no such file")
-            return content
+                return read(file)
 
-        return self._retry(read, key, "cannot be read")
+        return self._retry(attempt, key, "cannot be read")
 
     def files(self, key: str = "") -> list[Stored]:
         """All files under `key`, sorted by key; hidden files are omitted."""
@@ -171,18 +192,6 @@ class Storage:
                 system.delete_file(path)
             elif kind == fs.FileType.Directory:
                 system.delete_dir(path)
-
-        self._retry(delete, key, "cannot be removed")
-
-    def drop_folder(self, key: str) -> None:
-        """Remove a folder that is known to be there. `drop` first asks what the key is."""
-
-        def delete(system: fs.FileSystem, path: str) -> None:
-            if isinstance(system, fs.LocalFileSystem):
-                remove(self._local(key))
-            else:
-                with contextlib.suppress(FileNotFoundError):  # an attempt before this one removed it
-                    system.delete_dir(path)
 
         self._retry(delete, key, "cannot be removed")
 

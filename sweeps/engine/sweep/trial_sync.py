@@ -10,20 +10,25 @@ import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import torch.distributed as dist
 
-from bat_core.checkpoint import CHECKSUMS, checkpoints, read_description
+from bat_core.checkpoint import CHECKSUMS, MAX_CHECKPOINTS, checkpoints, read_description
 from bat_core.errors import InputError, brief_repr
 from bat_core.paths import Rooted, below, make_folder, read_regular, remove
 from bat_core.workers import Workers
 from sweeps.engine.storage.object_store import Storage, Stored
 from sweeps.engine.storage.retry import TakenOverError
+from sweeps.engine.sweep.packed import HEAD, pack, read_head, unpack
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED
 
 CHECKPOINTS = "checkpoints"
+NOTHING = ("", b"")
 MODEL = "model"
 GALLERY = "gallery.png"
 SHARDS = "shards"
@@ -93,35 +98,48 @@ class AttemptHistory:
     def pull_checkpoints(self, folder: Path) -> None:
         """Pull the newest valid checkpoint and any newer damaged ones, to report them. Delete all others."""
         wanted = []
-        for key in self._checkpoints():
-            wanted.append(target := below(folder, key.rpartition("/")[2]))
-            if self._has(key, target) or self._pull_folder(key, target):
+        for stored in self._checkpoints(folder):
+            wanted.append(stored.target)
+            if stored.is_at_target() or self._pull(stored):
                 break
         for known in checkpoints(folder):
             if known not in wanted:
                 remove(below(folder, known.name))
 
-    def _checkpoints(self) -> list[str]:
-        """Keys of the completely pushed checkpoints, newest first; for equal epochs, the newer attempt first."""
-        complete = [
-            key
-            for key, _, name in (stored.key.rpartition("/") for stored in self.store.files())
-            if name == CHECKSUMS and key.split("/")[1:2] == [CHECKPOINTS]
-        ]
-        return sorted(complete, key=lambda key: (key.rpartition("/")[2], key), reverse=True)
+    def _checkpoints(self, folder: Path) -> list["StoredCheckpoint"]:
+        """The checkpoints, newest first; for equal epochs, the newer attempt first."""
+        keys = [stored.key for stored in self.store.files() if stored.key.split("/")[1:2] == [CHECKPOINTS]]
+        found = []
+        for key in keys:
+            head = read_head(self.store.head(key, HEAD))
+            name, checksums = head or (f"epoch_unreadable_{Path(key).stem}", b"")
+            found.append(StoredCheckpoint(key, below(folder, name), checksums))
+        return sorted(found, key=lambda one: (one.target.name, one.key), reverse=True)
 
-    def _has(self, key: str, target: Path) -> bool:
-        checksums = target / CHECKSUMS
-        if not checksums.exists() or read_regular(checksums) != self.store.read(f"{key}/{CHECKSUMS}"):
-            return False
-        return _is_valid(target)
-
-    def _pull_folder(self, key: str, target: Rooted) -> bool:
+    def _pull(self, stored: "StoredCheckpoint") -> bool:
         """Pull a checkpoint, and return whether it is valid."""
-        remove(target)
-        for stored in self.store.files(key):
-            self.store.pull(stored.key, below(target, stored.key.rpartition("/")[2]))
-        return _is_valid(target)
+
+        def read(file: IO[bytes]) -> None:
+            remove(stored.target)
+            with suppress(InputError):  # it is damaged, which its checksums show
+                unpack(file, stored.target)
+
+        self.store.receive(read, stored.key)
+        return _is_valid(stored.target)
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint in the store: its key, its folder on this node, and its checksums."""
+
+    key: str
+    target: Rooted
+    checksums: bytes
+
+    def is_at_target(self) -> bool:
+        """Whether this node has it."""
+        here = self.target / CHECKSUMS
+        return here.exists() and read_regular(here) == self.checksums and _is_valid(self.target)
 
 
 class StoreTrialSync(TrialSync):
@@ -135,7 +153,7 @@ class StoreTrialSync(TrialSync):
 
     def __init__(self, store: Storage, trial_id: str, folder: Rooted, *, driver: str) -> None:
         self.sweep, self.trial_id, self.folder, self.driver = store, trial_id, folder, driver
-        self._pushed: dict[str, bytes] = {}
+        self._pushed: list[tuple[str, bytes]] = [NOTHING] * MAX_CHECKPOINTS  # the name and checksums in each slot
         self._checked = self._alone = False
 
     def begin(self, workers: Workers) -> None:
@@ -167,21 +185,26 @@ class StoreTrialSync(TrialSync):
         self._place.push(self.folder / RECORD, f"{self.name}/{RECORD}")
 
     def push_checkpoints(self) -> None:
-        """Push new checkpoints, and drop those that are no longer in the folder."""
+        """Push new checkpoints over those that are no longer in the folder: one request each, and none to delete."""
         older = self._check_newest()
         self._checked = True
-        here = checkpoints(self.folder / CHECKPOINTS)
-        for folder in here:
-            content = read_regular(folder / CHECKSUMS)
-            if self._pushed.get(folder.name) != content:
-                self._push_folder(folder, f"{self.name}/{CHECKPOINTS}/{folder.name}")
-                self._pushed[folder.name] = content
-        for stale in set(self._pushed) - {folder.name for folder in here}:
-            self._place.drop_folder(f"{self.name}/{CHECKPOINTS}/{stale}")
-            del self._pushed[stale]
+        folders = {folder.name: folder for folder in checkpoints(self.folder / CHECKPOINTS)}
+        here = {(name, read_regular(folder / CHECKSUMS)) for name, folder in folders.items()}
+        free = [slot for slot, pushed in enumerate(self._pushed) if pushed not in here]
+        for new in sorted(here.difference(self._pushed)):
+            slot = free.pop(0)
+            self._place.send(partial(pack, folders[new[0]]), self._slot(slot))
+            self._pushed[slot] = new
+        for slot in free:
+            if self._pushed[slot] != NOTHING:
+                self._place.drop(self._slot(slot))
+                self._pushed[slot] = NOTHING
         if not self._alone:  # an older attempt that still runs stops before its next checkpoint
             self._drop_checkpoints(attempt for attempt in older if attempt != self.name)
             self._alone = True
+
+    def _slot(self, slot: int) -> str:
+        return f"{self.name}/{CHECKPOINTS}/{slot}.tar"
 
     def push_shards(self, shards: Iterable[Path]) -> None:
         for shard in shards:

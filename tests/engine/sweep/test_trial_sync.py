@@ -1,16 +1,21 @@
 """A trial that is kept in a store: resumed on another node, by one writer at a time."""
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from bat_core.errors import InputError
+from bat_core.paths import below
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
 from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.packed import HEAD, read_head, unpack
 from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
 from sweeps.engine.sweep.remote import DriverLease
 from sweeps.engine.sweep.spec import Trial
@@ -100,35 +105,42 @@ def test_another_node_goes_on_where_one_stopped(epochs, store, whole, tmp_path):
     assert read_status(tmp_path / "driver").attempts == 2
 
 
+def stored_checkpoints(store) -> dict[str, str]:
+    """The keys of the checkpoints in the store, by their names."""
+    keys = [stored.key for stored in store.files("trials") if "/checkpoints/" in stored.key]
+    return {read_head(store.head(key, HEAD))[0]: key for key in keys}
+
+
 def test_the_two_newest_checkpoints_are_in_the_store(epochs, store):
     running = epochs("a")
     for kept in ({"epoch_0001"}, {"epoch_0001", "epoch_0002"}, {"epoch_0002", "epoch_0003"}):
         next(running)
-        assert {stored.key.split("/")[4] for stored in store.files("trials") if "/checkpoints/" in stored.key} == kept
+        assert stored_checkpoints(store).keys() == kept
 
 
 def test_checkpoints_move_to_the_attempt_that_goes_on(epochs, store):
     next(epochs("a"))
     next(epochs("b"))
     old, new = AttemptHistory.of(store, "one").attempts
-    found = {tuple(stored.key.split("/")[2:5:2]) for stored in store.files("trials") if "/checkpoints/" in stored.key}
-    assert found == {(new, "epoch_0001"), (new, "epoch_0002")}
+    found = {(name, key.split("/")[2]) for name, key in stored_checkpoints(store).items()}
+    assert found == {("epoch_0001", new), ("epoch_0002", new)}
     assert store.exists(f"trials/one/{old}/{RECORD}")
 
 
-def newest(store, name):
-    return next(stored.key for stored in reversed(store.files("trials")) if stored.key.endswith(name))
+def damage(store, key: str, name: str) -> None:
+    """Flip a bit in the middle of a file in a packed checkpoint, or in the header before it."""
+    content = bytearray(store.read(key))
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        member = tar.next() if name == "header" else tar.getmember(f"epoch_0002/{name}")
+        content[150 if name == "header" else member.offset_data + member.size // 2] ^= 0x01
+    store.send(lambda out: out.write(content), key)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json", "checksums.json"])
 def test_a_checkpoint_that_the_store_damaged_is_named_and_the_one_before_used(name, epochs, store, whole, tmp_path):
     first = epochs("a")
     next(first), next(first)
-    key = newest(store, f"epoch_0002/{name}")
-    content = bytearray(store.read(key))
-    content[len(content) // 2] ^= 0x01
-    (tmp_path / "damaged").write_bytes(content)
-    store.push(tmp_path / "damaged", key)
+    damage(store, stored_checkpoints(store)["epoch_0002"], name)
     list(epochs("b"))
     pull_trial(store, "one", tmp_path / "driver")
     start = [event for event in read_events(tmp_path / "driver") if event["event"] == "start"][-1]
@@ -138,10 +150,54 @@ def test_a_checkpoint_that_the_store_damaged_is_named_and_the_one_before_used(na
     assert (tmp_path / "driver" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
-def test_a_checkpoint_whose_push_was_cut_short_is_not_there(epochs, store, tmp_path):
+@pytest.mark.parametrize("how", ["header", "cut", "nothing"])
+def test_a_checkpoint_whose_name_cannot_be_read_is_passed_over(how, epochs, store, whole, tmp_path):
     first = epochs("a")
     next(first), next(first)
-    store.drop(newest(store, "epoch_0002/checksums.json"))
+    key = stored_checkpoints(store)["epoch_0002"]
+    if how == "header":
+        damage(store, key, "header")
+    else:
+        store.send(lambda out: out.write(b"" if how == "nothing" else store.read(key)[:700]), key)
+    list(epochs("b"))
+    pull_trial(store, "one", tmp_path / "driver")
+    start = [event for event in read_events(tmp_path / "driver") if event["event"] == "start"][-1]
+    assert start["from_epoch"] == 1
+    assert list(start["passed_over"]) == ["epoch_unreadable_1"]
+    assert (tmp_path / "driver" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "epoch_0002/../../evil", "/evil", "epoch_0002/checksums.json/x"])
+def test_a_name_in_a_packed_checkpoint_leads_nowhere_else(name, tmp_path):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for one in ("epoch_0002/checksums.json", name):
+            member = tarfile.TarInfo(one)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+    (tmp_path / "node").mkdir()
+    unpack(io.BytesIO(content.getvalue()), below(tmp_path / "node", "epoch_0002"))
+    assert {path.name for path in tmp_path.iterdir()} == {"node"}
+    assert {path.name for path in (tmp_path / "node").iterdir()} == {"epoch_0002"}
+    assert not Path("/evil").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_a_packed_checkpoint_with_anything_but_files_is_refused(kind, tmp_path):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        member = tarfile.TarInfo("epoch_0002/checksums.json")
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(InputError, match="is not a file"):
+        unpack(io.BytesIO(content.getvalue()), below(tmp_path, "epoch_0002"))
+    assert read_head(content.getvalue()) is None
+
+
+def test_a_checkpoint_that_the_store_lacks_is_not_there(epochs, store, tmp_path):
+    first = epochs("a")
+    next(first), next(first)
+    store.drop(stored_checkpoints(store)["epoch_0002"])
     next(epochs("b"))
     start = [event for event in read_events(tmp_path / "b") if event["event"] == "start"][-1]
     assert (start["from_epoch"], "passed_over" in start) == (1, False)
@@ -150,17 +206,16 @@ def test_a_checkpoint_whose_push_was_cut_short_is_not_there(epochs, store, tmp_p
 def test_a_node_that_has_a_checkpoint_does_not_fetch_it_again(epochs, store, tmp_path, monkeypatch):
     next(epochs("a"))
     fetched = []
-    pull = type(store).pull
-    monkeypatch.setattr(type(store), "pull", lambda self, key, target: (fetched.append(key), pull(self, key, target)))
+    monkeypatch.setattr("sweeps.engine.sweep.trial_sync.unpack", lambda *given: fetched.append(given))
     next(epochs("a"))
-    assert [key.rpartition("/")[2] for key in fetched] == [RECORD]
+    assert not fetched
 
 
 def test_a_nodes_own_checkpoint_that_the_store_lacks_is_not_gone_on_from(epochs, store, tmp_path):
     first = epochs("a")
     next(first), next(first)
     first.close()
-    store.drop(newest(store, "epoch_0002/checksums.json").rpartition("/")[0])
+    store.drop(stored_checkpoints(store)["epoch_0002"])
     next(epochs("a"))
     assert [event["from_epoch"] for event in read_events(tmp_path / "a") if event["event"] == "start"] == [0, 1]
 
