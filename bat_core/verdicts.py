@@ -109,8 +109,12 @@ class Verdicts:
         return self.robust_after(len(self.outcomes))
 
     @property
-    def robust_acc(self) -> float:
-        """Robust accuracy in [0, 1]: the per-example worst case over all attacks."""
+    def worst_case_acc(self) -> float:
+        """Accuracy in [0, 1] in the per-example worst case over all attacks.
+
+        This is a robust accuracy only if the attacks are a suite that verifies (`suites.is_verified`). Under PGD alone
+        it is an upper bound, which a masked model meets with nothing behind it.
+        """
         return float(self.robust_correct.mean())
 
     def robust_after(self, count: int) -> npt.NDArray[np.bool_]:

@@ -169,7 +169,7 @@ def test_nan_classifies_nothing(limit, clean_acc):
     assert (model(x + 0.1).argmax(1) == y).all()
     verdicts = evaluate(model, x, y, attack=suite(pgd=PGD(eps=0.1, step_size=0.1, num_steps=2), fgsm=FGSM(eps=0.1)))
     assert verdicts.clean_acc == clean_acc
-    assert verdicts.robust_acc == 0
+    assert verdicts.worst_case_acc == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
             shift = SPACING ** (rank - (len(lines) - 1) / 2)
             _mark(axes, CLEAN_AT * shift, family.clean_acc, color, "D")
             if family.verified:
-                _mark(axes, attack.steps[-1] * VERIFIED_BEYOND * shift, family.robust_acc, color, "s")
+                _mark(axes, attack.steps[-1] * VERIFIED_BEYOND * shift, family.headline_acc, color, "s")
         verified = any(family.verified for family in lines)
         _style_axes(axes, attack.steps, f"PGD on {LOSS_TITLES.get(loss, loss)}", verified=verified)
     panels[0].set_ylabel("accuracy on test images")

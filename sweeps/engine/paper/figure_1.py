@@ -109,16 +109,16 @@ def _sentence(lines: Sequence[Family], attack: AttackConfig, unit: Unit, scope: 
     pgd = f"{_pgd(unit)}-{attack.steps[-1]} of {budget} (worst of {' and '.join(names)}, n = {scope.n})"
     words = []
     if trained:
-        best = max(trained, key=lambda family: family.robust_acc.mean)
+        best = max(trained, key=lambda family: family.headline_acc.mean)
         robust = f"{best.pgd_acc.mean:.1%} of test images are correct under {pgd}"
         if best.verified:
-            robust += f" and {best.robust_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
+            robust += f" and {best.headline_acc.mean:.1%} under {best.suite} (n = {scope.verified_n})"
         words.append(
             f"{best.recipe} trained at {_spelt(best.budget or '0 px')} is most robust: {robust},"
             f" {best.clean_acc.mean:.1%} without attack"
         )
     words += [
-        f"{family.recipe.lower()} models reach {family.robust_acc.mean:.1%}"
+        f"{family.recipe.lower()} models reach {family.headline_acc.mean:.1%}"
         for family in lines
         if family.role == "reference"
     ]

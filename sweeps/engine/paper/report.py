@@ -12,14 +12,15 @@ from bat_core.few_classes import classes_in
 from bat_core.suites import get_suite
 from sweeps.engine.cli.live_table import masking_style
 from sweeps.engine.cli.markdown import BREAK, Markup, code, document, pipe_table
-from sweeps.engine.cli.text import counted
+from sweeps.engine.cli.text import UNVERIFIED_MARK, counted
 from sweeps.engine.paper.results import NOT_RUN, ClaimResult, Line, Number, Result, Robustness
 
 CSV_COLUMNS = (
     *("table", "row", "column", "paper", "ours", "difference", "low", "high", "seeds", "by_seed", "n"),
-    *("verified", "verified_low", "verified_high", "verified_n", "suite", "verdict"),
+    *("verified", "verified_low", "verified_high"),
+    *("not_verified", "not_verified_low", "not_verified_high", "robust_n", "suite", "verdict"),
 )
-ROBUSTNESS_COLUMNS, ROBUSTNESS_WORDS = ("model", "clean", "verified", "checks"), ("model", "checks")
+ROBUSTNESS_WORDS = ("model", "checks")
 MARKS = {"shows": "green", "does not show": "red", "undecided": "yellow", "says nothing": "yellow", "not run": "dim"}
 
 
@@ -55,9 +56,11 @@ def notes(result: Result) -> list[str]:
         counts = {one.robust.n for one in robustness}
         n = f" (n = {counts.pop()})" if len(counts) == 1 else ""
         said.append(
-            f"Verified: the per-example worst case over all attacks of this table and {_verifying(robustness[0])}{n};"
-            " checks: red flags of gradient masking. The paper reports neither."
+            f"{result.robustness_title.capitalize()}: the per-example worst case over all attacks of this table and"
+            f" {_verifying(robustness)}{n}; checks: red flags of gradient masking. The paper reports neither."
         )
+        if any(result.mark_of(one) for one in robustness):
+            said.append(f"{UNVERIFIED_MARK}: not verified, for a model's gradients are masked.")
     if lost := _named({one.row.name: one.collapsed for one in robustness}):
         said.append(f"Models with catastrophic overfitting during training: {lost}.")
     if constant := _named({one.row.name: one.one_class for one in robustness}):
@@ -73,10 +76,11 @@ def _named(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
-def _verifying(robustness: Robustness) -> str:
-    if "quick" not in robustness.suite:
-        return "no further attack (not verified)"
-    return get_suite("quick", eps=1.0).for_classes(classes_in(robustness.suite)).verified_in_words
+def _verifying(robustness: Sequence[Robustness]) -> str:
+    suite = next((one.suite for one in robustness if "quick" in one.suite), None)
+    if suite is None:
+        return "no further attack"
+    return get_suite("quick", eps=1.0).for_classes(classes_in(suite)).verified_in_words
 
 
 def show(console: Console, result: Result) -> None:
@@ -111,11 +115,13 @@ def _table(result: Result, columns: Sequence[str], *, narrow: bool) -> RichTable
         table.add_column(escape(name), justify="right", no_wrap=not narrow)
     with_robustness = columns[-1] == [*result.table.columns][-1] and any(line.robustness for line in result.lines)
     if with_robustness:
-        table.add_column("verified", justify="right", no_wrap=True)
+        table.add_column(result.robustness_title, justify="right", no_wrap=True)
         table.add_column("checks")
     for line in result.lines:
         cells = [_shown(line, column, result, narrow=narrow) for column in columns]
-        table.add_row(escape(line.name), *cells, *(_shown_robustness(line, narrow=narrow) if with_robustness else ()))
+        if with_robustness:
+            cells += _shown_robustness(line, result, narrow=narrow)
+        table.add_row(escape(line.name), *cells)
     return table
 
 
@@ -140,13 +146,15 @@ def markdown(result: Result) -> str:
     """The table as Markdown: each cell has our number and, below it, the paper's with the difference."""
     columns = [*result.table.columns]
     with_robustness = any(line.robustness for line in result.lines)
-    head = [Markup(f"ours{BREAK}paper (difference)"), *columns, *(["verified", "checks"] if with_robustness else [])]
+    head = [Markup(f"ours{BREAK}paper (difference)"), *columns]
+    if with_robustness:
+        head += [result.robustness_title, "checks"]
     rows = []
     for line in result.lines:
         cells = [_marked_down(line, column, result) for column in columns]
         if with_robustness:
             cells += (
-                [_percent(line.robustness.robust), line.robustness.masking_status]
+                [_robust(line.robustness, result), line.robustness.masking_status]
                 if line.robustness
                 else [_missing(line), ""]
             )
@@ -154,10 +162,10 @@ def markdown(result: Result) -> str:
     parts = [f"**{title(result)}**", pipe_table(head, rows, words=(head[0], "checks"))]
     if not with_robustness:
         robustness = [
-            [one.row.name, _percent(one.clean), _percent(one.robust), one.masking_status]
+            [one.row.name, _percent(one.clean), _robust(one, result), one.masking_status]
             for one in result.robustness.values()
         ]
-        parts.append(pipe_table(ROBUSTNESS_COLUMNS, robustness, words=ROBUSTNESS_WORDS))
+        parts.append(pipe_table(_robustness_columns(result), robustness, words=ROBUSTNESS_WORDS))
     parts += [settings(result), *notes(result), f"Command: {code(result.sweep.command)}"]
     if result.claim_results:
         parts.append("\n".join(f"* {claim_result.word}: {said(claim_result)}" for claim_result in result.claim_results))
@@ -193,16 +201,11 @@ def _csv_number(number: Number | None, paper: float | None, scale: int) -> list[
 
 def _csv_robustness(robustness: Robustness | None) -> list[str]:
     if robustness is None:
-        return [""] * 6
-    interval = robustness.robust.interval
-    reach = [_six(100 * interval.low), _six(100 * interval.high)]
-    return [
-        _six(100 * robustness.robust.mean),
-        *reach,
-        str(robustness.robust.n),
-        robustness.suite,
-        robustness.masking_status,
-    ]
+        return [""] * 9
+    robust, none = robustness.robust, [""] * 3
+    found = [_six(100 * value) for value in (robust.mean, robust.interval.low, robust.interval.high)]
+    cells = [*found, *none] if robustness.is_verified else [*none, *found]
+    return [*cells, str(robust.n), robustness.suite, robustness.masking_status]
 
 
 def _six(value: float) -> str:
@@ -253,30 +256,34 @@ def _percent(number: Number) -> Markup:
     return Markup(f"**{100 * number.mean:.1f}** ±{100 * _half(number):.1f}")
 
 
-def _shown_robustness(line: Line, *, narrow: bool) -> list[str]:
+def _robust(robustness: Robustness, result: Result) -> Markup:
+    return Markup(f"{result.mark_of(robustness)}{_percent(robustness.robust)}")
+
+
+def _shown_robustness(line: Line, result: Result, *, narrow: bool) -> list[str]:
     if line.robustness is None:
         return [_missing(line), ""]
     between = "\n" if narrow else " "
     robust = line.robustness.robust
     return [
-        f"[bold]{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}",
-        _styled(line.robustness.masking_status),
+        f"[bold]{result.mark_of(line.robustness)}{100 * robust.mean:.1f}[/]{between}±{100 * _half(robust):.1f}",
+        _styled(line.robustness),
     ]
 
 
-def _styled(masking_status: str) -> str:
-    return ", ".join(f"{masking_style(word)} {count}".strip() for word, _, count in _words(masking_status))
+def _styled(robustness: Robustness) -> str:
+    return ", ".join(f"{masking_style(word)} {count}".strip() for word, count in robustness.masking_statuses)
 
 
-def _words(masking_status: str) -> list[tuple[str, str, str]]:
-    return [part.partition(" ") for part in masking_status.split(", ")]
+def _robustness_columns(result: Result) -> tuple[str, ...]:
+    return "model", "clean", result.robustness_title, "checks"
 
 
 def _robustness_table(result: Result) -> RichTable:
     table = RichTable(title="Robustness of these models", title_justify="left", highlight=False)
-    for name in ROBUSTNESS_COLUMNS:
+    for name in _robustness_columns(result):
         table.add_column(name, justify="left" if name in ROBUSTNESS_WORDS else "right")
     for one in result.robustness.values():
-        cells = [_percent(number).replace("**", "") for number in (one.clean, one.robust)]
-        table.add_row(escape(one.row.name), *cells, _styled(one.masking_status))
+        cells = [cell.replace("**", "") for cell in (_percent(one.clean), _robust(one, result))]
+        table.add_row(escape(one.row.name), *cells, _styled(one))
     return table

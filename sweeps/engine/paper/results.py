@@ -11,7 +11,10 @@ from typing import Literal, TypeAlias
 from scipy import stats
 
 from bat_core.config import TrialConfig
+from bat_core.masking.flags import MASKING_STATUSES, NOTHING_TO_MASK, status_in_words
 from bat_core.stats import Interval, wilson
+from bat_core.suites import is_verified
+from sweeps.engine.cli.text import UNVERIFIED_MARK
 from sweeps.engine.driver.model_queries import QueryAnswers
 from sweeps.engine.paper.curves import EvaluatedTrial, evaluated_trials
 from sweeps.engine.paper.table_spec import CITED, CellKey, Claim, Found, Row, Table, Values
@@ -58,10 +61,10 @@ def student(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness:
-    """What we measure beyond the paper for a row's models: their verified worst case, and the masking checks.
+    """What we measure beyond the paper for a row's models: their worst case under `suite`, and the masking checks.
 
-    `verdicts` counts models by masking status. `collapsed` counts models with catastrophic overfitting, `one_class`
-    models that are correct on one class only.
+    `verdicts` counts models by masking status in words. `collapsed` counts models with catastrophic overfitting,
+    `one_class` models that are correct on one class only.
     """
 
     row: Row
@@ -73,11 +76,20 @@ class Robustness:
     one_class: int
 
     @property
+    def is_verified(self) -> bool:
+        """Whether the worst case is verified."""
+        return is_verified(self.suite)
+
+    @property
+    def masking_statuses(self) -> list[tuple[str, str]]:
+        """The models' masking statuses in words, the worst first, with their counts (empty if there is one status)."""
+        found = [word for word in (*MASKING_STATUSES[::-1], NOTHING_TO_MASK) if word in self.verdicts]
+        return [(word, str(self.verdicts[word]) if len(found) > 1 else "") for word in found]
+
+    @property
     def masking_status(self) -> str:
-        """The models' masking status with counts, the worst first."""
-        order = [word for word in ("masked", "suspect", "clear") if word in self.verdicts]
-        total = sum(self.verdicts.values())
-        return ", ".join(word if self.verdicts[word] == total else f"{word} {self.verdicts[word]}" for word in order)
+        """`masking_statuses` as a text."""
+        return ", ".join(f"{word} {count}".strip() for word, count in self.masking_statuses)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +174,15 @@ class Result:
         rows = {row.key: (row, self.found.of(row)) for row in self.table.trained}
         return {key: _robustness(row, models) for key, (row, models) in rows.items() if models}
 
+    @property
+    def robustness_title(self) -> str:
+        """What the models' robust accuracies are called; those that are not verified have a mark (`mark_of`)."""
+        return "verified" if any(one.is_verified for one in self.robustness.values()) else "not verified"
+
+    def mark_of(self, robustness: Robustness) -> str:
+        """The mark of an accuracy that is not verified in a column of verified ones."""
+        return "" if robustness.is_verified or self.robustness_title != "verified" else UNVERIFIED_MARK
+
     @cached_property
     def claim_results(self) -> list[ClaimResult]:
         """Our result for each claim of the paper."""
@@ -202,9 +223,9 @@ def _robustness(row: Row, models: Mapping[int, EvaluatedTrial]) -> Robustness:
     return Robustness(
         row=row,
         clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(first.verdicts)),
-        robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(first.headline)),
+        robust=Number({seed: one.headline.worst_case_acc for seed, one in models.items()}, len(first.headline)),
         suite=next(masked, first.suite),
-        verdicts=Counter(one.masking_status for one in models.values()),
+        verdicts=Counter(status_in_words(one.masking_status, one.headline.worst_case_acc) for one in models.values()),
         collapsed=sum(one.collapsed is not None for one in models.values()),
         one_class=sum(one.verdicts.one_class for one in models.values()),
     )

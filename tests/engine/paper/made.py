@@ -33,7 +33,7 @@ def verdicts(suite, active) -> Verdicts:
 
 
 def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear", rows=None) -> Result:
-    """`active(row name, seed)` gives how many of N hold under each attack."""
+    """`active(row name, seed)` gives how many of N hold under each attack. `masking_status`: of all, or by row name."""
     trials = [
         Trial(id=row.trial_id(seed), config=TrialConfig(attack=ATTACK, seed=seed))
         for row in table.trained
@@ -49,6 +49,7 @@ def result(path, table: Table, active, *, seeds=(0, 1, 2), masking_status="clear
         record, home = Record(folder.trial(trial)), folder.trial(trial)
         verdicts(trajectories(ATTACK), active(name, seed)).write(home / VERDICTS)
         verdicts(evaluation_suite(ATTACK), active(name, seed)).write(home / VERIFIED)
-        suite = evaluation_suite(ATTACK).label_for(masking_status)
-        record.append("finished", suite=suite, verdict=masking_status, **RESULT)
+        status = masking_status if isinstance(masking_status, str) else masking_status.get(name, "clear")
+        suite = evaluation_suite(ATTACK).label_for(status)
+        record.append("finished", suite=suite, verdict=status, **RESULT)
     return Result(table, sweep, folder)

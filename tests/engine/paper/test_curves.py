@@ -59,7 +59,7 @@ def test_a_line_is_the_mean_over_seeds_between_the_lowest_and_the_highest(some: 
     first, last = large.curve("ce", "worst")
     assert (first.low, first.mean, first.high) == (0.25, 0.5, 0.75)
     assert (last.low, last.mean, last.high) == (0.25, 0.375, 0.5)
-    assert large.robust_acc.mean == 0.375
+    assert large.headline_acc.mean == 0.375
     assert large.clean_acc.mean == 0.75
 
 

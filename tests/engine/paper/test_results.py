@@ -1,13 +1,16 @@
 """A table's numbers are those of its verdicts, and its claims are judged by their intervals."""
 
+import csv
+import io
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from bat_core.stats import wilson
-from sweeps.engine.paper.report import as_csv, markdown, said
+from sweeps.engine.paper.report import as_csv, markdown, said, show
 from sweeps.engine.paper.results import Number, student
 from sweeps.engine.paper.run import report
 from sweeps.engine.paper.table_spec import Clean, Table, White, about, at_most, cited, more, row, times
@@ -46,6 +49,27 @@ def test_masked_models_are_called_unverified(tmp_path):
     made = result(tmp_path, table(), lambda name, seed: {}, masking_status="masked")
     assert "not verified" in made.lines[0].robustness.suite
     assert "masked" in markdown(made)
+    assert "| not verified | checks |" in markdown(made)
+
+
+def test_a_masked_model_among_others_has_a_mark_and_a_column_of_its_own_in_the_csv(tmp_path, capsys):
+    made = result(tmp_path, table(), lambda name, seed: {"apgd-t": 4}, masking_status={"R-MC": "masked"})
+    show(Console(width=200), made)
+    for text in (capsys.readouterr().out, markdown(made).replace("**", "")):
+        assert "~10.0 ±" in text
+        assert " 10.0 ±" in text
+        assert "~: not verified" in text
+    rows = {one["row"]: one for one in csv.DictReader(io.StringIO(as_csv(made)))}
+    assert (rows["R-MC"]["verified"], rows["R-MC"]["not_verified"]) == ("", "10")
+    assert (rows["R-MC-LA"]["verified"], rows["R-MC-LA"]["not_verified"]) == ("10", "")
+    assert (rows["R-MC"]["verdict"], rows["R-MC-LA"]["verdict"]) == ("masked", "clear")
+
+
+def test_a_model_that_holds_nothing_has_nothing_to_mask(tmp_path, capsys):
+    made = result(tmp_path, table(), lambda name, seed: {"apgd-t": 0 if seed < 2 else 4})
+    show(Console(width=200), made)
+    for text in (capsys.readouterr().out, markdown(made), as_csv(made)):
+        assert "clear 1, nothing to mask 2" in text
 
 
 def test_models_that_answer_one_class_alone_are_named_and_do_not_stand_best(tmp_path):
@@ -154,7 +178,7 @@ def test_the_csv_has_each_cell_with_its_seeds(tmp_path):
     cell = next(one for one in body if one["row"] == "R-MC" and one["column"] == "CE20")
     assert (cell["paper"], cell["ours"], cell["difference"]) == ("43.4", "27.5", "-15.9")
     assert cell["by_seed"] == "0:25;1:27.5;2:30"
-    assert (cell["verified"], cell["verified_n"], cell["verdict"]) == ("10", str(N), "clear")
+    assert (cell["verified"], cell["not_verified"], cell["robust_n"], cell["verdict"]) == ("10", "", str(N), "clear")
     cited_cell = next(one for one in body if one["row"] == "Madry" and one["column"] == "CE20")
     assert (cited_cell["paper"], cited_cell["ours"]) == ("45.8", "")
     assert head[0] == "table"
