@@ -253,7 +253,7 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         f" (n = {champion.robust_n}). On test images, evaluated once: clean {tested.clean_acc:.1%},"
         f" robust {tested.robust_acc:.1%}"
         f" [{tested.robust_interval[0]:.1%}, {tested.robust_interval[1]:.1%}] under {tested.suite}"
-        f" (n = {tested.n}), {tested.masking_status}."
+        f" (n = {tested.n}), {tested.verdict}."
     )
     try:
         from sweeps.engine.tracking.registry import Merit, register_champion

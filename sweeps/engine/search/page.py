@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bat_core.suites import is_verified
 from sweeps.engine.cli.text import percent, percent_range, with_interval
 from sweeps.engine.pages.charts import Chart, Mark, Series, percent_axis
-from sweeps.engine.pages.document import Cell, Section, Table
+from sweeps.engine.pages.document import Cell, Section, Table, verdict_cell
 from sweeps.engine.pages.sweep_page import Story
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.report import sentence
@@ -71,7 +71,7 @@ def _chart(snapshot: Snapshot) -> Chart:
 
 def _mark(snapshot: Snapshot, one: Score) -> Mark:
     words = [f"clean {percent(one.clean_acc)}", f"robust {with_interval(one.robust_acc, one.interval)}"]
-    tip = f"{one.id}: {', '.join([*words, one.masking_status, *settings(snapshot, one.point)])}"
+    tip = f"{one.id}: {', '.join([*words, one.verdict, *settings(snapshot, one.point)])}"
     return Mark(one.clean_acc, one.robust_acc, tip, *one.interval)
 
 
@@ -83,7 +83,7 @@ def _finalists(snapshot: Snapshot) -> Sequence[Section]:
             Cell(percent(one.robust_acc) if is_verified(one.suite) else "-", one.robust_acc),
             Cell(percent_range(*one.robust_interval) if is_verified(one.suite) else "-", one.robust_interval[0]),
             "" if is_verified(one.suite) else f"{percent(one.robust_acc)} not verified",
-            Cell(one.masking_status, look=one.masking_status),
+            verdict_cell(one.masking_status, one.robust_acc),
             f"{one.suite}, n = {one.n}",
         ]
         for finalist in snapshot.finalists

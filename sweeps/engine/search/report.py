@@ -169,7 +169,7 @@ def _found(snapshot: Snapshot) -> list[str]:
 
 def _front(snapshot: Snapshot) -> str:
     rows = [
-        [one.id, percent(one.clean_acc), robust(one), str(one.robust_n), one.suite, one.masking_status, span(one.hours),
+        [one.id, percent(one.clean_acc), robust(one), str(one.robust_n), one.suite, one.verdict, span(one.hours),
          ", ".join(settings(snapshot, one.point))]
         for one in snapshot.front[::-1]
     ]  # fmt: skip
@@ -183,7 +183,7 @@ def _paper_result(snapshot: Snapshot) -> str:
         return f"The search did not try {name}."
     if one is None:
         return f"{_capital(name)} is {trial.id}; it did not finish."
-    said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.masking_status}."
+    said = f"{_capital(name)}, {one.id}: clean {percent(one.clean_acc)}, robust {robust(one)}, {one.verdict}."
     if one.masked:
         return f"{said} Its robust accuracy is not reliable."
     if one.constant:
@@ -238,7 +238,7 @@ def _gap(snapshot: Snapshot) -> list[str]:
     doubt = ", which is not reliable either" if by_pgd.masked else ""
     said = [
         f"By PGD alone {by_pgd.id} would be the most robust trial, with {percent(by_pgd.pgd_acc)}. It is"
-        f" {by_pgd.masking_status}, and under the full suite it has {robust(by_pgd)}{doubt}."
+        f" {by_pgd.verdict}, and under the full suite it has {robust(by_pgd)}{doubt}."
     ]
     if unmasked := [one for one in snapshot.finished if not one.masked]:
         widest = max(unmasked, key=lambda one: one.pgd_acc - one.robust_acc)

@@ -35,8 +35,7 @@ def champions(snapshot: Snapshot) -> str:
     return (
         f"{said}: on test clean {percent(tested.clean_acc)}, robust"
         f" {with_interval(tested.robust_acc, tested.robust_interval)} under {tested.suite}, n = {tested.n},"
-        f" {tested.masking_status}."
-        + (" Its robust accuracy is not reliable." if tested.masking_status == MASKED else "")
+        f" {tested.verdict}." + (" Its robust accuracy is not reliable." if tested.masking_status == MASKED else "")
     )
 
 
@@ -105,7 +104,7 @@ def _on_validation(snapshot: Snapshot, finalist: Finalist) -> list[str]:
         _spread(finalist.clean_acc, [one.clean_acc for one in members]),
         _spread(finalist.robust_acc, [one.robust_acc for one in members]),
         " / ".join(str(n) for n in sorted({one.robust_n for one in members})),
-        ", ".join(one.masking_status for one in members),
+        ", ".join(one.verdict for one in members),
         ", ".join(settings(snapshot, finalist.origin.point)),
     ]
 
@@ -122,5 +121,5 @@ def _on_test(finalist: Finalist, tested: Tested) -> list[str]:
         with_interval(tested.robust_acc, tested.robust_interval),
         str(tested.n),
         tested.suite,
-        tested.masking_status,
+        tested.verdict,
     ]

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bat_core.masking.flags import ONE_CLASS
+from bat_core.masking.flags import ONE_CLASS, status_in_words
 from bat_core.stats import wilson
 from search_spaces.base import Point
 from sweeps.engine.sweep.folder import SweepFolder
@@ -44,6 +44,11 @@ class Score:
     def point(self) -> Point:
         """The point of the space that it was trained at."""
         return dict(self.trial.point)
+
+    @property
+    def verdict(self) -> str:
+        """The masking status in words."""
+        return status_in_words(self.masking_status, self.robust_acc)
 
     @property
     def masked(self) -> bool:

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
+from bat_core.masking.flags import status_in_words
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, Staircase, front, scores_of
 from sweeps.engine.search.spec import Search
@@ -69,6 +70,11 @@ class Tested:
     n: int
     suite: str
     masking_status: str
+
+    @property
+    def verdict(self) -> str:
+        """The masking status in words."""
+        return status_in_words(self.masking_status, self.robust_acc)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,12 @@ def test_scores_are_those_of_a_role_in_the_order_of_proposal(tmp_path: Path) -> 
     assert [one.id for one in scores(lab.sweep, lab.folder)] == ["trial-000", "trial-001", "trial-002"]
     assert [one.id for one in scores(lab.sweep, lab.folder, role="finalist")] == ["trial-004"]
     assert all(one.hours == pytest.approx(3 / 60) for one in scores(lab.sweep, lab.folder))
+
+
+@pytest.mark.parametrize(
+    ("masking_status", "robust", "verdict"),
+    [("clear", 0.0, "nothing to mask"), ("clear", 0.3, "clear"), ("suspect", 0.0, "suspect")],
+)
+def test_a_trial_that_stands_on_nothing_is_not_called_clear(masking_status, robust, verdict):
+    (one,) = made([(0.9, robust)])
+    assert replace(one, masking_status=masking_status).verdict == verdict

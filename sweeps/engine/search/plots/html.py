@@ -179,7 +179,7 @@ def hover(snapshot: Snapshot, one: Score) -> str:
     lines = [
         f"clean {percent(one.clean_acc)}, robust {robust(one)}, n = {one.robust_n}",
         f"PGD alone {percent(one.pgd_acc)}",
-        f"{one.masking_status}: {', '.join(one.flags) or 'no flags'}",
+        f"{one.verdict}: {', '.join(one.flags) or 'no flags'}",
         f"training {span(one.hours)}",
         *settings(snapshot, one.point),
     ]
