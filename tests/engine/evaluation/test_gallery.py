@@ -72,7 +72,7 @@ def test_it_is_a_section_of_the_page_and_a_file(shown, tmp_path):
     section = gallery_section("G", found, job.eps)
     assert [len(pictures) for _, pictures in section.rows] == [3] * len(found)
     assert "stands against every attack" in section.rows[-1][0]
-    (png, _) = save_gallery(found, tmp_path, job.eps)
+    png = save_gallery(found, tmp_path, job.eps)
     assert png.name == "gallery.png"
     assert Image.open(png).size[0] > 100
 
