@@ -149,7 +149,7 @@ def test_the_best_model_and_its_number_are_those_of_the_whole_evaluation(whole, 
         (truth,) = (other for other in whole if other["model"] == one["model"])
         assert truth["robust_acc"] <= one["robust_acc"] <= exact["robust_acc"]
     printed = capsys.readouterr().out
-    for text in (printed, (folder / "table.md").read_text(), (folder / "report.html").read_text()):
+    for text in (" ".join(printed.split()), (folder / "table.md").read_text(), (folder / "report.html").read_text()):
         assert f"{best} is the most robust: {exact['robust_acc']:.1%} under fast+quick" in text
     assert "<= " in printed
     assert {entry.model for entry in collect([folder]) if not entry.verified} == {one["model"] for one in left}
