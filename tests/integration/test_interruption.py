@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeps.engine.sweep.records import TrialStatus
-from tests.integration.conftest import GRID, TINY
+from tests.integration.conftest import CHEAP, GRID, TINY
 from tests.integration.running import Output, Place, kill_tree_when
 
 pytestmark = pytest.mark.ray
@@ -56,7 +56,7 @@ def test_a_killed_sweep_resumes_to_the_same_end(
     undisturbed, _ = finished
     killed = f"killed-{len(moments)}-times"
     output = place.sweep(killed)
-    arguments = [*TINY, *GRID, "--output", killed]
+    arguments = [*TINY, *CHEAP, *GRID, "--output", killed]
     for moment in moments:
         process = place.start("eps_budget.py", *arguments)
         kill_tree_when(process, lambda moment=moment: moment(output.statuses()))

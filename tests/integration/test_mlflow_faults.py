@@ -18,7 +18,7 @@ from sweeps.engine.sweep.trial import TrialRuntime, run_trial
 from sweeps.engine.tracking import background
 from sweeps.engine.tracking.background import BackgroundSync
 from sweeps.engine.tracking.names import epoch_metric, headline, verdict
-from tests.integration.conftest import TINY
+from tests.integration.conftest import CHEAP, TINY
 from tests.integration.running import Output, Place
 from tests.integration.servers import Proxy, Server
 
@@ -331,7 +331,7 @@ def test_a_sweep_runs_while_the_server_is_stopped_and_shows_no_password(
     """From its beginning to its end no request is answered; then the records are mirrored."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     place = Guarded(tmp_path, server.uri.replace("http://", f"http://bat:{SECRET}@"))
-    arguments = (*TINY, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none", "--output", "out")
+    arguments = (*TINY, *CHEAP, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none", "--output", "out")
     server.signal(signal.SIGSTOP)
     try:
         code, printed = place.run("eps_budget.py", *arguments)

@@ -10,13 +10,13 @@ import pytest
 
 from sweeps.engine.sweep.records import read_status
 from tests.disks import Disk
-from tests.integration.conftest import TINY
+from tests.integration.conftest import CHEAP, TINY
 from tests.integration.running import Output, Place, kill_tree_when, wait_until
 from tests.s3 import S3
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-SOME = (*TINY, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none")  # of the trials in `finished`
+SOME = (*TINY, *CHEAP, "--eps-x", "20/255", "--seeds", "0", "1", "--reference", "none")  # of the trials in `finished`
 
 
 @pytest.fixture
@@ -63,9 +63,7 @@ def test_a_sweep_outlives_its_server_going_away_and_then_its_machine(
     uri = s3.uri("sweep")
     monkeypatch.setenv("BAT_SWEEPS_CACHE", str(tmp_path / "node"))
     output = place.sweep("first-machine")
-    process = place.start(
-        "eps_budget.py", *SOME, "--output", "first-machine", "--storage-path", uri, "--max-concurrent", "1"
-    )
+    process = place.start("eps_budget.py", *SOME, "--output", "first-machine", "--storage-path", uri)
     wait_until(lambda: any(status.epochs for status in output.statuses().values()), process)
     s3.stop()
     assert process.stdout

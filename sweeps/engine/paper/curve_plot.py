@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from bat_core.config import AttackConfig
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.paper.curves import Family, Spread
 
 LOSS_TITLES = {"ce": "cross-entropy", "cw": "CW margin"}
@@ -29,7 +30,7 @@ def draw_curves(lines: Sequence[Family], *, attack: AttackConfig, title: str, no
     Args:
         attack: the evaluation that all lines share.  note: the text below the panels.
     """
-    figure = Figure(figsize=(5.2 * len(attack.losses), 4.9), layout="constrained")
+    figure = new_figure(5.2 * len(attack.losses), 4.9)
     panels = figure.subplots(1, len(attack.losses), sharey=True, squeeze=False)[0]
     colors = _colors(lines)
     for axes, loss in zip(panels, attack.losses, strict=True):

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.paper.report import notes, settings, title
 from sweeps.engine.paper.results import Line, Number, Result
 
@@ -19,7 +20,7 @@ def draw_table(result: Result) -> Figure:
     lines = result.lines
     with_robustness = any(line.robustness for line in lines)
     names = [*result.table.columns, *(["verified"] if with_robustness else [])]
-    figure = Figure(figsize=(max(2.2 + PANEL * len(names), 8), 1.9 + ROW * len(lines)), layout="constrained")
+    figure = new_figure(max(2.2 + PANEL * len(names), 8), 1.9 + ROW * len(lines))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         if name == "verified" and with_robustness:

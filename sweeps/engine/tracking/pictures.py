@@ -4,12 +4,12 @@ import io
 import threading
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from bat_core.curves import Curves
 from bat_core.paths import Rooted, below, write_atomically
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.cli.text import UNVERIFIED_MARK, percent
 
 CURVES, PREVIEW = "curves.png", "figure_preview.png"
@@ -34,7 +34,7 @@ def save_curves(curves: Curves, folder: Path, *, robust: float, verified: bool, 
     Args:
         robust: the worst case over all attacks, in [0, 1].  verified: whether a verifying suite stands behind it.
     """
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     for name, curve in curves.outcomes.items():
         steps = [step for step in curve.steps if step > 0]

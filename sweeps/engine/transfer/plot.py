@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from bat_core.norms import LINF, TITLES
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.transfer.craft import Matrix
 from sweeps.engine.transfer.matrix import NOT_VERIFIED, TransferCell, alarm
 from sweeps.engine.transfer.report import attacks_of
@@ -28,7 +29,7 @@ def draw_matrix(matrix: Matrix, cells: Sequence[TransferCell]) -> Figure:
     few, longest = len(names) <= FEW, LETTER * max(map(len, names))
     side = max((0.78 if few else 0.46) * len(names), 2.4)
     width, height = len(attacks) * (side + 0.2) + longest + 1.6, side + longest * math.sin(math.radians(ANGLE)) + 2.2
-    figure = Figure(figsize=(max(width, 8.5), height), layout=ConstrainedLayoutEngine(h_pad=0.1))
+    figure = new_figure(max(width, 8.5), height, ConstrainedLayoutEngine(h_pad=0.1))
     panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
     for axes, attack in zip(panels, attacks, strict=True):
         of = {(cell.target, cell.source): cell for cell in cells if cell.attack == attack}

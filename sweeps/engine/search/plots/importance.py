@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from bat_core.norms import LINF, TITLES, Unit
 from search_spaces.base import show_value
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.search.objectives import Direction, get_objective
 from sweeps.engine.search.plots.style import BLUE, caption
 from sweeps.engine.search.snapshot import Snapshot
@@ -47,7 +48,7 @@ def draw_importances(snapshot: Snapshot, study: optuna.Study) -> Figure:
     """Draw one panel per measure. Optuna's own plot would sort all measures like the last one."""
     found = importances(snapshot, study)
     height = 1.9 + 0.27 * max(map(len, found.values()))
-    figure = Figure(figsize=(9.6, height), layout="constrained")
+    figure = new_figure(9.6, height)
     panels = figure.subplots(1, len(found), sharex=True, squeeze=False)[0]
     for axes, (measure, shares) in zip(panels, found.items(), strict=True):
         bars = axes.barh(list(shares), list(shares.values()), color=BLUE, height=0.7)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bat_core.paths import below, write_atomically
+from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.html import page
 from sweeps.engine.search.plots.importance import draw_importances, draw_parallel
@@ -44,7 +45,7 @@ def save_pictures(snapshot: Snapshot, study: optuna.Study, folder: Path) -> list
 
 def draw_pareto(snapshot: Snapshot) -> Figure:
     """Plot clean and verified robust accuracy of every finished trial, the front and the finalists."""
-    figure = Figure(figsize=(9.6, 6.0), layout="constrained")
+    figure = new_figure(9.6, 6.0)
     axes = figure.subplots()
     _style_axes(axes, "clean accuracy", "verified robust accuracy")
     axes.xaxis.set_major_formatter(PERCENT)
@@ -75,7 +76,7 @@ def draw_pareto(snapshot: Snapshot) -> Figure:
 
 def draw_progress(snapshot: Snapshot) -> Figure:
     """Plot hypervolume and best verified robust accuracy by hours of work."""
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
+    figure = new_figure(9.6, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 4))
     _style_axes(top, "", "hypervolume")
     _style_axes(bottom, "hours of work", "verified robust accuracy")
