@@ -37,6 +37,7 @@ def tune_run(session: SweepSession, concurrent: int) -> "TuneRun":
         concurrent=concurrent,
         stall=session.options.stall(),
         cycles=session.options.cycles,
+        say=lambda text: session.say(text, "yellow"),
     )
 
 

@@ -27,6 +27,7 @@ from sweeps.engine.sweep.trial import TrialControl
 POLL_EVERY = 1.0  # seconds between polls of the store
 HEARTBEAT_EVERY = 5.0  # seconds between heartbeats
 GRACE = 60.0  # seconds for trials to save their state; clouds give as much before they reclaim a machine
+NOTHING_STARTS = 300.0  # seconds in which no trial runs, before it is said
 MAX_STALL_STEP = 5.0  # seconds per poll that count as a stall, since the driver itself may have been delayed
 
 stopping = threading.Event()  # the driver was asked to stop
@@ -145,10 +146,14 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
 
     Args:
         stall: seconds without progress after which a trial fails; None disables the check.
+        say: tells the user that no trial has started for minutes: Ray tries for ever to start a process that cannot.
     """
 
-    def __init__(self, sweep: Sweep, folder: SweepFolder, *, stall: float | None) -> None:
-        self._sweep, self._folder, self._stall = sweep, folder, stall
+    def __init__(
+        self, sweep: Sweep, folder: SweepFolder, *, stall: float | None, say: Callable[[str], None] = print
+    ) -> None:
+        self._sweep, self._folder, self._stall, self._say = sweep, folder, stall, say
+        self._idle = 0.0
         self._store = ControlStore(sweep.id)
         self._looked = time.monotonic()
         self._stop_requested: float | None = None
@@ -194,6 +199,7 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
             return
         for node in cluster_state.get_draining_nodes():
             self._store.put(leaving(node))
+        self._check_idle(running, min(since, MAX_STALL_STEP))
         for trial in running if self._stall else ():
             self._check_stall(trial, min(since, MAX_STALL_STEP))
 
@@ -216,6 +222,15 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
         for trial in running:
             _kill(trial)
         self._stopped = True
+
+    def _check_idle(self, running: Sequence[TuneTrial], since: float) -> None:
+        """Say once, each time, that nothing has run for long."""
+        before, self._idle = self._idle, 0.0 if running else self._idle + since
+        if before <= NOTHING_STARTS < self._idle:
+            self._say(
+                f"no trial has run for {NOTHING_STARTS / 60:g} minutes: nodes are still starting, resources are taken,"
+                " or Ray cannot start its worker processes (raylet.err in Ray's logs says why)"
+            )
 
     def _check_stall(self, trial: TuneTrial, since: float) -> None:
         name = trial.config["trial"]

@@ -6,7 +6,7 @@ TorchTrainer. Trials keep their state in the sweep's folder, so nothing is resto
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class TuneRun:
     """The inputs of a Tune run: the sweep, its folder and data set, and how to run its trials.
 
     `concurrent` trials run at a time. A trial without progress for `stall` seconds fails; None disables the check.
-    Without `cycles`, every step of PGD runs.
+    Without `cycles`, every step of PGD runs. `say` tells the user what goes on.
     """
 
     sweep: Sweep
@@ -42,6 +42,7 @@ class TuneRun:
     concurrent: int
     stall: float | None = None
     cycles: bool = True
+    say: Callable[[str], None] = print
 
 
 def run_trials(run: TuneRun, trials: Sequence[Trial]) -> dict[str, str]:
@@ -82,7 +83,7 @@ def tune_trials(
 ) -> tune.ResultGrid:
     """Run trials with Tune, which identifies them by their ids."""
     sweep, folder, dataset = run.sweep, run.folder, run.dataset
-    resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=run.stall)
+    resources, supervisor = sweep.resources, TuneSupervisor(sweep, folder, stall=run.stall, say=run.say)
     if resources.num_workers == 1:
         needs = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         trainable = tune.with_parameters(

@@ -73,6 +73,31 @@ def test_a_trial_that_hangs_is_failed_and_killed(supervisor: TuneSupervisor, swe
     assert read_status(sweep[1].trial(sweep[0].trials[3])).reason == "hangs: no progress for 60 minutes; killed"
 
 
+def test_that_no_trial_starts_is_said_once(supervisor: TuneSupervisor, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(supervisor, "_say", said.append)
+    monkeypatch.setattr(control, "MAX_STALL_STEP", 200.0)
+    trial = tune_trial("t3", TuneTrial.PENDING)
+
+    def wait(looks: int) -> None:
+        for _ in range(looks):
+            supervisor._looked -= 200.0
+            supervisor.look()
+
+    wait(1)
+    assert not said
+    wait(3)
+    (once,) = said
+    assert once.startswith("no trial has run for 5 minutes: ")
+    trial.status = TuneTrial.RUNNING
+    supervisor.on_trial_start(1, [], trial)
+    wait(3)
+    assert len(said) == 1
+    trial.status = TuneTrial.TERMINATED
+    wait(2)
+    assert len(said) == 2
+
+
 def test_tunes_loop_does_not_wait_for_a_look(supervisor: TuneSupervisor, monkeypatch) -> None:
     """Of a look that takes for ever, Tune's loop notices nothing."""
     looking, done = threading.Event(), threading.Event()
