@@ -33,7 +33,7 @@ class Curves:
 
     n: int
     clean_acc: float
-    worst_case_acc: float
+    robust_acc: float
     one_class: bool
     outcomes: Mapping[str, Curve]
 
@@ -43,7 +43,7 @@ class Curves:
         return cls(
             n=len(verdicts),
             clean_acc=verdicts.clean_acc,
-            worst_case_acc=verdicts.worst_case_acc,
+            robust_acc=verdicts.robust_acc,
             one_class=verdicts.one_class,
             outcomes={name: Curve.of(outcome) for name, outcome in verdicts.outcomes.items()},
         )

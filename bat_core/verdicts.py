@@ -109,7 +109,7 @@ class Verdicts:
         return self.robust_after(len(self.outcomes))
 
     @property
-    def worst_case_acc(self) -> float:
+    def robust_acc(self) -> float:
         """Accuracy in [0, 1] in the per-example worst case over all attacks.
 
         This is a robust accuracy only if the attacks are a suite that verifies (`suites.is_verified`). Under PGD alone

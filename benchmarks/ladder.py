@@ -201,7 +201,7 @@ def measure(case: Case, options: Options, *, turn: int) -> dict[str, Any]:
             seconds[name].append(time.process_time() - began)
             passes[name] += counted.stop()
             stands[name].append(verdicts.robust_correct)
-            say(f"{case.name}, block {number + 1}: {name} {seconds[name][-1]:.1f} s, {verdicts.worst_case_acc:.2%}")
+            say(f"{case.name}, block {number + 1}: {name} {seconds[name][-1]:.1f} s, {verdicts.robust_acc:.2%}")
         clean += int(verdicts.clean_correct.sum())
     robust = {name: np.concatenate(parts) for name, parts in stands.items()}
     return {

@@ -153,7 +153,7 @@ def findings_of(model: nn.Module, dataset: Dataset, eps: float, depth: Any) -> t
     if depth == "full":
         verdicts = evaluate(model, part.images, part.labels, attack=get_suite("quick", eps=eps))
         verified = torch.from_numpy(verdicts.robust_correct)
-        accuracies = {"verified": verdicts.worst_case_acc}
+        accuracies = {"verified": verdicts.robust_acc}
     started = time.perf_counter()
     findings = examine(model, part.images, part.labels, eps=eps, depth=depth, verified=verified)
     return findings, {**accuracies, "seconds": time.perf_counter() - started}

@@ -116,7 +116,7 @@ def judged(model: torch.nn.Module, dataset: Dataset, options: Options, norm: Nor
         verdicts = evaluate(model, test.images, test.labels, attack=get_suite(options.suite, eps=eps, norm=attacked))
         run["clean"] = verdicts.clean_acc
         low, high = wilson(int(verdicts.robust_correct.sum()), len(verdicts))
-        run[attacked] = {"eps": eps, "robust": verdicts.worst_case_acc, "low": low, "high": high}
+        run[attacked] = {"eps": eps, "robust": verdicts.robust_acc, "low": low, "high": high}
     say(f"trained in {norm}, seed {seed}: clean {run['clean']:.1%}, L-inf {run['linf']['robust']:.1%},"
         f" L2 {run['l2']['robust']:.1%}")  # fmt: skip
     return run

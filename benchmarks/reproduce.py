@@ -70,7 +70,7 @@ def _model(pixels: int, dataset: Dataset, options: argparse.Namespace, device: t
         began = time.perf_counter()
         verdicts = evaluate_suite(evaluator, verdicts, part, suite, options.batch)
         took[suite.name] = time.perf_counter() - began
-        say(f"{suite.name}: {verdicts.worst_case_acc:.3f} hold, {took[suite.name]:.0f} s")
+        say(f"{suite.name}: {verdicts.robust_acc:.3f} hold, {took[suite.name]:.0f} s")
     findings = examine(
         model, dataset.val.images, dataset.val.labels, eps=config.attack.eps, depth="cheap", seed=options.seed
     )
@@ -97,7 +97,7 @@ def _accuracies(verdicts: Verdicts, suites: Sequence[Suite]) -> dict[str, float]
     for entry in (entry for suite in suites for entry in suite.entries if entry.steps):
         stands = verdicts.outcomes[entry.name].final.mean(0)
         found |= {name: 100 * float(one) for (name, _), one in zip(entry.readings(), stands, strict=True)}
-    return found | {f"worst case of {'+'.join(suite.name for suite in suites)}": 100 * verdicts.worst_case_acc}
+    return found | {f"worst case of {'+'.join(suite.name for suite in suites)}": 100 * verdicts.robust_acc}
 
 
 def _config(pixels: int, dataset: Dataset, options: argparse.Namespace) -> TrialConfig:

@@ -223,7 +223,7 @@ def verify(model: nn.Module, dataset: Dataset, options: argparse.Namespace, seed
     verdicts = evaluate_suite(evaluator, evaluate_clean(evaluator, part, options.batch), part, suite, options.batch)
     return {
         "clean_acc": verdicts.clean_acc,
-        "robust_acc": verdicts.worst_case_acc,
+        "robust_acc": verdicts.robust_acc,
         "robust_interval": list(wilson(int(verdicts.robust_correct.sum()), len(verdicts))),
         "n": len(verdicts),
         "suite": suite.label,

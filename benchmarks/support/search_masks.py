@@ -128,9 +128,7 @@ def _under_standard(one: Score, outcome: Outcome, setting: Setting, split: str, 
         suite = get_suite("standard", eps=config.attack.eps, step_size=config.attack.step_size)
         verdicts = evaluate(model, part.images, part.labels, rows=part.rows, attack=suite)
         kept.parent.mkdir(exist_ok=True)
-        kept.write_text(
-            json.dumps({"clean": verdicts.clean_acc, "standard": verdicts.worst_case_acc, "n": len(verdicts)})
-        )
+        kept.write_text(json.dumps({"clean": verdicts.clean_acc, "standard": verdicts.robust_acc, "n": len(verdicts)}))
     return dict(json.loads(kept.read_text()))
 
 

@@ -156,7 +156,7 @@ def test_parquet_files_of_verdicts(tmpfs: Path, inputs: int) -> None:
             assert outcome.broken_at.dtype == np.int64
             assert outcome.final.dtype == np.bool_
             assert len(outcome.broken_at) == len(outcome.final) == len(verdicts)
-            assert 0 <= verdicts.worst_case_acc <= 1
+            assert 0 <= verdicts.robust_acc <= 1
         return verdicts
 
     refused, taken = survive(inputs, read, lambda draw: spoilt_bytes(sound, draw))

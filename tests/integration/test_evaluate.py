@@ -90,7 +90,7 @@ def test_each_model_is_evaluated_under_its_own_name(evaluated: Evaluated) -> Non
         summary = evaluated.summary(model)
         verdicts = Verdicts.read(evaluated.folder / model / "verdicts.parquet")
         assert (summary["model"], summary["n"], summary["suite"]) == (model, N, "paper, not verified")
-        assert (summary["robust_acc"], summary["clean_acc"]) == (verdicts.worst_case_acc, verdicts.clean_acc)
+        assert (summary["robust_acc"], summary["clean_acc"]) == (verdicts.robust_acc, verdicts.clean_acc)
         assert summary["verdict"] in {"clear", "suspect", "masked"}
 
 

@@ -70,7 +70,7 @@ def test_a_trial_records_what_its_number_stands_for(finished: tuple[Output, str]
         assert (result["n"], result["robust_n"]) == (60, 8)
         assert result["suite"] == suite_label(result)
         assert (len(curves), len(verified)) == (60, 8)
-        assert (result["pgd_acc"], result["robust_acc"]) == (curves.worst_case_acc, verified.worst_case_acc)
+        assert (result["pgd_acc"], result["robust_acc"]) == (curves.robust_acc, verified.robust_acc)
         assert (result["epoch"], status.collapsed) == (3, None)
         assert result["verdict"] in {"clear", "suspect", "masked"}
 
@@ -133,8 +133,8 @@ def test_mlflow_has_the_numbers_of_the_records(finished: tuple[Output, str], pla
             assert run.data.params["recipe.beta"] == "9"
         verdicts = Verdicts.read(output.folder.trial(trial) / "verdicts.parquet")
         verified = Verdicts.read(output.folder.trial(trial) / "verified.parquet")
-        assert run.data.metrics["pgd_acc"] == verdicts.worst_case_acc
-        assert run.data.metrics["robust_acc"] == verified.worst_case_acc
+        assert run.data.metrics["pgd_acc"] == verdicts.robust_acc
+        assert run.data.metrics["robust_acc"] == verified.robust_acc
         history = client.get_metric_history(run.info.run_id, "test_by_attack_steps/pgd_cw_worst")
         assert {metric.step: metric.value for metric in history} == dict(
             zip(verdicts.outcomes["cw"].steps, verdicts.curve("cw", "worst"), strict=True)

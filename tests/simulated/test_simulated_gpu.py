@@ -228,7 +228,7 @@ def test_the_library_transfer_checks_and_inspection_run(waits, digits):
     entries = [Entry(name="transfer", attack=transfer, skip_broken=True)]
     entries += [Entry(name=part, attack=AutoAttack(eps=EPS, part=part), skip_broken=True) for part in ("apgd-ce",)]
     verdicts = evaluate(model, images, labels, attack=Suite(name="some", entries=tuple(entries)), batch_size=16)
-    assert verdicts.worst_case_acc <= verdicts.clean_acc
+    assert verdicts.robust_acc <= verdicts.clean_acc
     assert examine(model, images, labels, eps=EPS, depth="cheap").masking_status
     inspect(model, images, labels, num_classes=10)
 

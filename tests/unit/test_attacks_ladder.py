@@ -150,8 +150,8 @@ def test_it_is_as_strong_as_apgd_on_a_network_that_is_not_linear():
     y = model(x).argmax(1)
     quick = evaluate(model, x, y, attack=get_suite("quick", eps=0.1))
     fast = evaluate(model, x, y, attack=get_suite("fast", eps=0.1))
-    assert 0.1 < quick.worst_case_acc < 0.9
-    assert fast.worst_case_acc <= quick.worst_case_acc
+    assert 0.1 < quick.robust_acc < 0.9
+    assert fast.robust_acc <= quick.robust_acc
 
 
 def test_a_diverse_start_moves_the_logits_and_stays_in_the_ball():

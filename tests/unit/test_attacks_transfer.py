@@ -64,7 +64,7 @@ def test_the_worst_source_counts():
     together = verdicts(attack)
     stands = torch.stack([torch.from_numpy(one.robust_correct) for one in alone]).all(0)
     assert together.robust_correct.tolist() == stands.tolist()
-    assert 0 < together.worst_case_acc < min(one.worst_case_acc for one in alone) < 1
+    assert 0 < together.robust_acc < min(one.robust_acc for one in alone) < 1
 
 
 def test_a_source_is_in_evaluation_mode_meanwhile_and_left_as_it_was():

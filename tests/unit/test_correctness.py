@@ -108,4 +108,4 @@ def test_clean_images_without_a_finite_answer_are_misclassified(value):
     suite = Suite(name="one", entries=(Entry(name="ce", attack=PGD(eps=EPS, step_size=EPS, num_steps=1)),))
     verdicts = evaluate(model, x.clamp(0, 1), model.model(x).argmax(1), attack=suite)
     assert verdicts.clean_correct.tolist() == [False, True] * 3
-    assert verdicts.worst_case_acc == 0
+    assert verdicts.robust_acc == 0

@@ -24,7 +24,7 @@ def verdicts(n: int) -> Verdicts:
 def test_accuracies_and_curves_are_those_of_the_verdicts(n: int) -> None:
     whole = verdicts(n)
     kept = Curves.of(whole)
-    for name in ("clean_acc", "worst_case_acc", "one_class"):
+    for name in ("clean_acc", "robust_acc", "one_class"):
         assert getattr(kept, name) == getattr(whole, name)
     assert len(kept) == len(whole)
     assert kept.outcomes["ce"].steps == STEPS

@@ -83,10 +83,10 @@ def test_the_headline_is_each_examples_worst_case(pit):
         for row, x in enumerate(levels)
     ]
     np.testing.assert_array_equal(verdicts.robust_correct, survives)
-    assert verdicts.worst_case_acc == np.mean(survives)
+    assert verdicts.robust_acc == np.mean(survives)
     assert verdicts.clean_acc == np.mean([correct(x) for x in levels])
     ends = [verdicts.curve(loss, "worst")[-1] for loss in verdicts.outcomes]
-    assert verdicts.worst_case_acc <= min(ends)
+    assert verdicts.robust_acc <= min(ends)
 
 
 def problem(count=20):
@@ -99,7 +99,7 @@ SHORT = {"eps": 0.05, "step_size": 0.02, "steps": (1, 2, 4)}
 def test_neither_batch_size_nor_order_nor_sharding_changes_a_verdict():
     model, x, y = problem()
     whole = evaluate(model, x, y, attack=AttackConfig(**SHORT))
-    assert 0 < whole.worst_case_acc < whole.clean_acc or whole.curve("ce", "final").std() > 0
+    assert 0 < whole.robust_acc < whole.clean_acc or whole.curve("ce", "final").std() > 0
     assert_same(evaluate(model, x, y, attack=AttackConfig(**SHORT, batch_size=3)), whole)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
     assert_same(evaluate(model, x[order], y[order], rows=order, attack=AttackConfig(**SHORT)), whole)
@@ -162,7 +162,7 @@ def test_a_verdict_is_a_float32_pass_whatever_the_search_ran_in(label, correct_i
     model, x, y = Rounded(), torch.full((4, 1, 1, 1), 0.5), torch.full((4,), label)
     verdicts = evaluate(model, x, y, attack=AttackConfig(**SHORT), precision="bfloat16")
     assert torch.bfloat16 in model.types
-    assert verdicts.clean_acc == verdicts.worst_case_acc == correct_in_float32
+    assert verdicts.clean_acc == verdicts.robust_acc == correct_in_float32
     assert verdicts.curve("ce", "final").tolist() == [correct_in_float32] * 3
 
 

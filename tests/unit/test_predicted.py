@@ -51,7 +51,7 @@ def test_predictions_are_stored_and_files_without_them_are_read(robust_digits, t
     pq.write_table(old, tmp_path / "old.parquet")
     read = Verdicts.read(tmp_path / "old.parquet")
     assert read.worst_predicted() is None
-    assert read.worst_case_acc == verdicts.worst_case_acc
+    assert read.robust_acc == verdicts.robust_acc
     both = Verdicts.concat([replace(read, rows=read.rows + 100), again])
     assert both.worst_predicted() is None
     assert Verdicts.concat([replace(again, rows=again.rows + 100), again]).worst_predicted() is not None

@@ -46,7 +46,7 @@ def assert_same(one, other):
 def test_the_worst_case_is_taken_over_attacks_by_example():
     verdicts = hand_made()
     assert verdicts.robust_correct.tolist() == [False, False, False]
-    assert verdicts.worst_case_acc == 0
+    assert verdicts.robust_acc == 0
     assert verdicts.clean_acc == pytest.approx(2 / 3)
 
 

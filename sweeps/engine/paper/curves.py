@@ -107,12 +107,12 @@ class Family:
     @property
     def pgd_acc(self) -> Spread:
         """Per-example worst case over the curves."""
-        return Spread.of([trial.verdicts.worst_case_acc for trial in self.members])
+        return Spread.of([trial.verdicts.robust_acc for trial in self.members])
 
     @property
     def headline_acc(self) -> Spread:
         """Per-example worst case over all attacks. `suite` says whether it is verified."""
-        return Spread.of([trial.headline.worst_case_acc for trial in self.members])
+        return Spread.of([trial.headline.robust_acc for trial in self.members])
 
     @property
     def suite(self) -> str:
@@ -183,11 +183,11 @@ def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
                             round(float(accuracy), 6),
                             len(verdicts),
                             round(verdicts.clean_acc, 6),
-                            round(verdicts.worst_case_acc, 6),
+                            round(verdicts.robust_acc, 6),
                             *_by_kind(one),
                             len(one.headline),
                             one.suite,
-                            status_in_words(one.masking_status, one.headline.worst_case_acc),
+                            status_in_words(one.masking_status, one.headline.robust_acc),
                             *norms,
                         ]
                     )
@@ -196,5 +196,5 @@ def curves_csv(trials: Sequence[EvaluatedTrial]) -> str:
 
 def _by_kind(one: EvaluatedTrial) -> tuple[float | str, float | str]:
     """The robust accuracy in the column of its kind: verified, or not."""
-    number = round(one.headline.worst_case_acc, 6)
+    number = round(one.headline.robust_acc, 6)
     return (number, "") if is_verified(one.suite) else ("", number)

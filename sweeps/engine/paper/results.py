@@ -223,9 +223,9 @@ def _robustness(row: Row, models: Mapping[int, EvaluatedTrial]) -> Robustness:
     return Robustness(
         row=row,
         clean=Number({seed: one.verdicts.clean_acc for seed, one in models.items()}, len(first.verdicts)),
-        robust=Number({seed: one.headline.worst_case_acc for seed, one in models.items()}, len(first.headline)),
+        robust=Number({seed: one.headline.robust_acc for seed, one in models.items()}, len(first.headline)),
         suite=next(masked, first.suite),
-        verdicts=Counter(status_in_words(one.masking_status, one.headline.worst_case_acc) for one in models.values()),
+        verdicts=Counter(status_in_words(one.masking_status, one.headline.robust_acc) for one in models.values()),
         collapsed=sum(one.collapsed is not None for one in models.values()),
         one_class=sum(one.verdicts.one_class for one in models.values()),
     )

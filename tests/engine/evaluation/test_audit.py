@@ -75,7 +75,7 @@ def test_what_falls_among_the_far_images_is_reported(monkeypatch, capsys):
     for text in (" ".join(printed.split()), (folder / "table.md").read_text(), (folder / "report.html").read_text()):
         assert said in text
     assert json.loads((model_folder(folder) / "summary.json").read_text())["audit"] == audit
-    assert fast.worst_case_acc == json.loads((model_folder(folder) / "summary.json").read_text())["robust_acc"]
+    assert fast.robust_acc == json.loads((model_folder(folder) / "summary.json").read_text())["robust_acc"]
 
 
 def test_a_share_of_those_that_stand_is_drawn_once():

@@ -166,9 +166,9 @@ def test_the_checks_know_what_stood_only_after_a_verifying_suite(suite, known, t
             one.without_outcomes().with_outcome(name, outcome).write(place / f"{number:02d}-{name}.parquet")
     check_model(made, tmp_path, Evaluator(Still()), part)
     found = json.loads((tmp_path / CHECKS).read_text())
-    assert found["evidence"]["verified_acc"] == (pytest.approx(whole.worst_case_acc) if known else None)
+    assert found["evidence"]["verified_acc"] == (pytest.approx(whole.robust_acc) if known else None)
     summary = summarise(made, made.models[0], joined(made, tmp_path), tmp_path)
-    assert summary["robust_acc"] == whole.worst_case_acc
+    assert summary["robust_acc"] == whole.robust_acc
     assert (summary["verdict"], summary["flags"]) == (found["verdict"], found["flags"])
 
 
@@ -185,7 +185,7 @@ def test_what_another_model_knows_is_a_part_of_the_worst_case(monkeypatch):
     verdicts = verdicts_of(folder)
     assert list(verdicts.outcomes) == ["fgsm", "ce", "cw", "transfer"]
     assert summary["suite"] == "paper+transfer, not verified"
-    assert summary["per_attack"]["TRANSFER"] == summary["robust_acc"] == verdicts.worst_case_acc
+    assert summary["per_attack"]["TRANSFER"] == summary["robust_acc"] == verdicts.robust_acc
     (model_folder(folder) / SHARDS / "000000" / "03-transfer.parquet").unlink()
     assert resume(folder) == 0
     monkeypatch.setitem(MADE, "robust", tuned())

@@ -70,7 +70,7 @@ def test_some_survivors_of_fast_meet_the_suite(whole, capsys):
     assert (sample["drawn"], sample["fallen"], sample["population"]) == (10, fallen, fast.sum())
     bounds = count_bounds([(10, fallen)], int(fast.sum()), FEW)
     assert (sample["low"], sample["high"]) == ((fast.sum() - bounds.high) / N, (fast.sum() - bounds.low) / N)
-    assert sample["low"] <= whole.worst_case_acc <= sample["high"]
+    assert sample["low"] <= whole.robust_acc <= sample["high"]
     printed = capsys.readouterr().out
     for text in (printed, (folder / "table.md").read_text(), (folder / "report.html").read_text()):
         assert "fast and quick would leave" in text
@@ -98,7 +98,7 @@ def test_with_every_survivor_drawn_the_number_is_that_of_both_suites(whole):
     summary = summary_of(sampled(survivors=N))
     assert summary["sampled"]["exact"]
     assert summary["suite"] == "fast+quick"
-    assert summary["robust_acc"] == whole.worst_case_acc == summary["sampled"]["low"]
+    assert summary["robust_acc"] == whole.robust_acc == summary["sampled"]["low"]
 
 
 @pytest.mark.parametrize(("question", "answer"), [({"stop_below": 0.99}, "below"), ({"stop_above": 0.05}, "at least")])
@@ -107,14 +107,14 @@ def test_it_stops_once_it_is_decided(question, answer, whole, capsys):
     sample = summary_of(folder)["sampled"]
     assert sample["answer"] == answer
     assert sample["drawn"] < sample["population"] == whole.clean_correct.sum()
-    assert sample["low"] <= whole.worst_case_acc + 1e-9
+    assert sample["low"] <= whole.robust_acc + 1e-9
     assert "stopped early" in capsys.readouterr().out
     assert not list(folder.rglob("shards/*/00-*"))  # of all images only clean ones were classified
 
 
 def test_what_is_not_decided_is_exact():
     """It is not below itself, and every image is needed to know."""
-    quick = verdicts_of(evaluated(suite="quick", n=N, output=Path("all"), batch_size=N)).worst_case_acc
+    quick = verdicts_of(evaluated(suite="quick", n=N, output=Path("all"), batch_size=N)).robust_acc
     summary = summary_of(sampled(stop_below=quick))
     assert (summary["sampled"]["answer"], summary["sampled"]["exact"]) == ("undecided", True)
     assert (summary["robust_acc"], summary["suite"]) == (quick, "quick")

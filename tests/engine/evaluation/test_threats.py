@@ -61,7 +61,7 @@ def test_the_union_is_the_worst_of_each_example():
     assert list(rows) == ["linf-40_255", "l2-0.4", "union"]
     assert float(rows["union"]["acc"]) == pytest.approx(both.mean(), abs=1e-6)
     for name, one in zip(list(rows)[:2], verdicts, strict=True):
-        assert float(rows[name]["acc"]) == pytest.approx(one.worst_case_acc, abs=1e-6)
+        assert float(rows[name]["acc"]) == pytest.approx(one.robust_acc, abs=1e-6)
     assert np.array_equal(verdicts[0].rows, verdicts[1].rows)
     assert rows["union"]["verified"] == "False"
     assert "under every threat" in (out / "report.html").read_text()

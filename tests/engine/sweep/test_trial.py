@@ -50,8 +50,8 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
     assert events[-1] == "finished"
     verdicts, verified = Verdicts.read(tmp_path / VERDICTS), Verdicts.read(tmp_path / VERIFIED)
     status = read_status(tmp_path)
-    assert status.result["pgd_acc"] == verdicts.worst_case_acc
-    assert status.result["robust_acc"] == verified.worst_case_acc
+    assert status.result["pgd_acc"] == verdicts.robust_acc
+    assert status.result["robust_acc"] == verified.robust_acc
     assert list(verified.outcomes) == ["ce", "cw", "apgd-ce", "apgd-t"]
     assert status.result["suite"] == evaluation_suite(trial.config.attack).label_for(status.result["verdict"])
     assert status.result["robust_n"] == len(verified) == 10
@@ -162,7 +162,7 @@ def test_a_trial_that_is_not_verified_says_so_and_shows_what_its_own_curves_left
     run(Trial(id="one", config=make_trial(epochs=1)), digits, tmp_path)
     result, verdicts = read_status(tmp_path).result, Verdicts.read(tmp_path / VERDICTS)
     assert result["suite"] == "PGD-3, not verified"
-    assert result["robust_acc"] == result["pgd_acc"] == verdicts.worst_case_acc
+    assert result["robust_acc"] == result["pgd_acc"] == verdicts.robust_acc
     assert result["robust_n"] == result["n"] == len(digits.test)
     assert not (tmp_path / VERIFIED).exists()
 
@@ -176,12 +176,12 @@ def test_the_first_images_are_verified_and_the_headline_is_theirs(make_trial, di
     assert sorted(verified.rows) == sorted(digits.test.rows[:count].tolist())
     assert result["suite"].startswith("PGD-2+quick")
     assert (result["n"], result["robust_n"]) == (len(digits.test), count)
-    assert result["robust_acc"] == verified.worst_case_acc
-    assert result["pgd_acc"] == verdicts.worst_case_acc
+    assert result["robust_acc"] == verified.robust_acc
+    assert result["pgd_acc"] == verdicts.robust_acc
     same = verdicts.take(np.flatnonzero(np.isin(verdicts.rows, verified.rows)))
     for loss in ("ce", "cw"):  # the same trajectories, not attacked anew
         np.testing.assert_array_equal(same.outcomes[loss].broken_at, verified.outcomes[loss].broken_at)
-    assert verified.worst_case_acc < same.worst_case_acc  # the verifying suite found more
+    assert verified.robust_acc < same.robust_acc  # the verifying suite found more
 
 
 def test_a_trial_of_a_search_says_what_bounds_it_before_it_is_verified(make_trial, digits, tmp_path):
@@ -200,7 +200,7 @@ def test_a_trial_of_a_search_says_what_bounds_it_before_it_is_verified(make_tria
     result, whole = (read_status(tmp_path / name).result for name in ("left", "whole"))
     verdicts, verified = Verdicts.read(tmp_path / "left" / VERDICTS), Verdicts.read(tmp_path / "left" / VERIFIED)
     same = verdicts.take(np.flatnonzero(np.isin(verdicts.rows, verified.rows)))
-    assert said == {CLEAN: result["clean_acc"], BOUND: same.worst_case_acc}
+    assert said == {CLEAN: result["clean_acc"], BOUND: same.robust_acc}
     assert result["robust_acc"] < said[BOUND]
     assert result["robust_acc"] == whole["robust_acc"]
     for name in (VERDICTS, VERIFIED):
@@ -299,7 +299,7 @@ def test_a_trial_on_few_classes_is_verified_and_says_by_what(make_trial, digits,
     verified, result = Verdicts.read(tmp_path / VERIFIED), read_status(tmp_path).result
     assert list(verified.outcomes) == ["ce", "cw", *attacks]
     assert result["suite"].startswith(f"PGD-3+quick for {num_classes} classes")
-    assert result["robust_acc"] == verified.worst_case_acc
+    assert result["robust_acc"] == verified.robust_acc
 
 
 def test_a_trial_whose_weights_the_last_update_destroyed_has_failed(make_trial, digits, tmp_path):
