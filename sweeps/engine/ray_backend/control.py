@@ -162,6 +162,10 @@ class TuneSupervisor(tune.Callback, tune.Stopper):  # type: ignore[misc]
         self._stopped = False
         self._error: Exception | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What Tune stores of it: a copy speaks to nobody's console."""
+        return self.__dict__ | {"_say": print}
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
 

@@ -1,10 +1,12 @@
 """The supervisor looks at running trials only, in a thread of its own, and not in Tune's event loop."""
 
+import pickle
 import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.tune.experiment import Trial as TuneTrial
 
 from sweeps.engine.ray_backend import control
@@ -71,6 +73,12 @@ def test_a_trial_that_hangs_is_failed_and_killed(supervisor: TuneSupervisor, swe
     supervisor.look()
     assert killed == ["t3"]
     assert read_status(sweep[1].trial(sweep[0].trials[3])).reason == "hangs: no progress for 60 minutes; killed"
+
+
+def test_tune_may_store_it_whatever_it_speaks_through(sweep) -> None:
+    lock = threading.RLock()
+    made = TuneSupervisor(*sweep, stall=3600.0, say=lambda text: print(lock, text))
+    assert pickle.loads(cloudpickle.dumps(made))._stall == 3600.0
 
 
 def test_that_no_trial_starts_is_said_once(supervisor: TuneSupervisor, monkeypatch) -> None:
