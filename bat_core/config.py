@@ -146,6 +146,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondThreat:
+    """A norm other than a trial's own in which it is verified too, and the budget there."""
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        check_norm("attack.second.norm", self.norm)
+        check_budget("attack.second.eps", self.eps, self.norm)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackConfig:
     """The evaluation: one PGD trajectory from a random start per loss, read at `steps`.
 
@@ -153,6 +165,7 @@ class AttackConfig:
     case trustworthy. With 0 it is skipped and the accuracy is labelled "not verified". `also` names a suite whose
     attacks run before it, such as "diagnostic" for the paper's tables. `split` selects the images: "test", or
     "val" for trials that are used to choose something. `norm` is that of `eps` and `step_size`: "linf" or "l2".
+    In the norm and budget of `second`, `quick` attacks the same first `verify` images too, each from the clean image.
     """
 
     eps: float = 8 / 255
@@ -164,6 +177,7 @@ class AttackConfig:
     split: str = "test"
     also: str | None = None
     norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
+    second: SecondThreat | None = field(default=None, metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
         check_norm("attack.norm", self.norm)
@@ -178,6 +192,10 @@ class AttackConfig:
         for loss in self.losses:
             check_choice("attack.losses", loss, LOSS_NAMES)
         check_choice("attack.split", self.split, SPLITS)
+        if self.second is not None and self.second.norm == self.norm:
+            raise InputError(f"attack.second.norm={self.norm} is attack.norm too: the second must be another norm")
+        if self.second is not None and not self.verify:
+            raise InputError("attack.second is verified on the first attack.verify images: verify must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

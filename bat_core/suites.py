@@ -338,6 +338,12 @@ def verification(config: AttackConfig) -> Suite | None:
     return quick(eps=config.eps, step_size=config.step_size, norm=config.norm) if config.verify else None
 
 
+def second_verification(config: AttackConfig) -> Suite | None:
+    """The suite that verifies a trial in its second norm; None if it has none."""
+    second = config.second
+    return get_suite("quick", eps=second.eps, norm=second.norm) if second else None
+
+
 def _trajectory(loss: str, eps: float, step_size: float, norm: Norm, steps: tuple[int, ...]) -> Entry:
     attack = PGD(eps=eps, norm=norm, step_size=step_size, num_steps=steps[-1], loss=loss)
     return Entry(name=loss, attack=attack, steps=steps)

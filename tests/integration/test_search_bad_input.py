@@ -16,6 +16,12 @@ CASES = {
     "unknown option of a choice": (["--set", "target=fc"], "'fc' is outside the space"),
     "malformed": (["--set", "beta"], "--set name=value"),
     "unknown objective": (["--objective", "clean+speed"], "unknown measure 'speed'"),
+    "a norm that is not verified": (
+        ["--objective", "clean+robust-l2"],
+        "aims at robust-l2, and trials are verified in linf alone: name l2 too, with --threat linf:8/255 l2:0.5",
+    ),
+    "two budgets": (["--threat", "linf:40/255", "l2:0.5", "--eps", "8/255"], "--eps cannot be given with --threat"),
+    "resume in another norm": (["--resume", "nowhere", "--threat", "l2:0.5"], "--threat cannot be given with --resume"),
     "impossible floor": (["--objective", "robust-at-clean>=95"], "write 0.9 or 90%"),
     "unknown rule": (["--finalists", "1", "--rule", "best"], "--rule 'best' is unknown"),
     "unknown sampler": (["--sampler", "tpee"], "did you mean 'tpe'?"),

@@ -14,6 +14,7 @@ from bat_core.config import (
     AttackConfig,
     DataConfig,
     RecipeConfig,
+    SecondThreat,
     TrainConfig,
     TrialConfig,
     flatten,
@@ -272,6 +273,35 @@ def test_a_value_outside_its_range_is_told_with_rule_and_remedy(kind, settings, 
 def test_a_value_of_another_type_is_told(values, message):
     with pytest.raises(InputError) as caught:
         from_dict(TrialConfig, values)
+    assert message in str(caught.value)
+
+
+def test_a_second_norm_is_in_the_file_and_the_hash_where_it_is_named_and_nowhere_else():
+    plain = TrialConfig(attack=AttackConfig(eps=8 / 255))
+    assert "second" not in to_dict(plain)["attack"]
+    named = dataclasses.replace(plain, attack=dataclasses.replace(plain.attack, second=SecondThreat(norm="l2", eps=1)))
+    assert from_dict(TrialConfig, json.loads(json.dumps(to_dict(named)))) == named
+    assert len({plain.hash, named.hash, dataclasses.replace(named, attack=changed(named.attack, eps=0.5)).hash}) == 3
+    assert hash(named) == hash(from_dict(TrialConfig, to_dict(named)))
+
+
+def changed(attack: AttackConfig, **second) -> AttackConfig:
+    return dataclasses.replace(attack, second=dataclasses.replace(attack.second, **second))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"second": {"norm": "linf", "eps": 0.1}}, "attack.second.norm=linf is attack.norm too"),
+        ({"second": {"norm": "l2", "eps": 0.5}, "verify": 0}, "verify must be at least 1"),
+        ({"second": {"norm": "l2", "eps": 0}}, "attack.second.eps=0 is outside (0, 100]"),
+        ({"second": {"norm": "l1", "eps": 1}}, "norm='l1' must be one of linf, l2"),
+        ({"second": {"norm": "l2"}}, "SecondThreat"),
+    ],
+)
+def test_a_second_norm_that_cannot_be_is_told(settings, message):
+    with pytest.raises(InputError) as caught:
+        from_dict(AttackConfig, settings)
     assert message in str(caught.value)
 
 

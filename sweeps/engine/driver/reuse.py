@@ -13,7 +13,7 @@ from bat_core.paths import Rooted, below, copy_file, copy_folder, make_folder
 from bat_core.user_modules import changed_modules, source_digests
 from bat_core.verdicts import Verdicts
 from sweeps.engine.sweep.folder import SweepFolder
-from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, Record, read_events, read_status
+from sweeps.engine.sweep.records import RECORD, RESULT_FILES, VERDICTS, Record, read_events, read_status
 from sweeps.engine.sweep.spec import SPEC, Sweep, Trial
 from sweeps.engine.sweep.trial_sync import GALLERY, MODEL
 
@@ -101,7 +101,7 @@ def _copy(found: Finished, home: Rooted) -> None:
     """Copy a trial. The record comes last: without it the trial does not count as finished."""
     make_folder(home)
     copy_folder(below(found.folder, MODEL), below(home, MODEL))
-    for name in (VERDICTS, VERIFIED, GALLERY, RECORD):
+    for name in (*RESULT_FILES, GALLERY, RECORD):
         if (source := below(found.folder, name)).exists():
             copy_file(source, below(home, name))
     Record(home).append(REUSED, sweep=found.sweep.id, trial=found.trial.id, folder=str(found.folder))

@@ -16,15 +16,15 @@ from rich.table import Table as RichTable
 import bat_core
 from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
-from bat_core.norms import NORMS, Norm, check_budget, check_norm
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from bat_core.verdicts import Verdicts
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.markdown import document, pipe_table
-from sweeps.engine.cli.options import amount_of, timestamped
+from sweeps.engine.cli.options import timestamped
 from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
+from sweeps.engine.cli.threat import Threat, refuse_beside
 from sweeps.engine.evaluation.attack import SPEC, EvaluationFolder
 from sweeps.engine.evaluation.options import EvaluateOptions
 from sweeps.engine.evaluation.summaries import read_summary
@@ -38,39 +38,6 @@ NOTE = (
     "Union: correct when clean and under every attack of every threat, example by example, so at most the lowest of the"
     f" others. {UNVERIFIED_MARK}: not verified. 95 % Wilson intervals over images."
 )
-
-
-@dataclass(frozen=True)
-class Threat:
-    """A norm and a budget in [0, 1] units, and both as typed: linf:8/255."""
-
-    text: str
-    norm: Norm
-    eps: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Threat":
-        """The threat that was typed.
-
-        Raises:
-            InputError: it is no norm and budget, or the budget is out of the norm's range.
-        """
-        typed, colon, amount = text.partition(":")
-        try:
-            eps = amount_of(amount) if colon else None
-        except ValueError:
-            eps = None
-        if eps is None:
-            raise InputError(f"--threat {text!r} must be a norm and a budget, such as linf:8/255 or l2:0.5")
-        check_norm("--threat", typed)
-        norm = next(known for known in NORMS if known == typed)
-        check_budget(f"--threat {typed}", eps, norm)
-        return cls(text, norm, eps)
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.text.replace(":", "-").replace("/", "_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +83,12 @@ def run_threats(models: Sequence[str], options: EvaluateOptions) -> int:
         check_file_name("--threat", threat.name)
     if len(set(names)) < len(names):
         raise InputError("--threat names a threat twice: give each once")
-    if given := next((name for name in ("norm", "eps", "step_size", "resume") if name in options.given), None):
-        again = ": give the same command again with the same --output" if given == "resume" else ""
-        raise InputError(f"{options.flag(given)} cannot be given with --threat, which names norms and budgets{again}")
+    refuse_beside(options)
+    if "resume" in options.given:
+        raise InputError(
+            "--resume cannot be given with --threat, which names norms and budgets: give the same command again with"
+            " the same --output"
+        )
     path = Path(options.output or timestamped(f"evaluate-{options.suite}-threats")).resolve()
     _begin(path, options.threat)
     for threat in threats:

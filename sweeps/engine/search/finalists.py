@@ -1,27 +1,23 @@
 """Finalists: retrain the best points, choose a champion on validation images, evaluate once on test images."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bat_core.data import Dataset
 from bat_core.errors import InputError
-from bat_core.paths import below
 from bat_core.suites import get_suite
 from sweeps.engine.cli.text import count_of
 from sweeps.engine.driver.on_ray import run_on_ray
 from sweeps.engine.driver.session import SweepSession
-from sweeps.engine.evaluation.attack import SUMMARY
-from sweeps.engine.evaluation.options import EvaluateOptions
-from sweeps.engine.evaluation.run import run_evaluation
-from sweeps.engine.evaluation.summaries import read_summary
+from sweeps.engine.search.finalist_evaluations import evaluated_in_norms, read_reached
 from sweeps.engine.search.objectives import choose, get_objective
 from sweeps.engine.search.race import to_be_trained_again
-from sweeps.engine.search.results import Score, front, largest_part, scores
+from sweeps.engine.search.results import Robustness, Score, front, largest_part, scores
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested, trusted_finalists
 from sweeps.engine.search.spec import Final, Search
 from sweeps.engine.search.text import conditions, nothing_to_retrain, seeds_each
+from sweeps.engine.search.threats import shown_in_words
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.tracking.background import describe_error, quiet_mlflow
@@ -54,7 +50,7 @@ def run_finalists(session: SweepSession, search: Search) -> tuple[list[Finalist]
     if champion is None:
         session.say(f"no finalist satisfies {conditions(search)}: no model is registered", "yellow")
         return finalists, None
-    _register(session, search.final, champion, finalists)
+    _register(session, search, champion, finalists)
     return finalists, champion.id
 
 
@@ -66,8 +62,9 @@ def check_finalists(search: Search, dataset: Dataset) -> None:
     """
     if search.final is None:
         return
+    attack = search.base.attack
     for suite in (VAL_SUITE, TEST_SUITE):
-        get_suite(suite, eps=search.base.attack.eps).for_classes(dataset.num_classes).check_available()
+        get_suite(suite, eps=attack.eps, norm=attack.norm).for_classes(dataset.num_classes).check_available()
     if not len(dataset.test):
         raise InputError("--finalists are evaluated on test images, and the data set has none: leave --finalists out")
 
@@ -75,7 +72,8 @@ def check_finalists(search: Search, dataset: Dataset) -> None:
 def finalist_origins(snapshot: Snapshot) -> list[Score]:
     """The trials to retrain: a part of the front of those that meet every constraint of the objective."""
     final = snapshot.search.final
-    return largest_part(front(snapshot.feasible), final.count) if final else []
+    aims = snapshot.objective.aims
+    return largest_part(front(snapshot.feasible, aims), final.count, aims) if final else []
 
 
 def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:
@@ -170,18 +168,20 @@ def chosen_model(finalists: Sequence[Finalist], search: Search) -> Score | None:
 
 def _evaluated_on_val(session: SweepSession, search: Search, members: Sequence[Score]) -> list[Score]:
     """Evaluate models on validation images, with all gradient-masking checks. The rule sees these numbers."""
-    place = _evaluate(session, search, members, split="val", suite=VAL_SUITE)
+    places = evaluated_in_norms(session, search, members, split="val", suite=VAL_SUITE)
+    shown = get_objective(search.objective).shown
 
     def evaluated(member: Score) -> Score:
-        summary = read_summary(below(place, member.id, SUMMARY))
+        found = read_reached(places, member.id)
         return replace(
             member,
-            clean_acc=summary.clean_acc,
-            robust_acc=summary.robust_acc,
-            robust_n=summary.n,
-            suite=summary.suite,
-            masking_status=summary.verdict,
-            flags=tuple(flag.name for flag in summary.flags),
+            clean_acc=found.clean_acc,
+            robust_acc=found.under(shown).acc,
+            robust_n=found.under(shown).n,
+            suite=found.under(shown).suite,
+            masking_status=found.masking_status,
+            flags=found.flags,
+            threats=found.threats,
         )
 
     return [evaluated(member) for member in members]
@@ -190,68 +190,40 @@ def _evaluated_on_val(session: SweepSession, search: Search, members: Sequence[S
 def _tested(session: SweepSession, search: Search, finalists: Sequence[Finalist]) -> list[Finalist]:
     """Evaluate every finalist with the full suite on test images, once."""
     members = [member for finalist in finalists for member in finalist.members]
-    place = _evaluate(session, search, members, split="test", suite=TEST_SUITE)
+    places = evaluated_in_norms(session, search, members, split="test", suite=TEST_SUITE)
+    shown = get_objective(search.objective).shown
     return [
-        replace(finalist, tested=tuple(_read(member.id, place) for member in finalist.members))
+        replace(finalist, tested=tuple(_read(member.id, places, shown) for member in finalist.members))
         for finalist in finalists
     ]
 
 
-def _evaluate(session: SweepSession, search: Search, scored: Sequence[Score], *, split: str, suite: str) -> Path:
-    """Run, resume or reuse the evaluation of models. Returns its folder."""
-    folder, options = session.folder, session.options
-    members = [one.trial for one in scored]
-    ids = "\n".join(sorted(trial.id for trial in members))
-    place = folder.file(f"{split}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}")
-    if all(below(place, trial.id, SUMMARY).exists() for trial in members):
-        return place
-    if place.exists():
-        again = EvaluateOptions(resume=str(place), address=options.address)
-        run_evaluation((), again, part_of=folder.path)
-        folder.copy_to_store(place.name)
-        return place
-    attack, data = search.base.attack, search.base.data
-    run_evaluation(
-        [str(folder.results(trial.id)) for trial in members],
-        EvaluateOptions(
-            suite=suite,
-            split=split,
-            n=attack.verify if split == "val" else data.test_size,
-            eps=attack.eps,
-            step_size=attack.step_size,
-            data_dir=options.data_dir,
-            output=place,
-            gpus_per_worker=options.gpus_per_worker,
-            address=options.address,
-        ),
-        part_of=folder.path,
-    )
-    folder.copy_to_store(place.name)
-    return place
-
-
-def _read(trial_id: str, place: Path) -> Tested:
-    summary = read_summary(below(place, trial_id, SUMMARY))
-    low, high = summary.robust_acc_interval
+def _read(trial_id: str, places: Mapping[str, Path], shown: str | None) -> Tested:
+    found = read_reached(places, trial_id)
+    robust = found.under(shown)
     return Tested(
         trial=trial_id,
-        clean_acc=summary.clean_acc,
-        robust_acc=summary.robust_acc,
-        robust_interval=(low, high),
-        n=summary.n,
-        suite=summary.suite,
-        masking_status=summary.verdict,
+        clean_acc=found.clean_acc,
+        robust_acc=robust.acc,
+        robust_interval=robust.interval,
+        n=robust.n,
+        suite=robust.suite,
+        masking_status=found.masking_status,
+        own=found.own,
     )
 
 
-def _register(session: SweepSession, final: Final, champion: Score, finalists: Sequence[Finalist]) -> None:
+def _register(session: SweepSession, search: Search, champion: Score, finalists: Sequence[Finalist]) -> None:
     """Register the champion in MLflow. If the server does not respond, print a warning; --resume tries again."""
+    final, where = search.final, shown_in_words(get_objective(search.objective))
+    assert final is not None
     tested = next(one for finalist in finalists for one in finalist.tested if one.trial == champion.id)
+    own = tested.own or Robustness(acc=tested.robust_acc, n=tested.n, suite=tested.suite)
     description = (
         f"Chosen by the rule {final.rule} from {len(finalists)} finalists with {seeds_each(finalists)}, on"
-        f" validation images: clean {champion.clean_acc:.1%}, robust {champion.robust_acc:.1%} under {champion.suite}"
-        f" (n = {champion.robust_n}). On test images, evaluated once: clean {tested.clean_acc:.1%},"
-        f" robust {tested.robust_acc:.1%}"
+        f" validation images: clean {champion.clean_acc:.1%}, robust{where} {champion.robust_acc:.1%} under"
+        f" {champion.suite} (n = {champion.robust_n}). On test images, evaluated once: clean {tested.clean_acc:.1%},"
+        f" robust{where} {tested.robust_acc:.1%}"
         f" [{tested.robust_interval[0]:.1%}, {tested.robust_interval[1]:.1%}] under {tested.suite}"
         f" (n = {tested.n}), {tested.verdict}."
     )
@@ -262,10 +234,10 @@ def _register(session: SweepSession, final: Final, champion: Score, finalists: S
         merit = Merit.of(
             session.sweep,
             champion.trial,
-            robust_acc=tested.robust_acc,
+            robust_acc=own.acc,
             clean_acc=tested.clean_acc,
-            n=tested.n,
-            suite=tested.suite,
+            n=own.n,
+            suite=own.suite,
             verdict=tested.masking_status,
         )
         version = register_champion(

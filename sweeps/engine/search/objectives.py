@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from bat_core.errors import InputError
+from bat_core.norms import NORMS, TITLES
 from sweeps.engine.cli.options import share_of
-from sweeps.engine.search.results import Score
+from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, Score
+from sweeps.engine.sweep.trial_threats import UNION
 
 FLOOR = re.compile(r"robust-at-clean>=(?P<floor>[0-9.]+%?)")
 
@@ -17,12 +19,17 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a finished trial that a search can optimise, and its variance over samples of n images."""
+    """One number of a finished trial that a search can optimise, and its variance over samples of n images.
+
+    `robust` marks a verified robust accuracy. `threat` is the norm that it is in, or UNION; None: the trial's own norm.
+    """
 
     of: Callable[[Score], float]
     description: str
     variance: Callable[[Score], float]
     direction: Direction = "maximize"
+    robust: bool = False
+    threat: str | None = None
 
 
 def share_variance(share: float, n: int) -> float:
@@ -32,21 +39,33 @@ def share_variance(share: float, n: int) -> float:
 
 
 def _robust_variance(score: Score) -> float:
-    return share_variance(score.robust_acc, score.robust_n)
+    return share_variance(score.under().acc, score.under().n)
+
+
+def _robust_under(threat: str, description: str) -> Measure:
+    return Measure(
+        lambda one: one.under(threat).acc,
+        f"verified robust accuracy {description}",
+        lambda one: share_variance(one.under(threat).acc, one.under(threat).n),
+        robust=True,
+        threat=threat,
+    )
 
 
 MEASURES = {
     "clean": Measure(lambda one: one.clean_acc, "clean accuracy", lambda one: share_variance(one.clean_acc, one.n)),
-    "robust": Measure(lambda one: one.robust_acc, "verified robust accuracy", _robust_variance),
+    "robust": Measure(lambda one: one.under().acc, "verified robust accuracy", _robust_variance, robust=True),
     "pgd": Measure(
         lambda one: one.pgd_acc, "accuracy under PGD, not verified", lambda one: share_variance(one.pgd_acc, one.n)
     ),
     "robust-per-hour": Measure(
-        lambda one: one.robust_per_hour,
+        lambda one: one.under().acc / max(one.hours, 1e-9),
         "verified robust accuracy per hour of training",
         lambda one: _robust_variance(one) / max(one.hours, 1e-9) ** 2,
     ),
     "hours": Measure(lambda one: one.hours, "hours of training", lambda _: 0.0, "minimize"),
+    **{f"robust-{norm}": _robust_under(norm, f"in {TITLES[norm]}") for norm in NORMS},
+    f"robust-{UNION}": _robust_under(UNION, "in both norms at once"),
 }
 
 
@@ -57,6 +76,18 @@ class Objective:
     name: str
     measures: tuple[Measure, ...]
     floor: float | None = None
+
+    @property
+    def aims(self) -> Aims:
+        """The accuracies that span the front: clean, and each robust one among the measures, or the trial's own."""
+        robust = tuple(measure.of for measure in self.measures if measure.robust)
+        return (CLEAN_AND_ROBUST[0], *(robust or (MEASURES["robust"].of,)))
+
+    @property
+    def shown(self) -> str | None:
+        """The threat of the one robust accuracy that reports and plots show: the UNION of several aimed at."""
+        threats = [measure.threat for measure in self.measures if measure.robust]
+        return UNION if len(threats) > 1 else threats[0] if threats else None
 
     @property
     def directions(self) -> list[Direction]:

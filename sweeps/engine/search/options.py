@@ -55,7 +55,10 @@ class SearchOptions(SweepOptions):
     """Training recipe, by name or as package.module:recipe, if the space does not set one."""
     objective: str = DEFAULT_OBJECTIVE
     """One or several of clean, robust, robust-per-hour, hours and pgd (not verified), joined by +; or
-    robust-at-clean>=X."""
+    robust-at-clean>=X. With two norms in --threat also robust-linf, robust-l2 and robust-union (both at once)."""
+    threat: Annotated[tuple[str, ...], Several] = ()
+    """One or two norms and budgets, in place of --norm and --eps: linf:8/255 l2:0.5. Trials are verified in each. The
+    first is that of training and of PGD."""
     sampler: str = "auto"
     """Sampler: auto (a Gaussian process that knows its noise), tpe, gp (Optuna's) or random."""
     seed: int = 0
@@ -96,6 +99,7 @@ class SearchOptions(SweepOptions):
         from sweeps.engine.search.objectives import check_rule, get_objective
 
         get_objective(self.objective)
+        self._check_threats()
         check_rule(self.rule)
         check_choice("--sampler", self.sampler, SAMPLERS)
         check_choice("--early-stopping", self.early_stopping, STOPPING)
@@ -119,6 +123,24 @@ class SearchOptions(SweepOptions):
         if self.finalists and not self.seeds:
             raise InputError("--finalists needs at least one seed: give --seeds")
 
+    def _check_threats(self) -> None:
+        """Raises InputError for threats beside a norm or budget, and for an objective that they do not fit."""
+        from sweeps.engine.cli.threat import refuse_beside
+        from sweeps.engine.search.threats import check_aims, parsed
+
+        if self.threat:
+            refuse_beside(self)
+        if self.resume is None:
+            check_aims(self.objective, [threat.norm for threat in parsed(self.threat)] or [self.norm])
+
+    def at_first_threat(self) -> "SearchOptions":
+        """The same options with the norm of the first --threat; these themselves without one."""
+        from sweeps.engine.search.threats import parsed
+
+        if not self.threat:
+            return self
+        return self.with_defaults(norm=parsed(self.threat)[0].norm)
+
     def data_config(self) -> DataConfig:
         """The images. On digits, more are held out than usual, because a search chooses by validation images."""
         data = super().data_config()
@@ -141,9 +163,11 @@ class SearchOptions(SweepOptions):
             InputError: no image is left to verify on, or the evaluation budget is invalid.
         """
         from bat_core.recipes import budget_params
+        from sweeps.engine.search.threats import parsed, second
 
         pixel = dataset.unit(self.norm)
-        eps, step_size = evaluation_budget(self.eps, self.step_size, pixel)
+        threats = parsed(self.threat)
+        eps, step_size = evaluation_budget(threats[0].eps if threats else self.eps, self.step_size, pixel)
         verify = min(self.verify_size(), len(dataset.val))
         if verify < 1:
             raise InputError("--verify must be at least 1: a search optimises verified robustness")
@@ -161,11 +185,12 @@ class SearchOptions(SweepOptions):
                 losses=("ce",),
                 verify=verify,
                 split="val",
+                second=second(threats),
             ),
         )
 
     def search(self, dataset: "Dataset") -> Search:
-        """Everything that is fixed before the first trial.
+        """Everything that is fixed before the first trial. `at_first_threat` comes before it.
 
         Raises:
             InputError: a point of the space is not a valid trial config.

@@ -6,7 +6,7 @@
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 
-from sweeps.engine.search.results import Staircase, score
+from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, growing, score
 from sweeps.engine.search.snapshot import Interval, merged
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
@@ -19,13 +19,13 @@ class Pace:
     A look costs the number of running trials, not of all.
     """
 
-    def __init__(self, sweep: Sweep, folder: SweepFolder) -> None:
-        self._sweep, self._folder = sweep, folder
+    def __init__(self, sweep: Sweep, folder: SweepFolder, aims: Aims = CLEAN_AND_ROBUST) -> None:
+        self._sweep, self._folder, self._aims = sweep, folder, aims
         self._seen = 0  # trials
         self._open: list[tuple[int, Trial]] = []  # trials that have not ended, with their places
         self._worked = _Union()
         self._running: list[Interval] = []
-        self._front = _Front()
+        self._front = _Front(len(aims))
 
     def look(self, trials: Sequence[Trial]) -> None:
         """Read what is new. `trials` are all trials of the search; only its end may have grown since the last look."""
@@ -43,7 +43,7 @@ class Pace:
             if status.bound is not None and status.ended is not None:
                 self._front.add((status.ended, place), None)
             if (reached := score(trial, status, self._sweep.resources.num_workers)) is not None:
-                point = (reached.clean_acc, reached.robust_acc) if reached.counts else None
+                point = tuple(aim(reached) for aim in self._aims) if reached.counts else None
                 self._front.add((reached.ended, place), point)
         self._open = still
 
@@ -86,16 +86,17 @@ class _Union:
 class _Front:
     """The front of finished trials, in the order in which they ended; who is seen late is entered where it belongs."""
 
-    def __init__(self) -> None:
-        self._ended: list[tuple[tuple[float, int], tuple[float, float] | None]] = []
+    def __init__(self, aims: int) -> None:
+        self._ended: list[tuple[tuple[float, int], tuple[float, ...] | None]] = []
+        self._aims = aims
         self._restart(())
 
-    def _restart(self, points: Iterable[tuple[float, float] | None]) -> None:
-        self._stairs, self.flat, self._count = Staircase(), 0, 0
+    def _restart(self, points: Iterable[tuple[float, ...] | None]) -> None:
+        self._stairs, self.flat, self._count = growing(self._aims), 0, 0
         for point in points:
             self._enter(point)
 
-    def add(self, when: tuple[float, int], point: tuple[float, float] | None) -> None:
+    def add(self, when: tuple[float, int], point: tuple[float, ...] | None) -> None:
         """Enter a trial that ended at `when`; None for the accuracies of one that does not count."""
         late = bool(self._ended) and when < self._ended[-1][0]
         insort(self._ended, (when, point), key=lambda one: one[0])
@@ -104,7 +105,7 @@ class _Front:
         else:
             self._enter(point)
 
-    def _enter(self, point: tuple[float, float] | None, *, tolerance: float = 1e-9) -> None:
+    def _enter(self, point: tuple[float, ...] | None, *, tolerance: float = 1e-9) -> None:
         before = self._stairs.area
         after = before if point is None else self._stairs.add(*point)
         self.flat = 0 if not self._count or after > before + tolerance else self.flat + 1

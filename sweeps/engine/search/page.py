@@ -9,9 +9,11 @@ from sweeps.engine.pages.document import Cell, Section, Table, verdict_cell
 from sweeps.engine.pages.sweep_page import Story
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.report import sentence
+from sweeps.engine.search.report_threats import SAID, threat_accuracies, threat_columns, threats_of
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import describe_objective, evaluated_on, setting, settings, states
+from sweeps.engine.search.threats import shown_in_words
 from sweeps.engine.sweep.spec import Trial
 
 
@@ -31,7 +33,7 @@ def story(snapshot: Snapshot) -> Story:
         answer=sentence(snapshot),
         subcommand="search",
         charts=[_chart(snapshot)] if snapshot.finished else [],
-        sections=_finalists(snapshot),
+        sections=[*_threats(snapshot), *_finalists(snapshot)],
         setting=point,
     )
 
@@ -51,7 +53,7 @@ def _chart(snapshot: Snapshot) -> Chart:
         Series(
             name=f"{name} ({len(found)})",
             marks=[_mark(snapshot, one) for one in sorted(found, key=lambda one: one.clean_acc)],
-            line=name == "on the front",
+            line=name == "on the front" and len(snapshot.objective.aims) == 2,
             hollow="not verified" in name,
         )
         for name, found in kinds.items()
@@ -61,11 +63,12 @@ def _chart(snapshot: Snapshot) -> Chart:
     marks = [mark for one in series for mark in one.marks]
     heights = [value for mark in marks for value in (mark.y, mark.low, mark.high) if value is not None]
     return Chart(
-        heading="Clean and robust accuracy of every finished trial",
+        heading=f"Clean and robust accuracy{shown_in_words(snapshot.objective)} of every finished trial",
         x=percent_axis("clean accuracy", [mark.x for mark in marks]),
-        y=percent_axis("robust accuracy", heights),
+        y=percent_axis(f"robust accuracy{shown_in_words(snapshot.objective)}", heights),
         series=series,
-        note="On validation images, with 95 % Wilson intervals. Filled marks are verified, hollow ones are not.",
+        note="On validation images, with 95 % Wilson intervals. Filled marks are verified, hollow ones are not."
+        + _plotted(snapshot),
     )
 
 
@@ -73,6 +76,35 @@ def _mark(snapshot: Snapshot, one: Score) -> Mark:
     words = [f"clean {percent(one.clean_acc)}", f"robust {with_interval(one.robust_acc, one.interval)}"]
     tip = f"{one.id}: {', '.join([*words, one.verdict, *settings(snapshot, one.point)])}"
     return Mark(one.clean_acc, one.robust_acc, tip, *one.interval)
+
+
+def _plotted(snapshot: Snapshot) -> str:
+    """What the figure leaves out of the accuracies that the search aims at."""
+    aims = snapshot.objective.aims
+    if len(aims) == 2:
+        return ""
+    return f" The search aims at {len(aims)} accuracies: trials on their front have no line here."
+
+
+def _threats(snapshot: Snapshot) -> Sequence[Section]:
+    """The front in each norm and under both."""
+    if not threats_of(snapshot) or not snapshot.front:
+        return []
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(one.id, look="name"),
+            Cell(percent(one.clean_acc), one.clean_acc),
+            *(
+                Cell(text, one.under(name).acc)
+                for name, text in zip(threats_of(snapshot), threat_accuracies(snapshot, one), strict=True)
+            ),
+        ]
+        for one in snapshot.front[::-1]
+    ]
+    columns = ["trial", "clean", *threat_columns(snapshot)]
+    return [
+        Table(heading="The front in each norm", columns=columns, rows=rows, note=f"{SAID} So is the leaderboard above.")
+    ]
 
 
 def _finalists(snapshot: Snapshot) -> Sequence[Section]:
@@ -92,6 +124,7 @@ def _finalists(snapshot: Snapshot) -> Sequence[Section]:
     if not rows:
         return []
     chosen = f"The champion is {snapshot.champion}." if snapshot.champion else "No finalist satisfies the rule."
-    columns = ["model", "clean", "robust, verified", "95 %", "not verified", "checks", "suite"]
+    robust = f"robust{shown_in_words(snapshot.objective)}, verified"
+    columns = ["model", "clean", robust, "95 %", "not verified", "checks", "suite"]
     note = f"On test images, evaluated once. {chosen}"
     return [Table(heading="Finalists on test images", columns=columns, rows=rows, note=note)]

@@ -12,10 +12,10 @@ from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_bounded import RULE, bounded_md
 from sweeps.engine.search.report_expected import expected_md
 from sweeps.engine.search.report_finalists import champion_md, champions
+from sweeps.engine.search.report_threats import second_attack, threats_md
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
-    SAMPLERS,
     attacks_of,
     counts,
     describe_objective,
@@ -25,12 +25,14 @@ from sweeps.engine.search.text import (
     paper_point_name,
     paper_trial,
     robust,
+    sampler_in_words,
     setting,
     settings,
     states,
     value_of,
     why_not_enough,
 )
+from sweeps.engine.search.threats import aims_in_words, all_verified, shown_in_words
 
 
 def sentence(snapshot: Snapshot) -> str:
@@ -40,8 +42,12 @@ def sentence(snapshot: Snapshot) -> str:
     if not snapshot.front:
         return f"{_none_counts(snapshot)} No robust accuracy here is reliable."
     front, masked = snapshot.front, sum(one.masked for one in snapshot.finished)
-    ends = [front[0]] if len(front) == 1 else [front[-1], front[0]]
-    reach = " to ".join(f"clean {percent(one.clean_acc)}, robust {percent(one.robust_acc)} ({one.id})" for one in ends)
+    cleanest = max(front, key=lambda one: one.clean_acc)
+    ends = [front[0]] if len(front) == 1 else [front[-1], cleanest]
+    where = shown_in_words(snapshot.objective)
+    reach = " to ".join(
+        f"clean {percent(one.clean_acc)}, robust{where} {percent(one.robust_acc)} ({one.id})" for one in ends
+    )
     infeasible = none_feasible(snapshot)
     which = "The front of trials below that accuracy" if infeasible else "The front"
     lines = [
@@ -86,9 +92,9 @@ def _searched(snapshot: Snapshot) -> list[str]:
     )
     rows = [_row(parameter, unit) for parameter in space.parameters]
     return [
-        f"Space {code(space.name)}: {space.description}. Trials are drawn by {SAMPLERS[search.sampler]}"
+        f"Space {code(space.name)}: {space.description}. Trials are drawn by {sampler_in_words(search)}"
         f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}"
-        + (f" {RULE}" if search.skip_dominated else ""),
+        + (f" {RULE}" if search.skip_dominated else f" {all_verified(search)}".rstrip()),
         pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
         f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
         + (f" One pixel is {255 * unit.size:g}/255." if unit.norm == LINF else " Budgets are L2 distances."),
@@ -143,7 +149,7 @@ def _attack(snapshot: Snapshot) -> str:
         else ", not verified"
     )
     losses = " and ".join(LOSS_TITLES.get(loss, loss) for loss in attack.losses)
-    return f"PGD runs {steps} on {losses} from one random start{then}."
+    return f"PGD runs {steps} on {losses} from one random start{then}.{second_attack(snapshot)}"
 
 
 def _found(snapshot: Snapshot) -> list[str]:
@@ -154,10 +160,12 @@ def _found(snapshot: Snapshot) -> list[str]:
     else:
         parts = [
             *filter(None, [none_feasible(snapshot)]),
-            "The front contains the trials that no other trial beats in both accuracies. They are the best of"
+            f"The front contains the trials that no other trial beats in {aims_in_words(snapshot.objective)}. They are"
+            " the best of"
             f" {count_of(len(snapshot.finished), 'trial')} on the same images, so their numbers are"
             " slightly optimistic.",
             _front(snapshot),
+            *threats_md(snapshot),
             *expected_md(snapshot),
         ]
     parts += ["![clean and verified robust accuracy](pareto.png)", _paper_result(snapshot)]
@@ -173,7 +181,8 @@ def _front(snapshot: Snapshot) -> str:
          ", ".join(settings(snapshot, one.point))]
         for one in snapshot.front[::-1]
     ]  # fmt: skip
-    return pipe_table(("trial", "clean", "robust (95 %)", "n", "suite", "verdict", "training", "parameters"), rows)
+    heading = f"robust{shown_in_words(snapshot.objective)} (95 %)"
+    return pipe_table(("trial", "clean", heading, "n", "suite", "verdict", "training", "parameters"), rows)
 
 
 def _paper_result(snapshot: Snapshot) -> str:
@@ -190,14 +199,15 @@ def _paper_result(snapshot: Snapshot) -> str:
         return f"{said} It predicts the same class for every image."
     if one in snapshot.front:
         return f"{said} It is on the front."
-    better = max((other for other in snapshot.front if _beats(other, one)), key=lambda other: other.robust_acc)
+    beating = (other for other in snapshot.front if _beats(snapshot, other, one))
+    better = max(beating, key=lambda other: other.robust_acc)
     overlap = better.interval[0] <= one.interval[1]
     chance = "; the two intervals overlap" if overlap else ""
     return f"{said} {better.id} beats it: clean {percent(better.clean_acc)}, robust {robust(better)}{chance}."
 
 
-def _beats(other: Score, one: Score) -> bool:
-    return other.clean_acc >= one.clean_acc and other.robust_acc >= one.robust_acc
+def _beats(snapshot: Snapshot, other: Score, one: Score) -> bool:
+    return all(aim(other) >= aim(one) for aim in snapshot.objective.aims)
 
 
 def _masked(snapshot: Snapshot) -> list[str]:
@@ -238,13 +248,13 @@ def _gap(snapshot: Snapshot) -> list[str]:
     doubt = ", which is not reliable either" if by_pgd.masked else ""
     said = [
         f"By PGD alone {by_pgd.id} would be the most robust trial, with {percent(by_pgd.pgd_acc)}. It is"
-        f" {by_pgd.verdict}, and under the full suite it has {robust(by_pgd)}{doubt}."
+        f" {by_pgd.verdict}, and under the full suite it has {robust(by_pgd.shown_under(None))}{doubt}."
     ]
     if unmasked := [one for one in snapshot.finished if not one.masked]:
-        widest = max(unmasked, key=lambda one: one.pgd_acc - one.robust_acc)
+        widest = max(unmasked, key=lambda one: one.pgd_acc - one.under().acc)
         said.append(
             f"Among unmasked trials, PGD overestimates {widest.id} the most: {percent(widest.pgd_acc)} under PGD,"
-            f" {percent(widest.robust_acc)} verified."
+            f" {percent(widest.under().acc)} verified."
         )
     if any(one.n != one.robust_n for one in snapshot.finished):
         few, many = counts(one.robust_n for one in snapshot.finished), counts(one.n for one in snapshot.finished)

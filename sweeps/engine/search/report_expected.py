@@ -9,6 +9,8 @@ from sweeps.engine.search.snapshot import Snapshot
 
 def expected_md(snapshot: Snapshot) -> list[str]:
     """Seen and expected accuracies of the front; empty if too few trials have finished."""
+    if len(snapshot.objective.aims) > 2:
+        return ["What other seeds are expected to show is modelled for two accuracies only, so it is left out here."]
     found = expected_front(snapshot.search.space, snapshot.finished)
     if found is None:
         return []

@@ -15,6 +15,7 @@ from sweeps.engine.search.text import (
     settings,
     suites,
 )
+from sweeps.engine.search.threats import shown_in_words
 
 ONCE = (
     "All choices were made on validation images, which were split from train. Test images were used once, after all"
@@ -27,13 +28,13 @@ def champions(snapshot: Snapshot) -> str:
     """The champion in one sentence; empty without a champion."""
     if (champion := champion_of(snapshot)) is None:
         return ""
-    said = f"Champion: {snapshot.champion}, of {champion.origin.id}"
+    said, where = f"Champion: {snapshot.champion}, of {champion.origin.id}", shown_in_words(snapshot.objective)
     tested = next((one for one in champion.tested if one.trial == snapshot.champion), None)
     if tested is None:
-        means = f"clean {percent(champion.clean_acc)}, robust {percent(champion.robust_acc)}"
+        means = f"clean {percent(champion.clean_acc)}, robust{where} {percent(champion.robust_acc)}"
         return f"{said}: {means}, mean over seeds on validation images; not tested yet."
     return (
-        f"{said}: on test clean {percent(tested.clean_acc)}, robust"
+        f"{said}: on test clean {percent(tested.clean_acc)}, robust{where}"
         f" {with_interval(tested.robust_acc, tested.robust_interval)} under {tested.suite}, n = {tested.n},"
         f" {tested.verdict}." + (" Its robust accuracy is not reliable." if tested.masking_status == MASKED else "")
     )
@@ -56,12 +57,13 @@ def champion_md(snapshot: Snapshot) -> list[str]:
             " becomes the champion.",
             UNTOUCHED,
         ]
+    where = shown_in_words(snapshot.objective)
     parts = [
         f"{count_of(len(snapshot.finalists), 'finalist')}: trials of the front, retrained with"
         f" {seeds_each(snapshot.finalists)}. On validation images, mean over seeds"
         f" [lowest-highest seed], under {suites(one for f in snapshot.finalists for one in f.members)}:",
         pipe_table(
-            ("finalist", "clean", "robust", "n", "verdicts", "parameters"),
+            ("finalist", "clean", f"robust{where}", "n", "verdicts", "parameters"),
             [_on_validation(snapshot, finalist) for finalist in snapshot.finalists],
         ),
         _choice(snapshot),
@@ -69,7 +71,7 @@ def champion_md(snapshot: Snapshot) -> list[str]:
     rows = [_on_test(finalist, tested) for finalist in snapshot.finalists for tested in finalist.tested]
     if not rows:
         return [*parts, "The finalists have not been evaluated on test images yet."]
-    head = ("finalist", "trial", "clean", "robust (95 %)", "n", "suite", "verdict")
+    head = ("finalist", "trial", "clean", f"robust{where} (95 %)", "n", "suite", "verdict")
     return [*parts, "On test images:", pipe_table(head, rows), ONCE]
 
 

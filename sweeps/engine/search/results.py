@@ -1,9 +1,11 @@
 """Scores of finished trials, read from their records, and the Pareto front they span."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
 
+from bat_core.errors import InputError
 from bat_core.masking.flags import ONE_CLASS, status_in_words
 from bat_core.stats import wilson
 from search_spaces.base import Point
@@ -15,12 +17,26 @@ MASKED = "masked"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Robustness:
+    """A worst case in one norm, or under two at once: the accuracy in [0, 1] under `suite` on `n` images."""
+
+    acc: float
+    n: int
+    suite: str
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The accuracy's 95 % Wilson interval."""
+        return wilson(round(self.acc * self.n), self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """A finished trial. Accuracies in [0, 1], on validation images.
 
     `robust_acc` is the worst case under `suite` on `robust_n` images; `pgd_acc` is the worst case under the PGD
     trajectory alone, on `n` images. `hours` is the training time, summed over all processes. `ended` is when the
-    trial ended, in Unix seconds.
+    trial ended, in Unix seconds. `threats` is what a trial that is verified in two norms reached, by norm and as UNION.
     """
 
     trial: Trial
@@ -34,6 +50,25 @@ class Score:
     flags: tuple[str, ...]
     hours: float
     ended: float
+    threats: Mapping[str, Robustness] = field(default_factory=dict, hash=False)
+
+    def under(self, threat: str | None = None) -> Robustness:
+        """Its worst case in a norm or under the UNION; None: in the norm of its own attacks.
+
+        Raises:
+            InputError: the trial is not verified there.
+        """
+        own = self.trial.config.attack.norm
+        if (found := self.threats.get(threat or own)) is not None:
+            return found
+        if threat not in (None, own):
+            raise InputError(f"trial {self.id} is not verified in {threat}: start a search with --threat that names it")
+        return Robustness(acc=self.robust_acc, n=self.robust_n, suite=self.suite)
+
+    def shown_under(self, threat: str | None) -> "Score":
+        """The same trial with that worst case as its robust accuracy, for the reports of a search that aims at it."""
+        found = self.under(threat)
+        return replace(self, robust_acc=found.acc, robust_n=found.n, suite=found.suite)
 
     @property
     def id(self) -> str:
@@ -76,6 +111,10 @@ class Score:
         return self.robust_acc / max(self.hours, 1e-9)
 
 
+Aims: TypeAlias = tuple[Callable[[Score], float], ...]
+CLEAN_AND_ROBUST: Aims = (lambda one: one.clean_acc, lambda one: one.robust_acc)  # what most fronts are of
+
+
 def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
     """The score of a trial; None unless it is finished."""
     if status.phase != "finished" or status.result is None:
@@ -93,6 +132,10 @@ def score(trial: Trial, status: TrialStatus, processes: int) -> Score | None:
         flags=tuple(result["flags"]),
         hours=status.training_hours(processes),
         ended=result["time"],
+        threats={
+            name: Robustness(acc=one["robust_acc"], n=one["n"], suite=one["suite"])
+            for name, one in result.get("threats", {}).items()
+        },
     )
 
 
@@ -107,12 +150,25 @@ def scores_of(rows: Iterable[tuple[Trial, TrialStatus]], sweep: Sweep) -> list[S
     return [one for one in found if one is not None]
 
 
-def front(scored: Iterable[Score]) -> list[Score]:
-    """The trials that no other trial beats in both clean and robust accuracy, by increasing robust accuracy.
+def front(scored: Iterable[Score], aims: Aims = CLEAN_AND_ROBUST) -> list[Score]:
+    """The trials that no other trial beats in all `aims`, by increasing robust accuracy.
 
     A trial that does not count (`Score.counts`) is excluded. Of equal trials, the first is kept.
     """
-    return undominated((one for one in scored if one.counts), by=lambda one: one.robust_acc)
+    known = [one for one in scored if one.counts]
+    if len(aims) == 2:
+        return undominated(known, by=aims[1])
+    kept: dict[tuple[float, ...], Score] = {}
+    for one in sorted(known, key=lambda s: [-aim(s) for aim in aims]):  # so nobody is beaten by one who comes later
+        values = tuple(aim(one) for aim in aims)
+        if not any(beats(other, values) for other in kept):
+            kept[values] = one
+    return sorted(kept.values(), key=lambda s: (s.robust_acc, -s.clean_acc))
+
+
+def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one point is at least as good as the other in every value."""
+    return all(mine >= theirs for mine, theirs in zip(one, other, strict=True))
 
 
 def undominated(scored: Iterable[Score], *, by: Callable[[Score], float]) -> list[Score]:
@@ -140,6 +196,47 @@ def hypervolume(points: Iterable[tuple[float, float]], *, reference: tuple[float
     return area
 
 
+def sliced(points: Sequence[tuple[float, ...]]) -> float:
+    """The hypervolume above 0 of points with two or more values, by slices along the last one."""
+    if not points or len(points[0]) == 2:
+        return hypervolume((first, second) for first, second in points)
+    ordered = sorted(points, key=lambda point: -point[-1])
+    bottoms = [*(point[-1] for point in ordered[1:]), 0.0]
+    heights = [max(point[-1], 0.0) - max(bottom, 0.0) for point, bottom in zip(ordered, bottoms, strict=True)]
+    bases = [point[:-1] for point in ordered]
+    return sum(height * sliced(bases[: at + 1]) for at, height in enumerate(heights) if height)
+
+
+class Growing(Protocol):
+    """The hypervolume above 0 of points that come one by one."""
+
+    area: float
+
+    def add(self, *values: float) -> float:
+        """The hypervolume with one more point."""
+        ...
+
+
+class Slices:
+    """The hypervolume of points with any number of values that come one by one. Each costs that of the front."""
+
+    def __init__(self) -> None:
+        self.area = 0.0
+        self._front: list[tuple[float, ...]] = []
+
+    def add(self, *values: float) -> float:
+        """The hypervolume above 0 with one more point; all values larger is better."""
+        if min(values) > 0 and not any(beats(known, values) for known in self._front):
+            self._front = [*(known for known in self._front if not beats(values, known)), values]
+            self.area = sliced(self._front)
+        return self.area
+
+
+def growing(count: int) -> Growing:
+    """An empty hypervolume of points with so many values."""
+    return Staircase() if count == 2 else Slices()
+
+
 class Staircase:
     """The hypervolume of points that come one by one. Each costs the logarithm of the front's size."""
 
@@ -148,8 +245,9 @@ class Staircase:
         self._cleans: list[float] = []  # of the points that no other beats, rising
         self._robusts: list[float] = []  # of the same points, falling
 
-    def add(self, clean: float, robust: float) -> float:
-        """The hypervolume above (0, 0) with one more point; both larger is better."""
+    def add(self, *values: float) -> float:
+        """The hypervolume above (0, 0) with one more point (clean, robust); both larger is better."""
+        clean, robust = values
         at = bisect_left(self._cleans, clean)
         if clean <= 0 or robust <= 0 or (at < len(self._cleans) and self._robusts[at] >= robust):
             return self.area
@@ -168,17 +266,17 @@ class Staircase:
         return self.area
 
 
-def volume(scored: Sequence[Score]) -> float:
-    """The hypervolume of the trials that count, above (0, 0)."""
-    return hypervolume((one.clean_acc, one.robust_acc) for one in scored if one.counts)
+def volume(scored: Sequence[Score], aims: Aims = CLEAN_AND_ROBUST) -> float:
+    """The hypervolume of the trials that count, above 0."""
+    return sliced([tuple(aim(one) for aim in aims) for one in scored if one.counts])
 
 
-def largest_part(scored: Sequence[Score], count: int) -> list[Score]:
+def largest_part(scored: Sequence[Score], count: int, aims: Aims = CLEAN_AND_ROBUST) -> list[Score]:
     """Choose `count` trials that together dominate a large area: greedily, the one that adds most each time."""
     chosen: list[Score] = []
     rest = list(scored)
     while rest and len(chosen) < count:
-        best = max(rest, key=lambda one: volume([*chosen, one]))
+        best = max(rest, key=lambda one: volume([*chosen, one], aims))
         rest.remove(best)
         chosen.append(best)
     return chosen

@@ -17,6 +17,7 @@ from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
 from sweeps.engine.pages.sweep_page import write_sweep_page
 from sweeps.engine.ray_backend.rungs import expected_whole
 from sweeps.engine.search.finalists import check_finalists, run_finalists
+from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
 from sweeps.engine.search.pace import Pace
 from sweeps.engine.search.page import story
@@ -47,6 +48,7 @@ def run_search(options: SearchOptions) -> int:
         InputError: the input is invalid; nothing was started or written.
     """
     options.check()
+    options = options.at_first_threat()
     if options.show_space and not options.resume:
         return _print_space(options)
     opened, search = _resume(options) if options.resume else _begin(options)
@@ -144,7 +146,8 @@ def _add_warm_start(session: SweepSession, study: SearchStudy, source: str) -> N
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
     """Run trials until the search budget is spent. Returns False if the search was interrupted before."""
-    folder, pace = session.folder, Pace(session.sweep, session.folder)  # Tune pickles `go_on`: no locks in it
+    folder, aims = session.folder, get_objective(search.objective).aims
+    pace = Pace(session.sweep, folder, aims)  # Tune pickles `go_on`: no locks in it
 
     def go_on() -> bool:
         if len(study.trials()) >= search.num_trials:

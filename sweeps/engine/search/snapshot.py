@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 
 from bat_core.masking.flags import status_in_words
-from sweeps.engine.search.objectives import get_objective
-from sweeps.engine.search.results import Score, Staircase, front, scores_of
+from sweeps.engine.search.objectives import Objective, get_objective
+from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, Robustness, Score, front, growing, scores_of
 from sweeps.engine.search.spec import Search
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import TrialStatus, read_status
@@ -61,7 +61,11 @@ class WorkClock:
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A finalist's model, evaluated once on test images. Accuracies and the 95 % Wilson interval are in [0, 1]."""
+    """A finalist's model, evaluated once on test images. Accuracies and the 95 % Wilson interval are in [0, 1].
+
+    `own` is its robustness in the norm of the search's trials, in which models in the registry are compared; None: the
+    one given.
+    """
 
     trial: str
     clean_acc: float
@@ -70,6 +74,7 @@ class Tested:
     n: int
     suite: str
     masking_status: str
+    own: Robustness | None = None
 
     @property
     def verdict(self) -> str:
@@ -119,9 +124,9 @@ class Finalist:
 class Snapshot:
     """The state of a search at one moment.
 
-    `rows` are its own trials with their status, `finished` the scores of the finished ones, `intervals` when
-    trials ran. `champion` is the trial id of the chosen model: a member of the finalist that the rule picked. It is
-    None before the choice, or if no finalist satisfies the rule.
+    `rows` are its own trials with their status, `finished` the scores of the finished ones, with the robust accuracy
+    that reports show (`Objective.shown`), `intervals` when trials ran. `champion` is the trial id of the chosen model:
+    a member of the finalist that the rule picked. It is None before the choice, or if no finalist satisfies the rule.
     """
 
     sweep: Sweep
@@ -144,25 +149,36 @@ class Snapshot:
     ) -> "Snapshot":
         """Read the trials from their records; the caller passes finalists and champion."""
         rows = tuple(row for row in folder.statuses(sweep) if row[0].role == "search")
+        shown = get_objective(search.objective).shown
         return cls(
             sweep=sweep,
             search=search,
             rows=rows,
-            finished=tuple(scores_of(rows, sweep)),
+            finished=tuple(one.shown_under(shown) for one in scores_of(rows, sweep)),
             intervals=tuple(merged(span for _, status in rows for span in status.spans)),
             finalists=tuple(finalists),
             champion=champion,
         )
 
     @property
+    def objective(self) -> Objective:
+        """What the search aims at."""
+        return get_objective(self.search.objective)
+
+    @cached_property
     def front(self) -> list[Score]:
-        """The trials that no other trial beats in both accuracies, by increasing robust accuracy."""
+        """The trials that no other trial beats in all accuracies aimed at, by increasing robust accuracy."""
+        return front(self.finished, self.objective.aims)
+
+    @property
+    def plotted_front(self) -> list[Score]:
+        """The trials that no other trial beats in clean accuracy and the robust one that plots show."""
         return front(self.finished)
 
     @property
     def feasible(self) -> list[Score]:
         """The finished trials that meet every constraint of the objective and count."""
-        constraints = get_objective(self.search.objective).constraints
+        constraints = self.objective.constraints
         met = (one for one in self.finished if all(value <= 0 for value in constraints(one).values()))
         return [one for one in met if one.counts]
 
@@ -174,7 +190,8 @@ class Snapshot:
     def progress(self) -> list[tuple[float, float]]:
         """(hours of work, hypervolume of all trials finished by then) after each finished trial."""
         ordered = sorted(self.finished, key=lambda one: one.ended)
-        return list(zip((self.clock.hours_until(one.ended) for one in ordered), volumes(ordered), strict=True))
+        reached = volumes(ordered, self.objective.aims)
+        return list(zip((self.clock.hours_until(one.ended) for one in ordered), reached, strict=True))
 
     @cached_property
     def clock(self) -> WorkClock:
@@ -198,7 +215,7 @@ def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     never one of them, even if its hypervolume is 0.
     """
     ordered = sorted(snapshot.finished, key=lambda one: one.ended)
-    reached = volumes(ordered)
+    reached = volumes(ordered, snapshot.objective.aims)
     rises = (at for at, value in enumerate(reached) if at and value > reached[at - 1] + tolerance)
     last = max(rises, default=0)
     since = ordered[last].ended if ordered else 0.0
@@ -206,10 +223,10 @@ def flat_for(snapshot: Snapshot, *, tolerance: float = 1e-9) -> int:
     return max(len(reached) - 1, 0) - last + left_out
 
 
-def volumes(ordered: Iterable[Score]) -> list[float]:
+def volumes(ordered: Iterable[Score], aims: Aims = CLEAN_AND_ROBUST) -> list[float]:
     """The hypervolume of the trials that count, after each of `ordered`."""
-    stairs = Staircase()
-    return [stairs.add(one.clean_acc, one.robust_acc) if one.counts else stairs.area for one in ordered]
+    known = growing(len(aims))
+    return [known.add(*(aim(one) for aim in aims)) if one.counts else known.area for one in ordered]
 
 
 def trusted_finalists(finalists: Sequence[Finalist]) -> list[Finalist]:

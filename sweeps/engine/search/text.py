@@ -11,6 +11,7 @@ from sweeps.engine.search.objectives import FLOOR, Objective, get_objective
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.search.spec import Search
+from sweeps.engine.search.threats import budget_in_words, shown_in_words
 from sweeps.engine.sweep.spec import Trial
 
 SAMPLERS = {
@@ -23,6 +24,12 @@ SPLITS = {"val": "validation", "test": "test"}
 FEWEST = 4  # trials needed to draw importances and parallel coordinates
 UNVERIFIED = ", not verified: masked"  # the suffix that masking adds to a suite's name
 AMOUNTS = ".eps"  # suffix of config fields that are amounts of pixel change
+
+
+def sampler_in_words(search: Search) -> str:
+    """What draws the trials. With more than two objectives, `auto` is Optuna's Gaussian process."""
+    several = search.sampler == "auto" and len(get_objective(search.objective).measures) > 2
+    return SAMPLERS["gp" if several else search.sampler]
 
 
 def robust(score: Score) -> str:
@@ -55,8 +62,9 @@ def setting(snapshot: Snapshot) -> str:
     varied = any(p.field_path == "model" and p.fixed_value() is None for p in snapshot.search.space.parameters)
     model = next((str(trial.config.model) for trial, _ in snapshot.rows), base.model)
     parts = [base.data.name, *([] if varied else [model])]
-    unit = snapshot.sweep.unit
-    return f"{', '.join(parts)}, {TITLES[unit.norm]} budget {unit.amount(base.attack.eps, 4)}"
+    unit, second = snapshot.sweep.unit, base.attack.second
+    also = f" and {budget_in_words(second.norm, second.eps)}" if second else ""
+    return f"{', '.join(parts)}, {TITLES[unit.norm]} budget {unit.amount(base.attack.eps, 4)}{also}"
 
 
 def evaluated_on(snapshot: Snapshot) -> str:
@@ -68,7 +76,8 @@ def evaluated_on(snapshot: Snapshot) -> str:
     verified = attacks_of(snapshot).verified_by
     by = f" ({verified})" if verified else ""
     return (
-        f"Evaluated on {split} images: clean n = {clean}; robust n = {attacked}, the per-example worst case over"
+        f"Evaluated on {split} images: clean n = {clean};"
+        f" robust{shown_in_words(snapshot.objective)} n = {attacked}, the per-example worst case over"
         f" {suites(snapshot.finished)}{by}."
     )
 
@@ -97,7 +106,7 @@ def states(snapshot: Snapshot) -> str:
         (rest, "not ended"),
     )
     parts = [finished, *[f"{count} {word}" for count, word in counted if count]]
-    return f"{count_of(len(snapshot.rows), 'trial')} drawn by {SAMPLERS[snapshot.search.sampler]}: {', '.join(parts)}"
+    return f"{count_of(len(snapshot.rows), 'trial')} drawn by {sampler_in_words(snapshot.search)}: {', '.join(parts)}"
 
 
 def describe_objective(objective: Objective) -> str:

@@ -26,6 +26,8 @@ from sweeps.engine.storage.retry import retry_storage
 RECORD = "record.jsonl"
 VERDICTS = "verdicts.parquet"
 VERIFIED = "verified.parquet"
+VERIFIED_SECOND = "verified_second.parquet"  # of trials that are verified in a second norm too
+RESULT_FILES = (VERDICTS, VERIFIED, VERIFIED_SECOND)  # files; not every trial has all of them
 
 Phase: TypeAlias = Literal["waiting", "training", "attacking", "paused", "finished", "stopped", "failed"]
 Event: TypeAlias = dict[str, Any]
@@ -267,7 +269,20 @@ def _has_types(event: Event) -> bool:
     if not isinstance(flags, list) or not all(isinstance(table, dict) for table in tables):
         return False
     texts += [*flags, *(text for table in tables for text in table.values())]
-    return all(isinstance(text, str) for text in texts) and event.get("verdict", "clear") in MASKING_STATUSES
+    if not all(isinstance(text, str) for text in texts) or not _are_threats(event.get("threats", {})):
+        return False
+    return event.get("verdict", "clear") in MASKING_STATUSES
+
+
+def _are_threats(threats: Any) -> bool:
+    """Whether a value is a table of what a trial reached under each threat, as `trial_threats` writes it."""
+    return isinstance(threats, dict) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("suite"), str)
+        and type(one.get("n")) is int
+        and all(_is_finite(one.get(name)) for name in ("n", "robust_acc"))
+        for one in threats.values()
+    )
 
 
 def _is_finite(value: Any) -> bool:

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,11 +23,12 @@ from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
 from sweeps.engine.storage.locks import exclusive
 from sweeps.engine.storage.retry import retry_storage
-from sweeps.engine.sweep.records import VERDICTS, VERIFIED, Record, read_status
+from sweeps.engine.sweep.records import VERDICTS, VERIFIED, VERIFIED_SECOND, Record, read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
 from sweeps.engine.sweep.trial_gallery import save_gallery
 from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
+from sweeps.engine.sweep.trial_threats import threat_results
 from sweeps.engine.sweep.usage import UsageMeter
 
 BOUNDED_ROLE = "search"  # of trials that may be stopped before they are verified
@@ -260,7 +262,7 @@ class _Writer:
     def finish(self, state: TrainState) -> None:
         """Join the shards, check for gradient masking, save the model, record the end, then delete the checkpoints."""
         self.sync.pull_shards()
-        curves, verified = self._joined(VERDICTS), self._joined(VERIFIED)
+        curves, verified, second = (self._joined(name) for name in (VERDICTS, VERIFIED, VERIFIED_SECOND))
         assert curves is not None
         headline = curves if verified is None else verified
         findings = examine(
@@ -293,11 +295,20 @@ class _Writer:
             flags=[flag.name for flag in findings.flags],
             findings=to_dict(findings),
             epoch=state.epoch,
+            **self._threats(verified, second, findings.masking_status),
         )
         with contextlib.suppress(OSError):  # leftover files do not matter: the trial is recorded as finished
             remove(below(self.folder, SHARDS))
             remove(below(self.folder, CHECKPOINTS))
             self.sync.clean_up()
+
+    def _threats(self, verified: Verdicts | None, second: Verdicts | None, masking_status: str) -> dict[str, Any]:
+        """What the record says of a trial that is verified in two norms; nothing of others."""
+        if verified is None or second is None:
+            return {}
+        attack, classes = self.config.attack, self.dataset.num_classes
+        found = threat_results(attack, verified, second, num_classes=classes, masking_status=masking_status)
+        return {"threats": found}
 
     def _evaluator(self, state: TrainState) -> Evaluator:
         runtime = self.runtime

@@ -25,7 +25,7 @@ from bat_core.workers import Workers
 from sweeps.engine.storage.object_store import Storage, Stored
 from sweeps.engine.storage.retry import TakenOverError
 from sweeps.engine.sweep.packed import HEAD, pack, read_head, unpack
-from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED
+from sweeps.engine.sweep.records import RECORD, RESULT_FILES, VERDICTS
 
 CHECKPOINTS = "checkpoints"
 NOTHING = ("", b"")
@@ -218,7 +218,7 @@ class StoreTrialSync(TrialSync):
 
     def push_results(self) -> None:
         self._check_newest()
-        for name in (VERDICTS, VERIFIED, GALLERY):
+        for name in (*RESULT_FILES, GALLERY):
             if (self.folder / name).exists():
                 self._place.push(self.folder / name, f"{self.name}/{name}")
         self._push_folder(self.folder / MODEL, f"{self.name}/{MODEL}")
@@ -227,7 +227,7 @@ class StoreTrialSync(TrialSync):
         """Delete checkpoints and shards from the store, and everything but the record from this node."""
         self._drop_checkpoints(AttemptHistory.of(self.sweep, self.trial_id).attempts)
         self._place.drop(f"{self.name}/{SHARDS}")
-        for name in (MODEL, VERDICTS, VERIFIED, GALLERY):
+        for name in (MODEL, *RESULT_FILES, GALLERY):
             remove(below(self.folder, name))
 
     def _check_newest(self) -> tuple[str, ...]:
@@ -298,8 +298,8 @@ def _pull_missing(store: Storage, files: Mapping[str, Stored], folder: Path) -> 
     """
     if f"{MODEL}/{CHECKSUMS}" not in files:
         return
-    wanted = [name for name in files if name in {VERDICTS, VERIFIED, GALLERY} or name.startswith(f"{MODEL}/")]
-    for name in sorted(wanted, key=lambda name: (name in {VERDICTS, VERIFIED}, name == VERDICTS, name)):
+    wanted = [name for name in files if name in {*RESULT_FILES, GALLERY} or name.startswith(f"{MODEL}/")]
+    for name in sorted(wanted, key=lambda name: (name in RESULT_FILES, name == VERDICTS, name)):
         target = below(folder, name)
         if not target.exists() or target.stat().st_size != files[name].size:
             store.pull(files[name].key, target)

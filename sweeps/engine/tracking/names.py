@@ -42,18 +42,27 @@ def clean_metric(split: str) -> str:
     return f"clean_acc{_suffix(split)}"
 
 
-def robust_metric(split: str, *, verified: bool) -> str:
-    """The metric of the worst case over all attacks: one name if it is verified, another if it is not."""
-    return f"robust_acc{_suffix(split)}" + ("" if verified else "_not_verified")
+def robust_metric(split: str, *, verified: bool, threat: str | None = None) -> str:
+    """The metric of the worst case over all attacks: one name if it is verified, another if it is not.
+
+    `threat` is a norm, or "union", of a trial that is verified in two norms.
+    """
+    name = f"robust_acc_{threat}" if threat else "robust_acc"
+    return f"{name}{_suffix(split)}" + ("" if verified else "_not_verified")
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, float]:
     """The accuracies of a finished trial's record."""
     split = result.get("split", "test")
+    threats = {
+        robust_metric(split, verified=is_verified(one["suite"]), threat=fitting(name)): one["robust_acc"]
+        for name, one in result.get("threats", {}).items()
+    }
     return {
         clean_metric(split): result["clean_acc"],
         robust_metric(split, verified=is_verified(result["suite"])): result["robust_acc"],
         f"pgd_acc{_suffix(split)}": result["pgd_acc"],
+        **threats,
     }
 
 

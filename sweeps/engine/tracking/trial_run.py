@@ -15,7 +15,7 @@ from bat_core.paths import below
 from bat_core.suites import is_verified
 from bat_core.verdicts import READINGS, Verdicts
 from sweeps.engine.cli.text import budget
-from sweeps.engine.sweep.records import NUMBERS, VERDICTS, VERIFIED, Event, TrialStatus
+from sweeps.engine.sweep.records import NUMBERS, RESULT_FILES, VERDICTS, Event, TrialStatus
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_sync import GALLERY, MODEL
 from sweeps.engine.tracking.dataset import EvaluatedImages
@@ -156,7 +156,7 @@ class TrialRun:
             run.model = known
         if run.model is None:
             with self._pictures(verdicts) as pictures:
-                found = (below(self.folder, name) for name in (VERDICTS, VERIFIED))
+                found = (below(self.folder, name) for name in RESULT_FILES)
                 self.runs.log_files(run.run, [*(file for file in found if file.exists()), *pictures])
             images.log(self.client, run.run.info.run_id)
             facts = ModelFacts(

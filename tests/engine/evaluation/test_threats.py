@@ -12,10 +12,11 @@ from bat_core.errors import InputError
 from bat_core.evaluate import evaluate
 from bat_core.suites import get_suite
 from bat_core.verdicts import Verdicts
+from sweeps.engine.cli.threat import Threat
 from sweeps.engine.evaluation.attack import EvaluationFolder
 from sweeps.engine.evaluation.job import Job
 from sweeps.engine.evaluation.options import EvaluateOptions
-from sweeps.engine.evaluation.threats import Threat, run_threats
+from sweeps.engine.evaluation.threats import run_threats
 from tests.engine.evaluation.evaluations import MADE, evaluated, factory, model_folder, net, nowhere
 
 NET = "tests.engine.evaluation.evaluations.net"

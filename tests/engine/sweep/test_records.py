@@ -136,6 +136,8 @@ SOUND = {"time": 1.0, "suite": "s", "verdict": "clear", "flags": [], "versions":
     [
         *({"verdict": "../../outside"}, {"verdict": None}, {"verdict": []}, {"flags": "x"}, {"flags": [1]}),
         *({"versions": "2"}, {"versions": {"torch": None}}, {"passed_over": {"1": 2}}, {"passed_over": ["1"]}),
+        *({"threats": []}, {"threats": {"l2": 0.4}}, {"threats": {"l2": {"robust_acc": "1", "n": 2, "suite": "s"}}}),
+        *({"threats": {"l2": {"robust_acc": 0.4, "n": 2}}}, {"threats": {"l2": {"robust_acc": 0.4, "suite": "s"}}}),
         *({"suite": 1}, {"reason": {}}, {"time": "now"}, {"time": 2**70}, {"seconds": None}),
     ],
     ids=str,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bat_core.config import SecondThreat
 from bat_core.errors import InputError
 from bat_core.paths import below
 from bat_core.verdicts import Verdicts
@@ -16,7 +17,7 @@ from sweeps.engine.storage.object_store import Storage
 from sweeps.engine.storage.retry import StorageError, TakenOverError
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.packed import HEAD, read_head, unpack
-from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, read_events, read_status
+from sweeps.engine.sweep.records import RECORD, VERDICTS, VERIFIED, VERIFIED_SECOND, read_events, read_status
 from sweeps.engine.sweep.remote import DriverLease
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial import TrialRuntime, run_trial, trial_epochs
@@ -94,6 +95,15 @@ def test_what_the_verifying_suite_found_is_in_the_store_too(epochs, store, trial
     run_trial(verified, digits, tmp_path / "a", TrialRuntime(device=CPU, sync=sync))
     pull_trial(store, verified.id, tmp_path / "driver")
     assert len(Verdicts.read(tmp_path / "driver" / VERIFIED)) == 2
+
+
+def test_what_the_second_norm_left_is_in_the_store_too(epochs, store, trial, digits, tmp_path, driver):
+    verified = Trial(id="both", config=verifying(trial.config, 2, second=SecondThreat(norm="l2", eps=0.4)))
+    sync = StoreTrialSync(store, verified.id, tmp_path / "a", driver=driver.token)
+    run_trial(verified, digits, tmp_path / "a", TrialRuntime(device=CPU, sync=sync))
+    assert not (tmp_path / "a" / VERIFIED_SECOND).exists()
+    pull_trial(store, verified.id, tmp_path / "driver")
+    assert len(Verdicts.read(tmp_path / "driver" / VERIFIED_SECOND)) == 2
 
 
 def test_another_node_goes_on_where_one_stopped(epochs, store, whole, tmp_path):

@@ -44,6 +44,19 @@ def test_each_kind_of_robust_accuracy_has_a_name_of_its_own(suite, split, name):
     assert sum(key.startswith("robust_acc") for key in found) == 1
 
 
+@pytest.mark.parametrize(("status", "end"), [("", ""), (", not verified: masked", "_not_verified")])
+def test_a_trial_that_is_verified_in_two_norms_has_a_metric_for_each_and_for_both(status, end):
+    threats = {
+        name: {"robust_acc": acc, "n": 50, "suite": f"quick{status}"}
+        for name, acc in {"linf": 0.4, "l2": 0.3, "union": 0.2}.items()
+    }
+    said = RESULT | {"suite": f"PGD-3+quick{status}", "threats": threats}
+    found = {name: value for name, value in headline(said).items() if name.startswith("robust_acc")}
+    whole = {"robust_acc": 0.4, "robust_acc_linf": 0.4, "robust_acc_l2": 0.3, "robust_acc_union": 0.2}
+    assert found == {f"{name}{end}": value for name, value in whole.items()}
+    assert headline(said | {"split": "val"})[f"robust_acc_union_val{end}"] == 0.2
+
+
 def test_a_trial_has_few_parameters_and_none_without_a_value(make_trial):
     many = {"eps": 40 / 255, **{f"p{number}": float(number) for number in range(30)}}
     trial = Trial(id="a", config=make_trial(params=many))

@@ -13,9 +13,11 @@ from sweeps.engine.cli.text import percent, span
 from sweeps.engine.search.plots import style as marks
 from sweeps.engine.search.plots.importance import importances_note, importances_page, parallel_note, parallel_page
 from sweeps.engine.search.plots.style import Mark
+from sweeps.engine.search.report_threats import threat_accuracies, threat_columns
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.search.text import evaluated_on, robust, setting, settings, states, why_not_enough
+from sweeps.engine.search.threats import plotted_note, shown_in_words
 
 Draw: TypeAlias = Callable[[], Any]
 
@@ -52,9 +54,10 @@ def _sections(snapshot: Snapshot, study: optuna.Study) -> list[tuple[str, str, s
     return [
         (
             "pareto",
-            "Clean and verified robust accuracy",
+            f"Clean and {marks.robust_title(snapshot)}",
             "Each point is a trial with its 95 % Wilson interval. The front dominates the area below the step line;"
-            " masked trials are never on the front. Hover over a point for details.",
+            f" masked trials are never on the front. Hover over a point for details."
+            f" {plotted_note(snapshot.objective)}".rstrip(),
             lambda: pareto(snapshot),
         ),
         (
@@ -72,7 +75,8 @@ def _sections(snapshot: Snapshot, study: optuna.Study) -> list[tuple[str, str, s
         (
             "progress",
             "Best result so far by hours of work",
-            "Top: the area above (0, 0) that unmasked trials dominate. Bottom: every finished trial at the time it"
+            f"Top: {marks.dominated(snapshot, plain='above (0, 0)')} that unmasked trials dominate. Bottom: every"
+            " finished trial at the time it"
             " ended, and the best unmasked robust accuracy so far.",
             lambda: progress(snapshot),
         ),
@@ -86,16 +90,16 @@ def pareto(snapshot: Snapshot) -> Any:
         chosen = marks.of_kind(snapshot, mark)
         _add(figure, [one.clean_acc for one in chosen], chosen, mark, snapshot, interval=True)
     if snapshot.front:
-        x, y = marks.stairs(snapshot.front, left=0.0, low=0.0)
+        x, y = marks.stairs(snapshot.plotted_front, left=0.0, low=0.0)
         line = {"color": marks.FRONT, "width": 1.6}
-        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=f"front ({len(snapshot.front)})", hoverinfo="skip")
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=marks.front_title(snapshot), hoverinfo="skip")
     if found := marks.paper(snapshot):
         x, y = [found[1].clean_acc], [found[1].robust_acc]
         figure.add_scatter(x=x, y=y, mode="markers", marker=marks.PAPER.spots, name=found[0], hoverinfo="skip")
     _add_finalists(figure, snapshot)
     across, up = marks.limits(snapshot)
     figure.update_xaxes(title="clean accuracy", tickformat=".3~p", range=across)
-    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", range=up)
+    figure.update_yaxes(title=marks.robust_title(snapshot), tickformat=".3~p", range=up)
     return _plain(figure, 620)
 
 
@@ -116,7 +120,7 @@ def progress(snapshot: Snapshot) -> Any:
         figure.add_scatter(x=over, y=[0.0] * len(over), mode="markers", row=1, col=1, **known)
     figure.update_xaxes(title="hours of work", rangemode="tozero", row=2, col=1)
     figure.update_yaxes(title="hypervolume", rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(title="verified robust accuracy", tickformat=".3~p", row=2, col=1)
+    figure.update_yaxes(title=marks.robust_title(snapshot), tickformat=".3~p", row=2, col=1)
     return _plain(figure, 620)
 
 
@@ -176,8 +180,10 @@ def _add_finalists(figure: Any, snapshot: Snapshot) -> None:
 def hover(snapshot: Snapshot, one: Score) -> str:
     """The hover text of a trial."""
     front = ", on the front" if one in snapshot.front else ""
+    threats = zip(threat_columns(snapshot), threat_accuracies(snapshot, one), strict=True)
     lines = [
-        f"clean {percent(one.clean_acc)}, robust {robust(one)}, n = {one.robust_n}",
+        f"clean {percent(one.clean_acc)}, robust{shown_in_words(snapshot.objective)} {robust(one)}, n = {one.robust_n}",
+        *(f"{heading}: {said}" for heading, said in threats),
         f"PGD alone {percent(one.pgd_acc)}",
         f"{one.verdict}: {', '.join(one.flags) or 'no flags'}",
         f"training {span(one.hours)}",

@@ -18,6 +18,7 @@ from sweeps.engine.search.plots.style import Mark
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import evaluated_on, states, why_not_enough
+from sweeps.engine.search.threats import plotted_note
 
 PAGE = "search.html"
 NOTHING = "no trial has finished"
@@ -47,7 +48,7 @@ def draw_pareto(snapshot: Snapshot) -> Figure:
     """Plot clean and verified robust accuracy of every finished trial, the front and the finalists."""
     figure = new_figure(9.6, 6.0)
     axes = figure.subplots()
-    _style_axes(axes, "clean accuracy", "verified robust accuracy")
+    _style_axes(axes, "clean accuracy", marks.robust_title(snapshot))
     axes.xaxis.set_major_formatter(PERCENT)
     clean, robust = marks.limits(snapshot)
     axes.set_xlim(clean)
@@ -65,9 +66,10 @@ def draw_pareto(snapshot: Snapshot) -> Figure:
     marks.caption(
         figure,
         snapshot,
-        "clean and verified robust accuracy",
+        f"clean and {marks.robust_title(snapshot)}",
         "Bars: 95 % Wilson intervals of robust accuracy. Numbers: the trials on the front. Step line: the edge of the"
         " area that the front dominates; masked trials are never on the front.",
+        plotted_note(snapshot.objective),
         evaluated_on(snapshot),
         f"{states(snapshot)}.",
     )
@@ -79,7 +81,7 @@ def draw_progress(snapshot: Snapshot) -> Figure:
     figure = new_figure(9.6, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 4))
     _style_axes(top, "", "hypervolume")
-    _style_axes(bottom, "hours of work", "verified robust accuracy")
+    _style_axes(bottom, "hours of work", marks.robust_title(snapshot))
     top.yaxis.set_major_formatter("{x:.3g}")
     for mark in marks.VERDICTS.values():
         chosen = marks.of_kind(snapshot, mark)
@@ -102,7 +104,7 @@ def draw_progress(snapshot: Snapshot) -> Figure:
         figure,
         snapshot,
         "best result so far by hours of work",
-        "Top: the area of (clean, robust) above (0, 0) that unmasked trials dominate so far; each tick at the bottom"
+        f"Top: {marks.dominated(snapshot)} that unmasked trials dominate so far; each tick at the bottom"
         " marks the end of a trial. Hours of work: wall time during which at least one trial ran.",
         evaluated_on(snapshot),
         f"{states(snapshot)}.",
@@ -146,8 +148,8 @@ def _tick(axes: Axes, at: Sequence[float], mark: Mark) -> None:
 def _draw_front(axes: Axes, snapshot: Snapshot) -> None:
     if not snapshot.front:
         return
-    x, y = marks.stairs(snapshot.front, left=axes.get_xlim()[0], low=axes.get_ylim()[0])
-    axes.plot(x, y, color=marks.FRONT, lw=1.3, zorder=2, label=f"front ({len(snapshot.front)})")
+    x, y = marks.stairs(snapshot.plotted_front, left=axes.get_xlim()[0], low=axes.get_ylim()[0])
+    axes.plot(x, y, color=marks.FRONT, lw=1.3, zorder=2, label=marks.front_title(snapshot))
     for one in snapshot.front:
         text, at = one.id.removeprefix("trial-"), (one.clean_acc, one.robust_acc)
         axes.annotate(text, at, xytext=(5, 4), textcoords="offset points", fontsize=8, color=marks.FRONT, zorder=7)

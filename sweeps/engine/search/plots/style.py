@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Finalist, Snapshot
 from sweeps.engine.search.text import champion_of, paper_point_name, paper_trial, setting
+from sweeps.engine.search.threats import shown_in_words
 
 Line: TypeAlias = tuple[list[float], list[float]]
 
@@ -99,6 +100,24 @@ def stars(snapshot: Snapshot) -> list[tuple[Mark, str, list[Finalist]]]:
     if champion is not None:
         found.append((CHAMPION, f"champion: {champion.origin.id}, mean over seeds", [champion]))
     return found
+
+
+def robust_title(snapshot: Snapshot) -> str:
+    """The robust accuracy that plots show, as an axis names it."""
+    return f"verified robust accuracy{shown_in_words(snapshot.objective)}"
+
+
+def front_title(snapshot: Snapshot) -> str:
+    """The line of the front in a legend; with more than two aims, it is that of the two that are plotted."""
+    if len(snapshot.objective.aims) == 2:
+        return f"front ({len(snapshot.front)})"
+    return f"front of these two ({len(snapshot.plotted_front)} of {len(snapshot.front)})"
+
+
+def dominated(snapshot: Snapshot, *, plain: str = "of (clean, robust) above (0, 0)") -> str:
+    """What the hypervolume is of."""
+    count = len(snapshot.objective.aims)
+    return f"the area {plain}" if count == 2 else f"the volume above 0 of the {count} accuracies aimed at"
 
 
 def stairs(front: Sequence[Score], *, left: float, low: float) -> Line:

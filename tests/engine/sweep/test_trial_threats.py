@@ -1,0 +1,126 @@
+"""A trial that is verified in two norms: what it leaves, and that nothing else changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bat_core.checkpoint import load_model
+from bat_core.config import AttackConfig, SecondThreat
+from bat_core.evaluate import Evaluator, evaluate
+from bat_core.suites import evaluation_suite, is_verified, quick, second_verification
+from bat_core.verdicts import Verdicts
+from bat_core.workers import Workers
+from sweeps.engine.sweep.records import VERDICTS, VERIFIED, VERIFIED_SECOND, read_events, read_status
+from sweeps.engine.sweep.spec import Trial
+from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
+from sweeps.engine.sweep.trial_threats import UNION, threat_results
+from tests.engine.sweep.test_trial import CPU, run, verifying
+
+COUNT = 8  # images to verify, within a batch of 32
+L2 = SecondThreat(norm="l2", eps=0.2)
+
+
+@pytest.fixture
+def both(make_trial):
+    """Trained for long enough that some images stand in both norms, and others do not."""
+    return verifying(make_trial("Madry", params={"eps": 20 / 255}, epochs=8), COUNT, second=L2, eps=10 / 255)
+
+
+def test_the_second_norm_is_an_evaluation_of_its_own_and_the_union_the_worst_of_each_example(both, digits, tmp_path):
+    run(Trial(id="one", config=both), digits, tmp_path)
+    verified, second = (Verdicts.read(tmp_path / name) for name in (VERIFIED, VERIFIED_SECOND))
+    test = digits.test.take(slice(COUNT))
+    suite = quick(eps=0.2, step_size=0.05, norm="l2")
+    alone = evaluate(load_model(tmp_path)[0], test.images, test.labels, attack=suite, rows=test.rows, seed=both.seed)
+    assert list(second.outcomes) == list(alone.outcomes) == ["apgd-ce", "apgd-t"]
+    np.testing.assert_array_equal(second.rows, alone.rows)
+    for name, outcome in alone.outcomes.items():
+        np.testing.assert_array_equal(second.outcomes[name].broken_at, outcome.broken_at)
+    result = read_status(tmp_path).result
+    worst = [a and b for a, b in zip(verified.robust_correct, alone.robust_correct, strict=True)]
+    assert {name: one["robust_acc"] for name, one in result["threats"].items()} == {
+        "linf": verified.robust_acc, "l2": alone.robust_acc, UNION: sum(worst) / COUNT,
+    }  # fmt: skip
+    assert 0 < sum(worst) < COUNT
+    assert {one["n"] for one in result["threats"].values()} == {result["robust_n"]} == {COUNT}
+    assert result["robust_acc"] == result["threats"]["linf"]["robust_acc"]
+    assert result["suite"] == result["threats"]["linf"]["suite"]
+    done = [(event["done"], event["of"]) for event in read_events(tmp_path) if event["event"] == "attack"]
+    assert done[-1] == (len(digits.test) + 2 * COUNT,) * 2
+
+
+def test_all_else_is_as_without_it(both, digits, tmp_path):
+    plain = replace(both, attack=replace(both.attack, second=None))
+    run(Trial(id="one", config=plain), digits, tmp_path / "plain")
+    run(Trial(id="one", config=both), digits, tmp_path / "both")
+    assert not (tmp_path / "plain" / VERIFIED_SECOND).exists()
+    plain_result, both_result = (dict(read_status(tmp_path / name).result) for name in ("plain", "both"))
+    assert both_result.pop("threats")
+    assert plain_result.keys() == both_result.keys()
+    for name in plain_result.keys() - {"time"}:
+        assert plain_result[name] == both_result[name]
+    for name in ("model/model.safetensors", VERDICTS, VERIFIED):
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_the_shares_of_several_workers_are_one_whole(both, digits, robust_digits):
+    def shares(workers: Workers) -> Verdicts:
+        evaluation = TrialEvaluation(
+            attack=replace(both.attack, verify=4),
+            part=digits.test,
+            evaluator=Evaluator(robust_digits.model, batch_size=32),
+            workers=workers,
+            device=CPU,
+            after_part=lambda *_: None,
+        )
+        steps = evaluation.run(bounded=False)
+        with pytest.raises(StopIteration) as ended:
+            next(steps)
+        return ended.value.value[VERIFIED_SECOND]
+
+    whole, parts = shares(Workers()), [shares(Workers(rank, 3)) for rank in range(3)]
+    joined = Verdicts.concat(parts)
+    np.testing.assert_array_equal(joined.rows, whole.rows)
+    for name, outcome in whole.outcomes.items():
+        np.testing.assert_array_equal(joined.outcomes[name].broken_at, outcome.broken_at)
+
+
+def verdicts_on(rows: list[int], robust: list[bool]) -> Verdicts:
+    return Verdicts(
+        rows=np.array(rows), labels=np.zeros(len(rows), dtype=np.int64), clean_correct=np.array(robust), outcomes={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "end"), [("clear", ""), ("suspect", ""), ("masked", ", not verified: masked")], ids=str
+)
+def test_a_masked_model_is_verified_in_no_norm(status, end):
+    attack = AttackConfig(verify=4, steps=(20,), second=L2)
+    mine, theirs = verdicts_on([1, 2, 3, 4], [True, True, False, False]), verdicts_on([1, 2, 3, 4], [True, False] * 2)
+    found = threat_results(attack, mine, theirs, num_classes=10, masking_status=status)
+    assert [(name, one["robust_acc"], one["n"]) for name, one in found.items()] == [
+        ("linf", 0.5, 4), ("l2", 0.5, 4), (UNION, 0.25, 4),
+    ]  # fmt: skip
+    assert [one["suite"] for one in found.values()] == [
+        f"PGD-20+quick{end}", f"quick{end}", f"PGD-20+quick (L-inf) and quick (L2){end}",
+    ]  # fmt: skip
+    assert {is_verified(one["suite"]) for one in found.values()} == {status != "masked"}
+    with pytest.raises(ValueError, match="different examples"):
+        threat_results(attack, mine, verdicts_on([1, 2, 3, 5], [True] * 4), num_classes=10, masking_status=status)
+
+
+def test_a_trial_on_few_classes_says_so_in_both():
+    attack = AttackConfig(verify=1, second=L2)
+    found = threat_results(
+        attack, verdicts_on([1], [True]), verdicts_on([1], [True]), num_classes=3, masking_status="clear"
+    )
+    assert all("for 3 classes" in one["suite"] for one in found.values())
+
+
+def test_the_second_suite_is_quick_in_the_second_norm():
+    attack = AttackConfig(eps=0.5, step_size=0.1, norm="l2", second=SecondThreat(norm="linf", eps=8 / 255))
+    suite = second_verification(attack)
+    assert suite == quick(eps=8 / 255, step_size=2 / 255)
+    assert second_verification(AttackConfig()) is None
+    assert evaluation_suite(attack) == evaluation_suite(replace(attack, second=None))
