@@ -117,9 +117,12 @@ def test_a_trials_process_that_is_killed_or_told_to_end_is_replaced(apart: Place
 
     _, again = events(output, killed.id, "start")
     assert again["from_epoch"] >= kept[killed.id]
-    (saved,) = events(output, told.id, "paused")
     _, again = events(output, told.id, "start")
-    assert (again["from_epoch"], again["from_batch"]) == (saved["epoch"], saved["batch"])
+    paused = [(saved["epoch"], saved["batch"]) for saved in events(output, told.id, "paused")]
+    before = len([one for one in events(output, told.id, "epoch") if one["time"] < again["time"]])
+    # Between two epochs, when Tune has its result, it has nothing to save and ends at once.
+    assert [(again["from_epoch"], again["from_batch"])] == (paused or [(before, 0)])
+    assert before >= kept[told.id]
     for trial in (killed, told):
         assert [event["epoch"] for event in events(output, trial.id, "epoch")] == list(range(1, 17))
         assert_trained_as_if_undisturbed(output, trial)
