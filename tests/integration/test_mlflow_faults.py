@@ -102,8 +102,10 @@ def mirrored(sweep: tuple[Sweep, SweepFolder], monkeypatch: pytest.MonkeyPatch) 
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and all that it says it came of: before it, or (as urllib3's) in its arguments."""
     while error is not None:
         yield error
+        yield from (one for one in error.args if isinstance(one, BaseException))
         error = error.__cause__ or error.__context__
 
 
