@@ -3,6 +3,7 @@ import hashlib
 import os
 import tarfile
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import torch
 import bat_core.data.cifar10 as cifar10
 from bat_core.data import load_dataset
 from bat_core.data.cifar10 import BINARY
+from bat_core.data.columns import Wanted, choose
 from bat_core.data.parquet import read_split
 from bat_core.errors import InputError
 
@@ -220,3 +222,9 @@ def test_a_damaged_mat_file_is_told(tmp_path):
     (tmp_path / "train_32x32.mat").write_bytes(b"no matrix")
     with pytest.raises(InputError, match=r"has neither train-\*\.parquet nor a valid train_32x32\.mat"):
         load_dataset("svhn", tmp_path)
+
+
+def test_two_columns_of_one_name_are_refused():
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("label", pa.int64())])
+    with pytest.raises(InputError, match=r"has two columns named 'label': rename one"):
+        choose(schema, Wanted(), Path("train.parquet"))
