@@ -13,9 +13,9 @@ from torch import nn
 import bat_core
 from bat_core.adapter.adapted import Adaptation, adapted
 from bat_core.adapter.importing import allow, references
-from bat_core.config import ONLY_IF_SET, check_storable, from_dict, to_dict
+from bat_core.config import ONLY_IF_SET, SPLITS, check_storable, from_dict, to_dict
 from bat_core.data import Dataset, Split
-from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_file_name, check_finite
 from bat_core.jsontext import read_json
 from bat_core.norms import LINF, Norm, Unit, check_norm
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
@@ -84,6 +84,7 @@ class EvaluationSpec:
 
     def __post_init__(self) -> None:
         check_norm("norm", self.norm)
+        check_choice("split", self.split, SPLITS)
         check_file_name("id", self.id)
         check_time("created", self.created)
         check_amount("pixel", self.pixel)

@@ -4,6 +4,7 @@ The trials' records are authoritative; the study follows them. It is a journal f
 `optuna-dashboard` can open too.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bat_core.errors import InputError
-from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_private
+from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_private, read_regular
 from search_spaces.base import Point, Space
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.observations import END, NOISE, SIGNALS
@@ -259,6 +260,8 @@ def _storage(path: Rooted) -> JournalStorage:
     drop_torn_line(path)
     lock = _Flock(below(path.parent, f".{path.name}.lock"))
     try:
+        for line in read_regular(path).splitlines()[-1:]:
+            json.loads(line)  # Optuna takes a last line that is not JSON for one that is being written
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # an entry that is not JSON, or not from Optuna
         raise InputError(
