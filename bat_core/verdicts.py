@@ -265,6 +265,17 @@ def checked_column(table: pa.Table, name: str, kind: pa.DataType) -> npt.NDArray
     return column.to_numpy()
 
 
+def robust_in_all(several: Sequence[Verdicts]) -> npt.NDArray[np.bool_]:
+    """(N,): the examples that are robust in each of several verdicts on them, as under the union of several threats.
+
+    Raises:
+        ValueError: the verdicts are on different examples.
+    """
+    if any(not np.array_equal(one.rows, several[0].rows) for one in several):
+        raise ValueError("the verdicts are on different examples: their union needs the same ones")
+    return np.logical_and.reduce([one.robust_correct for one in several])
+
+
 def _read_outcome(table: pa.Table, name: str, steps: tuple[int, ...]) -> Outcome:
     attacked = checked_column(table, f"attacked_{name}", pa.bool_())
     reached = table.column(f"broken_at_{name}")

@@ -97,6 +97,10 @@ ALLOWED = {  # (file, call): why its path is safe
     ): MEMORY,
     ("sweeps/engine/storage/marks.py", "new.unlink()"): "the new key, beside the user's key",
     ("sweeps/engine/storage/marks.py", "os.link(new, path)"): "the user's key, which must not replace another's",
+    (
+        "sweeps/engine/storage/object_store.py",
+        "shutil.copyfileobj(file, out, CHUNK)",
+    ): "a file that `atomic_file` opened",
     ("sweeps/engine/storage/object_store.py", "system.delete_dir(path)"): "a key in the user's bucket",
     ("sweeps/engine/storage/object_store.py", "system.delete_file(path)"): "a key in the user's bucket",
     ("sweeps/engine/storage/object_store.py", "system.open_input_stream(path)"): "a key in the user's bucket",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bat_core.gallery import Specimen, as_png, contact_sheet, difference
 from bat_core.paths import Rooted, below, write_atomically
 from sweeps.engine.pages.document import Picture, Pictures
+from sweeps.engine.sweep.trial_sync import GALLERY
 
 
 def gallery_section(heading: str, found: Sequence[Specimen], scale: float, *, whole: bool = True) -> Pictures:
@@ -31,7 +32,7 @@ def gallery_section(heading: str, found: Sequence[Specimen], scale: float, *, wh
 
 
 def save_gallery(found: Sequence[Specimen], folder: Rooted, scale: float) -> Rooted:
-    """Write gallery.png into a model's folder, as a trial has it. Returns its path."""
-    path = below(folder, "gallery.png")
+    """Write a model's gallery into its folder, under the name that a trial's has. Returns its path."""
+    path = below(folder, GALLERY)
     write_atomically(path, contact_sheet(found, scale))
     return path

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -19,7 +19,7 @@ from bat_core.jsontext import read_json
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
-from bat_core.verdicts import Verdicts
+from bat_core.verdicts import Verdicts, robust_in_all
 from sweeps.engine.cli.app import command_line
 from sweeps.engine.cli.markdown import document, pipe_table
 from sweeps.engine.cli.options import timestamped
@@ -31,6 +31,7 @@ from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.pages.document import PAGE, Cell, Commands, Page, Table, render
 from sweeps.engine.storage.files import refuse_if_used, relative
 from sweeps.engine.sweep.records import VERDICTS
+from sweeps.engine.sweep.trial_threats import UNION
 
 THREATS = "threats.json"
 TABLES = ("table.md", "table.csv")
@@ -42,23 +43,19 @@ NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """One model under all threats: (N,) bool robust for each, and the suites' labels."""
+    """One model under all threats: (N,) bool robust under each and under every one, and the suites' labels."""
 
     model: str
     clean_acc: float
-    robust: dict[str, np.ndarray[Any, np.dtype[np.bool_]]]
+    robust: dict[str, npt.NDArray[np.bool_]]
+    union: npt.NDArray[np.bool_]
     suites: dict[str, str]
-
-    @property
-    def union(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        """(N,): robust under every threat."""
-        return np.logical_and.reduce(list(self.robust.values()))
 
     def rows(self) -> list[tuple[str, float, tuple[float, float], bool]]:
         """(threat, accuracy, interval, verified) of each threat, and of the union last."""
-        found = {**self.robust, "union": self.union}
+        found = {**self.robust, UNION: self.union}
         verified = {name: is_verified(suite) for name, suite in self.suites.items()}
-        verified["union"] = all(verified.values())
+        verified[UNION] = all(verified.values())
         return [
             (name, float(some.mean()), wilson(int(some.sum()), len(some)), verified[name])
             for name, some in found.items()
@@ -129,14 +126,17 @@ def collected(path: Path, names: Sequence[str]) -> list[Shared]:
     for model in folders[0].load().models:
         places = [folder.model(model) for folder in folders]
         verdicts = [Verdicts.read(place / VERDICTS) for place in places]
-        if any(not np.array_equal(one.rows, verdicts[0].rows) for one in verdicts):
-            raise InputError(f"{str(path)!r} has evaluations on different images: start a new one")
+        try:
+            union = robust_in_all(verdicts)
+        except ValueError as error:
+            raise InputError(f"{str(path)!r} has evaluations on different images: start a new one") from error
         summaries = [read_summary(below(place, "summary.json")) for place in places]
         found.append(
             Shared(
                 model=model.source.name,
                 clean_acc=verdicts[0].clean_acc,
                 robust={name: one.robust_correct for name, one in zip(names, verdicts, strict=True)},
+                union=union,
                 suites={name: one.suite for name, one in zip(names, summaries, strict=True)},
             )
         )

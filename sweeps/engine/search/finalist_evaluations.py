@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bat_core.errors import InputError
 from bat_core.masking.flags import MASKING_STATUSES
 from bat_core.paths import below
-from bat_core.verdicts import Verdicts
+from bat_core.verdicts import Verdicts, robust_in_all
 from sweeps.engine.driver.session import SweepSession
 from sweeps.engine.evaluation.attack import SUMMARY
 from sweeps.engine.evaluation.options import EvaluateOptions
@@ -112,7 +110,7 @@ def read_reached(places: Mapping[str, Path], trial_id: str) -> Reached:
 
 
 def _severity(status: str) -> int:
-    return [*MASKING_STATUSES].index(status) if status in MASKING_STATUSES else -1
+    return MASKING_STATUSES.index(status) if status in MASKING_STATUSES else -1
 
 
 def _robustness(summary: Summary) -> Robustness:
@@ -121,8 +119,11 @@ def _robustness(summary: Summary) -> Robustness:
 
 def _union(places: Mapping[str, Path], trial_id: str, threats: Mapping[str, Robustness]) -> Robustness:
     verdicts = [Verdicts.read(below(place, trial_id, VERDICTS)) for place in places.values()]
-    if any(not np.array_equal(one.rows, verdicts[0].rows) for one in verdicts):
-        raise InputError(f"{trial_id} was evaluated on different images in each norm: remove {list(places.values())}")
-    robust = np.logical_and.reduce([one.robust_correct for one in verdicts])
+    try:
+        robust = robust_in_all(verdicts)
+    except ValueError as error:
+        raise InputError(
+            f"{trial_id} was evaluated on different images in each norm: remove {list(places.values())}"
+        ) from error
     suites = [f"{one.suite} ({TITLES_OF_THREATS[norm]})" for norm, one in threats.items()]
     return Robustness(acc=float(robust.mean()), n=len(robust), suite=" and ".join(suites))

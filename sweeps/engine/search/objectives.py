@@ -38,34 +38,31 @@ def share_variance(share: float, n: int) -> float:
     return smoothed * (1 - smoothed) / n
 
 
-def _robust_variance(score: Score) -> float:
-    return share_variance(score.under().acc, score.under().n)
-
-
-def _robust_under(threat: str, description: str) -> Measure:
+def _robust_under(threat: str | None, description: str) -> Measure:
     return Measure(
         lambda one: one.under(threat).acc,
-        f"verified robust accuracy {description}",
+        description,
         lambda one: share_variance(one.under(threat).acc, one.under(threat).n),
         robust=True,
         threat=threat,
     )
 
 
+ROBUST = _robust_under(None, "verified robust accuracy")
 MEASURES = {
     "clean": Measure(lambda one: one.clean_acc, "clean accuracy", lambda one: share_variance(one.clean_acc, one.n)),
-    "robust": Measure(lambda one: one.under().acc, "verified robust accuracy", _robust_variance, robust=True),
+    "robust": ROBUST,
     "pgd": Measure(
         lambda one: one.pgd_acc, "accuracy under PGD, not verified", lambda one: share_variance(one.pgd_acc, one.n)
     ),
     "robust-per-hour": Measure(
-        lambda one: one.under().acc / max(one.hours, 1e-9),
+        lambda one: ROBUST.of(one) / max(one.hours, 1e-9),
         "verified robust accuracy per hour of training",
-        lambda one: _robust_variance(one) / max(one.hours, 1e-9) ** 2,
+        lambda one: ROBUST.variance(one) / max(one.hours, 1e-9) ** 2,
     ),
     "hours": Measure(lambda one: one.hours, "hours of training", lambda _: 0.0, "minimize"),
-    **{f"robust-{norm}": _robust_under(norm, f"in {TITLES[norm]}") for norm in NORMS},
-    f"robust-{UNION}": _robust_under(UNION, "in both norms at once"),
+    **{f"robust-{norm}": _robust_under(norm, f"{ROBUST.description} in {TITLES[norm]}") for norm in NORMS},
+    f"robust-{UNION}": _robust_under(UNION, f"{ROBUST.description} in both norms at once"),
 }
 
 
@@ -81,7 +78,7 @@ class Objective:
     def aims(self) -> Aims:
         """The accuracies that span the front: clean, and each robust one among the measures, or the trial's own."""
         robust = tuple(measure.of for measure in self.measures if measure.robust)
-        return (CLEAN_AND_ROBUST[0], *(robust or (MEASURES["robust"].of,)))
+        return (CLEAN_AND_ROBUST[0], *(robust or (ROBUST.of,)))
 
     @property
     def shown(self) -> str | None:
@@ -122,7 +119,7 @@ def get_objective(name: str) -> Objective:
         InputError: a measure is unknown or appears twice.
     """
     if match := FLOOR.fullmatch(name):
-        return Objective(name=name, measures=(MEASURES["robust"],), floor=_share("--objective", match["floor"]))
+        return Objective(name=name, measures=(ROBUST,), floor=_share("--objective", match["floor"]))
     parts = name.split("+")
     for part in parts:
         if part not in MEASURES:

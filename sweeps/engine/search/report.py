@@ -13,7 +13,7 @@ from sweeps.engine.search.report_bounded import RULE, bounded_md
 from sweeps.engine.search.report_expected import expected_md
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.report_threats import second_attack, threats_md
-from sweeps.engine.search.results import Score
+from sweeps.engine.search.results import Score, beats
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.text import (
     attacks_of,
@@ -199,15 +199,15 @@ def _paper_result(snapshot: Snapshot) -> str:
         return f"{said} It predicts the same class for every image."
     if one in snapshot.front:
         return f"{said} It is on the front."
-    beating = (other for other in snapshot.front if _beats(snapshot, other, one))
+
+    def aimed_at(score: Score) -> list[float]:
+        return [aim(score) for aim in snapshot.objective.aims]
+
+    beating = (other for other in snapshot.front if beats(aimed_at(other), aimed_at(one)))
     better = max(beating, key=lambda other: other.robust_acc)
     overlap = better.interval[0] <= one.interval[1]
     chance = "; the two intervals overlap" if overlap else ""
     return f"{said} {better.id} beats it: clean {percent(better.clean_acc)}, robust {robust(better)}{chance}."
-
-
-def _beats(snapshot: Snapshot, other: Score, one: Score) -> bool:
-    return all(aim(other) >= aim(one) for aim in snapshot.objective.aims)
 
 
 def _masked(snapshot: Snapshot) -> list[str]:

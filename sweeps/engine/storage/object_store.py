@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -83,8 +84,11 @@ class Storage:
         return "/".join(filter(None, (self.uri.partition("?")[0].rstrip("/"), self.below)))
 
     def push(self, source: Path, key: str) -> None:
-        """Upload the file `source`, replacing any existing file."""
-        self._send(lambda: open_regular(source), _copy, key)
+        """Upload the file `source`, replacing any existing file.
+
+        `fs.copy_files` would not report a failure to send the last chunk.
+        """
+        self._send(lambda: open_regular(source), functools.partial(shutil.copyfileobj, length=CHUNK), key)
 
     def write(self, content: str, key: str) -> None:
         """Write a small file, replacing any existing one."""
@@ -126,7 +130,7 @@ class Storage:
         def copy(file: IO[bytes]) -> None:
             make_folder(Rooted(target.parent))
             with atomic_file(target) as out:
-                _copy(file, out)
+                shutil.copyfileobj(file, out, CHUNK)
 
         self.receive(copy, key)
 
@@ -268,9 +272,3 @@ def _listed(system: fs.FileSystem, path: str, *, recursive: bool = False) -> lis
         return list(system.get_file_info(fs.FileSelector(path, recursive=recursive)))
     except FileNotFoundError:
         return []
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy one file. `fs.copy_files` does not report a failure to send the last chunk."""
-    while chunk := source.read(CHUNK):
-        target.write(chunk)

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from bat_core.config import AttackConfig
 from bat_core.norms import TITLES
 from bat_core.suites import evaluation_suite, second_verification
-from bat_core.verdicts import Verdicts
+from bat_core.verdicts import Verdicts, robust_in_all
 
 UNION = "union"  # of two threats: correct when clean and under every attack of both, example by example
 
@@ -25,15 +23,13 @@ def threat_results(
     suite = second_verification(attack)
     assert suite is not None
     assert attack.second is not None
-    if not np.array_equal(verified.rows, second.rows):
-        raise ValueError("the verdicts in the two norms are on different examples: the union needs the same ones")
     own, other = (one.for_classes(num_classes) for one in (evaluation_suite(attack), suite))
     union = f"{own.title} ({TITLES[attack.norm]}) and {other.title} ({TITLES[attack.second.norm]})"
     rows = {
         attack.norm: (verified.robust_correct, own.label_for(masking_status)),
         attack.second.norm: (second.robust_correct, other.label_for(masking_status)),
         UNION: (
-            verified.robust_correct & second.robust_correct,
+            robust_in_all([verified, second]),
             union + other.label_for(masking_status).removeprefix(other.title),
         ),
     }
