@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from bat_core.errors import InputError, brief_repr, check_choice, check_finite
 from bat_core.norms import LINF, Norm, check_budget, check_norm
@@ -33,6 +33,8 @@ UNHASHED = (  # settings added later, with the value that corresponds to the ear
 )
 
 SPLITS = ("test", "val")
+VerifyingSuite: TypeAlias = Literal["fast", "quick"]
+VERIFYING_SUITES: tuple[VerifyingSuite, ...] = get_args(VerifyingSuite)
 ONLY_IF_SET = {"only_if_set": True}  # metadata of a field that is stored only where it is not the default
 
 C = TypeVar("C")
@@ -161,11 +163,12 @@ class SecondThreat:
 class AttackConfig:
     """The evaluation: one PGD trajectory from a random start per loss, read at `steps`.
 
-    On the first `verify` images, suite `quick` then attacks the examples that remain robust and makes the worst
+    On the first `verify` images, `verify_suite` then attacks the examples that remain robust and makes the worst
     case trustworthy. With 0 it is skipped and the accuracy is labelled "not verified". `also` names a suite whose
     attacks run before it, such as "diagnostic" for the paper's tables. `split` selects the images: "test", or
     "val" for trials that are used to choose something. `norm` is that of `eps` and `step_size`: "linf" or "l2".
-    In the norm and budget of `second`, `quick` attacks the same first `verify` images too, each from the clean image.
+    In the norm and budget of `second`, `verify_suite` attacks the same first `verify` images too, each from the clean
+    image.
     """
 
     eps: float = 8 / 255
@@ -178,6 +181,7 @@ class AttackConfig:
     also: str | None = None
     norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
     second: SecondThreat | None = field(default=None, metadata=ONLY_IF_SET)
+    verify_suite: VerifyingSuite = field(default="quick", metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
         check_norm("attack.norm", self.norm)
@@ -192,6 +196,7 @@ class AttackConfig:
         for loss in self.losses:
             check_choice("attack.losses", loss, LOSS_NAMES)
         check_choice("attack.split", self.split, SPLITS)
+        check_choice("attack.verify_suite", self.verify_suite, VERIFYING_SUITES)
         if self.second is not None and self.second.norm == self.norm:
             raise InputError(f"attack.second.norm={self.norm} is attack.norm too: the second must be another norm")
         if self.second is not None and not self.verify:

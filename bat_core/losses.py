@@ -15,6 +15,7 @@ from bat_core.errors import InputError, unknown_name
 Loss = Callable[[Tensor, Tensor], Tensor]
 AttackLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+SATURATED_SPREAD = 10.0  # of logits whose probabilities round to 0 and 1, once they are scaled
 TINY = 1e-12  # keeps a ratio of logits finite where they are all equal
 
 
@@ -80,13 +81,21 @@ def targeted_dlr(logits: Tensor, label: Tensor, target: Tensor) -> Tensor:
 def probability_margin(logits: Tensor, label: Tensor) -> Tensor:
     """The largest other probability minus the label's: positive exactly when the label is not predicted.
 
+    Where the label's probability rounds to 1, there would be no gradient. Logits are scaled to a spread of 10 there,
+    through which no gradient is taken, and the result is lowered by 1: it is below that of all other images.
+
     Args:
         logits: (B, K).  label: (B,) int64.
     Returns:
-        (B,) in [-1, 1], float32 or better.
-    Source: arXiv:2411.15210.
+        (B,) in [-2, 1], float32 or better; at least -1 where the label's probability is below 1.
+    Source: arXiv:2411.15210; the scaling is ours.
     """
-    return cw_margin(_at_least_float32(logits).softmax(dim=1), label)
+    logits = _at_least_float32(logits)
+    probabilities = logits.softmax(dim=1)
+    saturated = probabilities.detach().gather(1, label[:, None]) == 1
+    spread = (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True)).detach()
+    scaled = (logits * (SATURATED_SPREAD / (spread + TINY))).softmax(dim=1)
+    return cw_margin(torch.where(saturated, scaled, probabilities), label) - saturated.squeeze(1).to(logits.dtype)
 
 
 def scaled_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

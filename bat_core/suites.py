@@ -1,6 +1,7 @@
 """Suites: named sets of attacks that a robust accuracy is measured against."""
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 from bat_core.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Ladder, Square, Transfer
 from bat_core.attacks.autoattack import PARTS
 from bat_core.attacks.base import MAX_TARGETS, Target
-from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, AttackConfig
+from bat_core.config import FIGURE_1_STEPS, STEPS_PER_EPS, VERIFYING_SUITES, AttackConfig
 from bat_core.errors import InputError, unknown_name
-from bat_core.few_classes import TARGETED, check_classes, substitutes, verifiers
+from bat_core.few_classes import TARGETED, check_classes, classes_in, substitutes, verifiers
 from bat_core.norms import LINF, Norm
 
 AUTOATTACK_COST = {"apgd-ce": 100.0, "apgd-dlr": 100.0, "apgd-t": 900.0, "fab-t": 1800.0, "square": 2500.0}
@@ -243,7 +244,11 @@ def quick(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa:
 
 def fast(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001 (its searches have their own step sizes)
     """A ladder of short searches that goes on where the boundary is near: for searches and trials."""
-    return Suite(name="fast", entries=(Entry(name="ladder", attack=Ladder(eps=eps, norm=norm), skip_broken=True),))
+    return Suite(
+        name="fast",
+        entries=(Entry(name="ladder", attack=Ladder(eps=eps, norm=norm), skip_broken=True),),
+        verified_by="a ladder of APGD searches",
+    )
 
 
 def standard(*, eps: float, step_size: float, norm: Norm = LINF) -> Suite:  # noqa: ARG001
@@ -335,13 +340,20 @@ def evaluation_suite(config: AttackConfig) -> Suite:
 
 def verification(config: AttackConfig) -> Suite | None:
     """The suite that verifies a trial's own curves; None if the trial does not verify."""
-    return quick(eps=config.eps, step_size=config.step_size, norm=config.norm) if config.verify else None
+    return get_suite(config.verify_suite, eps=config.eps, norm=config.norm) if config.verify else None
+
+
+def verifying_suite_in(label: str) -> Suite | None:
+    """The suite that verified, by the label that a trial's record keeps; None if there was none."""
+    names = re.split(r"[+, ]", label)
+    name = next((name for name in VERIFYING_SUITES if name in names), None)
+    return get_suite(name, eps=1.0).for_classes(classes_in(label)) if name else None
 
 
 def second_verification(config: AttackConfig) -> Suite | None:
     """The suite that verifies a trial in its second norm; None if it has none."""
     second = config.second
-    return get_suite("quick", eps=second.eps, norm=second.norm) if second else None
+    return get_suite(config.verify_suite, eps=second.eps, norm=second.norm) if second else None
 
 
 def _trajectory(loss: str, eps: float, step_size: float, norm: Norm, steps: tuple[int, ...]) -> Entry:

@@ -141,6 +141,7 @@ def trained(config: TrialConfig, dataset: Dataset, cache: Path) -> nn.Module:
             few = dataset.train.take(slice(config.data.train_size))
             images = dataclasses.replace(dataset, train=few, augmentation=NO_AUGMENTATION)
         *_, last = fit(config, images)
+        cache.mkdir(parents=True, exist_ok=True)
         save_model(folder, last.state, config, dataset)
     return load_model(folder)[0]
 

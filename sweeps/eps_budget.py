@@ -45,7 +45,7 @@ def main(options: EpsBudgetOptions = EpsBudgetOptions()) -> int:
     """Figure 1: accuracy under PGD against the number of steps, for models trained with increasing budgets.
 
     Trains the recipe at every budget and seed, attacks each model once with cross-entropy and once with
-    the CW margin, verifies the worst case with APGD-CE and APGD-T, and draws all curves. Write pixel amounts
+    the CW margin, verifies the worst case with stronger attacks, and draws all curves. Write pixel amounts
     as 8/255.
     """
 
@@ -70,7 +70,12 @@ def grid(options: EpsBudgetOptions, dataset: "Dataset") -> list[Trial]:
         model=options.model_name(),
         train=options.train_config(long=long),
         attack=AttackConfig(
-            eps=eps, norm=options.norm, step_size=step_size, steps=options.steps, verify=options.verify_size()
+            eps=eps,
+            norm=options.norm,
+            step_size=step_size,
+            steps=options.steps,
+            verify=options.verify_size(),
+            verify_suite=options.verify_suite,
         ),
     )
     params = dict(recipe_params(recipe)) | ({} if options.beta is None else {"beta": options.beta})

@@ -12,7 +12,7 @@ from sweeps.engine.search.options import SearchOptions
 def main(options: SearchOptions = SearchOptions()) -> int:
     """Find recipes with the best trade-off between clean and verified robust accuracy.
 
-    Every trial is evaluated on validation images, split from train, by PGD and then APGD-CE and APGD-T. A trial
+    Every trial is evaluated on validation images, split from train, by PGD and then by stronger attacks. A trial
     with masked gradients is reported but does not guide the search. --finalists retrains the best of the front,
     evaluates them once on test with AutoAttack, and registers the one that --rule chooses in MLflow.
     """

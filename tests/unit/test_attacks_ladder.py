@@ -178,6 +178,18 @@ def test_losses_against_their_definitions():
     assert torch.allclose(scaled_cross_entropy(100 * logits, label), scaled_cross_entropy(logits, label))
 
 
+def test_a_probability_margin_that_rounds_to_minus_1_still_has_a_gradient():
+    logits = torch.tensor([[2.0, 1.0, -1.0], [3.0, 0.0, 1.0]]).mul(1e4).requires_grad_()
+    label = torch.tensor([0, 0])
+    margin = probability_margin(logits, label)
+    (gradient,) = torch.autograd.grad(margin.sum(), logits)
+    assert margin[1] < margin[0] < -1, "the nearer to the boundary, the larger"
+    assert (gradient[:, 0] < 0).all()
+    assert min(gradient[0, 1], gradient[1, 2]) > 0
+    soft = logits.detach() / 1e4
+    assert (probability_margin(soft, label) > -1).all(), "below every image whose probabilities do not round"
+
+
 def test_a_suite_of_it_drops_what_an_earlier_attack_broke():
     model, x = linear(), images()
     y = model(x).argmax(1)

@@ -3,9 +3,22 @@ import dataclasses
 import pytest
 
 from bat_core.attacks import APGD, FGSM, PGD, Square
-from bat_core.config import FIGURE_1_STEPS, AttackConfig
+from bat_core.config import FIGURE_1_STEPS, AttackConfig, SecondThreat, TrialConfig, to_dict
 from bat_core.errors import InputError
-from bat_core.suites import SUITES, Entry, Suite, get_suite, join, paper, quick, trajectories
+from bat_core.suites import (
+    SUITES,
+    Entry,
+    Suite,
+    evaluation_suite,
+    get_suite,
+    join,
+    paper,
+    quick,
+    second_verification,
+    trajectories,
+    verification,
+    verifying_suite_in,
+)
 
 EPS = 8 / 255
 
@@ -176,3 +189,31 @@ def test_gradient_attacks_verify_nothing_on_a_masked_model():
     assert quick.label_for("masked") == "quick, not verified: masked"
     assert (quick.label_for("suspect"), standard.label_for("masked")) == ("quick", "standard")
     assert paper.label_for("masked") == paper.label_for("clear") == "paper, not verified"
+
+
+def test_a_trial_verifies_by_its_own_suite():
+    usual, fast = AttackConfig(), AttackConfig(verify_suite="fast")
+    assert "verify_suite" not in to_dict(usual), "trials of before keep their form and hash"
+    assert TrialConfig(attack=usual).hash != TrialConfig(attack=fast).hash
+    assert (verification(usual).name, verification(fast).name) == ("quick", "fast")
+    assert evaluation_suite(fast).label == "PGD-200+fast"
+    assert second_verification(dataclasses.replace(fast, second=SecondThreat(norm="l2", eps=0.5))).name == "fast"
+    with pytest.raises(InputError, match=r"unknown attack\.verify_suite 'curve'"):
+        AttackConfig(verify_suite="curve")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("PGD-20+quick", "APGD-CE and APGD-T"),
+        ("PGD-200+diagnostic+fast", "a ladder of APGD searches"),
+        ("PGD-20+quick for 2 classes", "APGD-CE and APGD on the margin"),
+        ("PGD-20+quick, not verified: masked", "APGD-CE and APGD-T"),
+    ],
+)
+def test_a_label_names_the_suite_that_verified(label, words):
+    assert verifying_suite_in(label).verified_in_words == words
+
+
+def test_a_label_may_name_no_suite_that_verified():
+    assert verifying_suite_in("PGD-200, not verified") is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cyclopts import Parameter, Token
 
-from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig
+from bat_core.config import EVAL_PIXELS, STEPS_PER_EPS, DataConfig, TrainConfig, VerifyingSuite
 from bat_core.errors import InputError, check_finite
 from bat_core.norms import LINF, Norm
 from sweeps.engine.cli.given import Options
@@ -90,7 +90,7 @@ class SweepOptions(Options):
             "data_workers",
         ),
         "Training": ("batch_size", "lr", "schedule", "precision", "on_collapse"),
-        "Evaluation": ("norm", "verify", "cycles"),
+        "Evaluation": ("norm", "verify", "verify_suite", "cycles"),
         "Machines": (
             *("num_workers", "cpus_per_worker", "gpus_per_worker", "max_concurrent", "stall_minutes", "address"),
             "storage_path",
@@ -139,8 +139,9 @@ class SweepOptions(Options):
     norm: Norm = LINF
     """Norm of all budgets, of training and of evaluation: linf, or l2 (docs/threats.md)."""
     verify: int | None = None
-    """Test images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin); 0 disables. Default: 200 on
-    digits, else 1000."""
+    """Test images to verify with --verify-suite; 0 disables. Default: 200 on digits, else 1000."""
+    verify_suite: VerifyingSuite = "fast"
+    """Attacks that verify: fast (a ladder of APGD searches) or quick (APGD-CE and APGD-T, three times as slow)."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
     """Random seeds; one model per seed."""
     output: Path | None = None

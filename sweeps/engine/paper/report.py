@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from bat_core.few_classes import classes_in
-from bat_core.suites import get_suite
+from bat_core.suites import verifying_suite_in
 from sweeps.engine.cli.live_table import masking_style
 from sweeps.engine.cli.markdown import BREAK, Markup, code, document, pipe_table
 from sweeps.engine.cli.text import UNVERIFIED_MARK, counted
@@ -77,10 +76,8 @@ def _named(counts: Mapping[str, int]) -> str:
 
 
 def _verifying(robustness: Sequence[Robustness]) -> str:
-    suite = next((one.suite for one in robustness if "quick" in one.suite), None)
-    if suite is None:
-        return "no further attack"
-    return get_suite("quick", eps=1.0).for_classes(classes_in(suite)).verified_in_words
+    suite = next(filter(None, (verifying_suite_in(one.suite) for one in robustness)), None)
+    return suite.verified_in_words if suite else "no further attack"
 
 
 def show(console: Console, result: Result) -> None:

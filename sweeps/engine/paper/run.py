@@ -133,6 +133,7 @@ class _Configs:
                 steps=table.steps,
                 losses=table.losses,
                 verify=self.options.verify_size(),
+                verify_suite=self.options.verify_suite,
                 also=table.also,
             ),
             seed=seed,

@@ -40,7 +40,7 @@ class SearchOptions(SweepOptions):
     """Number of training images held out for validation, by which a search chooses. Default: 300 on digits, else a
     tenth, at most 1,000."""
     verify: int | None = None
-    """Validation images to verify with APGD-CE and APGD-T (2 or 3 classes: on the margin), at least 1. Default: all."""
+    """Validation images to verify with --verify-suite, at least 1. Default: all."""
     seeds: Annotated[tuple[int, ...], Several] = (0, 1, 2)
     """Random seeds of the finalists; one model per finalist and seed."""
     space: Annotated[tuple[str, ...], Several] = ("bat",)
@@ -184,6 +184,7 @@ class SearchOptions(SweepOptions):
                 steps=(SIGNAL_STEPS,),
                 losses=("ce",),
                 verify=verify,
+                verify_suite=self.verify_suite,
                 split="val",
                 second=second(threats),
             ),
