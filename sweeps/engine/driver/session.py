@@ -33,12 +33,13 @@ class Plan:
     """What a new sweep runs.
 
     `trials` are the predefined trials. `examples` are sample configs of trials to be proposed; they pass the same
-    checks. A search is `open`: it proposes trials while it runs.
+    checks. A search is `open`: it proposes trials while it runs. `threats` are those of `Sweep.threats`.
     """
 
     trials: Sequence[Trial] = ()
     examples: Sequence[TrialConfig] = ()
     open: bool = False
+    threats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def begin(options: SweepOptions, name: str, plan: Callable[[Dataset], Plan]) -> 
         resources=resources,
         trials=tuple(planned.trials),
         open=planned.open,
+        threats=planned.threats,
         storage=folder.store.uri if folder.store else None,
     )
     check_storable(sweep)

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 import bat_core
 from bat_core.errors import InputError, check_file_name
 from bat_core.jsontext import read_json
+from bat_core.norms import UNION
 from bat_core.paths import below, chosen, make_folder, read_regular, write_atomically
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
@@ -31,7 +32,6 @@ from sweeps.engine.evaluation.summaries import read_summary
 from sweeps.engine.pages.document import PAGE, Cell, Commands, Page, Table, render
 from sweeps.engine.storage.files import refuse_if_used, relative
 from sweeps.engine.sweep.records import VERDICTS
-from sweeps.engine.sweep.trial_threats import UNION
 
 THREATS = "threats.json"
 TABLES = ("table.md", "table.csv")

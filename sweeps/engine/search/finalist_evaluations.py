@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bat_core.errors import InputError
-from bat_core.masking.flags import MASKING_STATUSES
+from bat_core.norms import UNION
 from bat_core.paths import below
 from bat_core.verdicts import Verdicts, robust_in_all
 from sweeps.engine.driver.session import SweepSession
@@ -18,7 +18,7 @@ from sweeps.engine.search.results import Robustness, Score
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.threats import TITLES_OF_THREATS, aims_beyond_own_norm
 from sweeps.engine.sweep.records import VERDICTS
-from sweeps.engine.sweep.trial_threats import UNION
+from sweeps.engine.sweep.trial_threats import flags_by_norm, worst_status
 
 
 def evaluated_in_norms(
@@ -99,18 +99,13 @@ def read_reached(places: Mapping[str, Path], trial_id: str) -> Reached:
     own = next(iter(threats.values()))
     if len(places) > 1:
         threats[UNION] = _union(places, trial_id, threats)
-    worst = max((one.verdict for one in summaries.values()), key=_severity)
     return Reached(
         clean_acc=first.clean_acc,
         own=own,
         threats=threats if len(places) > 1 else {},
-        masking_status=worst,
-        flags=tuple(dict.fromkeys(flag.name for one in summaries.values() for flag in one.flags)),
+        masking_status=worst_status([one.verdict for one in summaries.values()]),
+        flags=tuple(flags_by_norm({norm: [flag.name for flag in one.flags] for norm, one in summaries.items()})),
     )
-
-
-def _severity(status: str) -> int:
-    return MASKING_STATUSES.index(status) if status in MASKING_STATUSES else -1
 
 
 def _robustness(summary: Summary) -> Robustness:

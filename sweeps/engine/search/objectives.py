@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from bat_core.errors import InputError
-from bat_core.norms import NORMS, TITLES
+from bat_core.norms import NORMS, TITLES, UNION
 from sweeps.engine.cli.options import share_of
 from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, Score
-from sweeps.engine.sweep.trial_threats import UNION
 
 FLOOR = re.compile(r"robust-at-clean>=(?P<floor>[0-9.]+%?)")
 

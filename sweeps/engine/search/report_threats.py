@@ -1,16 +1,16 @@
 """The part of a search's report on trials that are verified in two norms."""
 
+from bat_core.norms import UNION
 from sweeps.engine.cli.markdown import pipe_table
 from sweeps.engine.cli.text import percent, with_interval
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.threats import TITLES_OF_THREATS, budget_in_words
-from sweeps.engine.sweep.trial_threats import UNION
 
 SAID = (
     "Each norm, and both at once: an image counts there if it is correct and stays so under every attack in either"
-    " norm. So that accuracy is at most the lower of the two. PGD, training and the checks for masked gradients are in"
-    " the first norm."
+    " norm. So that accuracy is at most the lower of the two. The checks for masked gradients run in both, and the"
+    " worse result counts. PGD and training are in the first norm."
 )
 
 

@@ -27,6 +27,7 @@ from sweeps.engine.search.snapshot import Snapshot
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
+from sweeps.engine.search.threats import compared_by
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.search.warm_start import prior_rows, read_warm_start
 from sweeps.engine.storage.files import pasted, relative
@@ -84,7 +85,8 @@ def _begin(options: SearchOptions) -> tuple[SweepSession, Search]:
         check_storable(search)
         check_finalists(search, dataset)
         searches.append(search)
-        return Plan(examples=[trial_config(search.space, search.space.default_point(), search.base)], open=True)
+        example = trial_config(search.space, search.space.default_point(), search.base)
+        return Plan(examples=[example], open=True, threats=compared_by(search))
 
     session = begin(options, NAME, plan)
     return session, searches[0]

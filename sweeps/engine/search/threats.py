@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from bat_core.config import SecondThreat
 from bat_core.errors import InputError
-from bat_core.norms import L2, LINF, TITLES, Norm
+from bat_core.norms import L2, LINF, TITLES, UNION, Norm
 from sweeps.engine.cli.threat import Threat
 from sweeps.engine.search.objectives import MEASURES, Objective, get_objective
 from sweeps.engine.search.spec import Search
-from sweeps.engine.sweep.trial_threats import UNION
 
 EXAMPLE = "--threat linf:8/255 l2:0.5"
 TITLES_OF_THREATS: dict[str, str] = {LINF: TITLES[LINF], L2: TITLES[L2], UNION: "both norms at once"}
@@ -60,6 +59,18 @@ def check_aims(objective: str, norms: Sequence[Norm]) -> None:
 def aims_beyond_own_norm(search: Search) -> bool:
     """Whether an objective aims at a robust accuracy other than that in the norm of the trials' own attacks."""
     return get_objective(search.objective).shown not in (None, search.base.attack.norm)
+
+
+def compared_by(search: Search) -> tuple[str, ...]:
+    """The threats of trials that are verified in two norms, and the UNION, with the one that reports show first.
+
+    Empty if they are verified in one norm only.
+    """
+    attack = search.base.attack
+    if attack.second is None:
+        return ()
+    first = get_objective(search.objective).shown or attack.norm
+    return first, *(one for one in (UNION, attack.norm, attack.second.norm) if one != first)
 
 
 def all_verified(search: Search) -> str:

@@ -9,8 +9,8 @@ from functools import cached_property
 
 import bat_core
 from bat_core.config import ONLY_IF_SET, Param, TrialConfig
-from bat_core.errors import InputError, brief_repr, check_amount, check_file_name, check_finite
-from bat_core.norms import LINF, Norm, Unit, check_norm
+from bat_core.errors import InputError, brief_repr, check_amount, check_choice, check_file_name, check_finite
+from bat_core.norms import LINF, NORMS, UNION, Norm, Unit, check_norm
 
 SPEC = "sweep.json"
 
@@ -55,6 +55,8 @@ class Sweep:
 
     `pixel` is the data set's unit of budget in [0, 1] and in `norm`. `trials` are the predefined trials. A search is
     `open`: it proposes trials while it runs. `storage` is the URI of the store, for nodes that share no folder.
+    `threats` are those under which its trials are verified if there are several, and their union: first the one that
+    it is compared by.
     """
 
     name: str
@@ -69,9 +71,12 @@ class Sweep:
     storage: str | None = None
     version: str = bat_core.__version__
     norm: Norm = field(default=LINF, metadata=ONLY_IF_SET)
+    threats: tuple[str, ...] = field(default=(), metadata=ONLY_IF_SET)
 
     def __post_init__(self) -> None:
         check_norm("sweep.norm", self.norm)
+        for threat in self.threats:
+            check_choice("sweep.threats", threat, (*NORMS, UNION))
         check_file_name("sweep.name", self.name)
         check_file_name("sweep.id", self.id)
         check_time("sweep.created", self.created)

@@ -16,7 +16,6 @@ from bat_core.config import TrialConfig, to_dict
 from bat_core.data import Dataset
 from bat_core.evaluate import Evaluator
 from bat_core.fit import TrainState, fit_by_batch
-from bat_core.masking.checks import examine
 from bat_core.paths import Rooted, below, make_folder, remove
 from bat_core.suites import evaluation_suite
 from bat_core.verdicts import Verdicts
@@ -28,7 +27,7 @@ from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
 from sweeps.engine.sweep.trial_gallery import save_gallery
 from sweeps.engine.sweep.trial_sync import CHECKPOINTS, MODEL, SHARDS, TrialSync
-from sweeps.engine.sweep.trial_threats import threat_results
+from sweeps.engine.sweep.trial_threats import check_masking, masking_result, threat_results
 from sweeps.engine.sweep.usage import UsageMeter
 
 BOUNDED_ROLE = "search"  # of trials that may be stopped before they are verified
@@ -265,14 +264,8 @@ class _Writer:
         curves, verified, second = (self._joined(name) for name in (VERDICTS, VERIFIED, VERIFIED_SECOND))
         assert curves is not None
         headline = curves if verified is None else verified
-        findings = examine(
-            state.model,
-            self.dataset.val.images,
-            self.dataset.val.labels,
-            eps=self.config.attack.eps,
-            norm=self.config.attack.norm,
-            depth="cheap",
-            seed=self.config.seed,
+        masking = masking_result(
+            check_masking(state.model, self.dataset.val, self.config.attack, seed=self.config.seed)
         )
         suite = evaluation_suite(self.config.attack).for_classes(self.dataset.num_classes)
         model = below(self.folder, MODEL)
@@ -290,12 +283,10 @@ class _Writer:
             pgd_acc=curves.robust_acc,
             robust_acc=headline.robust_acc,
             robust_n=len(headline),
-            suite=suite.label_for(findings.masking_status),
-            verdict=findings.masking_status,
-            flags=[flag.name for flag in findings.flags],
-            findings=to_dict(findings),
+            suite=suite.label_for(masking["verdict"]),
+            **masking,
             epoch=state.epoch,
-            **self._threats(verified, second, findings.masking_status),
+            **self._threats(verified, second, masking["verdict"]),
         )
         with contextlib.suppress(OSError):  # leftover files do not matter: the trial is recorded as finished
             remove(below(self.folder, SHARDS))

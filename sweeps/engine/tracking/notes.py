@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from bat_core.norms import TITLES, UNION
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.cli.markdown import escaped, harmless
@@ -15,6 +16,7 @@ from sweeps.engine.tracking.settings_table import Setting, best_of, in_markdown
 
 MOST_NAMED = 12
 LONGEST = 4500  # characters of a description: MLflow takes 5,000 in a tag
+_THREATS = {**TITLES, UNION: "both norms at once"}
 
 
 def picture(run_id: str, file: str) -> str:
@@ -56,8 +58,15 @@ def _result(result: Mapping[str, Any], eps: str) -> str:
     return (
         f"**Robust {with_interval(robust, wilson(round(robust * n), n))}** ({word}), clean"
         f" {percent(result['clean_acc'])}: {n} {result.get('split', 'test')} images, {eps},"
-        f" {escaped(result['suite'])}. Gradient masking: {escaped(said)}."
+        f" {escaped(result['suite'])}.{_in_each_norm(result)} Gradient masking: {escaped(said)}."
     )
+
+
+def _in_each_norm(result: Mapping[str, Any]) -> str:
+    """What a trial that is verified in two norms reached in each, and in both at once; empty for others."""
+    found = result.get("threats", {}).items()
+    said = (f"{_THREATS.get(name, escaped(name))} {percent(one['robust_acc'])}" for name, one in found)
+    return f" Robust in {', '.join(said)}." if found else ""
 
 
 def sweep_note(report: Report, found: Sequence[Setting], pictures: Sequence[str]) -> str:
@@ -90,6 +99,7 @@ def experiment_note(sweep: Sweep, trials: Sequence[Trial], report: Report | None
         f"* `{robust}`: the share of images that stand against every attack, a verifying suite (Auto-PGD or AutoAttack)"
         " among them",
         f"* `{open_}`: the same without a verifying suite, or with masked gradients: stronger attacks can lower it",
+        *_threat_columns(sweep, split),
         f"* `{clean_metric(split)}`: the share of images that are correct without an attack",
         "* `bat.verdict`: clear, suspect or masked gradients; nothing to mask: the model is not robust at all",
         "* `bat.suite`: the attacks behind the robust accuracy, and on how many images",
@@ -104,6 +114,12 @@ def experiment_note(sweep: Sweep, trials: Sequence[Trial], report: Report | None
         "\n".join(columns),
     ]
     return "\n\n".join(parts)
+
+
+def _threat_columns(sweep: Sweep, split: str) -> list[str]:
+    """How to read the columns of each norm, and of the union, of a sweep that is verified in several."""
+    names = {robust_metric(split, verified=True, threat=threat): _THREATS[threat] for threat in sweep.threats}
+    return [f"* `{name}`: the share that stand in {title}" for name, title in names.items()]
 
 
 def _some(values: Sequence[str]) -> str:

@@ -267,7 +267,7 @@ class SweepRuns(Runs):
         split = trials[0].config.attack.split if trials else "val"  # an open sweep proposes trials to choose from
         return {
             **{SWEEP_TAG: self.sweep.id, KIND_TAG: KIND, NAMES_TAG: VERSION},
-            VIEW_TAG: leaderboard_view(split),
+            VIEW_TAG: leaderboard_view(split, self.sweep.threats),
             NOTE_TAG: experiment_note(self.sweep, trials, None),
         }
 

@@ -4,30 +4,36 @@ MLflow keeps a shared view as JSON in a tag of the experiment. Its links name th
 """
 
 import json
+from collections.abc import Sequence
 
-from sweeps.engine.tracking.names import clean_metric, robust_metric
+from sweeps.engine.tracking.names import clean_metric, fitting, robust_metric
 
 KEY = "leaderboard"
 WIDTHS = {"tags.`bat.verdict`": 140, "params.`budget`": 130, "tags.`bat.suite`": 240}  # in pixels of the screen
 VIEW_TAG = f"mlflow.sharedViewState.{KEY}"
 
 
-def leaderboard_view(split: str) -> str:
-    """The view, for the tag VIEW_TAG: the most robust first, by the verified accuracy on the images of a split."""
-    robust = _column("metrics", robust_metric(split, verified=True))
+def leaderboard_view(split: str, threats: Sequence[str] = ()) -> str:
+    """The view, for the tag VIEW_TAG: the most robust first, by the verified accuracy on the images of a split.
+
+    Args:
+        threats: under which the trials are verified, if there are several; the first is sorted by.
+    """
+    shown: Sequence[str | None] = [fitting(threat) for threat in threats] or [None]
+    robust = [_column("metrics", robust_metric(split, verified=True, threat=threat)) for threat in shown]
     columns = [
-        robust,
+        *robust,
         _column("metrics", clean_metric(split)),
         _column("tags", "bat.verdict"),
         *(_column("params", name) for name in ("recipe", "budget", "seed")),
         _column("tags", "bat.suite"),
-        _column("metrics", robust_metric(split, verified=False)),
+        _column("metrics", robust_metric(split, verified=False, threat=shown[0])),
     ]
     state = {
         "selectedColumns": columns,
         "columnOrder": columns,
         "columnWidths": WIDTHS,
-        "orderByKey": robust,
+        "orderByKey": robust[0],
         "orderByAsc": False,
         "searchFilter": "",
         "startTime": "ALL",

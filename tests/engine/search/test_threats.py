@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from bat_core.config import SecondThreat, to_dict
 from bat_core.data import load_dataset
 from bat_core.errors import InputError
+from bat_core.norms import UNION
 from sweeps.engine.search import finalists
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.options import SearchOptions
@@ -24,9 +25,9 @@ from sweeps.engine.search.results import Robustness, Slices, Staircase, beats, f
 from sweeps.engine.search.run import run_search
 from sweeps.engine.search.snapshot import Finalist, Snapshot, flat_for
 from sweeps.engine.search.spec import Final, Search
+from sweeps.engine.search.threats import compared_by
 from sweeps.engine.search.warm_start import read_warm_start
 from sweeps.engine.sweep.records import VERDICTS
-from sweeps.engine.sweep.trial_threats import UNION
 from tests.engine.search.trials import BASE, LINE, PIXEL, SPACE, Lab, score_of, search_of
 from tests.engine.sweep.test_trial_threats import verdicts_on
 
@@ -91,6 +92,19 @@ def test_an_objective_reads_each_norm_and_keeps_doing_so_in_what_reports_show(na
     assert objective.variances(one) == objective.variances(seen)
     assert seen.robust_acc == {None: 0.5, "l2": 0.4, UNION: 0.3}[shown]
     assert next(aim(seen) for aim in objective.aims) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("objective", "order"),
+    [
+        (THREE, ("union", "linf", "l2")),
+        ("clean+robust-l2", ("l2", "union", "linf")),
+        ("clean+robust", ("linf", "union", "l2")),
+    ],
+)
+def test_trials_in_two_norms_are_compared_by_what_reports_show(objective, order):
+    assert compared_by(search_of(SPACE, base=BOTH, objective=objective)) == order
+    assert compared_by(search_of(SPACE, base=BASE)) == ()
 
 
 def test_a_trial_in_one_norm_has_that_one_and_no_other():

@@ -38,6 +38,15 @@ def test_any_other_sweep_needs_trials():
         sweep_of(trial("a"), trial("a"), open=True)
 
 
+def test_a_sweep_keeps_the_threats_that_it_is_verified_under_and_without_them_its_file_is_as_it_was(folder):
+    sweep = sweep_of(open=True, threats=("union", "linf", "l2"))
+    folder.create(sweep)
+    assert folder.load() == sweep
+    assert "threats" not in to_dict(sweep_of(open=True))
+    with pytest.raises(InputError, match=r"sweep\.threats"):
+        sweep_of(open=True, threats=("l1",))
+
+
 def test_a_trial_is_one_of_an_open_sweeps_once_it_is_proposed(folder):
     sweep = sweep_of(trial("z", "grid"), open=True)
     folder.create(sweep)

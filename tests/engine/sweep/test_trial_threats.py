@@ -8,13 +8,17 @@ import pytest
 from bat_core.checkpoint import load_model
 from bat_core.config import AttackConfig, SecondThreat
 from bat_core.evaluate import Evaluator, evaluate
+from bat_core.masking.checks import examine
+from bat_core.masking.flags import Evidence, Findings, Flag, MaskingStatus
+from bat_core.norms import UNION
 from bat_core.suites import evaluation_suite, is_verified, quick, second_verification
 from bat_core.verdicts import Verdicts
 from bat_core.workers import Workers
+from sweeps.engine.sweep import trial as trial_module
 from sweeps.engine.sweep.records import VERDICTS, VERIFIED, VERIFIED_SECOND, read_events, read_status
 from sweeps.engine.sweep.spec import Trial
 from sweeps.engine.sweep.trial_evaluation import TrialEvaluation
-from sweeps.engine.sweep.trial_threats import UNION, threat_results
+from sweeps.engine.sweep.trial_threats import check_masking, masking_result, threat_results
 from tests.engine.sweep.test_trial import CPU, run, verifying
 
 COUNT = 8  # images to verify, within a batch of 32
@@ -57,6 +61,7 @@ def test_all_else_is_as_without_it(both, digits, tmp_path):
     assert not (tmp_path / "plain" / VERIFIED_SECOND).exists()
     plain_result, both_result = (dict(read_status(tmp_path / name).result) for name in ("plain", "both"))
     assert both_result.pop("threats")
+    assert both_result.pop("second_findings")
     assert plain_result.keys() == both_result.keys()
     for name in plain_result.keys() - {"time"}:
         assert plain_result[name] == both_result[name]
@@ -108,6 +113,54 @@ def test_a_masked_model_is_verified_in_no_norm(status, end):
     assert {is_verified(one["suite"]) for one in found.values()} == {status != "masked"}
     with pytest.raises(ValueError, match="different examples"):
         threat_results(attack, mine, verdicts_on([1, 2, 3, 5], [True] * 4), num_classes=10, masking_status=status)
+
+
+def found(*raised: str, status: MaskingStatus = "suspect") -> Findings:
+    flags = tuple(
+        Flag(name=name, masking_status=status, value=0.1, limit=0.1, description="d", why="w") for name in raised
+    )
+    evidence = Evidence(
+        n=20, clean_acc=1, zero_gradient=0, pass_difference=0, loss_fell=0, noise_acc=1, fgsm_acc=1, half_fgsm_acc=1,
+        ce={1: 1.0}, cw={1: 1.0}, ce_worst=1,
+    )  # fmt: skip
+    return Findings(masking_status=status if raised else "clear", flags=flags, evidence=evidence, depth="cheap")
+
+
+def test_the_status_is_the_worst_of_both_norms_and_a_flag_names_the_norm_that_raised_it():
+    own, other = found("label_leaking", "one_class", "zero_gradient"), found("zero_gradient", "more_steps_help")
+    said = masking_result({"linf": own, "l2": other})
+    assert said["flags"] == ["label_leaking (L-inf)", "one_class", "zero_gradient", "more_steps_help (L2)"]
+    assert (said["findings"], said["second_findings"]) == (own.describe(), other.describe())
+    assert masking_result({"linf": own})["flags"] == ["label_leaking", "one_class", "zero_gradient"]
+    assert "second_findings" not in masking_result({"linf": own})
+    masked = found("zero_gradient", status="masked")
+    for first, second in ((masked, own), (own, masked)):
+        assert masking_result({"linf": first, "l2": second})["verdict"] == "masked"
+    assert masking_result({"linf": found(), "l2": own})["verdict"] == "suspect"
+    assert masking_result({"linf": found(), "l2": found()})["verdict"] == "clear"
+
+
+def test_the_checks_run_at_the_budget_of_each_norm(both, digits, robust_digits):
+    attack, val = both.attack, digits.val
+    checked = check_masking(robust_digits.model, val, attack, seed=3)
+    assert list(checked) == ["linf", "l2"]
+    for norm, eps in (("linf", attack.eps), ("l2", L2.eps)):
+        alone = examine(robust_digits.model, val.images, val.labels, eps=eps, norm=norm, depth="cheap", seed=3)
+        assert checked[norm] == alone
+    assert checked["linf"].evidence != checked["l2"].evidence
+    assert list(check_masking(robust_digits.model, val, replace(attack, second=None), seed=3)) == ["linf"]
+
+
+def test_a_model_that_is_masked_in_its_second_norm_alone_is_verified_in_no_norm(both, digits, tmp_path, monkeypatch):
+    def masked_in_l2(*_, **__):
+        return {"linf": found(), "l2": found("more_steps_help", status="masked")}
+
+    monkeypatch.setattr(trial_module, "check_masking", masked_in_l2)
+    run(Trial(id="one", config=both), digits, tmp_path)
+    result = read_status(tmp_path).result
+    assert (result["verdict"], result["flags"]) == ("masked", ["more_steps_help (L2)"])
+    said = [result["suite"], *(one["suite"] for one in result["threats"].values())]
+    assert [is_verified(suite) for suite in said] == [False] * 4
 
 
 def test_a_trial_on_few_classes_says_so_in_both():

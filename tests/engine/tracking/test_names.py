@@ -130,3 +130,32 @@ def test_the_view_sorts_by_the_verified_accuracy_of_its_split():
     state = json.loads(leaderboard_view("val"))
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`robust_acc_val`", False)
     assert state["selectedColumns"][:3] == ["metrics.`robust_acc_val`", "metrics.`clean_acc_val`", "tags.`bat.verdict`"]
+    assert state["selectedColumns"][-1] == "metrics.`robust_acc_val_not_verified`"
+
+
+@pytest.mark.parametrize("threats", [("union", "linf", "l2"), ("l2", "union", "linf")])
+def test_the_view_of_two_threats_has_a_column_for_each_and_for_both_and_sorts_by_the_first(threats):
+    state = json.loads(leaderboard_view("val", threats))
+    robust = [f"metrics.`robust_acc_{threat}_val`" for threat in threats]
+    assert (state["orderByKey"], state["orderByAsc"]) == (robust[0], False)
+    assert state["selectedColumns"] == state["columnOrder"]
+    assert state["selectedColumns"][:4] == [*robust, "metrics.`clean_acc_val`"]
+    assert state["selectedColumns"][-1] == f"metrics.`robust_acc_{threats[0]}_val_not_verified`"
+    named = {column.removeprefix("metrics.").strip("`") for column in robust}
+    reached = {threat: {"robust_acc": 0.2, "n": 50, "suite": "quick"} for threat in threats}
+    assert named <= headline(RESULT | {"split": "val", "threats": reached}).keys()
+
+
+def test_notes_name_each_norm_and_both_at_once(make_trial):
+    trial = Trial(id="a", config=make_trial())
+    sweep = replace(sweep_of(trial), threats=("union", "linf", "l2"))
+    reached = {
+        name: {"robust_acc": acc, "n": 50, "suite": "quick"}
+        for name, acc in {"linf": 0.4, "l2": 0.3, "union": 0.2}.items()
+    }
+    note = trial_note(sweep, trial, finished(threats=reached))
+    assert " Robust in L-inf 40.0%, L2 30.0%, both norms at once 20.0%. Gradient masking" in note
+    assert "Robust in" not in trial_note(sweep, trial, finished())
+    said = experiment_note(sweep, [trial], None)
+    assert "* `robust_acc_union`: the share that stand in both norms at once\n* `robust_acc_linf`: " in said
+    assert "stand in" not in experiment_note(sweep_of(trial), [trial], None)
