@@ -80,6 +80,36 @@ def test_where_the_box_binds_the_optimum_is_nearly_reached_and_never_passed():
     assert (found >= 0.95 * best).all()
 
 
+class Absolute(nn.Module):
+    """The absolute value, which moves two inputs no further apart."""
+
+    def forward(self, x):
+        return x.abs()
+
+
+def lipschitz_net():
+    """No layer lengthens a difference, so the difference of two logits grows by at most sqrt(2) times its length."""
+    rows = [torch.linalg.qr(normal(48, 48, seed=seed, dtype=torch.float64)).Q for seed in range(3)]
+    layers = [nn.Linear(48, 48).double(), nn.Linear(48, 48).double(), nn.Linear(48, 5).double()]
+    for layer, weight in zip(layers, rows, strict=True):
+        layer.weight.data = weight[: layer.out_features].clone()
+        layer.bias.data = torch.zeros(layer.out_features, dtype=torch.float64)
+    first, second, last = layers
+    return nn.Sequential(nn.Flatten(), first, Absolute(), second, Absolute(), last).eval()
+
+
+@pytest.mark.parametrize("suite", ["fast", "quick", "paper"])
+def test_no_attack_breaks_what_a_lipschitz_constant_proves(suite):
+    model, x = lipschitz_net(), uniform(60, 3, 4, 4, dtype=torch.float64)
+    best = model(x).detach().topk(2)
+    y, radius = best.indices[:, 0], (best.values[:, 0] - best.values[:, 1]) / math.sqrt(2)
+    eps = radius.median().item()
+    robust = evaluate(model, x, y, attack=get_suite(suite, eps=eps, norm="l2")).robust_correct
+    proved = (radius > eps).numpy()
+    assert robust[proved].all()
+    assert not robust.all()
+
+
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_each_iterate_is_foolboxs(steps):
     foolbox = pytest.importorskip("foolbox")
