@@ -10,6 +10,8 @@ import pytest
 import torch
 from mlflow.entities import Run
 
+from bat_core.config import SecondThreat
+from bat_core.norms import UNION
 from sweeps.engine.paper.figure_1 import draw
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import Record
@@ -106,6 +108,39 @@ def test_the_link_opens_a_leaderboard_sorted_by_verified_robust_accuracy(site: S
     robust = [run.data.metrics.get("robust_acc", -1.0) for run in order]
     assert robust == sorted(robust, reverse=True)
     assert [number >= 0 for number in robust] == [True] * 3 + [False] * 3
+
+
+def test_the_leaderboard_of_a_search_in_two_norms_has_each_and_both_and_is_sorted_by_both(
+    site: Site, digits, make_digits_trial
+) -> None:
+    attack = replace(make_digits_trial.attack, split="val", second=SecondThreat(norm="l2", eps=0.4))
+    budgets = {"small": 10 / 255, "large": 40 / 255}
+    trials = tuple(
+        Trial(id=name, config=replace(make_digits_trial, attack=replace(attack, eps=eps)))
+        for name, eps in budgets.items()
+    )
+    place = SweepFolder(site.folder / "two_norms")
+    threats = (UNION, "linf", "l2")
+    sweep = Sweep(
+        name="two_norms", command="", data_dir=None, pixel=5 / 255, resources=Resources(), trials=trials,
+        threats=threats,
+    )  # fmt: skip
+    place.create(sweep)
+    for trial in trials:
+        run_trial(trial, digits, place.trial(trial), TrialRuntime(device=torch.device("cpu")))
+    syncing = SweepSync(sweep, place, uri=site.server.uri)
+    syncing.sync()
+    both = Site(site.folder, site.server, syncing)
+    reached = {trial.id: both.run(trial.id).data.metrics for trial in trials}
+    verified = [one for one in reached.values() if f"robust_acc_{UNION}_val" in one]
+    assert verified, "a model of which the gradients are masked is verified in no norm"
+    for one in verified:
+        union, *each = (one[f"robust_acc_{threat}_val"] for threat in threats)
+        assert union <= min(each)
+    text = both.text(syncing.leaderboard())
+    for threat in threats:
+        assert f" robust_acc_{threat}_val " in text
+    assert f"Sort: robust_acc_{UNION}_val" in text
 
 
 def test_a_number_that_is_not_verified_has_a_name_of_its_own(site: Site) -> None:
