@@ -13,7 +13,8 @@ c  the same search with objective PGD-20 and with the verified suite: both front
 d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
 surrogate  samplers on problems of known truth: fitted to the recorded trials in --trials (two families) and an analytic
    one, each seen with the noise of training seeds and of a sample of images. It trains nothing. The trials are JSON
-   lines, or searches over the space `bat` with full trials, such as those in the --cache of part a.
+   lines, or searches over the space `bat` with full trials, such as those in the --cache of part a. Every simulated
+   search is kept in --cache (surrogate.jsonl): stopped, it goes on where it was, and it may run several times at once.
 replay  successive halving and the bound before verification, as the search has them, on those recorded trials, each
    time in another order and with another part of them; hypervolumes are those of the recorded numbers
 """
@@ -28,11 +29,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from support.common import command, machine, say, table, write_report, yes_or_no
-from support.search_contest import KeptRuns, contest
+from support.search_contest import contest
+from support.search_kept import KeptRuns
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
 from support.search_replay import replay
-from support.search_truths import Recorded, fingerprint, problem, recorded_trials
+from support.search_truths import Problems, Recorded, recorded_trials
 from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
@@ -168,24 +170,26 @@ def _recorded(options: Options) -> list[Recorded]:
 
 
 def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
-    """Part surrogate: simulated searches. The report is written after every contender."""
+    """Part surrogate: simulated searches. The report is written after every round of searches."""
     for name, given in (("counts", options.counts), ("workers", options.workers), ("searches", (options.searches,))):
         if not given or min(given) < 1:
             raise InputError(f"--{name} must be at least 1")
-    trials = [] if set(options.problems) == {"analytic"} else _recorded(options)
+    trials = () if set(options.problems) == {"analytic"} else tuple(_recorded(options))
+    problems = Problems(trials, options.val_size)
+    for name in options.problems:
+        problems.named(name)  # unknown names are refused before anything runs
 
     def keep(results: dict[str, Any]) -> None:
         write_report(options.output, {**report, "parts": {**report["parts"], "surrogate": results}})
 
     return contest(
-        [problem(name, trials, options.val_size) for name in options.problems],
+        options.problems,
         options.contenders,
         searches=options.searches,
         trials=options.counts,
         workers=options.workers,
-        kept=KeptRuns(
-            options.cache / "surrogate.jsonl", fingerprint(trials), lambda name: problem(name, trials, options.val_size)
-        ),
+        kept=KeptRuns(options.cache, problems),
+        processes=options.processes,
         keep=keep,
     )
 

@@ -1,178 +1,59 @@
 """Part `surrogate` of the search benchmark: many simulated searches of each sampler on problems of known truth."""
 
-import heapq
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.samplers import BaseSampler
 from scipy.stats import mannwhitneyu
 
-from bat_core.errors import InputError
-from bat_core.rng import named_seed
-from search_spaces.base import Point
-from search_spaces.encoding import Encoding
 from support.common import say, table
-from support.search_truths import Array, Problem
-from sweeps.engine.search.objectives import share_variance
-from sweeps.engine.search.observations import NOISE
-from sweeps.engine.search.prior import PRIOR
-from sweeps.engine.search.results import hypervolume
-from sweeps.engine.search.samplers import SEEDS, draw, free, named_sampler
-from sweeps.engine.search.spec import SAMPLERS
+from support.search_kept import KeptRuns, Searches
+from support.search_simulation import Run
 
 BAR, RIVAL = "random", "tpe"
 BAR_TRIALS = 40
-EARLIER = 40  # trials of the search that a prior comes from
-Row = dict[str, Any]
-FEASIBLE = {"masked": -1.0, "one class": -1.0}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One simulated search: after each trial, the true and the seen hypervolume of the observed front.
-
-    `clean_end` is the true clean accuracy of the front's cleanest trial at the end. `seconds` are those of all
-    proposals.
-    """
-
-    true: tuple[float, ...]
-    seen: tuple[float, ...]
-    clean_end: float
-    seconds: float
-
-
-def simulate(
-    problem: Problem, contender: str, *, seed: int, trials: int, workers: int, prior: Sequence[Row] = ()
-) -> Run:
-    """Search a problem with `workers` trials at a time, whose durations differ with their attack steps."""
-    rng = np.random.default_rng(named_seed(seed, "contest", problem.name))
-    study = optuna.create_study(directions=["maximize"] * 2, sampler=_sampler(contender, problem, seed))
-    if prior:
-        study.set_user_attr(f"{PRIOR}earlier", list(prior))
-    study.enqueue_trial(free(problem.space, problem.space.default_point()))
-    running: list[tuple[float, int, optuna.Trial, Point]] = []
-    seen, true, clock, spent, begun = [], [], 0.0, 0.0, 0
-    while len(seen) < trials:
-        while begun < trials and len(running) < workers:
-            began = time.process_time()
-            trial = study.ask()
-            point = draw(trial, problem.space)
-            spent += time.process_time() - began
-            hours = (2 + float(point["num_steps"])) * rng.uniform(0.9, 1.1)
-            heapq.heappush(running, (clock + hours, begun, trial, point))
-            begun += 1
-        clock, _, trial, point = heapq.heappop(running)
-        truth = problem.truth([point])[0]
-        shown = problem.measure(truth, rng)
-        trial.set_user_attr(NOISE, [share_variance(float(share), problem.images) for share in shown])
-        for name, value in FEASIBLE.items():
-            trial.set_constraint(name, value)
-        study.tell(trial, [float(share) for share in shown])
-        seen.append(shown)
-        true.append(truth)
-    front = _front(seen)
-    return Run(
-        true=tuple(_true_volume(seen[: k + 1], true[: k + 1]) for k in range(trials)),
-        seen=tuple(1e4 * hypervolume(map(tuple, seen[: k + 1])) for k in range(trials)),
-        clean_end=float(max(true[at][0] for at in front)),
-        seconds=spent,
-    )
-
-
-def earlier_search(problem: Problem, seed: int) -> list[Row]:
-    """What a search of EARLIER random trials on a problem leaves as a prior."""
-    rng = np.random.default_rng(named_seed(seed, "earlier", problem.name))
-    encoding = Encoding(problem.space)
-    points = [encoding.point(row) for row in rng.random((EARLIER, len(encoding.choices)))]
-    shown = [problem.measure(truth, rng) for truth in problem.truth(points)]
-    return [
-        {"point": point, "values": values.tolist(),
-         "noise": [share_variance(float(share), problem.images) for share in values]}
-        for point, values in zip(points, shown, strict=True)
-    ]  # fmt: skip
-
-
-def _sampler(contender: str, problem: Problem, seed: int) -> BaseSampler:
-    if contender not in SAMPLERS:
-        raise InputError(f"unknown contender {contender!r}; known: {', '.join(SAMPLERS)}")
-    draws = named_seed(seed, "sampler", 0, 0) % SEEDS
-    return named_sampler(contender, problem.space, objectives=2, seed=seed, draws=draws)
-
-
-def _front(seen: Sequence[Array]) -> list[int]:
-    """Which trials are on the observed front."""
-    kept: list[int] = []
-    for at in sorted(range(len(seen)), key=lambda one: (-seen[one][1], -seen[one][0])):
-        if not kept or seen[at][0] > seen[kept[-1]][0]:
-            kept.append(at)
-    return kept
-
-
-def _true_volume(seen: Sequence[Array], true: Sequence[Array]) -> float:
-    """10,000 times the hypervolume of the true values of the trials on the observed front."""
-    return 1e4 * hypervolume((float(true[at][0]), float(true[at][1])) for at in _front(seen))
+ROUND = 10  # searches of every contender on every problem, before more of any
 
 
 def contest(
-    problems: Sequence[Problem],
+    problems: Sequence[str],
     contenders: Sequence[str],
     *,
     searches: int,
     trials: Sequence[int],
     workers: Sequence[int],
-    kept: "KeptRuns",
+    kept: KeptRuns,
+    processes: int,
     keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Run all contenders on all problems, print a table per problem and number of workers, and `keep` each result.
+    """Run all contenders on all problems, and print a table per problem and number of workers.
 
-    Searches that are among the `kept` ones are not run again.
+    They run in rounds of ROUND searches each, and what is known is passed to `keep` after every round. Searches that
+    are among the `kept` ones are not run again.
     """
+    cells = [(problem, count) for problem in problems for count in workers]
+    names = tuple(dict.fromkeys((BAR, *contenders)))
+    rounds = [tuple(range(first, min(first + ROUND, searches))) for first in range(0, searches, ROUND)]
     results: dict[str, Any] = {}
-    for problem in problems:
-        for count in workers:
-            runs: dict[str, list[Run]] = {}
-            for contender in dict.fromkeys((BAR, *contenders)):
-                runs[contender] = [
-                    kept.run(problem, contender, seed=seed, trials=max(trials), workers=count)
-                    for seed in range(searches)
+    for number, seeds in enumerate(rounds):
+        kept.fill(
+            [Searches(problem, name, count, max(trials), seeds) for problem, count in cells for name in names],
+            processes,
+        )
+        for problem, count in cells:
+            runs = {
+                name: [
+                    run for known in rounds[: number + 1]
+                    for run in kept.of(Searches(problem, name, count, max(trials), known))
                 ]
-                say(f"{problem.name}, {count} workers, {contender}: {searches} searches")
-                results[f"{problem.name}, {count} workers"] = summary = _summary(runs, trials)
-                keep(results)
-            _print(problem, count, searches, trials, summary)
+                for name in names
+            }  # fmt: skip
+            results[f"{problem}, {count} workers"] = _summary(runs, trials)
+        say(f"{seeds[-1] + 1} of {searches} searches of each contender")
+        keep(results)
+    for problem, count in cells:
+        _print(problem, count, searches, trials, results[f"{problem}, {count} workers"], kept.images)
     return results
-
-
-class KeptRuns:
-    """The simulated searches so far, one JSON line each, so that an interrupted contest goes on where it was.
-
-    Remove the file after a change of a sampler or of a problem.
-    """
-
-    def __init__(self, path: Path, about: str, earlier: Callable[[str], Problem]) -> None:
-        """`about` tells apart what the problems were fitted to; `earlier` makes the problem that a prior comes from."""
-        self._path, self._about, self._earlier = path, about, earlier
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._known = dict(json.loads(line) for line in lines)
-
-    def run(self, problem: Problem, contender: str, *, seed: int, trials: int, workers: int) -> Run:
-        """A simulated search, from the file if it is there. `auto+NAME` has a prior from a search on problem NAME."""
-        name = f"{self._about}, {problem.name}, {problem.images} images, {contender}, {workers}, {trials}, seed {seed}"
-        if name not in self._known:
-            sampler, _, other = contender.partition("+")
-            prior = earlier_search(self._earlier(other), seed) if other else []
-            run = simulate(problem, sampler, seed=seed, trials=trials, workers=workers, prior=prior)
-            self._known[name] = asdict(run)
-            with self._path.open("a") as file:
-                print(json.dumps([name, self._known[name]]), file=file)
-        return Run(**self._known[name])
 
 
 def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any]:
@@ -200,7 +81,9 @@ def _p(mine: Sequence[Run], rival: Sequence[Run], at: int) -> float:
     return float(mannwhitneyu([run.true[at - 1] for run in mine], [run.true[at - 1] for run in rival]).pvalue)
 
 
-def _print(problem: Problem, workers: int, searches: int, trials: Sequence[int], summary: dict[str, Any]) -> None:
+def _print(
+    problem: str, workers: int, searches: int, trials: Sequence[int], summary: dict[str, Any], images: int
+) -> None:
     rows = []
     for name, one in summary.items():
         if name in {"bar", "bar_trials"}:
@@ -213,8 +96,8 @@ def _print(problem: Problem, workers: int, searches: int, trials: Sequence[int],
             *tests, f"{100 * one['clean_end']:.1f}", f"{one['seconds_per_proposal']:.2f}",
         ])  # fmt: skip
     title = (
-        f"{problem.name}, {workers} workers: median true hypervolume of the observed front, n = {searches} searches,"
-        f" {problem.images} images, bar {summary['bar']:.0f}"
+        f"{problem}, {workers} workers: median true hypervolume of the observed front, n = {searches} searches,"
+        f" {images} images, bar {summary['bar']:.0f}"
     )
     columns = (
         "sampler", *(f"{count} trials" for count in trials), f"seen at {at}", "trials to bar", f"p, {BAR}",

@@ -95,12 +95,6 @@ def recorded_trials(folder: Path) -> list[Recorded]:
     return found
 
 
-def fingerprint(trials: Sequence[Recorded]) -> str:
-    """Tells apart what problems were fitted to; empty without trials."""
-    text = json.dumps([[one.point, one.clean, one.robust] for one in trials])
-    return hashlib.sha256(text.encode()).hexdigest()[:8] if trials else ""
-
-
 def _from_line(line: str) -> Recorded:
     row: dict[str, Any] = read_json(line.encode())
     curve = tuple((epoch["val_clean_acc"], epoch["val_robust_acc"]) for epoch in row["curve"])
@@ -128,6 +122,37 @@ def _from_search(path: Path) -> list[Recorded]:
                      _durations(np.cumsum(spent).tolist(), total))
         )  # fmt: skip
     return found
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Problems by name: gp and forest (fitted to the trials), budget (gp at another budget), and analytic.
+
+    `images` is the number of validation images of every problem.
+    """
+
+    trials: tuple[Recorded, ...]
+    images: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells apart what problems were fitted to; empty without trials."""
+        text = json.dumps([[one.point, one.clean, one.robust] for one in self.trials])
+        return hashlib.sha256(text.encode()).hexdigest()[:8] if self.trials else ""
+
+    def named(self, name: str) -> Problem:
+        """The problem called `name`, fitted once.
+
+        Raises:
+            InputError: unknown name.
+        """
+        key = (self.fingerprint, self.images, name)
+        if key not in _fitted:
+            _fitted[key] = problem(name, self.trials, self.images)
+        return _fitted[key]
+
+
+_fitted: dict[tuple[str, int, str], Problem] = {}  # of this process
 
 
 def problem(name: str, trials: Sequence[Recorded], images: int) -> Problem:
