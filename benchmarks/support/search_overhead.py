@@ -16,6 +16,7 @@ from support.searches import Setting, new_sweep, run_one, timed
 from sweeps.engine.ray_backend import cluster
 from sweeps.engine.ray_backend.search import search_trials
 from sweeps.engine.ray_backend.tuning import TuneRun
+from sweeps.engine.search.pace import Budget, Pace
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.sweep.folder import SweepFolder
@@ -79,7 +80,7 @@ def _run(how: str, search: Search, trials: list[Trial], dataset: Dataset, settin
                 TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=processes),
                 study,
                 rungs=None,
-                go_on=lambda: len(study.trials()) < len(trials),
+                budget=Budget(study.search, study, Pace(sweep, folder)),
             )
         )[1]
     assert {t.config.hash for t in study.trials()} == {t.config.hash for t in trials}, "both ran the same trials"

@@ -109,10 +109,18 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     study = SearchStudy(search, sweep, folder)
     run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
     rungs = search_rungs(search)
-    scheduler = SearchScheduler(run, study, EpochASHA(run, study.trials(), rungs) if rungs else None)
+    halving = EpochASHA(run, study.trials(), rungs) if rungs else None
+    scheduler = SearchScheduler(run, study, halving)
     waiting = study.unfinished()
-    while waiting or len(study.trials()) < num_trials:
-        trial = waiting.pop(0) if waiting else study.propose()
+    while True:
+        if waiting:
+            trial = waiting.pop(0)
+        elif halving and (stopped := halving.next_stopped(any_rank=False)):
+            study.reopen(trial := stopped)
+        elif len(study.trials()) < num_trials:
+            trial = study.propose()
+        else:
+            break
         run_one(trial, dataset, folder, scheduler)
         study.settle(trial)
     taken = sum(seconds(folder.trial(trial)) for trial in study.trials())

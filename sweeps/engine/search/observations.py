@@ -12,7 +12,7 @@ from search_spaces.base import Point
 from search_spaces.encoding import Encoding
 from sweeps.engine.search.gaussian import Array
 
-NOISE, SIGNALS = "noise", "signals"  # names of user attributes
+NOISE, SIGNALS, TRIAL = "noise", "signals", "trial"  # names of user attributes
 UNTRUSTED = ("masked", "one class")  # constraints of trials whose accuracies are not what they seem
 FEWEST = 6  # finished trials from which a stopped trial's end is forecast
 END = "end"  # the signals after the last epoch
@@ -65,7 +65,7 @@ def observe(encoding: Encoding, directions: Sequence[StudyDirection], trials: Se
     failed one is infeasible.
     """
     signs = np.array([-1.0 if direction == StudyDirection.MINIMIZE else 1.0 for direction in directions])
-    ended = [one for one in trials if one.state.is_finished() and one.params]
+    ended = last_ends([one for one in trials if one.state.is_finished() and one.params])
     finished = [one for one in ended if one.state == TrialState.COMPLETE and _trusted(one)]
     values = [np.array(one.values) for one in finished]
     noise = [np.array(one.user_attrs.get(NOISE, np.zeros(len(signs)))) for one in finished]
@@ -89,6 +89,12 @@ def observe(encoding: Encoding, directions: Sequence[StudyDirection], trials: Se
         broken=np.array(broken).reshape(len(ended), len(names) + 1),
         reference=_reference(array, signs),
     )
+
+
+def last_ends(ended: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials without the earlier ends of those that were stopped and continued."""
+    last = {one.user_attrs[TRIAL]: one.number for one in ended if TRIAL in one.user_attrs}
+    return [one for one in ended if last.get(one.user_attrs.get(TRIAL), one.number) == one.number]
 
 
 def _reference(values: Array, signs: Array) -> tuple[float, float]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SIGNAL_STEPS = 20  # PGD steps of the early-stopping signal
 DIGITS_VAL = 300  # of 1,400 training images
 FACTOR, FRONT_FACTOR = 3, 7  # successive halving keeps one trial in so many: by PGD accuracy, by both aims
+FRONT_ALWAYS = 2  # trials that it keeps at least, by both aims
 STOPPING = ("asha", "none")
 
 
@@ -255,7 +256,8 @@ class SearchOptions(SweepOptions):
 def default_halving(objective: str, epochs: int) -> Halving:
     """How trials of so many epochs are stopped: by both aims if clean accuracy is one of several."""
     if {"clean"} < set(objective.split("+")):
-        return Halving(grace=max(min(max(round(0.2 * epochs), 2), epochs - 1), 1), factor=FRONT_FACTOR, by="front")
+        grace = max(min(max(round(0.2 * epochs), 2), epochs - 1), 1)
+        return Halving(grace=grace, factor=FRONT_FACTOR, by="front", always=FRONT_ALWAYS, continues=True)
     return Halving(grace=max(round(0.3 * epochs), 1), factor=FACTOR)
 
 

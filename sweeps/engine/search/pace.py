@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, growing, score
 from sweeps.engine.search.snapshot import Interval, merged
+from sweeps.engine.search.spec import Search
+from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
@@ -21,16 +23,25 @@ class Pace:
 
     def __init__(self, sweep: Sweep, folder: SweepFolder, aims: Aims = CLEAN_AND_ROBUST) -> None:
         self._sweep, self._folder, self._aims = sweep, folder, aims
-        self._seen = 0  # trials
+        self._seen, self._reopened = 0, 0  # trials
+        self._places: dict[str, int] = {}
         self._open: list[tuple[int, Trial]] = []  # trials that have not ended, with their places
         self._worked = _Union()
         self._running: list[Interval] = []
         self._front = _Front(len(aims))
 
-    def look(self, trials: Sequence[Trial]) -> None:
-        """Read what is new. `trials` are all trials of the search; only its end may have grown since the last look."""
+    def look(self, trials: Sequence[Trial], reopened: Sequence[Trial] = ()) -> None:
+        """Read what is new.
+
+        `trials` are all trials of the search, `reopened` those that continued after they had been stopped; only the
+        ends of both may have grown since the last look.
+        """
         self._open += enumerate(trials[self._seen :], self._seen)
-        self._seen = len(trials)
+        self._places |= {trial.id: place for place, trial in enumerate(trials[self._seen :], self._seen)}
+        known = {trial.id for _, trial in self._open}
+        again = [trial for trial in reopened[self._reopened :] if trial.id not in known]
+        self._open += [(self._places[trial.id], trial) for trial in again]
+        self._seen, self._reopened = len(trials), len(reopened)
         still, self._running = [], []
         for place, trial in self._open:
             status = read_status(self._folder.trial(trial))
@@ -56,6 +67,29 @@ class Pace:
     def flat(self) -> int:
         """How many of the last finished trials, in a row, did not extend the front. See `flat_for`."""
         return self._front.flat
+
+
+class Budget:
+    """What a search may still do, by its limits. Tune stores it: there are no locks in it."""
+
+    def __init__(self, search: Search, study: SearchStudy, pace: Pace) -> None:
+        self._search, self._study, self._pace = search, study, pace
+
+    def is_open(self) -> bool:
+        """Whether trials may still begin: time is left, and the front is not flat."""
+        hours, flat = self._search.max_hours, self._search.flat
+        if hours is None and flat is None:
+            return True
+        self._pace.look(self._study.trials(), self._study.reopened)
+        return (hours is None or self._pace.hours < hours) and (flat is None or self._pace.flat < flat)
+
+    def proposes(self) -> bool:
+        """Whether a new trial may begin, if trials may."""
+        return len(self._study.trials()) < self._search.num_trials
+
+    def has_room(self) -> bool:
+        """Whether trials may begin although no new one may: all are proposed, and time was set aside for more."""
+        return not self.proposes() and self._search.max_hours is not None
 
 
 class _Union:

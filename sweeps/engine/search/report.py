@@ -7,11 +7,11 @@ from search_spaces.base import Parameter, Space, show_value
 from sweeps.engine.cli.markdown import code, document, pipe_table
 from sweeps.engine.cli.text import count_of, percent, span
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
-from sweeps.engine.ray_backend.rungs import ALWAYS, expected_whole
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_bounded import RULE, bounded_md
 from sweeps.engine.search.report_expected import expected_md
 from sweeps.engine.search.report_finalists import champion_md, champions
+from sweeps.engine.search.report_stopping import stopping_md
 from sweeps.engine.search.report_threats import second_attack, threats_md
 from sweeps.engine.search.results import Score, beats
 from sweeps.engine.search.snapshot import Snapshot
@@ -93,7 +93,7 @@ def _searched(snapshot: Snapshot) -> list[str]:
     rows = [_row(parameter, unit) for parameter in space.parameters]
     return [
         f"Space {code(space.name)}: {space.description}. Trials are drawn by {sampler_in_words(search)}"
-        f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {_stopping(snapshot)}"
+        f" (seed {search.seed}). The search ends after {', or '.join(ends)}. {stopping_md(snapshot)}"
         + (f" {RULE}" if search.skip_dominated else f" {all_verified(search)}".rstrip()),
         pipe_table(("parameter", "description", "range", "scale", "paper", "only if"), rows),
         f"All trials share: {_fixed(space)}data {search.base.data.name}, batch size {train.batch_size}{epochs}."
@@ -118,24 +118,6 @@ def _row(parameter: Parameter, unit: Unit) -> list[str]:
 
 def _fixed(space: Space) -> str:
     return "".join(f"{name} {show_value(value)}, " for name, value in space.fixed.items())
-
-
-def _stopping(snapshot: Snapshot) -> str:
-    halving = snapshot.search.halving
-    if halving is None:
-        return "No trial is stopped early."
-    if halving.by == "front":
-        expected = expected_whole(snapshot.search.num_trials, halving.factor)
-        return (
-            f"Successive halving stops a trial after epoch {halving.grace}, unless it is among the best 1 in"
-            f" {halving.factor} (at least {ALWAYS}) of the trials so far, ranked by the fronts of clean and PGD"
-            f" accuracy on validation images; about {expected} of {snapshot.search.num_trials} trials are expected to"
-            " be whole."
-        )
-    return (
-        f"Successive halving stops a trial early: from epoch {halving.grace} on, the best 1 in {halving.factor}"
-        " continue, ranked by PGD accuracy on validation images."
-    )
 
 
 def _attack(snapshot: Snapshot) -> str:

@@ -15,11 +15,11 @@ from sweeps.engine.driver.preflight import check_machine
 from sweeps.engine.driver.run import print_summary
 from sweeps.engine.driver.session import Plan, SweepSession, begin, resume
 from sweeps.engine.pages.sweep_page import write_sweep_page
-from sweeps.engine.ray_backend.rungs import expected_whole
+from sweeps.engine.ray_backend.rungs import FrontRung, expected_whole
 from sweeps.engine.search.finalists import check_finalists, run_finalists
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.options import RESIZABLE, SearchOptions, resized
-from sweeps.engine.search.pace import Pace
+from sweeps.engine.search.pace import Budget, Pace
 from sweeps.engine.search.page import story
 from sweeps.engine.search.plots.static import save_pictures
 from sweeps.engine.search.report import report_md, sentence
@@ -31,6 +31,7 @@ from sweeps.engine.search.threats import compared_by
 from sweeps.engine.search.trial_config import trial_config
 from sweeps.engine.search.warm_start import prior_rows, read_warm_start
 from sweeps.engine.storage.files import pasted, relative
+from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Report
 
 if TYPE_CHECKING:
@@ -149,31 +150,32 @@ def _add_warm_start(session: SweepSession, study: SearchStudy, source: str) -> N
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:
     """Run trials until the search budget is spent. Returns False if the search was interrupted before."""
     folder, aims = session.folder, get_objective(search.objective).aims
-    pace = Pace(session.sweep, folder, aims)  # Tune pickles `go_on`: no locks in it
-
-    def go_on() -> bool:
-        if len(study.trials()) >= search.num_trials:
-            return False
-        if search.max_hours is None and search.flat is None:
-            return True
-        pace.look(study.trials())
-        out_of_time = search.max_hours is not None and pace.hours >= search.max_hours
-        return not out_of_time and (search.flat is None or pace.flat < search.flat)
-
+    budget = Budget(search, study, Pace(session.sweep, folder, aims))
     waiting = study.unfinished()
     over = len(study.trials()) - len(waiting)
     session.console.print(f"{over} of {search.num_trials} trials have ended, in {relative(folder.path)}")
-    if not waiting and not go_on():
+    if not waiting and not _has_next(session, search, study, budget):
         return True
     if search.halving and search.halving.by == "front":
-        expected = expected_whole(search.num_trials, search.halving.factor)
+        expected = expected_whole(search.num_trials, search.halving.factor, search.halving.always)
         session.console.print(f"successive halving: about {expected} of {search.num_trials} trials will be whole")
     with on_ray(session, expected=search.num_trials) as concurrent:
         from sweeps.engine.ray_backend.search import search_trials
 
-        rungs = search_rungs(search)
-        search_trials(tune_run(session, concurrent), study, rungs=rungs, go_on=go_on)
-    return not study.unfinished() and not go_on()
+        search_trials(tune_run(session, concurrent), study, rungs=search_rungs(search), budget=budget)
+    return not study.unfinished() and not _has_next(session, search, study, budget)
+
+
+def _has_next(session: SweepSession, search: Search, study: SearchStudy, budget: Budget) -> bool:
+    """Whether a new trial may begin, or a stopped one continue."""
+    halving = search.halving
+    if not budget.is_open():
+        return False
+    if budget.proposes() or halving is None or not halving.continues:
+        return budget.proposes()
+    rung = FrontRung(halving.grace, halving.factor, halving.always)
+    rung.replay((trial.id, read_status(session.folder.trial(trial))) for trial in study.trials())
+    return rung.next_stopped(any_rank=budget.has_room()) is not None
 
 
 def search_rungs(search: Search) -> "Rungs | None":
@@ -183,7 +185,14 @@ def search_rungs(search: Search) -> "Rungs | None":
     halving = search.halving
     if halving is None:
         return None
-    return Rungs(grace=halving.grace, factor=halving.factor, longest=search.longest, by=halving.by)
+    return Rungs(
+        grace=halving.grace,
+        factor=halving.factor,
+        longest=search.longest,
+        by=halving.by,
+        always=halving.always,
+        continues=halving.continues,
+    )
 
 
 def _conclude(session: SweepSession, snapshot: Snapshot, study: SearchStudy) -> int:

@@ -26,12 +26,15 @@ class Halving:
     """Asynchronous successive halving.
 
     By "pgd", after `grace`, `grace * factor` ... epochs the best 1 / factor by PGD accuracy continue. By "front", there
-    is one rung at `grace`, ranked by clean and PGD accuracy.
+    is one rung at `grace`, ranked by clean and PGD accuracy; at least the best `always` continue. If it
+    `continues`, stopped trials may continue later.
     """
 
     grace: int
     factor: int
     by: Literal["front", "pgd"] = "pgd"  # searches from before "front" existed do not name it
+    always: int = 3  # nor this
+    continues: bool = False  # nor this
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from bat_core.errors import InputError
 from bat_core.paths import MAX_BYTES, Rooted, below, drop_torn_line, make_private, read_regular
 from search_spaces.base import Point, Space
 from sweeps.engine.search.objectives import get_objective
-from sweeps.engine.search.observations import END, NOISE, SIGNALS
+from sweeps.engine.search.observations import END, NOISE, SIGNALS, TRIAL
 from sweeps.engine.search.prior import PRIOR
 from sweeps.engine.search.results import Score, front, score
 from sweeps.engine.search.samplers import distributions, draw, free, make_sampler
@@ -33,7 +33,7 @@ from sweeps.engine.sweep.records import TrialStatus, read_status
 from sweeps.engine.sweep.spec import Sweep, Trial
 
 STUDY = "study.journal"
-TRIAL, FROM, SPACE, BOUND = "trial", "from", "space", "bound"  # names of user attributes
+FROM, SPACE, BOUND = "from", "space", "bound"  # names of user attributes
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -58,6 +58,7 @@ class SearchStudy:
         )
         self._check_space(path)
         self._numbers: dict[str, int] = {}
+        self.reopened: list[Trial] = []
         self._trials = [trial for trial in folder.trials(sweep) if trial.role == "search"]
         self._front: list[Score] = []
         self._follow_records()
@@ -93,6 +94,14 @@ class SearchStudy:
     def settle(self, trial: Trial) -> None:
         """Report a trial that has ended to the sampler, as its record says."""
         self._tell(self._numbers[trial.id], trial, read_status(self.folder.trial(trial)))
+
+    def reopen(self, trial: Trial) -> None:
+        """Expect another outcome of a stopped trial, which continues now.
+
+        What Optuna was told stays as it is, so the study has the trial once more; the sampler `auto` uses its last end.
+        """
+        self._add_running(trial)
+        self.reopened.append(trial)
 
     def dominating(self, clean: float, bound: float) -> tuple[str, float, float] | None:
         """A finished trial that keeps another off the front; None if the search verifies every trial.
@@ -156,19 +165,21 @@ class SearchStudy:
         for trial in self.trials():
             status = read_status(self.folder.trial(trial))
             self._enter(score(trial, status, self.sweep.resources.num_workers))
-            if trial.id not in known:
-                self._add_lost(trial, status)
+            if trial.id not in known or _has_continued(known[trial.id], status):
+                self._add_running(trial)
             else:
                 self._numbers[trial.id] = known[trial.id].number
-                if status.done and not known[trial.id].state.is_finished():
-                    self.settle(trial)
+                if known[trial.id].state.is_finished():
+                    continue
+            if status.done:
+                self.settle(trial)
         mine = {trial.id for trial in self.trials()}
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state == TrialState.RUNNING and frozen.user_attrs.get(TRIAL) not in mine:
                 self.study.tell(frozen.number, state=TrialState.FAIL)
 
-    def _add_lost(self, trial: Trial, status: TrialStatus) -> None:
-        """Add a trial that is missing from the journal, because a kill came between the folder and the journal."""
+    def _add_running(self, trial: Trial) -> None:
+        """Add a trial that the journal lacks, because a kill came in between, or that continues."""
         point = dict(trial.point)
         self.study.add_trial(
             create_trial(
@@ -179,8 +190,6 @@ class SearchStudy:
             )
         )
         self._numbers[trial.id] = len(self.study.get_trials(deepcopy=False)) - 1
-        if status.done:
-            self.settle(trial)
 
     def _tell(self, number: int, trial: Trial, status: TrialStatus) -> None:
         """Close a trial in the study: finished is COMPLETE, stopped is PRUNED without a value, failed is FAIL."""
@@ -268,6 +277,12 @@ def _storage(path: Rooted) -> JournalStorage:
             f"{str(path)!r} is damaged ({type(error).__name__}): move it away, and --resume rebuilds it from the"
             " records"
         ) from error
+
+
+def _has_continued(known: FrozenTrial, status: TrialStatus) -> bool:
+    """Whether a trial has left behind the end that the study knows, because it was stopped and then continued."""
+    halved = known.state == TrialState.PRUNED and BOUND not in known.user_attrs
+    return halved and not status.halved
 
 
 def _is_outside(space: Space, point: Point) -> bool:

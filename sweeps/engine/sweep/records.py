@@ -127,6 +127,11 @@ class TrialStatus:
         """Whether the trial has ended. Only a new attempt changes its status."""
         return self.phase in {"finished", "stopped", "failed"}
 
+    @property
+    def halved(self) -> bool:
+        """Whether it was stopped before its last epoch: it has a checkpoint, and could continue."""
+        return self.phase == "stopped" and self.bound is None
+
     def training_hours(self, processes: int) -> float:
         """Hours of training, summed over the trial's processes."""
         return float(sum(epoch["seconds"] for epoch in self.epochs)) * processes / 3600

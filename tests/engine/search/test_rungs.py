@@ -31,11 +31,11 @@ def test_the_ends_of_a_front_come_first_and_the_crowded_last():
 
 def test_the_clean_end_survives_a_rung_that_ranks_by_pgd_alone_would_cut():
     rung = FrontRung(epoch=2, factor=7)
-    stopped = [rung.stops(2, (0.5 - k / 100, 0.3 - k / 100)) for k in range(12)]
+    stopped = [rung.stops(f"trial-{k}", 2, (0.5 - k / 100, 0.3 - k / 100)) for k in range(12)]
     assert stopped == [False] * ALWAYS + [True] * (12 - ALWAYS)
-    assert not rung.stops(2, (0.95, 0.0))
-    assert rung.stops(2, (0.3, 0.1))
-    assert not rung.stops(3, (0.0, 0.0))
+    assert not rung.stops("clean", 2, (0.95, 0.0))
+    assert rung.stops("neither", 2, (0.3, 0.1))
+    assert not rung.stops("later", 3, (0.0, 0.0))
 
 
 @pytest.mark.parametrize(("trials", "whole"), [(1, 1), (3, 3), (10, 6)])
@@ -45,7 +45,7 @@ def test_a_short_search_keeps_whole_trials_and_says_how_many(trials, whole):
     counts = []
     for _ in range(300):
         rung = FrontRung(epoch=1, factor=7)
-        counts.append(sum(not rung.stops(1, (value, value)) for value in rng.permutation(trials).tolist()))
+        counts.append(sum(not rung.stops(str(v), 1, (v, v)) for v in rng.permutation(trials).tolist()))
     assert np.mean(counts) == pytest.approx(whole, abs=0.6)
     assert kept(100, 7) == 15
 

@@ -22,9 +22,9 @@ from bat_core.norms import LINF, TITLES, Unit
 from search_spaces.base import show_value
 from sweeps.engine.cli.plotting import new_figure
 from sweeps.engine.search.objectives import Direction, get_objective
+from sweeps.engine.search.observations import TRIAL, last_ends
 from sweeps.engine.search.plots.style import BLUE, caption
 from sweeps.engine.search.snapshot import Snapshot
-from sweeps.engine.search.study import TRIAL
 from sweeps.engine.search.text import evaluated_on, is_amount, trusted
 
 TOP = 0.1  # share of trials that count as the best for importances ...
@@ -146,7 +146,7 @@ def _study(snapshot: Snapshot, study: optuna.Study, *, losses: bool = False) -> 
     with _ignore_warnings():
         made.set_metric_names(_measures(snapshot))
     scored = {one.id: one for one in trusted(snapshot)}
-    for frozen in study.get_trials(deepcopy=False):
+    for frozen in last_ends(study.get_trials(deepcopy=False)):
         if (one := scored.get(frozen.user_attrs.get(TRIAL, ""))) is not None:
             values = [sign * value for sign, value in zip(signs, objective.values(one), strict=True)]
             made.add_trial(_copied(frozen, values, amounts, unit))
