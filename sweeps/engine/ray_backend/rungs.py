@@ -61,7 +61,7 @@ def _room(front: Sequence[int], points: Sequence[Pair]) -> dict[int, float]:
 
 @dataclass
 class FrontRung:
-    """An asynchronous rung: a trial continues if it is among the best 1 / factor, or `always`, of those that came so far.
+    """An asynchronous rung: of those that came so far, the best 1 / factor continue, and at least the best `always`.
 
     `stopped` are the trials that did not. One of them may continue later: see `next_stopped`.
     """

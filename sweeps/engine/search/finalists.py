@@ -70,10 +70,18 @@ def check_finalists(search: Search, dataset: Dataset) -> None:
 
 
 def finalist_origins(snapshot: Snapshot) -> list[Score]:
-    """The trials to retrain: a part of the front of those that meet every constraint of the objective."""
-    final = snapshot.search.final
-    aims = snapshot.objective.aims
-    return largest_part(front(snapshot.feasible, aims), final.count, aims) if final else []
+    """The trials to retrain: a part of the front of those that meet every constraint of the objective.
+
+    It is the front of the accuracies that a model of all trials expects, because the best of those seen are lucky
+    ones; that of the seen ones without a model, and in searches that were started so.
+    """
+    final, aims = snapshot.search.final, snapshot.objective.aims
+    if final is None:
+        return []
+    if final.by == "expected" and snapshot.expected is not None:
+        chosen = {one.id for one in largest_part(snapshot.expected.front_of(snapshot.feasible), final.count)}
+        return [one for one in snapshot.feasible if one.id in chosen]
+    return largest_part(front(snapshot.feasible, aims), final.count, aims)
 
 
 def final_trial(origin: Score, seed: int, epochs: int | None) -> Trial:

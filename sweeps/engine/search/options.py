@@ -248,6 +248,7 @@ class SearchOptions(SweepOptions):
             epochs=self.final_epochs,
             seeds=self.seeds,
             max_seeds=self.max_seeds,
+            by="expected",
             rule=self.rule,
             registered_name=self.register or f"bat-sweeps-{file_name(dataset)}",
         )

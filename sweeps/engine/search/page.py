@@ -9,6 +9,7 @@ from sweeps.engine.pages.document import Cell, Section, Table, verdict_cell
 from sweeps.engine.pages.sweep_page import Story
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.report import sentence
+from sweeps.engine.search.report_expected import COLUMNS, expected_rows, volumes_in_words
 from sweeps.engine.search.report_threats import SAID, threat_accuracies, threat_columns, threats_of
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
@@ -33,7 +34,7 @@ def story(snapshot: Snapshot) -> Story:
         answer=sentence(snapshot),
         subcommand="search",
         charts=[_chart(snapshot)] if snapshot.finished else [],
-        sections=[*_threats(snapshot), *_finalists(snapshot)],
+        sections=[*_threats(snapshot), *_expected(snapshot), *_finalists(snapshot)],
         setting=point,
     )
 
@@ -105,6 +106,15 @@ def _threats(snapshot: Snapshot) -> Sequence[Section]:
     return [
         Table(heading="The front in each norm", columns=columns, rows=rows, note=f"{SAID} So is the leaderboard above.")
     ]
+
+
+def _expected(snapshot: Snapshot) -> Sequence[Section]:
+    """The front as it was seen, and as other seeds and images are expected to show it."""
+    if (found := snapshot.expected) is None:
+        return []
+    rows: list[list[Cell | str]] = [[Cell(name, look="name"), *rest] for name, *rest in expected_rows(found)]
+    note = f"{volumes_in_words(snapshot)} Expected by a Gaussian process over all trials, with 95 % intervals."
+    return [Table(heading="The front, seen and expected", columns=list(COLUMNS), rows=rows, note=note)]
 
 
 def _finalists(snapshot: Snapshot) -> Sequence[Section]:

@@ -9,7 +9,7 @@ from sweeps.engine.cli.text import count_of, percent, span
 from sweeps.engine.paper.curve_plot import LOSS_TITLES
 from sweeps.engine.search.objectives import MEASURES, get_objective
 from sweeps.engine.search.report_bounded import RULE, bounded_md
-from sweeps.engine.search.report_expected import expected_md
+from sweeps.engine.search.report_expected import expected_md, volumes_in_words
 from sweeps.engine.search.report_finalists import champion_md, champions
 from sweeps.engine.search.report_stopping import stopping_md
 from sweeps.engine.search.report_threats import second_attack, threats_md
@@ -55,6 +55,7 @@ def sentence(snapshot: Snapshot) -> str:
         infeasible or "",
         f"{which} has {count_of(len(front), 'trial')}{':' if len(front) == 1 else ', from'} {reach}, on"
         " validation images.",
+        volumes_in_words(snapshot),
         champions(snapshot),
     ]
     return " ".join(filter(None, lines))

@@ -4,6 +4,7 @@ from sweeps.engine.cli.markdown import pipe_table
 from sweeps.engine.cli.text import count_of, percent, with_interval
 from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.race import CLEAR, choice_shares
+from sweeps.engine.search.report_expected import origins_in_words
 from sweeps.engine.search.results import MASKED
 from sweeps.engine.search.snapshot import Finalist, Snapshot, Tested
 from sweeps.engine.search.text import (
@@ -66,6 +67,7 @@ def champion_md(snapshot: Snapshot) -> list[str]:
             ("finalist", "clean", f"robust{where}", "n", "verdicts", "parameters"),
             [_on_validation(snapshot, finalist) for finalist in snapshot.finalists],
         ),
+        *filter(None, [origins_in_words(snapshot)]),
         _choice(snapshot),
     ]
     rows = [_on_test(finalist, tested) for finalist in snapshot.finalists for tested in finalist.tested]

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bat_core.masking.flags import status_in_words
+from sweeps.engine.search.expected import ExpectedFront, expected_front
 from sweeps.engine.search.objectives import Objective, get_objective
 from sweeps.engine.search.results import CLEAN_AND_ROBUST, Aims, Robustness, Score, front, growing, scores_of
 from sweeps.engine.search.spec import Search
@@ -169,6 +170,12 @@ class Snapshot:
     def front(self) -> list[Score]:
         """The trials that no other trial beats in all accuracies aimed at, by increasing robust accuracy."""
         return front(self.finished, self.objective.aims)
+
+    @cached_property
+    def expected(self) -> ExpectedFront | None:
+        """What a model of all trials expects of the front; None if it aims at several robust accuracies, or trials are
+        few."""
+        return expected_front(self.search.space, self.finished) if len(self.objective.aims) == 2 else None
 
     @property
     def plotted_front(self) -> list[Score]:

@@ -40,7 +40,8 @@ class Halving:
 @dataclass(frozen=True, kw_only=True)
 class Final:
     """How to treat the front: retrain `count` of its trials with each seed, for `epochs` (None: as many as the
-    original trial); `rule` picks one. Finalists get more seeds, up to `max_seeds`, until its choice is clear."""
+    original trial); `rule` picks one. The front is that of the accuracies that were seen, or `by` what a model expects.
+    Finalists get more seeds, up to `max_seeds`, until the rule's choice is clear."""
 
     count: int
     epochs: int | None
@@ -48,6 +49,7 @@ class Final:
     rule: str
     registered_name: str
     max_seeds: int | None = None  # searches from before it existed do not name it
+    by: Literal["expected", "seen"] = "seen"  # nor this
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
