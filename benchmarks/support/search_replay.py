@@ -1,14 +1,14 @@
 """Part `replay` of the search benchmark: successive halving and the bound before verification on recorded trials."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from support.common import table, yes_or_no
 from support.search_truths import Array, Recorded
-from sweeps.engine.ray_backend.rungs import FrontRung
+from sweeps.engine.ray_backend.rungs import ALWAYS, FrontRung
 from sweeps.engine.search.improvement import expected_hypervolume_gain
 from sweeps.engine.search.options import default_halving
 from sweeps.engine.search.results import hypervolume
@@ -42,10 +42,14 @@ class Way:
 
 
 def replay(trials: Sequence[Recorded], *, num_trials: int, searches: int) -> dict[str, Any]:
-    """Search recorded trials `searches` times, `num_trials` each, drawn without replacement."""
+    """Search recorded trials `searches` times, `num_trials` each, drawn without replacement.
+
+    Halving stops trials for good, the best ALWAYS excepted, or as searches have it, where they may continue.
+    """
     halving = default_halving(DEFAULT_OBJECTIVE, len(trials[0].curve))
     ways = {
-        "halving": Way(halving),
+        "for good": Way(replace(halving, always=ALWAYS)),
+        "not continued": Way(halving),
         "continued": Way(halving, continues="rank"),
         "forecast": Way(halving, continues="forecast"),
         "bound": Way(None, bounded=True),

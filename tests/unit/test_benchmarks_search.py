@@ -67,7 +67,8 @@ def test_small_contests_and_replays_are_reported(search, tmp_path):
             assert 0 < late.min() <= late.max() <= 1e4
         assert 0 <= contest["tpe"]["p"]["random"][6] <= 1
     replayed = report["parts"]["replay"]
-    assert replayed["halving"]["whole"] < 12 == replayed["bound"]["whole"]
+    assert replayed["not continued"]["whole"] <= replayed["continued"]["whole"] < 12 == replayed["bound"]["whole"]
+    assert replayed["continued"]["lost"] <= replayed["not continued"]["lost"]
     assert replayed["bound"]["most lost"] == 0
     assert json.loads(output.read_text())["parts"].keys() == {"surrogate", "replay"}
 

@@ -1,14 +1,21 @@
 """What the model of all trials expects of a front."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from search_spaces.base import Parameter, Space
 from sweeps.engine.search.expected import FEWEST, expected_front
-from sweeps.engine.search.report import report_md
+from sweeps.engine.search.finalists import finalist_origins
+from sweeps.engine.search.page import story
+from sweeps.engine.search.report import report_md, sentence
+from sweeps.engine.search.report_expected import volumes_in_words
 from sweeps.engine.search.results import hypervolume
+from sweeps.engine.search.snapshot import Finalist
+from sweeps.engine.search.spec import Final
 from sweeps.engine.sweep.spec import Trial
 from tests.engine.search.trials import BASE, score_of
-from tests.engine.search.views import realistic
+from tests.engine.search.views import realistic, search_of, view_of
 
 LINE = Space(
     name="line",
@@ -28,7 +35,7 @@ def shown(at, rng):
 
 
 def true_volume(front):
-    return hypervolume((0.9 - 0.3 * one.trial.point["at"], 0.2 + 0.3 * one.trial.point["at"]) for one in front)
+    return hypervolume((0.9 - 0.3 * one.point["at"], 0.2 + 0.3 * one.point["at"]) for one in front)
 
 
 def test_the_expected_hypervolume_is_nearer_to_the_truth_than_the_seen_one():
@@ -61,3 +68,62 @@ def test_the_report_shows_both():
     said = report_md(realistic("bat"))
     assert "robust expected" in said
     assert " expected (" in said
+
+
+def lucky_search(by="expected", **changes):
+    """Trials on a line of known truth, of which one was seen 15 points above it in both accuracies."""
+    rng = np.random.default_rng(1)
+    finished = [shown(at, rng) for at in np.linspace(0.0, 1.0, 24)]
+    lucky = finished[12]
+    at = lucky.trial.point["at"]
+    finished[12] = replace(lucky, clean_acc=0.9 - 0.3 * at + 0.15, robust_acc=0.2 + 0.3 * at + 0.15)
+    final = Final(count=3, epochs=None, seeds=(0,), rule="knee", registered_name="n", by=by)
+    return view_of(replace(search_of(space=LINE, **changes), final=final), finished), finished[12]
+
+
+def test_finalists_are_not_the_lucky_ones():
+    seen, lucky = lucky_search("seen")
+    assert lucky in finalist_origins(seen)
+    expected, lucky = lucky_search()
+    chosen = finalist_origins(expected)
+    assert len(chosen) == 3
+    assert lucky not in chosen
+    assert all(one in expected.finished for one in chosen), "as they were seen, not with the model's means"
+    assert true_volume(chosen) > true_volume(finalist_origins(seen))
+
+
+def test_without_a_model_finalists_are_from_the_seen_front():
+    whole, lucky = lucky_search()
+    few = replace(whole, finished=(*whole.finished[: FEWEST - 2], lucky))
+    assert few.expected is None
+    assert lucky in finalist_origins(few)
+
+
+def test_finalists_meet_the_objective_by_what_was_seen():
+    floored, _ = lucky_search(objective="robust-at-clean>=0.8")
+    chosen = finalist_origins(floored)
+    assert chosen
+    assert all(one.clean_acc >= 0.8 for one in chosen)
+
+
+def test_report_sentence_and_page_show_both_hypervolumes():
+    view, lucky = lucky_search()
+    both = volumes_in_words(view)
+    assert both in sentence(view)
+    assert both in report_md(view)
+    (table,) = [one for one in story(view).sections if one.heading == "The front, seen and expected"]
+    assert lucky.id in {row[0].text for row in table.rows}
+    origins = finalist_origins(view)
+    told = replace(view, finalists=tuple(Finalist(origin=one, members=(one,)) for one in origins))
+    said = f"They are from the front of expected accuracies (clean / robust in the search): {origins[0].id} "
+    assert said in report_md(told)
+
+
+def test_a_model_of_many_trials_is_fitted_to_a_part_and_answers_for_all(monkeypatch):
+    view, lucky = lucky_search()
+    monkeypatch.setattr("sweeps.engine.search.expected.MOST", 16)
+    found = expected_front(LINE, view.finished)
+    assert len(found.rows) == 24
+    assert lucky.id in {one.trial.id for one in found.seen}
+    off = [abs(row.robust_acc - (0.2 + 0.3 * row.trial.point["at"])) for row in found.rows]
+    assert max(off) < 0.12
