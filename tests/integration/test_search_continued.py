@@ -53,7 +53,7 @@ def test_with_time_left_every_stopped_trial_continues_from_its_checkpoint(tmp_pa
         assert ("bat.reason" in runs[name].data.tags) == (status.phase == "stopped")
         state = "finished" if status.phase == "finished" else "not verified: it cannot enter the front"
         assert runs[name].data.tags["bat.state"] == state
-        steps = [one.step for one in client.get_metric_history(runs[name].info.run_id, "train_loss")]
+        steps = [one.step for one in client.get_metric_history(runs[name].info.run_id, "train/loss")]
         assert steps == [1, 2, 3]
 
     again = place.again("search.py", "--resume", "out")
