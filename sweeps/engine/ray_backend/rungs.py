@@ -77,7 +77,8 @@ class FrontRung:
         """Enter trials of earlier, with their records' word on which of them are stopped."""
         for trial, status in rows:
             for epoch in status.epochs:
-                self.stops(trial, epoch["epoch"], (epoch[CLEAN], epoch[SIGNAL]))
+                if epoch["epoch"] == self.epoch:
+                    self._reached[trial], self._order = (epoch[CLEAN], epoch[SIGNAL]), None
             if status.halved:
                 self.stopped.add(trial)
             else:

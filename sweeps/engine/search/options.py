@@ -67,7 +67,8 @@ class SearchOptions(SweepOptions):
     num_trials: int = 40
     """Stop after this many trials."""
     max_hours: float | None = None
-    """Start no new trial after this many hours of wall time spent running trials."""
+    """Start no trial after this many hours of wall time spent running trials. If hours are left after the last new
+    trial, trials that were stopped early continue."""
     stop_when_flat: int | None = None
     """Start no new trial once this many finished trials in a row did not increase the hypervolume."""
     early_stopping: str = "asha"
@@ -85,7 +86,8 @@ class SearchOptions(SweepOptions):
     step_size: Amount | None = None
     """Step size of the evaluation attacks. Default: a quarter of --eps."""
     finalists: int = 0
-    """Retrain this many trials of the front with each of --seeds, and evaluate them once on test images."""
+    """Retrain this many trials of the front with each of --seeds, and evaluate them once on test images. The front is
+    that of the accuracies that a model of all trials expects, if ten have finished."""
     final_epochs: int | None = None
     """Epochs of a finalist. Default: those of its original trial."""
     max_seeds: int | None = None
