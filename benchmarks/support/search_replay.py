@@ -139,7 +139,8 @@ class _Replay:
             return None
         names = sorted(rung.stopped, key=int)
         gains = self._forecast_gains([self._drawn[name].curve[rung.epoch - 1] for name in names], rung.epoch)
-        return names[int(gains.argmax())] if gains.max() > FORECAST_GAIN else None
+        gain, name = max(zip(gains.tolist(), names, strict=True))
+        return name if gain > FORECAST_GAIN else None
 
     def _forecast_gains(self, early: Sequence[tuple[float, float]], epoch: int) -> Array:
         """How much stopped trials are expected to add to the front, in [0, 1], by lines that whole trials fit."""

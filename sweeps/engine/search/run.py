@@ -158,7 +158,9 @@ def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bo
         return True
     if search.halving and search.halving.by == "front":
         expected = expected_whole(search.num_trials, search.halving.factor, search.halving.always)
-        session.console.print(f"successive halving: about {expected} of {search.num_trials} trials will be whole")
+        continued = ", and some that were stopped continue" if search.halving.continues else ""
+        said = f"successive halving: about {expected} of {search.num_trials} trials will be whole{continued}"
+        session.console.print(said)
     with on_ray(session, expected=search.num_trials) as concurrent:
         from sweeps.engine.ray_backend.search import search_trials
 
