@@ -11,6 +11,7 @@ import pytest
 from bat_core.errors import InputError
 from search_spaces.base import get_space
 from search_spaces.encoding import Encoding
+from sweeps.engine.storage.locks import exclusive
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -106,3 +107,42 @@ def test_invalid_options_are_refused(search, given, said):
 def test_a_folder_without_trials_is_refused(search, tmp_path):
     with pytest.raises(InputError, match="holds 0 finished trials"):
         search.main(search.Options(parts=("replay",), trials=tmp_path))
+
+
+def test_a_stopped_contest_goes_on_and_runs_nothing_twice(search, tmp_path, monkeypatch):
+    options = search.Options(
+        parts=("surrogate",), problems=("analytic",), contenders=("random", "tpe"), searches=3, counts=(3,),
+        workers=(2,), cache=tmp_path, processes=1,
+    )  # fmt: skip
+    kept = sys.modules["support.search_kept"]
+    monkeypatch.setattr(sys.modules["support.search_contest"], "ROUND", 2)
+    first = search.main(options)["parts"]["surrogate"]
+    path = tmp_path / kept.RUNS
+    lines = path.read_bytes().splitlines(keepends=True)
+    order = [json.loads(line)[0].split(", ") for line in lines]
+    assert [(about[3], about[-1]) for about in order] == [
+        ("random", "seed 0"), ("random", "seed 1"), ("tpe", "seed 0"), ("tpe", "seed 1"), ("random", "seed 2"),
+        ("tpe", "seed 2"),
+    ]  # fmt: skip
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed as it wrote
+    ran = []
+    simulate = kept.simulate
+    monkeypatch.setattr(kept, "simulate", lambda *a, **k: ran.append((a[1], k["seed"])) or simulate(*a, **k))
+    again = search.main(options)["parts"]["surrogate"]
+    assert ran == [("random", 2), ("tpe", 2)]
+    for name in ("random", "tpe"):
+        assert again["analytic, 2 workers"][name]["true"] == first["analytic, 2 workers"][name]["true"]
+    assert len(path.read_bytes().splitlines()) == 6
+
+
+def test_searches_that_another_process_runs_are_left_to_it(search, tmp_path):
+    kept, truths = sys.modules["support.search_kept"], sys.modules["support.search_truths"]
+    mine = kept.KeptRuns(tmp_path, truths.Problems((), 200))
+    searches = kept.Searches("analytic", "random", 1, 2, (0, 1))
+    with exclusive(tmp_path / searches.lock):
+        mine.run(searches, wait=False)
+        assert not (tmp_path / kept.RUNS).exists()
+    kept.KeptRuns(tmp_path, truths.Problems((), 200)).run(searches, wait=False)
+    mine.fill([searches], 1)
+    assert len(mine.of(searches)) == 2
+    assert len((tmp_path / kept.RUNS).read_bytes().splitlines()) == 2
