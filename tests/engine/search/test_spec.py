@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -12,7 +13,10 @@ SEARCHES = [
     search_of(),
     search_of(sampler="tpe", max_hours=1.5, flat=7, halving=Halving(grace=2, factor=3), warm_start=("a", "b")),
     search_of(final=Final(count=3, epochs=None, seeds=(0, 1), rule="knee", registered_name="m")),
-    search_of(final=Final(count=3, epochs=9, seeds=(5,), rule="robust-at-clean>=90%", registered_name="m")),
+    search_of(halving=Halving(grace=2, factor=7, by="front", always=2, continues=True)),
+    search_of(
+        final=Final(count=3, epochs=9, seeds=(5,), rule="robust-at-clean>=90%", registered_name="m", by="expected")
+    ),
     search_of(narrow(SPACE, fixed=["random_start=no", "eps=40/255"], ranges=["label=smooth,adversarial"])),
 ]
 
@@ -26,6 +30,21 @@ def test_a_search_is_read_as_it_was_written(tmp_path, search):
     assert back.space.default_point() == search.space.default_point()
     for mine, theirs in zip(search.space.parameters, back.space.parameters, strict=True):
         assert [type(option) for option in theirs.options] == [type(option) for option in mine.options]
+
+
+def test_an_older_search_keeps_what_it_was_started_with(tmp_path):
+    """Its rung keeps three and nothing continues, and its finalists are from the seen front."""
+    final = Final(count=3, epochs=None, seeds=(0,), rule="knee", registered_name="m", by="expected")
+    halving = Halving(grace=2, factor=7, by="front", always=2, continues=True)
+    search_of(final=final, halving=halving).write(SweepFolder(tmp_path))
+    told = json.loads((tmp_path / SEARCH).read_text())
+    for part, names in (("halving", ("always", "continues")), ("final", ("by",))):
+        for name in names:
+            del told[part][name]
+    (tmp_path / SEARCH).write_text(json.dumps(told))
+    old = read_search(tmp_path)
+    assert old.halving == Halving(grace=2, factor=7, by="front", always=3, continues=False)
+    assert old.final == dataclasses.replace(final, by="seen")
 
 
 def test_a_folder_without_a_search_says_so(tmp_path):
