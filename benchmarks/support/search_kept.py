@@ -102,7 +102,8 @@ class KeptRuns:
         self._known |= {name: Run(**run) for name, run in map(json.loads, complete.splitlines())}
 
     def _name(self, one: Searches, seed: int) -> str:
-        about, images = self._problems.fingerprint, self._problems.images
+        fitted = one.problem != "analytic" or "+" in one.contender
+        about, images = self._problems.fingerprint if fitted else "", self._problems.images
         return f"{about}, {one.problem}, {images} images, {one.contender}, {one.workers}, {one.trials}, seed {seed}"
 
 
