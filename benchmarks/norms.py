@@ -1,8 +1,8 @@
 """Does training in a norm help in that norm, and what does an L2 step cost?
 
 python benchmarks/norms.py                                                          # digits
-python benchmarks/norms.py --dataset cifar10 --data-dir DIR --train-size 2000 --val-size 200 --epochs 6 --n 200 \
-    --output norms_cifar10.json
+python benchmarks/norms.py --dataset cifar10 --data-dir DIR --train-size 2000 --val-size 200 \
+    --model small_cnn_8 --epochs 6 --n 200 --output norms_cifar10.json
 
 One model per seed is trained with --recipe in L-inf and one in L2, both at the data set's usual budgets, with equal
 settings. Every model is attacked in both norms with --suite. For each norm the difference is the accuracy of the models
