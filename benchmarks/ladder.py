@@ -279,11 +279,17 @@ def show(models: Sequence[Mapping[str, Any]]) -> None:
     rows = [_row(one) for one in models]
     CONSOLE.print(_pipes(columns, rows), markup=False, highlight=False, soft_wrap=True)
     groups = {group: [one for one in models if one["group"] == group] for group in SETS}
-    pools = {"all": list(models), **{name: members for name, members in groups.items() if members}}
-    pools["not masked"] = [one for one in models if not _is_masked(one)]
+    pools = {"all": _each_once(models), **{name: members for name, members in groups.items() if members}}
+    pools["not masked"] = [one for one in pools["all"] if not _is_masked(one)]
     columns = ["models", "number", "images", "compared", "missed", "gained", "points (95 %)", "passes", "CPU time"]
     rows = [_pooled(name, members, pair) for name, members in pools.items() for pair in PAIRS]
     CONSOLE.print("\n" + _pipes(columns, rows), markup=False, highlight=False, soft_wrap=True)
+
+
+def _each_once(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The models without those of the set masked that the set recipes has too: Madry and R-MC-LA."""
+    recipes = {one["name"] for one in models if one["group"] == "recipes"}
+    return [one for one in models if one["group"] != "masked" or one["name"] not in recipes]
 
 
 def _is_masked(one: Mapping[str, Any]) -> bool:
