@@ -26,7 +26,7 @@ REFERENCES = {f"undefended-seed{seed}" for seed in (0, 1)}
 
 
 def suite_label(result: Mapping[str, Any]) -> str:
-    return "PGD-5+quick, not verified: masked" if result["verdict"] == "masked" else "PGD-5+quick"
+    return "PGD-5+fast, not verified: masked" if result["verdict"] == "masked" else "PGD-5+fast"
 
 
 def test_every_budget_runs_with_every_seed_once(finished: tuple[Output, str]) -> None:
@@ -59,7 +59,7 @@ def test_the_sentence_tells_the_best_budget_by_its_verified_number(finished: tup
     best = max((4, 8), key=lambda pixels: mean(pixels, "robust_acc"))
     sentence = next(line for line in printed.splitlines() if line.startswith("R-MC-LA trained at"))
     assert sentence.startswith(f"R-MC-LA trained at {best} pixels is most robust: {mean(best, 'pgd_acc'):.1%} of test")
-    assert f"and {mean(best, 'robust_acc'):.1%} under PGD-5+quick (n = 8), {mean(best, 'clean_acc'):.1%}" in sentence
+    assert f"and {mean(best, 'robust_acc'):.1%} under PGD-5+fast (n = 8), {mean(best, 'clean_acc'):.1%}" in sentence
 
 
 def test_a_trial_records_what_its_number_stands_for(finished: tuple[Output, str]) -> None:

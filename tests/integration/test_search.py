@@ -114,7 +114,7 @@ def test_trials_are_judged_on_validation_images(killed: Killed) -> None:
         if status.result:
             assert (status.result["split"], status.result["n"], status.result["robust_n"]) == ("val", 40, 40)
             doubt = ", not verified: masked" if status.result["verdict"] == "masked" else ""
-            assert status.result["suite"] == "PGD-20+quick" + doubt
+            assert status.result["suite"] == "PGD-20+fast" + doubt
 
 
 def test_mlflow_shows_one_run_a_trial_and_the_pictures(killed: Killed) -> None:
