@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sweeps.engine.sweep.records import read_events
 from tests.integration.running import Place, kill_tree_when
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TINY = ("--epochs", "3", "--train-size", "200", "--val-size", "40", "--test-size", "20", "--model", "small_cnn_8")
 COUNT = 5

@@ -54,6 +54,7 @@ def test_the_second_norm_is_an_evaluation_of_its_own_and_the_union_the_worst_of_
     assert done[-1] == (len(digits.test) + 2 * COUNT,) * 2
 
 
+@pytest.mark.slow
 def test_all_else_is_as_without_it(both, digits, tmp_path):
     plain = replace(both, attack=replace(both.attack, second=None))
     run(Trial(id="one", config=plain), digits, tmp_path / "plain")
@@ -69,6 +70,7 @@ def test_all_else_is_as_without_it(both, digits, tmp_path):
         assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_shares_of_several_workers_are_one_whole(both, digits, robust_digits):
     def shares(workers: Workers) -> Verdicts:
         evaluation = TrialEvaluation(
