@@ -295,6 +295,12 @@ def remove(path: Rooted) -> None:
         shutil.rmtree(path)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in a folder and below it."""
+    for left in folder.rglob(".*.partial"):
+        remove(Rooted(left))
+
+
 def remove_empty(path: Rooted) -> None:
     """Remove a folder if it is empty."""
     if path.is_dir() and not any(path.iterdir()):

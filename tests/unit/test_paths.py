@@ -8,6 +8,7 @@ import pytest
 
 from bat_core.errors import InputError
 from bat_core.paths import (
+    Rooted,
     append_to,
     atomic_file,
     below,
@@ -19,6 +20,7 @@ from bat_core.paths import (
     open_lock,
     read_regular,
     remove,
+    remove_partial_files,
     write_atomically,
 )
 
@@ -226,3 +228,13 @@ def test_a_socket_is_no_file_to_read(folder, monkeypatch):
         bound.bind("x")
         with pytest.raises(InputError, match="is not a regular file"):
             read_regular(folder / "x")
+
+
+def test_files_that_killed_writers_left_are_removed_and_no_others(tmp_path):
+    (tmp_path / "below").mkdir()
+    with atomic_file(Rooted(tmp_path / "below" / "a.bin")):
+        (left,) = (tmp_path / "below").glob(".a.bin.*")
+        left.with_name(left.name.replace("a.bin", "b.bin")).touch()  # another writer's, which could not clean up
+    (tmp_path / "below" / ".kept").touch()
+    remove_partial_files(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "below").iterdir()) == [".kept", "a.bin"]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bat_core.data import Split
 from bat_core.errors import InputError
-from bat_core.paths import below, write_atomically
+from bat_core.paths import below, remove_partial_files, write_atomically
 from sweeps.engine.cli.app import resume_command
 from sweeps.engine.cli.config_file import FILE as CONFIG
 from sweeps.engine.cli.config_file import repeating_config
@@ -74,6 +74,7 @@ class Job(ABC, Generic[S]):
             self.folder.path, new=not self.options.resume, started=lambda: self.done() > 0, undo=lambda: None
         )
         with undone, sole_driver(self.folder.path, self.noun):
+            remove_partial_files(self.folder.path)
             with self._told_how_to_resume():
                 with progress(self.console, total=self.total(), done=self.done, doing=self.doing):
                     self.attack()

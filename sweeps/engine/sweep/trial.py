@@ -215,7 +215,13 @@ class _Writer:
         self.meter = UsageMeter(runtime.device)
 
     def start(self, state: TrainState | None, passed_over: Mapping[str, str]) -> None:
-        """Record the start of an attempt, and an epoch that has a checkpoint but no record line."""
+        """Record the start of an attempt, and an epoch that has a checkpoint but no record line.
+
+        What an attempt that was killed at its very end left is removed: this one may be stopped before it ends.
+        """
+        with contextlib.suppress(OSError):
+            for name in (MODEL, VERDICTS, VERIFIED, VERIFIED_SECOND):
+                remove(below(self.folder, name))
         device = self.runtime.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
         self.record.append(

@@ -61,6 +61,16 @@ def test_a_trial_leaves_records_verdicts_and_a_model(make_trial, digits, tmp_pat
     assert left == {"record.jsonl", "verdicts.parquet", "verified.parquet", "gallery.png", "model", ".lock"}
 
 
+def test_what_a_killed_attempt_left_at_its_end_is_gone_when_the_next_one_is_stopped(make_trial, digits, tmp_path):
+    trial = Trial(id="one", config=make_trial(epochs=2, verify=10))
+    run(trial, digits, tmp_path)
+    lines = (tmp_path / RECORD).read_bytes().splitlines(keepends=True)
+    (tmp_path / RECORD).write_bytes(b"".join(lines[:-1]))  # killed between its model and its last line
+    with pytest.raises(Killed):
+        run(trial, digits, tmp_path, killed_after=1)
+    assert not {"model", VERDICTS, VERIFIED} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_finished_trial_is_left_as_it_is(make_trial, digits, tmp_path):
     trial = Trial(id="one", config=make_trial(epochs=1))
     run(trial, digits, tmp_path)
