@@ -14,6 +14,7 @@ L2: Norm = "l2"
 NORMS: tuple[Norm, ...] = (LINF, L2)
 TITLES: dict[str, str] = {LINF: "L-inf", L2: "L2"}
 UNION = "union"  # of several threats: correct when clean and under every attack of each, example by example
+THREAT_TITLES: dict[str, str] = {**TITLES, UNION: "both norms at once"}
 LARGEST_L2 = 100.0  # no image set in use has a budget near it; a value in grey levels of 255 often exceeds it
 UNITS = 8  # a data set's usual budget is this many units in every norm, as in the paper's 8 pixels
 L2_BUDGETS = {  # usual L2 budgets; docs/threats.md says where each is from

@@ -7,10 +7,8 @@ driver's memory, open files and threads are noted. The seconds per trial are tho
 first part after the start and of the last. A run that exceeds its limit is stopped, as by Ctrl-C, and reported so far.
 """
 
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,11 +19,11 @@ from typing import Any
 import psutil
 from cyclopts import Parameter
 from support.common import command, machine, say, table, write_report
+from support.live_sweeps import live_sweep
 
 from sweeps.engine.sweep.folder import SweepFolder
 
 MIB = 2**20
-ROOT = Path(__file__).parents[1]
 
 
 @Parameter(name="*")
@@ -72,11 +70,9 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def _run(place: Path, options: Options) -> list[Sample]:
-    seeds = [str(seed) for seed in range(options.trials)]
-    said = [sys.executable, str(ROOT / "sweeps" / "eps_budget.py"), "--eps-x", "40/255", "--reference", "none"]
-    said += ["--train-size", "64", "--val-size", "8", "--test-size", "8", "--epochs", "1", "--steps", "1"]
-    said += ["--verify", "0", "--model", "small_cnn_8", "--seeds", *seeds, "--address", "local", "--output", "sweep"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db", "OMP_NUM_THREADS": "1"}
+    small = ("--train-size", "64", "--val-size", "8", "--test-size", "8", "--epochs", "1", "--steps", "1")
+    uri = f"sqlite:///{place}/mlflow.db"
+    said, environment = live_sweep(options.trials, uri, *small, "--model", "small_cnn_8")
     began = time.monotonic()
     process = subprocess.Popen(said, cwd=place, env=environment, stdout=subprocess.DEVNULL)
     driver, samples, stopped = psutil.Process(process.pid), [], False

@@ -7,7 +7,6 @@ logs to it. The figures are the time between the end of the last trial and that 
 runs of the server are finished and have their model.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,13 +18,13 @@ from typing import Any
 from cyclopts import Parameter
 from mlflow import MlflowClient
 from support.common import command, machine, say, write_report
+from support.live_sweeps import ROOT, live_sweep
 
 from sweeps.engine.sweep.folder import SweepFolder
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests' server and proxy
 
-from tests.integration.servers import Proxy, Server  # noqa: E402
+from tests.integration.servers import Proxy, Server
 
 
 @Parameter(name="*")
@@ -73,11 +72,8 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def _sweep(place: Path, uri: str, options: Options) -> None:
-    seeds = [str(seed) for seed in range(options.trials)]
-    said = [sys.executable, str(ROOT / "sweeps" / "eps_budget.py"), "--eps-x", "40/255", "--reference", "none"]
-    said += ["--epochs", str(options.epochs), "--model", "small_cnn_16", "--steps", "1", "20", "--verify", "0"]
-    said += ["--seeds", *seeds, "--address", "local", "--output", "sweep"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
+    small = ("--epochs", str(options.epochs), "--model", "small_cnn_16", "--steps", "1", "20")
+    said, environment = live_sweep(options.trials, uri, *small)
     subprocess.run(said, cwd=place, env=environment, stdout=subprocess.DEVNULL, check=True)
 
 

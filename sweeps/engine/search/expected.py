@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bat_core.stats import Z95
 from search_spaces.base import Space
 from search_spaces.encoding import Encoding
 from sweeps.engine.search.gaussian import Array, Posterior, fit
@@ -14,7 +15,6 @@ from sweeps.engine.search.results import Score, front, hypervolume
 FEWEST = 10  # trials from which a model is fitted
 MOST = 300  # trials that it is fitted to: those of the front, and others at random
 DRAWS = 1000
-Z95 = 1.96
 
 Interval = tuple[float, float]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bat_core.errors import InputError
-from bat_core.norms import UNION
+from bat_core.norms import THREAT_TITLES, UNION
 from bat_core.paths import below
 from bat_core.verdicts import Verdicts, robust_in_all
 from sweeps.engine.driver.session import SweepSession
@@ -16,7 +16,7 @@ from sweeps.engine.evaluation.run import run_evaluation
 from sweeps.engine.evaluation.summaries import Summary, read_summary
 from sweeps.engine.search.results import Robustness, Score
 from sweeps.engine.search.spec import Search
-from sweeps.engine.search.threats import TITLES_OF_THREATS, aims_beyond_own_norm
+from sweeps.engine.search.threats import aims_beyond_own_norm
 from sweeps.engine.sweep.records import VERDICTS
 from sweeps.engine.sweep.trial_threats import flags_by_norm, worst_status
 
@@ -120,5 +120,5 @@ def _union(places: Mapping[str, Path], trial_id: str, threats: Mapping[str, Robu
         raise InputError(
             f"{trial_id} was evaluated on different images in each norm: remove {list(places.values())}"
         ) from error
-    suites = [f"{one.suite} ({TITLES_OF_THREATS[norm]})" for norm, one in threats.items()]
+    suites = [f"{one.suite} ({THREAT_TITLES[norm]})" for norm, one in threats.items()]
     return Robustness(acc=float(robust.mean()), n=len(robust), suite=" and ".join(suites))

@@ -1,11 +1,11 @@
 """The part of a search's report on trials that are verified in two norms."""
 
-from bat_core.norms import UNION
+from bat_core.norms import THREAT_TITLES, UNION
 from sweeps.engine.cli.markdown import pipe_table
 from sweeps.engine.cli.text import percent, with_interval
 from sweeps.engine.search.results import Score
 from sweeps.engine.search.snapshot import Snapshot
-from sweeps.engine.search.threats import TITLES_OF_THREATS, budget_in_words
+from sweeps.engine.search.threats import budget_in_words
 
 SAID = (
     "Each norm, and both at once: an image counts there if it is correct and stays so under every attack in either"
@@ -22,7 +22,7 @@ def threats_of(snapshot: Snapshot) -> list[str]:
 
 def threat_columns(snapshot: Snapshot) -> list[str]:
     """The headings of the accuracies that `threat_accuracies` gives."""
-    return [f"robust in {TITLES_OF_THREATS[name]} (95 %)" for name in threats_of(snapshot)]
+    return [f"robust in {THREAT_TITLES[name]} (95 %)" for name in threats_of(snapshot)]
 
 
 def threat_accuracies(snapshot: Snapshot, one: Score) -> list[str]:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from bat_core.config import SecondThreat
 from bat_core.errors import InputError
-from bat_core.norms import L2, LINF, TITLES, UNION, Norm
+from bat_core.norms import LINF, THREAT_TITLES, TITLES, UNION, Norm
 from sweeps.engine.cli.threat import Threat
 from sweeps.engine.search.objectives import MEASURES, Objective, get_objective
 from sweeps.engine.search.spec import Search
 
 EXAMPLE = "--threat linf:8/255 l2:0.5"
-TITLES_OF_THREATS: dict[str, str] = {LINF: TITLES[LINF], L2: TITLES[L2], UNION: "both norms at once"}
 
 
 def parsed(texts: Sequence[str]) -> tuple[Threat, ...]:
@@ -94,7 +93,7 @@ def aims_in_words(objective: Objective) -> str:
 
 def shown_in_words(objective: Objective) -> str:
     """What follows "robust accuracy" where reports show one of several: " in L2"; empty for the trials' own norm."""
-    return f" in {TITLES_OF_THREATS[objective.shown]}" if objective.shown else ""
+    return f" in {THREAT_TITLES[objective.shown]}" if objective.shown else ""
 
 
 def plotted_note(objective: Objective) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from bat_core.norms import TITLES, UNION
+from bat_core.norms import THREAT_TITLES
 from bat_core.stats import wilson
 from bat_core.suites import is_verified
 from sweeps.engine.cli.markdown import escaped, harmless
@@ -16,7 +16,6 @@ from sweeps.engine.tracking.settings_table import Setting, best_of, in_markdown
 
 MOST_NAMED = 12
 LONGEST = 4500  # characters of a description: MLflow takes 5,000 in a tag
-_THREATS = {**TITLES, UNION: "both norms at once"}
 
 
 def picture(run_id: str, file: str) -> str:
@@ -65,7 +64,7 @@ def _result(result: Mapping[str, Any], eps: str) -> str:
 def _in_each_norm(result: Mapping[str, Any]) -> str:
     """What a trial that is verified in two norms reached in each, and in both at once; empty for others."""
     found = result.get("threats", {}).items()
-    said = (f"{_THREATS.get(name, escaped(name))} {percent(one['robust_acc'])}" for name, one in found)
+    said = (f"{THREAT_TITLES.get(name, escaped(name))} {percent(one['robust_acc'])}" for name, one in found)
     return f" Robust in {', '.join(said)}." if found else ""
 
 
@@ -118,7 +117,7 @@ def experiment_note(sweep: Sweep, trials: Sequence[Trial], report: Report | None
 
 def _threat_columns(sweep: Sweep, split: str) -> list[str]:
     """How to read the columns of each norm, and of the union, of a sweep that is verified in several."""
-    names = {robust_metric(split, verified=True, threat=threat): _THREATS[threat] for threat in sweep.threats}
+    names = {robust_metric(split, verified=True, threat=threat): THREAT_TITLES[threat] for threat in sweep.threats}
     return [f"* `{name}`: the share that stand in {title}" for name, title in names.items()]
 
 
