@@ -5,6 +5,7 @@ import io
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from matplotlib.layout_engine import LayoutEngine
 from bat_core.paths import below, write_atomically
 
 
-def new_figure(width: float, height: float, layout: LayoutEngine | None = None) -> Figure:
+def new_figure(width: float, height: float, layout: LayoutEngine | Literal["none"] | None = None) -> Figure:
     """A figure of that size in inches; by default its parts are laid out so that none overlap."""
     _wait_for_ipython()
     return Figure(figsize=(width, height), layout=layout or "constrained")
