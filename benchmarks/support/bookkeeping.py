@@ -39,7 +39,7 @@ def look(count: int) -> dict[str, float]:
         mirror.runs = SimpleNamespace(  # type: ignore[assignment]
             known_to_server=lambda: True, look_up=lambda: None, parent=lambda: parent, folder=made.folder
         )  # fmt: skip
-        stack.enter_context(patch.object(sync, "_RunSync"))
+        stack.enter_context(patch.object(sync, "TrialRun"))
         mirror.sync()
         return {"cpu": _least(mirror.sync)}
 

@@ -140,3 +140,9 @@ def test_a_section_that_fails_does_not_stop_the_others(script):
     report = script("gpu").main(["--sections", "speedrun", "references", *small.split()])
     assert "nonesuch" in report["sections"]["speedrun"]["failed"]
     assert "failed" not in report["sections"]["references"]
+
+
+def test_all_bookkeeping_that_growth_measures_runs(script):
+    bookkeeping = script("support.bookkeeping")
+    measured = {name: operation(3) for name, operation in (bookkeeping.TRIALS | bookkeeping.EPOCHS).items()}
+    assert all(found["cpu"] >= 0 for found in measured.values())

@@ -14,10 +14,12 @@ from matplotlib.layout_engine import LayoutEngine
 from bat_core.paths import below, write_atomically
 
 
-def new_figure(width: float, height: float, layout: LayoutEngine | Literal["none"] | None = None) -> Figure:
+def new_figure(
+    width: float, height: float, layout: LayoutEngine | Literal["constrained"] | None = "constrained"
+) -> Figure:
     """A figure of that size in inches; by default its parts are laid out so that none overlap."""
     _wait_for_ipython()
-    return Figure(figsize=(width, height), layout=layout or "constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

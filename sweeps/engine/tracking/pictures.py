@@ -50,7 +50,7 @@ def draw_curves(curves: Curves, *, robust: float, verified: bool, title: str) ->
     Args:
         robust: the worst case over all attacks, in [0, 1].  verified: whether a verifying suite stands behind it.
     """
-    figure = new_figure(6.4, 3.6, "none")
+    figure = new_figure(6.4, 3.6, layout=None)
     axes = figure.subplots(gridspec_kw={"left": LEFT, "right": RIGHT, "bottom": BOTTOM, "top": TOP})
     longest = 1
     for name, curve in curves.outcomes.items():
