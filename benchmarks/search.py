@@ -7,7 +7,7 @@ Each search runs as a bare loop in its own process. All trials have the same num
 (clean, verified robust) accuracy above (0, 0), on validation images, times 100 x 100. A second run reuses finished
 results.
 
-a  TPE compared with random search: hypervolume after all trials and after half of them
+a  TPE and auto compared with random search: hypervolume after all trials and after half of them
 b  successive halving compared with full trials: what it loses and what it saves
 c  the same search with objective PGD-20 and with the verified suite: both fronts under AutoAttack's standard suite
 d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
@@ -27,7 +27,9 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Parameter
+from scipy.stats import bootstrap, mannwhitneyu
 from support.common import command, machine, say, table, write_report, yes_or_no
 from support.search_contest import contest
 from support.search_kept import KeptRuns
@@ -39,7 +41,7 @@ from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
 
-TPE, RANDOM = Kind(name="tpe"), Kind(name="random", sampler="random")
+TPE, RANDOM, AUTO = Kind(name="tpe"), Kind(name="random", sampler="random"), Kind(name="auto", sampler="auto")
 PGD = Kind(name="pgd", objective="clean+pgd")
 WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 
@@ -115,7 +117,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
     halved = Kind(
         name="halving" if options.grace is None else f"halving{options.grace}", halving=True, grace=options.grace
     )
-    kinds = {"a": (TPE, RANDOM), "b": (TPE, halved), "c": (TPE, PGD)}
+    kinds = {"a": (RANDOM, TPE, AUTO), "b": (TPE, halved), "c": (TPE, PGD)}
     wanted = dict.fromkeys(kind for part in options.parts for kind in kinds.get(part, ()))
     outcomes = _searches(options, setting, tuple(wanted))
     for part in options.parts:
@@ -195,28 +197,41 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str, Any]:
-    """Part a: hypervolumes of TPE and random search."""
-    every, half = options.num_trials, options.num_trials // 2
+    """Part a: hypervolumes of the samplers, and their differences from random search with as many trials.
+
+    A difference is one of medians, with its 95 % bootstrap interval; p is that of a two-sided Mann-Whitney test.
+    """
+    counts = (options.num_trials // 2, options.num_trials)
     volumes = {
-        kind.name: {after: [1e4 * outcome.volume(after) for outcome in outcomes[kind]] for after in (half, every)}
-        for kind in (TPE, RANDOM)
+        kind.name: {after: [1e4 * outcome.volume(after) for outcome in outcomes[kind]] for after in counts}
+        for kind in (RANDOM, TPE, AUTO)
     }
-    bar = median(volumes["random"][every])
-    rows = [
-        [
-            f"{name}, {after} trials",
-            f"{median(values):.0f}",
-            f"{min(values):.0f}-{max(values):.0f}",
-            "" if name == "random" else f"{sum(value > bar for value in values)} of {len(values)}",
-            "" if name == "random" else yes_or_no(median(values) > bar),
-        ]
-        for name, by_count in volumes.items()
-        for after, values in by_count.items()
-    ]
-    over = f"above random's median of {bar:.0f}"
+    bar = median(volumes["random"][options.num_trials])
+    differences: dict[str, dict[int, dict[str, float]]] = {}
+    rows = []
+    for name, by_count in volumes.items():
+        for after, values in by_count.items():
+            row = [f"{name}, {after} trials", f"{median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
+            if name != "random":
+                one = _difference(values, volumes["random"][after])
+                differences.setdefault(name, {})[after] = one
+                row += [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
+            rows.append([*row, *[""] * (5 - len(row)), yes_or_no(median(values) >= bar)])
     title = f"a: hypervolume, {len(options.seeds)} searches each, n = {options.val_size} validation images"
-    table(title, ("search", "median", "least-most", f"searches {over}", f"median {over}"), rows)
-    return {"hypervolume": volumes, "bar": bar}
+    columns = ("search", "median", "least to most", "above random", "p", f"reaches random's {bar:.0f}")
+    table(title, columns, rows)
+    return {"hypervolume": volumes, "bar": bar, "above_random": differences}
+
+
+def _difference(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    if len(values) < 2:
+        return dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
+    found = bootstrap(
+        (values, others), lambda a, b, axis: np.median(a, axis=axis) - np.median(b, axis=axis),
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    difference, p = median(values) - median(others), mannwhitneyu(values, others).pvalue
+    return {"difference": difference, "low": float(found.low), "high": float(found.high), "p": float(p)}
 
 
 def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, Any]:
