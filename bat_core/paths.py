@@ -295,10 +295,11 @@ def remove(path: Rooted) -> None:
         shutil.rmtree(path)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in a folder and below it."""
+def remove_partial_files(folder: Path, *, but: str | None = None) -> None:
+    """Remove the temporary files that killed writers left in a folder and below it, except in its subfolder `but`."""
     for left in folder.rglob(".*.partial"):
-        remove(Rooted(left))
+        if left.relative_to(folder).parts[0] != but:
+            remove(Rooted(left))
 
 
 def remove_empty(path: Rooted) -> None:

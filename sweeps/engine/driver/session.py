@@ -11,6 +11,7 @@ import bat_core
 from bat_core.adapter.importing import allow, references
 from bat_core.config import TrialConfig, check_storable
 from bat_core.data import Dataset
+from bat_core.paths import remove_partial_files
 from bat_core.user_modules import changed_modules, source_digests
 from bat_core.workers import Workers
 from sweeps.engine.cli.app import command_line
@@ -22,7 +23,7 @@ from sweeps.engine.driver.preflight import check_machine, check_trial, check_use
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.storage.marks import mark_code, marked_code
 from sweeps.engine.storage.undo import undone_if_not_started
-from sweeps.engine.sweep.folder import SweepFolder
+from sweeps.engine.sweep.folder import TRIALS, SweepFolder
 from sweeps.engine.sweep.remote import hold_lease, open_sweep
 from sweeps.engine.sweep.spec import Sweep, Trial
 from sweeps.engine.tracking.background import BackgroundSync
@@ -87,6 +88,7 @@ class SweepSession:
         """
         noun = "search" if self.sweep.open else "sweep"
         with sole_driver(self.folder.path, noun), hold_lease(self.folder, self.console) as folder:
+            remove_partial_files(folder.path, but=TRIALS)  # where trials of a killed driver may still write
             yield replace(self, folder=folder, tracker=BackgroundSync(self.sweep, folder))
 
 
