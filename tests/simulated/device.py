@@ -32,6 +32,7 @@ READS = {  # the size or the value of their result is needed by the CPU
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 COPIES = {aten.copy_.default, aten._to_copy.default}
+OF_AUTOGRAD = {aten.scatter.src}  # torch 2.11 makes the zeros of a maximum's gradient where this device is not known
 FUSED_SGD = {aten._fused_sgd_.default}
 
 waits: Counter[str] = Counter()
@@ -105,6 +106,8 @@ def _check(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
             elif index is not None and not isinstance(index, OnGPU):
                 waits[f"{func} with positions on the CPU"] += 1
         tensors = [args[0], *args[2:3]]
+    elif func in OF_AUTOGRAD:
+        tensors = []
     elif func in COPIES:
         tensors = []  # `_Placement` counts those that change the device
         if func is aten.copy_.default and isinstance(args[0], OnGPU) != isinstance(args[1], OnGPU) and args[1].ndim:
