@@ -29,9 +29,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
-from scipy.stats import bootstrap, mannwhitneyu
+from scipy.stats import bootstrap
 from support.common import command, machine, say, table, write_report, yes_or_no
-from support.search_contest import contest
+from support.search_contest import contest, rank_test
 from support.search_kept import KeptRuns
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
@@ -230,8 +230,10 @@ def _difference(values: Sequence[float], others: Sequence[float]) -> dict[str, f
         (values, others), lambda a, b, axis: np.median(a, axis=axis) - np.median(b, axis=axis),
         method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    difference, p = median(values) - median(others), mannwhitneyu(values, others).pvalue
-    return {"difference": difference, "low": float(found.low), "high": float(found.high), "p": float(p)}
+    difference = median(values) - median(others)
+    return {
+        "difference": difference, "low": float(found.low), "high": float(found.high), "p": rank_test(values, others)
+    }  # fmt: skip
 
 
 def halving(whole: Sequence[Outcome], stopped: Sequence[Outcome]) -> dict[str, Any]:

@@ -70,15 +70,16 @@ def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any
             "trials_to_bar": int(reached[0]) + 1 if len(reached) else None,
             "clean_end": float(np.median([run.clean_end for run in mine])),
             "seconds_per_proposal": float(np.mean([run.seconds for run in mine])) / max(trials),
-            "p": {rival: {at: _p(mine, runs[rival], at) for at in trials}
+            "p": {rival: {at: rank_test([run.true[at - 1] for run in mine], [run.true[at - 1] for run in runs[rival]])
+                          for at in trials}
                   for rival in (BAR, RIVAL) if rival in runs and rival != name},
         }  # fmt: skip
     return found
 
 
-def _p(mine: Sequence[Run], rival: Sequence[Run], at: int) -> float:
-    """p of the two-sided Mann-Whitney test of the true hypervolumes after `at` trials."""
-    return float(mannwhitneyu([run.true[at - 1] for run in mine], [run.true[at - 1] for run in rival]).pvalue)
+def rank_test(values: Sequence[float], others: Sequence[float]) -> float:
+    """p of the two-sided Mann-Whitney test. Where all values are equal, scipy's later versions say nothing; it is 1."""
+    return 1.0 if len({*values, *others}) == 1 else float(mannwhitneyu(values, others).pvalue)
 
 
 def _print(
