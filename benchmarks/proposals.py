@@ -1,7 +1,7 @@
 """Does a search's proposal cost the same at the end of thousands of trials as at the beginning?
 
-python benchmarks/proposals.py                                   # 2,000 proposals of each sampler; CPU time, one thread
-python benchmarks/proposals.py --samplers auto --count 500
+OMP_NUM_THREADS=1 python benchmarks/proposals.py    # 2,000 proposals of each sampler; CPU time
+OMP_NUM_THREADS=1 python benchmarks/proposals.py --samplers auto --count 500
 
 A search proposes, and each trial ends at once with made accuracies: nothing is trained. A proposal's cost is the CPU
 time of the search's looks at its clock and front, of the proposal, and of telling the study how the trial ended.
