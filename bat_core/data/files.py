@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +105,7 @@ class ImageFiles:
             num_workers=workers,
             prefetch_factor=max(PREFETCH // (CHUNK * workers), 2) if workers else None,
             generator=torch.Generator(),  # keeps the loader from advancing torch's global generator
+            worker_init_fn=_end_with_parent,
         )
         decoded = iter(loader)
         try:
@@ -144,6 +147,22 @@ class ImageFiles:
         if self.channels == 1 and image.mode != "L":
             raise InputError(f"{path} is in colour and the other images are grey: convert it or remove it")
         return image.convert("RGB") if self.channels == 3 else image
+
+
+def _end_with_parent(worker: int) -> None:  # noqa: ARG001
+    """End this worker process of a loader as soon as the process that started it is gone.
+
+    torch's own check compares with the parent that it finds when the loop begins: if that process was killed before,
+    the worker would stay for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 class _Chunks(Dataset[Tensor | InputError]):

@@ -1,5 +1,7 @@
 """Models trained on JPEGs in files: by two processes, and by one that is killed while its loaders work."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -128,3 +130,34 @@ def test_a_trial_that_is_killed_among_its_loaders_goes_on_bit_for_bit(
     one, other = (tmp_path / name / "model" / "model.safetensors" for name in ("killed", "undisturbed"))
     assert one.read_bytes() == other.read_bytes()
     psutil.wait_procs(loaders)
+
+
+ORPHANS = """
+import os
+import signal
+import sys
+from pathlib import Path
+import torch
+from torch.utils.data._utils import worker
+from tests.integration.test_streaming import load
+
+class Late(worker.ManagerWatchdog):
+    def __init__(self):
+        Path(sys.argv[2]).write_text(str(os.getpid()))
+        parent = os.getppid()
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            pass
+        super().__init__()
+
+worker.ManagerWatchdog = Late
+images = load(Path(sys.argv[1]), 1).train.images
+next(images.batches([torch.arange(16), torch.arange(16, 32)]))
+"""
+
+
+def test_a_loaders_process_ends_if_its_parent_was_killed_before_it_looked_for_it(folder: Path, tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", ORPHANS, str(folder), str(tmp_path / "pid")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int((tmp_path / "pid").read_text())).wait(60)
