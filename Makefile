@@ -4,7 +4,8 @@
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --quiet
 # As many test processes as cores, at most four; a file's tests, which share clusters and sweeps, stay in one process.
-PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+PROCESSES := -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(RUN) pytest $(PROCESSES)
 
 .PHONY: figure-1 test test-all matrix lint types docs check environment clean
 
@@ -18,7 +19,7 @@ test-all: environment
 	$(PYTEST) --durations=20
 
 matrix: $(UV)
-	UV=$(UV) tests/matrix.sh
+	UV=$(UV) tests/matrix.sh $(PROCESSES) -m "not slow"
 
 lint: environment
 	$(RUN) ruff check .

@@ -7,6 +7,7 @@ Reading opens regular files of a bounded size: a FIFO would block, and a sparse 
 
 import errno
 import fcntl
+import fnmatch
 import io
 import os
 import re
@@ -297,9 +298,11 @@ def remove(path: Rooted) -> None:
 
 def remove_partial_files(folder: Path, *, but: str | None = None) -> None:
     """Remove the temporary files that killed writers left in a folder and below it, except in its subfolder `but`."""
-    for left in folder.rglob(".*.partial"):
-        if left.relative_to(folder).parts[0] != but:
-            remove(Rooted(left))
+    for place, folders, files in os.walk(folder):
+        if but in folders and Path(place) == folder:
+            folders.remove(but)  # it is not even listed: it may hold thousands of trials
+        for name in fnmatch.filter([*folders, *files], ".*.partial"):
+            remove(Rooted(Path(place, name)))
 
 
 def remove_empty(path: Rooted) -> None:

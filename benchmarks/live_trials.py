@@ -1,6 +1,6 @@
 """A live sweep of many minimal trials: does a trial cost the same at the end as at the beginning?
 
-python benchmarks/live_trials.py --trials 1000 --limit 3600     # about 10 minutes on 2 idle cores
+python benchmarks/live_trials.py --trials 1000 --limit 3600     # 3 to 10 minutes on 2 idle cores
 
 Trials of one epoch on 64 digits run under Ray Tune and are mirrored to MLflow, as those of any sweep. Once a second the
 driver's CPU time, memory, open files and threads are noted. The seconds per trial, and the driver's CPU seconds, are

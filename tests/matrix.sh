@@ -2,7 +2,7 @@
 # The quick tests on every Python that the project supports, with the newest packages that it allows and with the oldest.
 # What fails is named at the end. Environments are made in a folder that is removed again; nothing here knows of a CI.
 #
-#   tests/matrix.sh [PYTEST ARGUMENT...]        default: as make test
+#   tests/matrix.sh [PYTEST ARGUMENT...]        default: -m "not slow"
 #   PYTHONS="3.11 3.13" RESOLUTIONS=lowest-direct tests/matrix.sh tests/unit
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ uv=${UV:-uv}
 read -ra pythons <<< "${PYTHONS:-3.11 3.12 3.13}"
 read -ra resolutions <<< "${RESOLUTIONS:-highest lowest-direct}"
 if [ $# = 0 ]; then
-  set -- -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+  set -- -m "not slow"
 fi
 if command -v pyenv > /dev/null; then
   PYENV_VERSION=$(pyenv versions --bare | paste -sd:) # its python3.x are there, but answer for the chosen ones alone

@@ -107,7 +107,7 @@ def _check(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
                 waits[f"{func} with positions on the CPU"] += 1
         tensors = [args[0], *args[2:3]]
     elif func in OF_AUTOGRAD:
-        tensors = []
+        tensors = [*args[2:]]  # positions and values
     elif func in COPIES:
         tensors = []  # `_Placement` counts those that change the device
         if func is aten.copy_.default and isinstance(args[0], OnGPU) != isinstance(args[1], OnGPU) and args[1].ndim:

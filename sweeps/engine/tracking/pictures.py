@@ -45,7 +45,7 @@ def save_curves(curves: Curves, folder: Path, *, robust: float, verified: bool, 
 def draw_curves(curves: Curves, *, robust: float, verified: bool, title: str) -> Figure:
     """Accuracy by attack steps, and the worst case as a line.
 
-    There is a picture for every trial. Margins and ticks are fixed, for finding them takes most of the time of drawing.
+    There is a picture for every trial. Margins and ticks are fixed: finding them took most of the time of drawing.
 
     Args:
         robust: the worst case over all attacks, in [0, 1].  verified: whether a verifying suite stands behind it.
