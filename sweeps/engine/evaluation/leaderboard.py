@@ -24,7 +24,16 @@ from sweeps.engine.evaluation.leaderboard_corruptions import (
     under_corruptions,
 )
 from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol, tracked
-from sweeps.engine.pages.document import ROBUST_COLUMNS, Cell, Page, Section, Table, render, robust_cells
+from sweeps.engine.pages.document import (
+    ROBUST_COLUMNS,
+    UNVERIFIED_COLUMNS,
+    Cell,
+    Page,
+    Section,
+    Table,
+    render,
+    robust_cells,
+)
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
 MORE = ("recipe", "trained at", "seed", "training", "network", "training data", "folder")
@@ -137,7 +146,7 @@ def as_page(entries: Sequence[Entry], corrupted: Sequence[UnderCorruptions] = ()
             columns=[*COLUMNS, *MORE],
             rows=[_row(one) for one in members],
             note=" ".join([NOTE, *protocol(members)]),
-        )
+        ).without_empty(UNVERIFIED_COLUMNS)
         for group, members in groups.items()
     ]
     return render(

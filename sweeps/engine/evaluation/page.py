@@ -19,6 +19,7 @@ from sweeps.engine.pages.charts import Accuracies, Chart, accuracies_chart
 from sweeps.engine.pages.classes import Judged, class_sections
 from sweeps.engine.pages.document import (
     ROBUST_COLUMNS,
+    UNVERIFIED_COLUMNS,
     Cell,
     Commands,
     Facts,
@@ -147,7 +148,8 @@ def _leaderboard(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
         "The share of images that are correct against every attack, with 95 % Wilson intervals. Not verified: stronger"
         f" attacks can only lower it. {exactness(evaluation.attacks())}"
     )
-    return Table(heading="Leaderboard", columns=columns, rows=rows, note=note)
+    table = Table(heading="Leaderboard", columns=columns, rows=rows, note=note)
+    return table.without_empty(UNVERIFIED_COLUMNS)
 
 
 def _attacks(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:

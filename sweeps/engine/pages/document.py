@@ -4,7 +4,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import jinja2
@@ -18,7 +18,8 @@ from sweeps.engine.cli.text import percent, percent_range
 from sweeps.engine.pages.charts import Chart
 
 PAGE = "report.html"
-ROBUST_COLUMNS = ("robust, verified", "95 %", "not verified", "95 % of it")
+UNVERIFIED_COLUMNS = ("not verified", "95 % of it")
+ROBUST_COLUMNS = ("robust, verified", "95 %", *UNVERIFIED_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     note: str = ""
+
+    def without_empty(self, names: Sequence[str]) -> "Table":
+        """The table without those of the named columns that have no value in any row."""
+        kept = [
+            at for at, name in enumerate(self.columns)
+            if name not in names or any(row[at] != Cell("-") for row in self.rows)
+        ]  # fmt: skip
+        rows = [[row[at] for at in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[at] for at in kept], rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from sweeps.engine.pages.classes import Judged, class_sections
 from sweeps.engine.pages.document import (
     PAGE,
     ROBUST_COLUMNS,
+    UNVERIFIED_COLUMNS,
     Cell,
     Commands,
     Facts,
@@ -126,7 +127,7 @@ class _Board:
                 " other numbers are in a column of their own: stronger attacks can only lower them. 95 %: Wilson"
                 " intervals over test images, which say nothing of the spread over seeds."
             ),
-        )
+        ).without_empty(UNVERIFIED_COLUMNS)
 
     def _row(self, trial: Trial, status: TrialStatus, result: dict[str, Any] | None) -> list[Cell | str]:
         pixels = self.sweep.budget_in_pixels(trial)

@@ -108,3 +108,12 @@ def test_axes_hold_all_values_in_order():
     assert (steps.share(1), steps.share(100), steps.share(10)) == (0, 1, pytest.approx(0.5))
     assert percent_axis("one", [0.0]).share(0.0) == 0
     assert steps_axis("one", [7]).share(7) == 0
+
+
+def test_only_named_columns_without_a_value_are_left_out():
+    rows = [[Cell("a"), Cell("-"), Cell("-"), "-"], [Cell("b"), Cell("-"), Cell("3", 3.0), "-"]]
+    table = Table(heading="t", columns=["name", "kept", "filled", "words"], rows=rows)
+    assert table.without_empty(["filled", "words"]).columns == ["name", "kept", "filled", "words"]
+    shorter = table.without_empty(["kept", "filled"])
+    assert shorter.columns == ["name", "filled", "words"]
+    assert shorter.rows == [[Cell("a"), Cell("-"), "-"], [Cell("b"), Cell("3", 3.0), "-"]]
