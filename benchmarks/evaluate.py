@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ from bat_core.verdicts import Verdicts
 BF16_STEPS = 50  # attack steps in part c
 BF16_POINTS = 0.2  # tolerated difference of accuracies in part c, in percentage points
 TIMED_STEPS = 20  # attack steps in part d
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+OURS = {"float32": "ours", "bfloat16": "ours in bfloat16"}
 
 
 @Parameter(name="*")
@@ -71,6 +73,8 @@ class Options(Training):
     """Turns per batch."""
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = FIGURE_1_STEPS
     """Steps of the curves in part a."""
+    precisions: Annotated[tuple[Literal["float32", "bfloat16"], ...], Parameter(consume_multiple=True)] = PRECISIONS
+    """Precisions of our searches in part a. bfloat16 is slow on processors that do not compute in it."""
     suites: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("quick", "paper+quick")
     """Suites of part b."""
     verifying: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("fast", "quick", "standard")
@@ -115,20 +119,23 @@ def _warm_up(bench: BenchSetup) -> None:
 
 
 def curves(bench: BenchSetup, options: Options) -> Report:
-    """Part a: PGD at several numbers of steps, from one trajectory or with one attack per number."""
+    """Part a: PGD at several numbers of steps, from one trajectory or with one attack per number.
+
+    Each contender gets all images, in batches of --batch-size: ours as `evaluate` divides them, the others in a loop.
+    """
     losses, counts = ("ce", "cw"), options.steps
     contenders: dict[str, Callable[[Split], Flags]] = {}
     for loss in losses:
-        for name, precision in (("ours", "float32"), ("ours in bfloat16", "bfloat16")):
-            contenders[f"{name} {loss}"] = _our_curve(bench, loss, counts, precision)
-        contenders[f"foolbox {loss}"] = _each(bench, partial(foolbox_pgd, loss=loss), counts)
-        contenders[f"foolbox frozen {loss}"] = _each(bench, partial(foolbox_pgd, loss=loss, freeze=True), counts)
+        for precision in options.precisions:
+            contenders[f"{OURS[precision]} {loss}"] = _our_curve(bench, loss, options, precision)
+        contenders[f"foolbox {loss}"] = _each(bench, partial(foolbox_pgd, loss=loss), options)
+        contenders[f"foolbox frozen {loss}"] = _each(bench, partial(foolbox_pgd, loss=loss, freeze=True), options)
     rivals = {"foolbox": losses, "foolbox frozen": losses}
     if torchattacks():
-        contenders["torchattacks ce"] = _each(bench, _torchattacks_correct, counts)
+        contenders["torchattacks ce"] = _each(bench, _torchattacks_correct, options)
         rivals["torchattacks"] = ("ce",)
-    measured = bench.run(contenders)
-    final = {name: np.concatenate(parts) for name, parts in measured.results.items()}
+    measured = bench.run(contenders, (bench.images.whole(),))
+    final = {name: found for name, (found,) in measured.results.items()}
     comparisons = [
         Comparison(
             what=f"{'CE + CW' if len(shared) > 1 else 'CE alone'}, {mine} vs {rival}",
@@ -138,7 +145,7 @@ def curves(bench: BenchSetup, options: Options) -> Report:
             accuracy=_apart([(final[f"{mine} {loss}"], final[f"{rival} {loss}"]) for loss in shared]),
         )
         for rival, shared in rivals.items()
-        for mine in ("ours", "ours in bfloat16")
+        for mine in (OURS[precision] for precision in options.precisions)
     ]
     accuracies = {name: one.mean(axis=0).tolist() for name, one in final.items()}
     title = (
@@ -148,18 +155,23 @@ def curves(bench: BenchSetup, options: Options) -> Report:
     return Report(title, comparisons, measured.seconds, {"accuracies": accuracies})
 
 
-def _our_curve(bench: BenchSetup, loss: str, counts: tuple[int, ...], precision: str) -> Callable[[Split], Flags]:
-    judged = bench.evaluation(AttackConfig(**bench.budget, steps=counts, losses=(loss,)), precision)
+def _our_curve(bench: BenchSetup, loss: str, options: Options, precision: str) -> Callable[[Split], Flags]:
+    attack = AttackConfig(**bench.budget, steps=options.steps, losses=(loss,))
+    judged = bench.evaluation(attack, precision, batch_size=options.batch_size)
     return lambda block: judged(block).outcomes[loss].final
 
 
-def _each(bench: BenchSetup, attack: Callable[..., Tensor], counts: tuple[int, ...]) -> Callable[[Split], Flags]:
-    """One attack per number of steps: (B, len(counts))."""
+def _each(bench: BenchSetup, attack: Callable[..., Tensor], options: Options) -> Callable[[Split], Flags]:
+    """One attack per number of steps, on one batch after another: (N, len(--steps))."""
+
+    def one_batch(batch: Split) -> Tensor:
+        x, y = bench.unit(batch)
+        correct = [attack(bench.model, x, y, **bench.budget, num_steps=count) for count in options.steps]
+        return torch.stack(correct, dim=1)
 
     def run(block: Split) -> Flags:
-        x, y = bench.unit(block)
-        correct = [attack(bench.model, x, y, **bench.budget, num_steps=count) for count in counts]
-        return torch.stack(correct, dim=1).cpu().numpy()
+        batches = torch.arange(len(block)).split(options.batch_size)
+        return torch.cat([one_batch(block.take(batch)) for batch in batches]).cpu().numpy()
 
     return run
 

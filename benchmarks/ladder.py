@@ -5,8 +5,9 @@ python benchmarks/ladder.py --sets cifar10 --cifar10 DIR --cache outputs/ladder 
 python benchmarks/ladder.py --sets given --models MODEL... --dataset cifar10 --data-dir DIR --eps 2/255 --output ...
 python benchmarks/ladder.py --table --output benchmarks/results/ladder.json
 
-Sets of models: recipes (every recipe on digits), masked (every kind of `masking.py` on digits), cifar10 (a reduced
-CIFAR-10), given (--models, as `sweeps/evaluate.py` takes them). Each model's result is added to --output as soon as
+Sets of models: recipes (every recipe on digits), masked (every kind of `masking.py` on digits), cifar10 (every recipe
+on a part of CIFAR-10), deep (a narrow pre-activation ResNet-18 there, by three recipes), given (--models, as
+`sweeps/evaluate.py` takes them). Each model's result is added to --output as soon as
 it is known, and a model that is there is not measured again. --table prints the table of docs/evaluation.md.
 
 The suites take turns on each block of images, each turn starting with another suite. Time is this process's CPU time.
@@ -38,8 +39,9 @@ from sweeps.engine.cli.options import Amount
 from sweeps.engine.evaluation.model_sources import find_models
 
 SUITES = ("fast", "quick", "standard")
-SETS = ("recipes", "masked", "cifar10", "given")
-CIFAR10_RECIPES = ("Madry", "R-MC-LA", "TRADES")
+SETS = ("recipes", "masked", "cifar10", "deep", "given")
+DEEP, DEEP_RECIPES = "preact_resnet18_8", ("Madry", "R-MC-LA", "TRADES")
+SAME = {"BAT"}  # names of recipes that train the model of another name
 SEED = 31  # of training; no model of this seed was seen when the ladder was made
 
 
@@ -59,7 +61,7 @@ class Options:
     data_dir: Path | None = None
     """Their folder."""
     cifar10: Path | None = None
-    """Folder of CIFAR-10, for the set cifar10."""
+    """Folder of CIFAR-10, for the sets cifar10 and deep."""
     eps: Amount | None = None
     """Budget of the set given. Default: 8 pixels of the data set."""
     n: int | None = None
@@ -120,9 +122,12 @@ def cases(options: Options) -> Iterator[Case]:
             yield from _recipes(digits, options)
         if "masked" in options.sets:
             yield from (_masked(digits, kind, options) for kind in KINDS)
-    if "cifar10" in options.sets:
-        small = load_dataset("cifar10", options.cifar10, train_size=SCALES["cifar10"].train_size)
-        yield from (_trained(small, recipe, "cifar10", options, {}) for recipe in CIFAR10_RECIPES)
+    if {"cifar10", "deep"} & set(options.sets):
+        part = load_dataset("cifar10", options.cifar10, train_size=SCALES["cifar10"].train_size)
+        if "cifar10" in options.sets:
+            yield from (_trained(part, recipe, "cifar10", options, {}) for recipe in _recipe_names())
+        if "deep" in options.sets:
+            yield from (_trained(part, recipe, "deep", options, {"model": DEEP}) for recipe in DEEP_RECIPES)
     if "given" in options.sets:
         dataset = load_dataset(options.dataset, options.data_dir)
         eps = options.eps or 8 * dataset.pixel
@@ -139,16 +144,20 @@ def cases(options: Options) -> Iterator[Case]:
 
 def _recipes(digits: Dataset, options: Options) -> Iterator[Case]:
     settings = {"model": options.network}
-    for recipe in recipe_names():
+    for recipe in _recipe_names():
         yield _trained(digits, recipe, "recipes", options, settings)
+
+
+def _recipe_names() -> list[str]:
+    return [name for name in recipe_names() if name not in SAME]
 
 
 def _trained(dataset: Dataset, recipe: str, group: str, options: Options, settings: Mapping[str, Any]) -> Case:
     config = replace(trial(dataset, "Madry", SEED), **settings)
     params = {"eps": config.attack.eps} if "eps" in recipe_params(recipe) else {}
     config = replace(config, recipe=RecipeConfig(name=recipe, params=params))
-    if group == "recipes":
-        config = replace(config, train=replace(config.train, epochs=options.epochs))
+    train = replace(config.train, precision="float32")  # much faster where the processor does not compute in bfloat16
+    config = replace(config, train=replace(train, epochs=options.epochs) if group == "recipes" else train)
     return Case(
         name=recipe,
         group=group,

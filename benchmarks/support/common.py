@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,8 @@ class Training:
     """Passes over the training images."""
     train_size: int = 10_000
     """Number of training images, or all if there are fewer."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the training. bfloat16 is faster on processors that compute in it, and much slower on others."""
 
     def trained(self, dataset: Dataset, recipe: str) -> Path:
         """The folder of a model trained with `recipe` at 8 pixels."""
@@ -91,7 +93,7 @@ class Training:
             data=DataConfig(name=dataset.name, train_size=len(train)),
             model=self.network,
             recipe=RecipeConfig(name=recipe, params=params),
-            train=TrainConfig(epochs=self.epochs, lr=0.2, precision="bfloat16"),
+            train=TrainConfig(epochs=self.epochs, lr=0.2, precision=self.precision),
             attack=AttackConfig(eps=eps, step_size=STEP_PIXELS * dataset.pixel),
         )
         folder = self.cache / f"{dataset.name}-{config.hash}"

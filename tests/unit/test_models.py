@@ -80,6 +80,14 @@ def test_preact_resnet18_has_the_published_11_17_million():
     assert size("preact_resnet18") == without_last_norm + last_norm
 
 
+def test_a_narrow_preact_resnet18_has_a_quarter_of_every_width():
+    def channels(name):
+        return [module.out_channels for module in build(name).modules() if isinstance(module, nn.Conv2d)]
+
+    assert [4 * width for width in channels("preact_resnet18_16")] == channels("preact_resnet18")
+    assert channels("preact_resnet18_64") == channels("preact_resnet18")
+
+
 def test_a_wide_resnet_is_the_authors():
     model = build("wrn_10_2")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -119,6 +127,7 @@ def test_a_group_norm_model_knows_nothing_of_its_batch():
             (3, 28, 28),
             "model 'preact_resnet18' needs a height and width that are multiples of 8, not 28x28",
         ),
+        ("preact_resnet18_0", (3, 32, 32), "model 'preact_resnet18': width must be at least 1"),
         ("small_cnn_0", (1, 8, 8), "width must be at least 1"),
         ("small_cnn_gn_12", (1, 8, 8), "model 'small_cnn_gn_12': width must be a multiple of 8"),
         ("small_cn", (1, 8, 8), "unknown model 'small_cn'; did you mean 'small_cnn'.* wrn_<depth>_<width>"),
