@@ -6,7 +6,7 @@ python benchmarks/ladder.py --sets given --models MODEL... --dataset cifar10 --d
 python benchmarks/ladder.py --table --output benchmarks/results/ladder.json
 
 Sets of models: recipes (every recipe on digits), masked (every kind of `masking.py` on digits), cifar10 (every recipe
-on a part of CIFAR-10), deep (a narrow pre-activation ResNet-18 there, by three recipes), given (--models, as
+on a part of CIFAR-10), deep (a narrow pre-activation ResNet-18 there, by two recipes), given (--models, as
 `sweeps/evaluate.py` takes them). Each model's result is added to --output as soon as
 it is known, and a model that is there is not measured again. --table prints the table of docs/evaluation.md.
 
@@ -40,7 +40,8 @@ from sweeps.engine.evaluation.model_sources import find_models
 
 SUITES = ("fast", "quick", "standard")
 SETS = ("recipes", "masked", "cifar10", "deep", "given")
-DEEP, DEEP_RECIPES = "preact_resnet18_8", ("Madry", "R-MC-LA", "TRADES")
+CIFAR10_NETWORK = "small_cnn_8"
+DEEP, DEEP_RECIPES = "preact_resnet18_8", ("Fast-AT", "R-MC-LA")
 SAME = {"BAT"}  # names of recipes that train the model of another name
 SEED = 31  # of training; no model of this seed was seen when the ladder was made
 
@@ -125,7 +126,9 @@ def cases(options: Options) -> Iterator[Case]:
     if {"cifar10", "deep"} & set(options.sets):
         part = load_dataset("cifar10", options.cifar10, train_size=SCALES["cifar10"].train_size)
         if "cifar10" in options.sets:
-            yield from (_trained(part, recipe, "cifar10", options, {}) for recipe in _recipe_names())
+            yield from (
+                _trained(part, recipe, "cifar10", options, {"model": CIFAR10_NETWORK}) for recipe in _recipe_names()
+            )
         if "deep" in options.sets:
             yield from (_trained(part, recipe, "deep", options, {"model": DEEP}) for recipe in DEEP_RECIPES)
     if "given" in options.sets:

@@ -7,7 +7,7 @@ Each search runs as a bare loop in its own process. All trials have the same num
 (clean, verified robust) accuracy above (0, 0), on validation images, times 100 x 100. A second run reuses finished
 results.
 
-a  TPE and auto compared with random search: hypervolume after all trials and after half of them
+a  samplers compared with random search: hypervolume after all trials and after half of them
 b  successive halving compared with full trials: what it loses and what it saves
 c  the same search with objective PGD-20 and with the verified suite: both fronts under AutoAttack's standard suite
 d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
@@ -31,7 +31,7 @@ import numpy as np
 from cyclopts import Parameter
 from scipy.stats import bootstrap
 from support.common import command, machine, say, table, write_report, yes_or_no
-from support.search_contest import contest, rank_test
+from support.search_contest import BAR, contest, rank_test
 from support.search_kept import KeptRuns
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
@@ -41,7 +41,7 @@ from support.searches import Kind, Outcome, Setting, run
 
 from bat_core.errors import InputError
 
-TPE, RANDOM, AUTO = Kind(name="tpe"), Kind(name="random", sampler="random"), Kind(name="auto", sampler="auto")
+TPE = Kind(name="tpe")
 PGD = Kind(name="pgd", objective="clean+pgd")
 WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 
@@ -87,7 +87,8 @@ class Options:
     problems: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gp", "forest", "analytic")
     """Part surrogate: the problems, gp, forest, analytic and budget (gp at a smaller evaluation budget)."""
     contenders: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("random", "tpe", "auto")
-    """Part surrogate: the samplers to compare with random. auto+NAME starts from a search on problem NAME."""
+    """Parts a and surrogate: the samplers to compare with random. In part surrogate, auto+NAME starts from a search on
+    problem NAME."""
     searches: int = 50
     """Part surrogate: searches of each contender."""
     counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (10, 20, 40, 80)
@@ -117,13 +118,14 @@ def main(options: Options = Options()) -> dict[str, Any]:
     halved = Kind(
         name="halving" if options.grace is None else f"halving{options.grace}", halving=True, grace=options.grace
     )
-    kinds = {"a": (RANDOM, TPE, AUTO), "b": (TPE, halved), "c": (TPE, PGD)}
+    by_sampler = tuple(Kind(name=name, sampler=name) for name in dict.fromkeys((BAR, *options.contenders)))
+    kinds = {"a": by_sampler, "b": (TPE, halved), "c": (TPE, PGD)}
     wanted = dict.fromkeys(kind for part in options.parts for kind in kinds.get(part, ()))
     outcomes = _searches(options, setting, tuple(wanted))
     for part in options.parts:
         say(f"part {part}")
         if part == "a":
-            report["parts"][part] = samplers(outcomes, options)
+            report["parts"][part] = samplers({kind.name: outcomes[kind] for kind in by_sampler}, options)
         elif part == "surrogate":
             report["parts"][part] = surrogate(options, report)
         elif part == "replay":
@@ -196,24 +198,24 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def samplers(outcomes: dict[Kind, list[Outcome]], options: Options) -> dict[str, Any]:
+def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, Any]:
     """Part a: hypervolumes of the samplers, and their differences from random search with as many trials.
 
     A difference is one of medians, with its 95 % bootstrap interval; p is that of a two-sided Mann-Whitney test.
     """
     counts = (options.num_trials // 2, options.num_trials)
     volumes = {
-        kind.name: {after: [1e4 * outcome.volume(after) for outcome in outcomes[kind]] for after in counts}
-        for kind in (RANDOM, TPE, AUTO)
+        name: {after: [1e4 * outcome.volume(after) for outcome in searches] for after in counts}
+        for name, searches in outcomes.items()
     }
-    bar = median(volumes["random"][options.num_trials])
+    bar = median(volumes[BAR][options.num_trials])
     differences: dict[str, dict[int, dict[str, float]]] = {}
     rows = []
     for name, by_count in volumes.items():
         for after, values in by_count.items():
             row = [f"{name}, {after} trials", f"{median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
-            if name != "random":
-                one = _difference(values, volumes["random"][after])
+            if name != BAR:
+                one = _difference(values, volumes[BAR][after])
                 differences.setdefault(name, {})[after] = one
                 row += [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
             rows.append([*row, *[""] * (5 - len(row)), yes_or_no(median(values) >= bar)])
