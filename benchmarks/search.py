@@ -19,6 +19,7 @@ replay  successive halving and the bound before verification, as the search has 
    time in another order and with another part of them; hypervolumes are those of the recorded numbers
 """
 
+import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +44,7 @@ from bat_core.errors import InputError
 
 TPE = Kind(name="tpe")
 PGD = Kind(name="pgd", objective="clean+pgd")
+SAME_TRIALS = ("dataset", "model", "epochs", "train_size", "val_size", "num_trials")
 WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 
 
@@ -95,6 +97,8 @@ class Options:
     """Part surrogate: numbers of trials after which searches are compared."""
     workers: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 8, 64)
     """Part surrogate: numbers of concurrent trials."""
+    earlier: Path | None = None
+    """Part a: an --output of the same trials with other seeds, whose searches are added."""
     output: Path | None = None
     """JSON file for all measurements."""
     figure: Path | None = None
@@ -205,9 +209,11 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
     """
     counts = (options.num_trials // 2, options.num_trials)
     volumes = {
-        name: {after: [1e4 * outcome.volume(after) for outcome in searches] for after in counts}
-        for name, searches in outcomes.items()
+        name: {after: [1e4 * outcome.volume(after) for outcome in each] for after in counts}
+        for name, each in outcomes.items()
     }
+    if options.earlier is not None:
+        _add(volumes, options.earlier, options)
     bar = median(volumes[BAR][options.num_trials])
     differences: dict[str, dict[int, dict[str, float]]] = {}
     rows = []
@@ -219,10 +225,22 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
                 differences.setdefault(name, {})[after] = one
                 row += [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
             rows.append([*row, *[""] * (5 - len(row)), yes_or_no(median(values) >= bar)])
-    title = f"a: hypervolume, {len(options.seeds)} searches each, n = {options.val_size} validation images"
+    searches = len(volumes[BAR][options.num_trials])
+    title = f"a: hypervolume, {searches} searches each, n = {options.val_size} validation images"
     columns = ("search", "median", "least to most", "above random", "p", f"reaches random's {bar:.0f}")
     table(title, columns, rows)
     return {"hypervolume": volumes, "bar": bar, "above_random": differences}
+
+
+def _add(volumes: dict[str, dict[int, list[float]]], path: Path, options: Options) -> None:
+    """Put an earlier report's hypervolumes before those of this run."""
+    report = json.loads(path.read_text())
+    differs = [name for name in SAME_TRIALS if report["options"][name] != getattr(options, name)]
+    if differs or set(report["options"]["seeds"]) & set(options.seeds):
+        raise InputError(f"--earlier {str(path)!r} must differ in its seeds, and in nothing else: {differs or 'seeds'}")
+    for name, by_count in volumes.items():
+        for after in by_count:
+            by_count[after] = [*report["parts"]["a"]["hypervolume"][name][str(after)], *by_count[after]]
 
 
 def _difference(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
