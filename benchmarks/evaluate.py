@@ -1,7 +1,7 @@
 """The speed of attacks and evaluation, compared with foolbox, torchattacks and AutoAttack's own code.
 
 python benchmarks/evaluate.py                                                   # digits, trains a model first
-python benchmarks/evaluate.py --dataset cifar10 --data-dir DIR --model MODEL_FOLDER --output evaluate.json
+python benchmarks/evaluate.py --dataset cifar10 --data-dir DIR --model MODEL --output evaluate.json
 
 All contenders get the same model in evaluation mode, images, budget and step size. They take turns on each batch; each
 turn starts with another contender. A speed-up is the other's time divided by ours in the same turn, given as median,
@@ -29,7 +29,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from cyclopts import Parameter
-from support.common import Flags, Images, Training, command, discordant, machine, points, say, write_report, yes_or_no
+from support.common import (
+    EVAL_PIXELS,
+    Flags,
+    Images,
+    Training,
+    command,
+    discordant,
+    machine,
+    points,
+    say,
+    write_report,
+    yes_or_no,
+)
 from support.peers import apgd, foolbox_pgd, torchattacks, torchattacks_pgd
 from support.timing import BenchSetup, Comparison, Report
 from torch import Tensor, nn
@@ -38,10 +50,11 @@ from bat_core.attacks import APGD, pgd
 from bat_core.checkpoint import load_model
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.correctness import is_correct
-from bat_core.data import Split, load_dataset
+from bat_core.data import Dataset, Split, load_dataset
 from bat_core.errors import InputError
 from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
+from sweeps.engine.evaluation.model_sources import find_models
 
 BF16_STEPS = 50  # attack steps in part c
 BF16_POINTS = 0.2  # tolerated difference of accuracies in part c, in percentage points
@@ -61,8 +74,10 @@ class Options(Training):
     """Images: digits (embedded), cifar10, svhn."""
     data_dir: Path | None = None
     """Folder with the images."""
-    model: Path | None = None
-    """Folder of a trained model. Default: train one and keep it in --cache."""
+    model: str | None = None
+    """A model, as `sweeps/evaluate.py` takes it. Default: train one and keep it in --cache."""
+    pixels: float = EVAL_PIXELS
+    """The budget, in pixels of the data set; a step is a quarter of it."""
     recipe: str = "R-MC-LA"
     """Recipe of the model that is trained, at 8 pixels."""
     n: int = 200
@@ -95,8 +110,8 @@ def main(options: Options = Options()) -> dict[str, Any]:
         raise InputError("--repeats and --batch-size must be at least 1")
     torch.set_num_threads(options.threads)
     dataset = load_dataset(options.dataset, options.data_dir)
-    model, _ = load_model(options.model or options.trained(dataset, options.recipe))
-    images = Images.of(dataset, n=options.n, batch_size=options.batch_size)
+    model = _model(options, dataset)
+    images = Images.of(dataset, n=options.n, batch_size=options.batch_size, pixels=options.pixels)
     bench = BenchSetup(model.to(options.device), images, options.repeats, options.device)
     _warm_up(bench)
     if not torchattacks():
@@ -109,6 +124,14 @@ def main(options: Options = Options()) -> dict[str, Any]:
         report["parts"][name] = part.describe()
         write_report(options.output, report)
     return report
+
+
+def _model(options: Options, dataset: Dataset) -> nn.Module:
+    if options.model is None:
+        model, _ = load_model(options.trained(dataset, options.recipe))
+        return model
+    (source,) = find_models((options.model,), weights=None, downloads=options.cache)
+    return source.load().eval()
 
 
 def _warm_up(bench: BenchSetup) -> None:

@@ -45,8 +45,10 @@ class Images:
     norm: Norm = LINF
 
     @classmethod
-    def of(cls, dataset: Dataset, *, n: int, batch_size: int, norm: Norm = LINF) -> "Images":
-        """The first `n` test images, sorted by row as verdicts are.
+    def of(
+        cls, dataset: Dataset, *, n: int, batch_size: int, norm: Norm = LINF, pixels: float = EVAL_PIXELS
+    ) -> "Images":
+        """The first `n` test images, sorted by row as verdicts are, at a budget of `pixels` of the data set.
 
         Raises:
             InputError: there are fewer test images.
@@ -56,8 +58,8 @@ class Images:
         first = dataset.test.take(slice(n))
         blocks = tuple(first.take(positions).in_memory() for positions in first.rows.argsort().split(batch_size))
         unit = dataset.unit(norm)
-        eps, step_size = EVAL_PIXELS * unit, STEP_PIXELS * unit
-        return cls(blocks=blocks, eps=eps, step_size=step_size, batch_size=batch_size, norm=norm)
+        eps = pixels * unit
+        return cls(blocks=blocks, eps=eps, step_size=eps * STEP_PIXELS / EVAL_PIXELS, batch_size=batch_size, norm=norm)
 
     def __len__(self) -> int:
         return sum(len(block) for block in self.blocks)
