@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bat_core.attacks.cycles import SMALLEST_PASS, bits
+from bat_core.attacks.cycles import SMALLEST_PASS, words
 from bat_core.attacks.gradient import input_gradient
 
 
@@ -41,4 +41,4 @@ def _logits_and_gradient(logits_fn: Callable[[Tensor], Tensor], x: Tensor) -> tu
 
 
 def _same(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
-    return all(torch.equal(bits(one), bits(other)) for one, other in zip(found, expected, strict=True))
+    return all(torch.equal(words(one), words(other)) for one, other in zip(found, expected, strict=True))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bat_core.device import to_device
@@ -86,26 +87,27 @@ class CycleFinder:
 
     def __init__(self, x: Tensor, num_steps: int) -> None:
         self._num_steps = num_steps
+        self._kept = words(x).clone()
         generator = torch.Generator().manual_seed(DIGEST_SEED)
-        weights = torch.randint(-(2**62), 2**62, (x[0].numel(),), generator=generator) * 2 + 1
+        weights = torch.randint(-(2**62), 2**62, (self._kept.shape[1],), generator=generator) * 2 + 1
         self._weights = to_device(weights, x.device)
         self._digests = torch.empty(len(x), num_steps + 1, dtype=torch.int64, device=x.device)
-        self._kept = x.clone()
         self._due = torch.full((len(x),), -1, device=x.device)  # the step at which the kept point must come again
         self._period = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self._over = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
     def observe(self, step: int, x: Tensor) -> Cycle:
         """Take note of the points x (M, ...) at `step` (0, 1, ...)."""
-        digest = (bits(x).long() * self._weights).sum(1)
+        point = words(x)
+        digest = (point * self._weights).sum(1)
         same = self._digests[:, :step] == digest[:, None]
         ago = 1 + same.flip(1).to(torch.uint8).argmax(1) if step else self._period
-        met = (bits(x) == bits(self._kept)).all(1)
+        met = (point == self._kept).all(1)
         before = self._digests.gather(1, (step - self._period).clamp(min=0)[:, None]).squeeze(1)
         refuted = (digest != before) | ((self._due == step) & ~met)
         self._due = torch.where((self._due >= step) & refuted, -1, self._due)
         found = same.any(1) & (self._due < 0)
-        self._kept = torch.where(_like(found, x), x, self._kept)
+        torch.where(found[:, None], point, self._kept, out=self._kept)
         self._due = torch.where(found, step + ago, self._due)
         self._period = torch.where(found, ago, self._period)
         self._digests[:, step] = digest
@@ -120,12 +122,10 @@ class CycleFinder:
             setattr(self, name, getattr(self, name)[kept])
 
 
-def bits(x: Tensor) -> Tensor:
-    """(M, P): the values of each row of x (M, ...), read as integers of the same size: NaN equals NaN."""
-    same_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return x.contiguous().flatten(1).view(same_size)
-
-
-def _like(mask: Tensor, x: Tensor) -> Tensor:
-    """A mask (M,) in a shape that applies to images (M, ...)."""
-    return mask.view(-1, *[1] * (x.ndim - 1))
+def words(x: Tensor) -> Tensor:
+    """(M, P): the bits of each row of x (M, ...), in 64-bit words: NaN equals NaN. Zeros fill the last word up."""
+    rows, size = x.contiguous().flatten(1), 8 // x.element_size()
+    missing = -rows.shape[1] % size
+    if missing or rows.storage_offset() % size:  # a word must not begin within another
+        rows = F.pad(rows, (0, missing)).clone()
+    return rows.view(torch.int64)

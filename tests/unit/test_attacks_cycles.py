@@ -1,6 +1,7 @@
 """Searches that repeat themselves end early, and no verdict differs from those of the plain loop."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from bat_core.attacks import PGD
-from bat_core.attacks.cycles import CycleFinder, Passes
+from bat_core.attacks.cycles import CycleFinder, Passes, words
 from bat_core.data import load_dataset, to_unit
 from bat_core.evaluate import Evaluator, evaluate
 from bat_core.fit import fit
@@ -236,6 +237,20 @@ def test_the_end_of_a_search_is_in_phase_with_its_last_step(points, num_steps, e
 
 def test_equal_digests_alone_end_no_search():
     assert found(list(range(30)), 29, weights=torch.zeros(1, dtype=torch.int64)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 5), (1, 8, 8)])
+def test_words_are_equal_where_every_bit_is(dtype, shape):
+    storage = torch.arange(1, 2 + 4 * math.prod(shape)).to(dtype)
+    x = storage[1:].view(4, *shape)  # its first word would begin within one
+    last = [0] * len(shape)
+    x[(1, *last)], x[(2, *last)], x[(3, *last)] = 0.0, -0.0, torch.nan
+    seen = words(x).clone()
+    assert torch.equal(seen, words(x.clone()))
+    assert len(seen) == len(seen.unique(dim=0)) == 4
+    x[(0, *(side - 1 for side in shape))] += 1
+    assert (words(x) == seen).all(1).tolist() == [False, True, True, True]
 
 
 def test_a_pass_of_few_images_is_filled_up():
