@@ -5,10 +5,10 @@ python benchmarks/ladder.py --sets cifar10 --cifar10 DIR --cache outputs/ladder 
 python benchmarks/ladder.py --sets given --models MODEL... --dataset cifar10 --data-dir DIR --eps 2/255 --output ...
 python benchmarks/ladder.py --table --output benchmarks/results/ladder.json
 
-Sets of models: recipes (every recipe on digits), masked (every kind of `masking.py` on digits), cifar10 (every recipe
-on a part of CIFAR-10), deep (a narrow pre-activation ResNet-18 there, by two recipes), given (--models, as
-`sweeps/evaluate.py` takes them). Each model's result is added to --output as soon as
-it is known, and a model that is there is not measured again. --table prints the table of docs/evaluation.md.
+Sets of models: recipes (every recipe on digits), masked (every kind of `masking.py` on digits), deep (a narrow
+pre-activation ResNet-18 on digits, by three recipes), cifar10 (every recipe on a part of CIFAR-10), given (--models, as
+`sweeps/evaluate.py` takes them). Each model's result is added to --output as soon as it is known, and a model that is
+there is not measured again. --table prints the table of docs/evaluation.md.
 
 The suites take turns on each block of images, each turn starting with another suite. Time is this process's CPU time.
 """
@@ -41,7 +41,7 @@ from sweeps.engine.evaluation.model_sources import find_models
 SUITES = ("fast", "quick", "standard")
 SETS = ("recipes", "masked", "cifar10", "deep", "given")
 CIFAR10_NETWORK = "small_cnn_8"
-DEEP, DEEP_RECIPES = "preact_resnet18_8", ("Fast-AT", "R-MC-LA")
+DEEP, DEEP_RECIPES = "preact_resnet18_8", ("R-MC-LA", "Madry", "TRADES")
 SAME = {"BAT"}  # names of recipes that train the model of another name
 SEED = 31  # of training; no model of this seed was seen when the ladder was made
 
@@ -62,7 +62,7 @@ class Options:
     data_dir: Path | None = None
     """Their folder."""
     cifar10: Path | None = None
-    """Folder of CIFAR-10, for the sets cifar10 and deep."""
+    """Folder of CIFAR-10, for the set cifar10."""
     eps: Amount | None = None
     """Budget of the set given. Default: 8 pixels of the data set."""
     n: int | None = None
@@ -117,20 +117,20 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 def cases(options: Options) -> Iterator[Case]:
     """Every model of the chosen sets. A model is trained or loaded when it is measured."""
-    if {"recipes", "masked"} & set(options.sets):
+    if {"recipes", "masked", "deep"} & set(options.sets):
         digits = load_dataset("digits")
         if "recipes" in options.sets:
-            yield from _recipes(digits, options)
+            yield from (
+                _trained(digits, recipe, "recipes", options, {"model": options.network}) for recipe in _recipe_names()
+            )
         if "masked" in options.sets:
             yield from (_masked(digits, kind, options) for kind in KINDS)
-    if {"cifar10", "deep"} & set(options.sets):
-        part = load_dataset("cifar10", options.cifar10, train_size=SCALES["cifar10"].train_size)
-        if "cifar10" in options.sets:
-            yield from (
-                _trained(part, recipe, "cifar10", options, {"model": CIFAR10_NETWORK}) for recipe in _recipe_names()
-            )
         if "deep" in options.sets:
-            yield from (_trained(part, recipe, "deep", options, {"model": DEEP}) for recipe in DEEP_RECIPES)
+            yield from (_trained(digits, recipe, "deep", options, {"model": DEEP}) for recipe in DEEP_RECIPES)
+    if "cifar10" in options.sets:
+        part = load_dataset("cifar10", options.cifar10, train_size=SCALES["cifar10"].train_size)
+        for recipe in _recipe_names():
+            yield _trained(part, recipe, "cifar10", options, {"model": CIFAR10_NETWORK})
     if "given" in options.sets:
         dataset = load_dataset(options.dataset, options.data_dir)
         eps = options.eps or 8 * dataset.pixel
@@ -145,12 +145,6 @@ def cases(options: Options) -> Iterator[Case]:
             )
 
 
-def _recipes(digits: Dataset, options: Options) -> Iterator[Case]:
-    settings = {"model": options.network}
-    for recipe in _recipe_names():
-        yield _trained(digits, recipe, "recipes", options, settings)
-
-
 def _recipe_names() -> list[str]:
     return [name for name in recipe_names() if name not in SAME]
 
@@ -160,7 +154,7 @@ def _trained(dataset: Dataset, recipe: str, group: str, options: Options, settin
     params = {"eps": config.attack.eps} if "eps" in recipe_params(recipe) else {}
     config = replace(config, recipe=RecipeConfig(name=recipe, params=params))
     train = replace(config.train, precision="float32")  # much faster where the processor does not compute in bfloat16
-    config = replace(config, train=replace(train, epochs=options.epochs) if group == "recipes" else train)
+    config = replace(config, train=replace(train, epochs=options.epochs) if group in {"recipes", "deep"} else train)
     return Case(
         name=recipe,
         group=group,
