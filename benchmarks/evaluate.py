@@ -3,9 +3,9 @@
 python benchmarks/evaluate.py                                                   # digits, trains a model first
 python benchmarks/evaluate.py --dataset cifar10 --data-dir DIR --model MODEL --output evaluate.json
 
-All contenders get the same model in evaluation mode, images, budget and step size. They take turns on each batch; each
-turn starts with another contender. A speed-up is the other's time divided by ours in the same turn, given as median,
-minimum and maximum over turns. Parts:
+All contenders get the same model in evaluation mode, images, budget and step size. They take turns, in parts b to d on
+each batch, in the others on all images; each turn starts with another contender. A speed-up is the other's time divided
+by ours in the same turn, given as median, minimum and maximum over turns. Parts:
 
 a  whole PGD curves: we read one trajectory per loss at all steps; with other libraries each point is a separate attack
 b  the worst case over a suite, with and without dropping examples as they are broken
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ from bat_core.checkpoint import load_model
 from bat_core.config import FIGURE_1_STEPS, AttackConfig
 from bat_core.correctness import is_correct
 from bat_core.data import Dataset, Split, load_dataset
-from bat_core.errors import InputError
+from bat_core.errors import InputError, check_choice
 from bat_core.suites import Suite, get_suite
 from bat_core.verdicts import Verdicts
 from sweeps.engine.evaluation.model_sources import find_models
@@ -59,8 +59,7 @@ from sweeps.engine.evaluation.model_sources import find_models
 BF16_STEPS = 50  # attack steps in part c
 BF16_POINTS = 0.2  # tolerated difference of accuracies in part c, in percentage points
 TIMED_STEPS = 20  # attack steps in part d
-PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-OURS = {"float32": "ours", "bfloat16": "ours in bfloat16"}
+OURS = {"float32": "ours", "bfloat16": "ours in bfloat16"}  # contenders of part a by the precision of the search
 
 
 @Parameter(name="*")
@@ -85,10 +84,10 @@ class Options(Training):
     batch_size: int = 200
     """Images per batch."""
     repeats: int = 3
-    """Turns per batch."""
+    """Turns per batch, or on all images."""
     steps: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = FIGURE_1_STEPS
     """Steps of the curves in part a."""
-    precisions: Annotated[tuple[Literal["float32", "bfloat16"], ...], Parameter(consume_multiple=True)] = PRECISIONS
+    precisions: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = tuple(OURS)
     """Precisions of our searches in part a. bfloat16 is slow on processors that do not compute in it."""
     suites: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("quick", "paper+quick")
     """Suites of part b."""
@@ -106,6 +105,8 @@ def main(options: Options = Options()) -> dict[str, Any]:
     """Compare the speed of attacks and evaluation with other libraries. The top of the file describes the parts."""
     if unknown := set(options.parts) - set(PARTS):
         raise InputError(f"unknown --parts {sorted(unknown)[0]!r}: give one or more of {', '.join(PARTS)}")
+    for precision in options.precisions:
+        check_choice("--precisions", precision, tuple(OURS))
     if options.repeats < 1 or options.batch_size < 1:
         raise InputError("--repeats and --batch-size must be at least 1")
     torch.set_num_threads(options.threads)
@@ -130,8 +131,10 @@ def _model(options: Options, dataset: Dataset) -> nn.Module:
     if options.model is None:
         model, _ = load_model(options.trained(dataset, options.recipe))
         return model
-    (source,) = find_models((options.model,), weights=None, downloads=options.cache)
-    return source.load().eval()
+    sources = find_models((options.model,), weights=None, downloads=options.cache)
+    if len(sources) != 1:
+        raise InputError(f"--model {options.model!r} names {len(sources)} models: name one")
+    return sources[0].load().eval()
 
 
 def _warm_up(bench: BenchSetup) -> None:

@@ -212,8 +212,9 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
         name: {after: [1e4 * outcome.volume(after) for outcome in each] for after in counts}
         for name, each in outcomes.items()
     }
+    seeds = list(options.seeds)
     if options.earlier is not None:
-        _add(volumes, options.earlier, options)
+        seeds = [*_add(volumes, options.earlier, options), *seeds]
     bar = median(volumes[BAR][options.num_trials])
     differences: dict[str, dict[int, dict[str, float]]] = {}
     rows = []
@@ -225,22 +226,24 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
                 differences.setdefault(name, {})[after] = one
                 row += [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
             rows.append([*row, *[""] * (5 - len(row)), yes_or_no(median(values) >= bar)])
-    searches = len(volumes[BAR][options.num_trials])
-    title = f"a: hypervolume, {searches} searches each, n = {options.val_size} validation images"
+    title = f"a: hypervolume, {len(seeds)} searches each, n = {options.val_size} validation images"
     columns = ("search", "median", "least to most", "above random", "p", f"reaches random's {bar:.0f}")
     table(title, columns, rows)
-    return {"hypervolume": volumes, "bar": bar, "above_random": differences}
+    return {"seeds": seeds, "hypervolume": volumes, "bar": bar, "above_random": differences}
 
 
-def _add(volumes: dict[str, dict[int, list[float]]], path: Path, options: Options) -> None:
-    """Put an earlier report's hypervolumes before those of this run."""
+def _add(volumes: dict[str, dict[int, list[float]]], path: Path, options: Options) -> list[int]:
+    """Put an earlier report's hypervolumes before those of this run. Returns the earlier seeds."""
     report = json.loads(path.read_text())
+    seeds: list[int] = report["parts"]["a"].get("seeds", report["options"]["seeds"])
     differs = [name for name in SAME_TRIALS if report["options"][name] != getattr(options, name)]
-    if differs or set(report["options"]["seeds"]) & set(options.seeds):
-        raise InputError(f"--earlier {str(path)!r} must differ in its seeds, and in nothing else: {differs or 'seeds'}")
+    if differs or set(seeds) & set(options.seeds):
+        what = f"other {', '.join(differs)}" if differs else "the same seeds"
+        raise InputError(f"--earlier {str(path)!r} must differ in its seeds, and in nothing else: it has {what}")
     for name, by_count in volumes.items():
         for after in by_count:
             by_count[after] = [*report["parts"]["a"]["hypervolume"][name][str(after)], *by_count[after]]
+    return seeds
 
 
 def _difference(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:

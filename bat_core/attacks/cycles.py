@@ -126,6 +126,8 @@ def words(x: Tensor) -> Tensor:
     """(M, P): the bits of each row of x (M, ...), in 64-bit words: NaN equals NaN. Zeros fill the last word up."""
     rows, size = x.contiguous().flatten(1), 8 // x.element_size()
     missing = -rows.shape[1] % size
-    if missing or rows.storage_offset() % size:  # a word must not begin within another
-        rows = F.pad(rows, (0, missing)).clone()
+    if missing:
+        rows = F.pad(rows, (0, missing))
+    elif rows.storage_offset() % size:  # a word cannot begin within a word of the storage
+        rows = rows.clone()
     return rows.view(torch.int64)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,8 +83,8 @@ class Training:
     """Passes over the training images."""
     train_size: int = 10_000
     """Number of training images, or all if there are fewer."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the training. bfloat16 is faster on processors that compute in it, and much slower on others."""
+    precision: str = "float32"
+    """Precision of the training: float32, or bfloat16, which is faster only on processors that compute in it."""
 
     def trained(self, dataset: Dataset, recipe: str) -> Path:
         """The folder of a model trained with `recipe` at 8 pixels."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bat_core.data import load_dataset
 from bat_core.errors import InputError
 from bat_core.suites import get_suite
 
@@ -44,6 +45,21 @@ def test_evaluate_measures_every_part(script, tmp_path):
     assert [suite["differ"] for suite in report["parts"]["b"]["verdicts"].values()] == [0]
     assert report["parts"]["e"]["differ"] == 0
     assert set(report["machine"]["versions"]) >= {"torch", "foolbox", "pyautoattack"}
+
+
+def test_curves_of_a_given_model_at_another_budget_in_one_precision(script, tmp_path, monkeypatch):
+    evaluate, common = script("evaluate"), script("support.common")
+    options = evaluate.Options(**TINY, cache=tmp_path)
+    folder = options.trained(load_dataset("digits"), "R-MC-LA")
+    monkeypatch.setattr(common, "fit", pytest.fail)
+    settings = {"parts": ("a",), "steps": (1, 2), "precisions": ("float32",), "repeats": 1, "batch_size": 5}
+    report = evaluate.main(evaluate.Options(**{**TINY, "n": 12}, **settings, model=str(folder), pixels=4))
+    part = report["parts"]["a"]
+    assert not [line["what"] for line in part["comparisons"] if "bfloat16" in line["what"]]
+    assert set(part["accuracies"]) >= {"ours ce", "foolbox cw"}
+    assert all(len(shares) == 2 for shares in part["accuracies"].values())
+    with pytest.raises(InputError, match="unknown --precisions 'float16'"):
+        evaluate.main(evaluate.Options(**TINY, precisions=("float16",)))
 
 
 def test_from_one_start_our_attacks_and_theirs_leave_the_same_images(script, tmp_path):
@@ -131,6 +147,9 @@ def test_the_ladder_is_measured_on_models_that_are_not_in_the_report_yet(script,
         patched.setattr(ladder, "measure", pytest.fail)
         again = ladder.main(ladder.Options(**settings, sets=("recipes",), only=("Madry",)))
     assert again["models"] == json.loads((tmp_path / "ladder.json").read_text())["models"]
+    names = [(case.group, case.name) for case in ladder.cases(ladder.Options(sets=("recipes", "deep")))]
+    assert {("recipes", "TRADES"), ("recipes", "R-MC-LA"), ("deep", "R-MC-LA")} < set(names)
+    assert ("recipes", "BAT") not in names  # which is R-MC-LA under another name
     with pytest.raises(InputError, match="unknown --sets 'x'"):
         ladder.main(ladder.Options(sets=("x",)))
 

@@ -87,11 +87,15 @@ def test_earlier_searches_with_other_seeds_are_added(search, tmp_path):
     alone = search.samplers(outcomes(100, 300), first)
     assert alone["hypervolume"]["random"][20] == pytest.approx([50, 150])
     assert alone["above_random"]["auto"][40]["difference"] == pytest.approx(10)
-    importlib.import_module("support.common").write_report(earlier, {"options": asdict(first), "parts": {"a": alone}})
+    write_report = importlib.import_module("support.common").write_report
+    write_report(earlier, {"options": asdict(first), "parts": {"a": alone}})
     both = search.samplers(outcomes(500), search.Options(seeds=(2,), earlier=earlier))
     assert both["hypervolume"]["auto"][20] == pytest.approx([55, 155, 255])
     assert both["hypervolume"]["auto"][40] == pytest.approx([110, 310, 510])
     assert both["bar"] == pytest.approx(300)
+    write_report(earlier, {"options": asdict(search.Options(seeds=(2,))), "parts": {"a": both}})
+    with pytest.raises(InputError, match=r"--earlier .* it has the same seeds"):  # those of the first report too
+        search.samplers(outcomes(500), search.Options(seeds=(1,), earlier=earlier))
     for again in ({"seeds": (1,)}, {"seeds": (2,), "epochs": 4}):
         with pytest.raises(InputError, match=r"--earlier .* must differ in its seeds"):
             search.samplers(outcomes(500), search.Options(**again, earlier=earlier))

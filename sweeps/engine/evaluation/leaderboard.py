@@ -25,6 +25,7 @@ from sweeps.engine.evaluation.leaderboard_corruptions import (
 )
 from sweeps.engine.evaluation.leaderboard_entries import Entry, beside, collect, known_folders, protocol, tracked
 from sweeps.engine.pages.document import (
+    NONE,
     ROBUST_COLUMNS,
     UNVERIFIED_COLUMNS,
     Cell,
@@ -174,9 +175,9 @@ def _row(one: Entry) -> list[Cell | str]:
     robust = robust_cells(one.robust_acc, one.interval, verified=one.verified)
     clean, checks = Cell(percent(one.clean_acc), one.clean_acc), Cell(one.verdict, look=one.verdict)
     count, unit = one.train_eps_pixels, one.unit
-    budget = Cell("-") if count is None else Cell(unit.amount(count * unit.size, 3), count)
-    seed = Cell("-") if one.seed is None else Cell(str(one.seed), one.seed)
-    hours = Cell("-") if one.hours is None else Cell(span(one.hours), one.hours)
+    budget = NONE if count is None else Cell(unit.amount(count * unit.size, 3), count)
+    seed = NONE if one.seed is None else Cell(str(one.seed), one.seed)
+    hours = NONE if one.hours is None else Cell(span(one.hours), one.hours)
     row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
     return [
         *row,

@@ -31,9 +31,12 @@ class Cell:
     look: str = ""
 
 
+NONE = Cell("-")  # no value
+
+
 def robust_cells(robust: float, interval: tuple[float, float], *, verified: bool) -> list[Cell]:
     """The cells below ROBUST_COLUMNS. An accuracy that no verifying suite has seen has columns of its own."""
-    none, look = [Cell("-"), Cell("-")], "" if verified else "unverified"
+    none, look = [NONE, NONE], "" if verified else "unverified"
     found = [Cell(percent(robust), robust, look), Cell(percent_range(*interval), interval[0], look)]
     return [*found, *none] if verified else [*none, *found]
 
@@ -58,7 +61,7 @@ class Table:
         """The table without those of the named columns that have no value in any row."""
         kept = [
             at for at, name in enumerate(self.columns)
-            if name not in names or any(row[at] != Cell("-") for row in self.rows)
+            if name not in names or any(row[at] != NONE for row in self.rows)
         ]  # fmt: skip
         rows = [[row[at] for at in kept] for row in self.rows]
         return replace(self, columns=[self.columns[at] for at in kept], rows=rows)

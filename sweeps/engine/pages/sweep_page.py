@@ -20,6 +20,7 @@ from sweeps.engine.cli.text import count_of, counted, percent, span
 from sweeps.engine.pages.charts import Chart
 from sweeps.engine.pages.classes import Judged, class_sections
 from sweeps.engine.pages.document import (
+    NONE,
     PAGE,
     ROBUST_COLUMNS,
     UNVERIFIED_COLUMNS,
@@ -42,7 +43,6 @@ COLUMNS = (
     *("model", "budget", "seed", "clean", *ROBUST_COLUMNS, "checks", "n"),
     *("suite", "training", "state", "settings"),
 )
-NONE = Cell("-")
 
 
 @dataclass(frozen=True, kw_only=True)
