@@ -182,9 +182,11 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
     for name, given in (("counts", options.counts), ("workers", options.workers), ("searches", (options.searches,))):
         if not given or min(given) < 1:
             raise InputError(f"--{name} must be at least 1")
-    trials = () if set(options.problems) == {"analytic"} else tuple(_recorded(options))
+    priors = (name.partition("+")[2] for name in options.contenders)
+    named = [*options.problems, *filter(None, priors)]
+    trials = () if set(named) == {"analytic"} else tuple(_recorded(options))
     problems = Problems(trials, options.val_size)
-    for name in options.problems:
+    for name in named:
         problems.named(name)  # unknown names are refused before anything runs
 
     def keep(results: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def contest(
 
 
 def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any]:
-    """For each contender: true hypervolumes, tests against random and TPE, trials to random's 40, what was seen."""
+    """For each contender: true hypervolumes, tests against its rivals, trials to random's 40, what was seen."""
     bar_at = min(BAR_TRIALS, max(trials))
     bar = float(np.median([run.true[bar_at - 1] for run in runs[BAR]]))
     found: dict[str, Any] = {"bar": bar, "bar_trials": bar_at}
@@ -72,9 +72,15 @@ def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any
             "seconds_per_proposal": float(np.mean([run.seconds for run in mine])) / max(trials),
             "p": {rival: {at: rank_test([run.true[at - 1] for run in mine], [run.true[at - 1] for run in runs[rival]])
                           for at in trials}
-                  for rival in (BAR, RIVAL) if rival in runs and rival != name},
+                  for rival in _rivals(name) if rival in runs},
         }  # fmt: skip
     return found
+
+
+def _rivals(name: str) -> list[str]:
+    """What a contender is tested against: random, TPE, and for one with a prior the same sampler without it."""
+    alone = name.partition("+")[0]
+    return [rival for rival in dict.fromkeys((BAR, RIVAL, alone)) if rival != name]
 
 
 def rank_test(values: Sequence[float], others: Sequence[float]) -> float:
@@ -85,12 +91,13 @@ def rank_test(values: Sequence[float], others: Sequence[float]) -> float:
 def _print(
     problem: str, workers: int, searches: int, trials: Sequence[int], summary: dict[str, Any], images: int
 ) -> None:
+    contenders = {name: one for name, one in summary.items() if name not in {"bar", "bar_trials"}}
+    tested = {rival for one in contenders.values() for rival in one["p"]}
+    rivals = [name for name in dict.fromkeys((BAR, RIVAL, *contenders)) if name in tested]
     rows = []
-    for name, one in summary.items():
-        if name in {"bar", "bar_trials"}:
-            continue
+    for name, one in contenders.items():
         at = summary["bar_trials"] if summary["bar_trials"] in trials else max(trials)
-        tests = [f"{one['p'][rival][at]:.2g}" if rival in one["p"] else "" for rival in (BAR, RIVAL)]
+        tests = [f"{one['p'][rival][at]:.2g}" if rival in one["p"] else "" for rival in rivals]
         volumes = [f"{np.median(one['true'][count]):.0f}" for count in trials]
         rows.append([
             name, *volumes, f"{np.median(one['seen'][at]):.0f}", str(one["trials_to_bar"] or f"> {max(trials)}"),
@@ -101,7 +108,7 @@ def _print(
         f" {images} images, bar {summary['bar']:.0f}"
     )
     columns = (
-        "sampler", *(f"{count} trials" for count in trials), f"seen at {at}", "trials to bar", f"p, {BAR}",
-        f"p, {RIVAL}", "clean end, %", "s per proposal",
+        "sampler", *(f"{count} trials" for count in trials), f"seen at {at}", "trials to bar",
+        *(f"p, {rival}" for rival in rivals), "clean end, %", "s per proposal",
     )  # fmt: skip
     table(title, columns, rows)

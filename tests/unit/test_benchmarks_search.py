@@ -76,6 +76,19 @@ def test_small_contests_and_replays_are_reported(search, tmp_path):
     assert json.loads(output.read_text())["parts"].keys() == {"surrogate", "replay"}
 
 
+def test_a_prior_is_tested_against_the_same_sampler_without_it(search, tmp_path):
+    contests = search.main(
+        search.Options(
+            parts=("surrogate",), trials=record(tmp_path / "trials"), problems=("analytic",),
+            contenders=("auto", "auto+budget"), searches=2, counts=(4,), workers=(1,), cache=tmp_path / "cache",
+            processes=1,
+        )
+    )["parts"]["surrogate"]  # fmt: skip
+    found = contests["analytic, 1 workers"]
+    assert list(found["auto+budget"]["p"]) == ["random", "auto"]
+    assert list(found["auto"]["p"]) == ["random"]
+
+
 def test_earlier_searches_with_other_seeds_are_added(search, tmp_path):
     def outcomes(*volumes):
         def of(volume):
@@ -123,6 +136,7 @@ def test_a_truth_follows_its_trials_and_what_is_seen_of_it_is_noisy(search, tmp_
         ({"parts": ("surrogat",)}, "unknown --parts 'surrogat'"),
         ({"parts": ("surrogate",), "problems": ("analytic",), "contenders": ("tpee",), "searches": 1, "counts": (1,),
           "workers": (1,)}, "unknown contender 'tpee'"),
+        ({"parts": ("surrogate",), "problems": ("analytic",), "contenders": ("auto+budget",)}, "need recorded trials"),
         ({"parts": ("surrogate",), "problems": ("analytic",), "searches": 0}, "--searches must be at least 1"),
     ],
 )  # fmt: skip
