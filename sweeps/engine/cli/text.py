@@ -11,6 +11,7 @@ from sweeps.engine.storage.periodic import every
 
 PLAIN_INTERVAL = 15.0  # seconds between progress reports if the output is not a terminal
 UNVERIFIED_MARK = "~"  # before a robust accuracy that no verifying suite has seen
+UNVERIFIED_HEAD = f"{UNVERIFIED_MARK}not ver."  # of the column of such numbers
 BAR_INTERVAL = 0.5  # seconds between updates of a progress bar
 
 

@@ -15,7 +15,7 @@ from bat_core.errors import InputError
 from bat_core.paths import chosen, write_atomically
 from sweeps.engine.cli.live_table import MASKING_STYLES
 from sweeps.engine.cli.redact import redacted_uri
-from sweeps.engine.cli.text import UNVERIFIED_MARK, counted, percent, percent_range, span
+from sweeps.engine.cli.text import UNVERIFIED_HEAD, UNVERIFIED_MARK, counted, percent, percent_range, span
 from sweeps.engine.evaluation.leaderboard_corruptions import (
     UnderCorruptions,
     corruption_tables,
@@ -37,6 +37,7 @@ from sweeps.engine.pages.document import (
 )
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
+PROTOCOL = ("suite", "n", "recipe", "trained at", "seed", "network", "training data", "folder")  # often all the same
 MORE = ("recipe", "trained at", "seed", "training", "network", "training data", "folder")
 NOTE = (
     "Robust: correct against every attack of the suite, with a 95 % Wilson interval over images. Verified: a verifying"
@@ -100,9 +101,10 @@ def _groups(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def show(console: Console, entries: Sequence[Entry]) -> None:
     """Print one table per group, within the terminal's width."""
     several = len({one.folder for one in entries}) > 1
+    heads = [] if all(one.verified for one in entries) else [UNVERIFIED_HEAD]
     for group, members in _groups(entries).items():
         table = RichTable(title=f"{group}: {counted(len(members), 'model')}", title_justify="left", highlight=False)
-        for name in ("model", "clean", "verified (95 %)", f"{UNVERIFIED_MARK}not ver.", "checks", "suite, n"):
+        for name in ("model", "clean", "verified (95 %)", *heads, "checks", "suite, n"):
             words = name in {"model", "suite, n"}
             table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
         for one in members:
@@ -111,12 +113,12 @@ def show(console: Console, entries: Sequence[Entry]) -> None:
             verified = f"{number} ({100 * low:.0f}-{100 * high:.0f})" if one.verified else ""
             checks = f"[{MASKING_STYLES.get(one.verdict, 'none')}]{escape(one.verdict)}[/]"
             name = escape(f"{one.folder}/{one.model}" if several else one.model)
-            others = "" if one.verified else f"{UNVERIFIED_MARK}{number}"
-            table.add_row(name, percent(one.clean_acc), verified, others, checks, escape(f"{one.suite}, {one.n}"))
+            others = ["" if one.verified else f"{UNVERIFIED_MARK}{number}" for _ in heads]
+            table.add_row(name, percent(one.clean_acc), verified, *others, checks, escape(f"{one.suite}, {one.n}"))
         console.print(table)
         for line in protocol(members):
             console.print(line, highlight=False, markup=False)
-    console.print(f"{UNVERIFIED_MARK}: not verified. {NOTE}", highlight=False, markup=False)
+    console.print(f"{UNVERIFIED_MARK}: not verified. {NOTE}" if heads else NOTE, highlight=False, markup=False)
 
 
 def as_csv(entries: Sequence[Entry]) -> str:
@@ -147,7 +149,9 @@ def as_page(entries: Sequence[Entry], corrupted: Sequence[UnderCorruptions] = ()
             columns=[*COLUMNS, *MORE],
             rows=[_row(one) for one in members],
             note=" ".join([NOTE, *protocol(members)]),
-        ).without_empty(UNVERIFIED_COLUMNS)
+        )
+        .without_empty(UNVERIFIED_COLUMNS)
+        .without_common(PROTOCOL)
         for group, members in groups.items()
     ]
     return render(
@@ -178,7 +182,7 @@ def _row(one: Entry) -> list[Cell | str]:
     budget = NONE if count is None else Cell(unit.amount(count * unit.size, 3), count)
     seed = NONE if one.seed is None else Cell(str(one.seed), one.seed)
     hours = NONE if one.hours is None else Cell(span(one.hours), one.hours)
-    row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, one.suite]
+    row: list[Cell | str] = [Cell(one.model, look="name"), clean, *robust, checks, Cell(one.suite, look="name")]
     return [
         *row,
         Cell(str(one.n), one.n),

@@ -142,11 +142,14 @@ def _leaderboard(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
         robust = robust_cells(one["robust_acc"], one["robust_acc_interval"], verified=_verified(one))
         clean = Cell(percent(one["clean_acc"]), one["clean_acc"])
         verdict = verdict_cell(str(one["verdict"]), one["robust_acc"])
-        rows.append([Cell(str(one["model"]), look="name"), clean, *robust, verdict, str(one["suite"])])
+        rows.append(
+            [Cell(str(one["model"]), look="name"), clean, *robust, verdict, Cell(str(one["suite"]), look="name")]
+        )
     columns = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite")
+    unverified = "" if all(map(_verified, ranked)) else " Not verified: stronger attacks can only lower it."
     note = (
-        "The share of images that are correct against every attack, with 95 % Wilson intervals. Not verified: stronger"
-        f" attacks can only lower it. {exactness(evaluation.attacks())}"
+        "The share of images that are correct against every attack, with 95 % Wilson intervals."
+        f"{unverified} {exactness(evaluation.attacks())}"
     )
     table = Table(heading="Leaderboard", columns=columns, rows=rows, note=note)
     return table.without_empty(UNVERIFIED_COLUMNS)
@@ -166,14 +169,18 @@ def _flags(ranked: Sequence[Summary]) -> Table:
     for one in ranked:
         for flag in one["flags"]:
             verdict = Cell(str(flag["verdict"]), look=str(flag["verdict"]))
-            rows.append([str(one["model"]), verdict, str(flag["name"]), f"{flag['says']}; {flag['why']}"])
-        rows += [[str(one["model"]), "", "inspection", str(said)] for said in one["findings"]]
-        rows += [[str(one["model"]), "", "RobustBench", str(one["published"])]] if "published" in one else []
+            rows.append([str(one["model"]), verdict, str(flag["name"]), _prose(f"{flag['says']}; {flag['why']}")])
+        rows += [[str(one["model"]), "", "inspection", _prose(str(said))] for said in one["findings"]]
+        rows += [[str(one["model"]), "", "RobustBench", _prose(str(one["published"]))]] if "published" in one else []
         if "audit" in one:
-            rows.append([str(one["model"]), "", "audit", audit_in_words(one["audit"])])
+            rows.append([str(one["model"]), "", "audit", _prose(audit_in_words(one["audit"]))])
     note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
     columns = ("model", "verdict", "name", "what was seen")
     return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)
+
+
+def _prose(text: str) -> Cell:
+    return Cell(text, look="prose")
 
 
 def _settings(evaluation: Evaluation) -> Facts:

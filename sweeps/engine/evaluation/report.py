@@ -14,7 +14,7 @@ from bat_core.norms import LINF, TITLES
 from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
-from sweeps.engine.cli.text import UNVERIFIED_MARK, percent, percent_range
+from sweeps.engine.cli.text import UNVERIFIED_HEAD, UNVERIFIED_MARK, percent, percent_range
 from sweeps.engine.evaluation import sampled_report
 from sweeps.engine.evaluation.attack import FIRST, Evaluation
 from sweeps.engine.evaluation.audit import audit_in_words
@@ -22,7 +22,7 @@ from sweeps.engine.evaluation.best import was_left
 from sweeps.engine.evaluation.exactness import best_in_words, exactness
 
 Summary = Mapping[str, Any]
-HEADLINE = ("model", "clean", "verified", f"{UNVERIFIED_MARK}not ver.", "95 %", "checks")
+HEADLINE = ("model", "clean", "verified", UNVERIFIED_HEAD, "95 %", "checks")
 MOST_IN_FULL = 4  # with more models, the terminal shows accuracies without the settings of the attacks
 DETAIL = ("model", "attack", "accuracy", "95 %", "steps", "step size", "restarts", "on")
 
@@ -77,10 +77,16 @@ def headline_title(evaluation: Evaluation) -> str:
 
 
 def headline_table(evaluation: Evaluation, summaries: Sequence[Summary]) -> tuple[Sequence[str], list[list[str]]]:
-    """The columns and rows of the models' numbers: worst cases, or intervals if images were drawn."""
+    """The columns and rows of the models' numbers: worst cases, or intervals if images were drawn.
+
+    If every number is verified, there is no column for those that are not.
+    """
     if evaluation.sampled:
         return sampled_report.columns(evaluation), sampled_report.rows(evaluation, summaries)
-    return HEADLINE, headlines(summaries)
+    rows, at = headlines(summaries), HEADLINE.index(UNVERIFIED_HEAD)
+    if any(row[at] for row in rows):
+        return HEADLINE, rows
+    return [*HEADLINE[:at], *HEADLINE[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
 
 
 def captions(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[str]:

@@ -3,7 +3,7 @@
 import base64
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -59,10 +59,25 @@ class Table:
 
     def without_empty(self, names: Sequence[str]) -> "Table":
         """The table without those of the named columns that have no value in any row."""
-        kept = [
+        return self._without({
             at for at, name in enumerate(self.columns)
-            if name not in names or any(row[at] != NONE for row in self.rows)
-        ]  # fmt: skip
+            if name in names and all(row[at] == NONE for row in self.rows)
+        })  # fmt: skip
+
+    def without_common(self, names: Sequence[str]) -> "Table":
+        """The table without those of the named columns that say the same in all of several rows; the note says it."""
+        if len(self.rows) < 2:
+            return self
+        common = {
+            at: first if isinstance(first, str) else first.text for at, first in enumerate(self.rows[0])
+            if self.columns[at] in names and all(row[at] == first for row in self.rows)
+        }  # fmt: skip
+        said = ", ".join(f"{self.columns[at]} {text}" for at, text in common.items() if text != NONE.text)
+        note = f"The same for all: {said}. {self.note}" if said else self.note
+        return replace(self._without(set(common)), note=note)
+
+    def _without(self, dropped: Container[int]) -> "Table":
+        kept = [at for at in range(len(self.columns)) if at not in dropped]
         rows = [[row[at] for at in kept] for row in self.rows]
         return replace(self, columns=[self.columns[at] for at in kept], rows=rows)
 

@@ -132,6 +132,7 @@ class _Board:
     def _row(self, trial: Trial, status: TrialStatus, result: dict[str, Any] | None) -> list[Cell | str]:
         pixels = self.sweep.budget_in_pixels(trial)
         budget = self.sweep.training_budget(trial) or self.sweep.unit.amount(0.0)
+        setting = Cell(self.story.setting(trial), look="prose")
         row: list[Cell | str] = [Cell(trial.id, look="name")]
         row += [Cell(budget, pixels), Cell(str(trial.config.seed), trial.config.seed)]
         hours = status.training_hours(self.sweep.resources.num_workers)
@@ -140,14 +141,14 @@ class _Board:
             state = f"{status.phase}: {status.reason}" if status.reason else status.phase
             if status.bound is not None:
                 state = f"not verified: {status.reason}"
-            return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), self.story.setting(trial)]
+            return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), setting]
         clean, robust = result["clean_acc"], result["robust_acc"]
         reach = wilson(round(robust * result["robust_n"]), result["robust_n"])
         row += [Cell(percent(clean), clean), *robust_cells(robust, reach, verified=is_verified(result["suite"]))]
         verdict = verdict_cell(result["verdict"], robust)
         state = "finished" if status.collapsed is None else f"finished, collapsed at epoch {status.collapsed}"
         n = Cell(str(result["robust_n"]), result["robust_n"])
-        return [*row, verdict, n, result["suite"], trained, state, self.story.setting(trial)]
+        return [*row, verdict, n, result["suite"], trained, state, setting]
 
     def classes(self) -> list[Section]:
         """Robust accuracy by class, and the best verified model's confusion matrix."""

@@ -68,6 +68,7 @@ def _ours(number: Number | None, *, percents: bool) -> Cell:
 def _claims(result: Result) -> Table:
     looks = {"shows": "clear", "does not show": "masked"}
     rows: list[list[Cell | str]] = [
-        [Cell(one.word, look=looks.get(one.word, "suspect")), said(one)] for one in result.claim_results
+        [Cell(one.word, look=looks.get(one.word, "suspect")), Cell(said(one), look="prose")]
+        for one in result.claim_results
     ]
     return Table(heading="The paper's claims", columns=["our numbers", "claim"], rows=rows)

@@ -65,6 +65,17 @@ def test_the_terminals_table_marks_what_is_not_verified_and_fits(width):
     assert any("40.0% (31-50)" in line for line in lines)
 
 
+def test_where_all_is_verified_nothing_is_said_of_what_is_not():
+    console = Console(width=120, record=True, file=io.StringIO())
+    show(console, [entry("a", 0.4), entry("b", 0.3)])
+    text = console.export_text()
+    assert "~" not in text
+    assert "30.0% (22-40)" in text
+    page = as_page([entry("a", 0.4), entry("b", 0.3)])
+    assert "95 % of it" not in page
+    assert "The same for all: suite quick, n 100" in page
+
+
 def test_what_cannot_be_compared_is_not_in_one_table():
     groups = {entry("a", 0.4, **change).group for change in ({}, {"split": "val"}, {"eps": 0.1}, {"dataset": "svhn"})}
     assert len(groups) == 4
@@ -73,7 +84,8 @@ def test_what_cannot_be_compared_is_not_in_one_table():
 def test_names_do_no_harm_in_a_spreadsheet_or_a_page():
     hostile = entry("=cmd()", 0.4, folder="<script>")
     assert "'=cmd()" in as_csv([hostile])
-    assert "<script>" not in as_page([hostile]).replace('<script>"use strict"', "", 1)
+    for shown in ([hostile], [hostile, hostile]):  # alone in a cell, then in the note
+        assert "<script>" not in as_page(shown).replace('<script>"use strict"', "", 1)
 
 
 def test_bad_input_is_one_sentence(tmp_path):

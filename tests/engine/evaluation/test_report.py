@@ -68,12 +68,11 @@ def test_the_headline_has_each_models_worst_case_with_its_interval(summaries):
             one["model"],
             percent(one["clean_acc"]),
             percent(one["robust_acc"]),
-            "",  # it is verified
             between(one["robust_acc_interval"]),
         ]
         for one in found
     ]
-    assert [row[:5] for row in rows] == expected
+    assert [row[:4] for row in rows] == expected
     assert expected[0][1:] != expected[1][1:]
 
 
@@ -123,12 +122,11 @@ def test_markdown_agrees_with_the_summaries(summaries):
     text = markdown(made, found)
     head, lines = markdown_tables(text)
     assert text.startswith("Worst case over paper+quick; digits test, n = 40, ")
-    assert [row[:5] for row in head] == [
+    assert [row[:4] for row in head] == [
         [
             one["model"],
             percent(one["clean_acc"]),
             percent(one["robust_acc"]),
-            "",  # it is verified
             between(one["robust_acc_interval"]),
         ]
         for one in found
@@ -186,6 +184,8 @@ def test_a_masked_models_number_is_said_not_to_be_verified(summaries):
     clear = other | {"verdict": "clear"}
     _, rows = tables(printed(made, [masked, clear]))[-1]
     assert [row[-1] for row in rows] == ["masked, not verified", "clear"]
+    accuracies = [percent(one["robust_acc"]) for one in (masked, clear)]
+    assert [row[2:4] for row in rows] == [["", f"~{accuracies[0]}"], [accuracies[1], ""]]
     head, _ = markdown_tables(markdown(made, [masked, clear]))
     assert [row[-1] for row in head] == ["masked, not verified", "clear"]
     in_csv = {row["model"]: row["suite"] for row in csv.DictReader(io.StringIO(as_csv(made, [masked, clear])))}

@@ -117,3 +117,15 @@ def test_only_named_columns_without_a_value_are_left_out():
     shorter = table.without_empty(["kept", "filled"])
     assert shorter.columns == ["name", "filled", "words"]
     assert shorter.rows == [[Cell("a"), Cell("-"), "-"], [Cell("b"), Cell("3", 3.0), "-"]]
+
+
+def test_what_all_rows_share_is_said_in_the_note():
+    rows = [[Cell("a"), "fast", Cell("5", 5.0), Cell("-")], [Cell("b"), "fast", Cell("5", 5.0), Cell("-")]]
+    table = Table(heading="t", columns=["name", "suite", "n", "seed"], rows=rows, note="Note.")
+    shorter = table.without_common(["name", "suite", "n", "seed"])
+    assert (shorter.columns, shorter.rows) == (["name"], [[Cell("a")], [Cell("b")]])
+    assert shorter.note == "The same for all: suite fast, n 5. Note."
+    assert table.without_common(["suite"]).columns == ["name", "n", "seed"]
+    assert table.without_common(["seed"]).note == "Note."
+    alone = Table(heading="t", columns=["name", "suite"], rows=[["a", "fast"]])
+    assert alone.without_common(["suite"]) == alone
