@@ -34,15 +34,16 @@ def class_sections(models: Sequence[Judged], best: str | None, class_names: Sequ
     names = {one: class_name(one, class_names) for one in classes}
     shown = classes if len(classes) <= MOST_CLASSES else _weakest(models[0].verdicts, classes)
     only = "" if len(shown) == len(classes) else f" Of {len(classes)} classes, the {len(shown)} weakest are shown."
-    rows = [(_row_name(one), _by_class(one.verdicts, shown)) for one in models[:MOST_MODELS]]
+    listed = models[:MOST_MODELS]
+    marked = f" A model with {UNVERIFIED_MARK} was attacked by no verifying suite."
     by_class = Heat(
         heading="Robust accuracy by class",
         corner="model",
         columns=[names[one] for one in shown],
-        rows=rows,
+        rows=[(_row_name(one), _by_class(one.verdicts, shown)) for one in listed],
         note=(
-            "In %, of the images of each class: the worst case over the attacks behind the model's headline. A model"
-            f" with {UNVERIFIED_MARK} was attacked by no verifying suite.{only}"
+            "In %, of the images of each class: the worst case over the attacks behind the model's headline."
+            f"{'' if all(one.verified for one in listed) else marked}{only}"
         ),
     )
     chosen = next((one for one in models if one.name == best), models[0])
