@@ -7,7 +7,8 @@ Each search runs as a bare loop in its own process. All trials have the same num
 (clean, verified robust) accuracy above (0, 0), on validation images, times 100 x 100. A second run reuses finished
 results.
 
-a  samplers compared with random search: hypervolume after all trials and after half of them
+a  samplers compared with random search: hypervolume after all trials and after half of them. With auto+NAME, a sampler
+   that starts from another search is also compared with itself.
 b  successive halving compared with full trials: what it loses and what it saves
 c  the same search with objective PGD-20 and with the verified suite: both fronts under AutoAttack's standard suite
 d  the overhead of the platform: the same trials on Ray Tune and as a bare loop
@@ -44,6 +45,7 @@ from bat_core.errors import InputError
 
 TPE = Kind(name="tpe")
 PGD = Kind(name="pgd", objective="clean+pgd")
+Differences = dict[int, dict[str, float]]  # by number of trials
 SAME_TRIALS = ("dataset", "model", "epochs", "train_size", "val_size", "num_trials")
 WITHIN_POINTS, SHARE_OF_COMPUTE = 1.0, 0.4  # targets of part b
 
@@ -89,8 +91,8 @@ class Options:
     problems: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("gp", "forest", "analytic")
     """Part surrogate: the problems, gp, forest, analytic and budget (gp at a smaller evaluation budget)."""
     contenders: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("random", "tpe", "auto")
-    """Parts a and surrogate: the samplers to compare with random. In part surrogate, auto+NAME starts from a search on
-    problem NAME."""
+    """Parts a and surrogate: the samplers to compare with random. auto+NAME starts from another search: of problem NAME
+    in part surrogate; in part a from a finished one in --cache, as in auto+digits-random."""
     searches: int = 50
     """Part surrogate: searches of each contender."""
     counts: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (10, 20, 40, 80)
@@ -122,7 +124,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
     halved = Kind(
         name="halving" if options.grace is None else f"halving{options.grace}", halving=True, grace=options.grace
     )
-    by_sampler = tuple(Kind(name=name, sampler=name) for name in dict.fromkeys((BAR, *options.contenders)))
+    by_sampler = tuple(map(_kind, dict.fromkeys((BAR, *options.contenders))))
     kinds = {"a": by_sampler, "b": (TPE, halved), "c": (TPE, PGD)}
     wanted = dict.fromkeys(kind for part in options.parts for kind in kinds.get(part, ()))
     outcomes = _searches(options, setting, tuple(wanted))
@@ -148,6 +150,11 @@ def main(options: Options = Options()) -> dict[str, Any]:
             report["parts"][part] = overhead(setting, long_epochs=options.long_epochs, processes=options.processes)
         write_report(options.output, report)
     return report
+
+
+def _kind(contender: str) -> Kind:
+    sampler, _, prior = contender.partition("+")
+    return Kind(name=contender, sampler=sampler, prior=prior or None)
 
 
 def _searches(options: Options, setting: Setting, kinds: Sequence[Kind]) -> dict[Kind, list[Outcome]]:
@@ -218,20 +225,37 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
     if options.earlier is not None:
         seeds = [*_add(volumes, options.earlier, options), *seeds]
     bar = median(volumes[BAR][options.num_trials])
-    differences: dict[str, dict[int, dict[str, float]]] = {}
+    differences = _above(volumes, {name: BAR for name in volumes if name != BAR})
+    alone = {name: name.partition("+")[0] for name in volumes if "+" in name}
+    without_prior = _above(volumes, {name: rival for name, rival in alone.items() if rival in volumes})
     rows = []
     for name, by_count in volumes.items():
         for after, values in by_count.items():
             row = [f"{name}, {after} trials", f"{median(values):.0f}", f"{min(values):.0f} to {max(values):.0f}"]
-            if name != BAR:
-                one = _difference(values, volumes[BAR][after])
-                differences.setdefault(name, {})[after] = one
-                row += [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
-            rows.append([*row, *[""] * (5 - len(row)), yes_or_no(median(values) >= bar)])
+            row += _in_words(differences[name][after]) if name in differences else ["", ""]
+            rows.append([*row, yes_or_no(median(values) >= bar)])
     title = f"a: hypervolume, {len(seeds)} searches each, n = {options.val_size} validation images"
     columns = ("search", "median", "least to most", "above random", "p", f"reaches random's {bar:.0f}")
     table(title, columns, rows)
-    return {"seeds": seeds, "hypervolume": volumes, "bar": bar, "above_random": differences}
+    for name, by_after in without_prior.items():
+        for after, one in by_after.items():
+            said, p = _in_words(one)
+            say(f"{name} above {alone[name]}, {after} trials: {said}, p {p}")
+    return {
+        "seeds": seeds, "hypervolume": volumes, "bar": bar, "above_random": differences, "above_alone": without_prior
+    }  # fmt: skip
+
+
+def _above(volumes: dict[str, dict[int, list[float]]], rivals: dict[str, str]) -> dict[str, Differences]:
+    """The differences of samplers from their rivals, by number of trials."""
+    return {
+        name: {after: _difference(values, volumes[rival][after]) for after, values in volumes[name].items()}
+        for name, rival in rivals.items()
+    }
+
+
+def _in_words(one: dict[str, float]) -> list[str]:
+    return [f"{one['difference']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})", f"{one['p']:.2g}"]
 
 
 def _add(volumes: dict[str, dict[int, list[float]]], path: Path, options: Options) -> list[int]:

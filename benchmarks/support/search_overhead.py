@@ -12,7 +12,7 @@ import torch
 
 from bat_core.data import Dataset
 from support.common import say, table, yes_or_no
-from support.searches import Setting, new_sweep, run_one, timed
+from support.searches import Kind, Setting, new_sweep, run_one, timed
 from sweeps.engine.ray_backend import cluster
 from sweeps.engine.ray_backend.search import search_trials
 from sweeps.engine.ray_backend.tuning import TuneRun
@@ -30,7 +30,7 @@ SHORT, LONG = 12, 6  # trials per turn
 def overhead(setting: Setting, *, long_epochs: int, processes: int) -> dict[str, Any]:
     """The wall time of a search on Ray minus that of its trials in bare processes, `processes` at a time."""
     dataset = setting.images()
-    base = setting.search(dataset, seed=0, num_trials=SHORT, sampler="random", objective="clean+robust")
+    base = setting.search(dataset, Kind(name="random", sampler="random"), seed=0, num_trials=SHORT)
     cases = {"short": (base, SHORT, TURNS), "long": (_longer(base, long_epochs), LONG, 1)}
     rows, measured = [], {}
     for name, (search, count, turns) in cases.items():

@@ -18,6 +18,7 @@ from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.run import search_rungs
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
+from sweeps.engine.search.warm_start import add_warm_start
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
@@ -46,7 +47,8 @@ class Setting:
         )
         return load_images(options.data_config(), self.data_dir, download=False)
 
-    def search(self, dataset: Dataset, *, seed: int, num_trials: int, sampler: str, objective: str) -> Search:
+    def search(self, dataset: Dataset, kind: "Kind", *, seed: int, num_trials: int) -> Search:
+        earlier = () if kind.prior is None else (self.folder(kind.prior, seed),)
         return SearchOptions(
             dataset=self.dataset,
             train_size=self.train_size,
@@ -56,22 +58,29 @@ class Setting:
             schedule="one_cycle",
             seed=seed,
             num_trials=num_trials,
-            sampler=sampler,
-            objective=objective,
+            sampler=kind.sampler,
+            objective=kind.objective,
             early_stopping="none",
             verify_all=True,
+            warm_start=earlier,
         ).search(dataset)
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Where the search of a data set and kind, such as digits-random, is kept."""
+        return (self.cache / f"{name}-{seed}").resolve()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of search."""
+    """One kind of search. `prior` names other searches in the cache, as in digits-random: that of the same seed is the
+    warm start."""
 
     name: str
     sampler: str = "tpe"
     objective: str = "clean+robust"
     halving: bool = False
     grace: int | None = None
+    prior: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Outcome:
 
 def run(setting: Setting, kind: Kind, seed: int, num_trials: int) -> Outcome:
     """Run one search, trial after trial, on one thread."""
-    place = (setting.cache / f"{setting.dataset}-{kind.name}-{seed}").resolve()
+    place = setting.folder(f"{setting.dataset}-{kind.name}", seed)
     with sole_driver(place.with_name(f".{place.name}"), "search"):
         return _run(setting, kind, seed, num_trials, SweepFolder(place))
 
@@ -100,13 +109,15 @@ def run(setting: Setting, kind: Kind, seed: int, num_trials: int) -> Outcome:
 def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: SweepFolder) -> Outcome:
     torch.set_num_threads(1)
     dataset = setting.images()
-    search = setting.search(dataset, seed=seed, num_trials=num_trials, sampler=kind.sampler, objective=kind.objective)
+    search = setting.search(dataset, kind, seed=seed, num_trials=num_trials)
     if kind.halving:
         default = default_halving(search.objective, setting.epochs)
         search = replace(search, halving=replace(default, grace=kind.grace or default.grace))
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
+    for source in sorted(set(search.warm_start) - study.sources()):
+        add_warm_start(study, source, sweep.pixel)
     run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
     rungs = search_rungs(search)
     halving = EpochASHA(run, study.trials(), rungs) if rungs else None

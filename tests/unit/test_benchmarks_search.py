@@ -13,6 +13,7 @@ import pytest
 from bat_core.errors import InputError
 from search_spaces.base import get_space
 from search_spaces.encoding import Encoding
+from sweeps.engine.search.spec import read_search
 from sweeps.engine.storage.locks import exclusive
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -87,6 +88,19 @@ def test_a_prior_is_tested_against_the_same_sampler_without_it(search, tmp_path)
     found = contests["analytic, 1 workers"]
     assert list(found["auto+budget"]["p"]) == ["random", "auto"]
     assert list(found["auto"]["p"]) == ["random"]
+
+
+def test_a_real_search_starts_from_another_one_in_the_cache(search, tmp_path):
+    report = search.main(
+        search.Options(
+            parts=("a",), contenders=("auto", "auto+digits-random"), num_trials=2, seeds=(3,), model="small_cnn_4",
+            epochs=1, train_size=80, val_size=20, processes=1, cache=tmp_path,
+        )
+    )["parts"]["a"]  # fmt: skip
+    assert read_search(tmp_path / "digits-auto+digits-random-3").warm_start == (str(tmp_path / "digits-random-3"),)
+    assert list(report["above_alone"]) == ["auto+digits-random"]
+    assert list(report["above_random"]) == ["auto", "auto+digits-random"]
+    assert {len(each) for by_count in report["hypervolume"].values() for each in by_count.values()} == {1}
 
 
 def test_earlier_searches_with_other_seeds_are_added(search, tmp_path):

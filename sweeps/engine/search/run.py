@@ -29,7 +29,7 @@ from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.threats import compared_by
 from sweeps.engine.search.trial_config import trial_config
-from sweeps.engine.search.warm_start import prior_rows, read_warm_start
+from sweeps.engine.search.warm_start import add_warm_start, read_warm_start
 from sweeps.engine.storage.files import pasted, relative
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Report
@@ -59,7 +59,8 @@ def run_search(options: SearchOptions) -> int:
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
         for source in sorted(set(search.warm_start) - study.sources()):
-            _add_warm_start(session, study, source)
+            if said := add_warm_start(study, source, session.sweep.pixel):
+                session.console.print(said, highlight=False)
         with session.tracker.running():
             over = _run_trials(session, search, study)
             finalists, champion = run_finalists(session, search) if over else ([], None)
@@ -133,18 +134,6 @@ def _value(value: Value, unit: Unit | None) -> str:
         return show_value(value)
     shown = unit.amount(float(value), 4)
     return f"{shown} = {float(value) * 255:.4g}/255" if unit.norm == LINF else shown
-
-
-def _add_warm_start(session: SweepSession, study: SearchStudy, source: str) -> None:
-    """Add an earlier search: as observations, or as a prior if it is not comparable."""
-    start = read_warm_start(Path(source), study.search, session.sweep.pixel)
-    if start.difference is None:
-        study.add(start.trials, source)
-        return
-    rows = prior_rows(start, study.search)
-    study.expect(rows, source)
-    said = f"{source} is not comparable ({start.difference}): {len(rows)} of its trials are a prior of the sampler"
-    session.console.print(said, highlight=False)
 
 
 def _run_trials(session: SweepSession, search: Search, study: SearchStudy) -> bool:

@@ -11,6 +11,7 @@ from sweeps.engine.search.objectives import get_objective
 from sweeps.engine.search.results import Score, scores
 from sweeps.engine.search.samplers import free
 from sweeps.engine.search.spec import Search, differences, read_search
+from sweeps.engine.search.study import SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.sweep.folder import SweepFolder
 
@@ -60,6 +61,23 @@ def read_warm_start(path: Path, search: Search, pixel: float) -> WarmStart:
     if not (found := scores(sweep, folder)):
         raise InputError(f"--warm-start {str(path)!r} has no finished trial: name another search")
     return WarmStart(trials=tuple(found), difference=said, scale=pixel / sweep.pixel)
+
+
+def add_warm_start(study: SearchStudy, source: str, pixel: float) -> str:
+    """Enter an earlier search into a study: as observations, or as a prior if it is not comparable.
+
+    Returns:
+        That it is not comparable, and why; empty if it is.
+    Raises:
+        InputError: see `read_warm_start`.
+    """
+    start = read_warm_start(Path(source), study.search, pixel)
+    if start.difference is None:
+        study.add(start.trials, source)
+        return ""
+    rows = prior_rows(start, study.search)
+    study.expect(rows, source)
+    return f"{source} is not comparable ({start.difference}): {len(rows)} of its trials are a prior of the sampler"
 
 
 def prior_rows(start: WarmStart, search: Search) -> list[dict[str, Any]]:
