@@ -24,6 +24,7 @@ Depth: TypeAlias = Literal["cheap", "full"]
 DEPTHS: tuple[Depth, ...] = ("cheap", "full")
 
 ROUNDING = 1e-9  # far below 1/n: a value equal to a limit but for rounding reaches it
+LOWEST_SHARE = 0.02  # the lowest limit on a share of the images
 MIN_IMAGES = 20  # with fewer images a sound model may well predict one class for all of them
 ONE_CLASS = "one_class"  # the flag of a model that has learnt nothing
 NOTHING_TO_MASK = "nothing to mask"  # what is said in place of "clear" where there is no robustness

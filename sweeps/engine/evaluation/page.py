@@ -14,7 +14,7 @@ from sweeps.engine.evaluation import sampled_report
 from sweeps.engine.evaluation.attack import Evaluation
 from sweeps.engine.evaluation.audit import audit_in_words
 from sweeps.engine.evaluation.exactness import best_in_words, exactness
-from sweeps.engine.evaluation.report import DETAIL, details, settings
+from sweeps.engine.evaluation.report import DETAIL, details, flags_from_few, settings
 from sweeps.engine.pages.charts import Accuracies, Chart, accuracies_chart
 from sweeps.engine.pages.classes import Judged, class_sections
 from sweeps.engine.pages.document import (
@@ -58,7 +58,7 @@ def evaluation_page(
             _drawn(evaluation, ranked) if evaluation.sampled else _leaderboard(evaluation, ranked),
             *gallery,
             *(_by_attack(evaluation, ranked, judged, class_names) if evaluation.entries() else ()),
-            _flags(ranked),
+            _flags(evaluation, ranked),
             _settings(evaluation),
             _commands(evaluation),
         ],
@@ -164,7 +164,7 @@ def _attacks(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
     )
 
 
-def _flags(ranked: Sequence[Summary]) -> Table:
+def _flags(evaluation: Evaluation, ranked: Sequence[Summary]) -> Table:
     rows: list[list[Cell | str]] = []
     for one in ranked:
         for flag in one["flags"]:
@@ -174,7 +174,8 @@ def _flags(ranked: Sequence[Summary]) -> Table:
         rows += [[str(one["model"]), "", "RobustBench", _prose(str(one["published"]))]] if "published" in one else []
         if "audit" in one:
             rows.append([str(one["model"]), "", "audit", _prose(audit_in_words(one["audit"]))])
-    note = "" if rows else "No red flag of gradient masking, and nothing to report about how the models are called."
+    clear = "No red flag of gradient masking, and nothing to report about how the models are called."
+    note = flags_from_few(evaluation, ranked) if rows else clear
     columns = ("model", "verdict", "name", "what was seen")
     return Table(heading="Red flags and findings", columns=columns, rows=rows, note=note)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bat_core.masking.flags import status_in_words
+from bat_core.masking.checks import IMAGES
+from bat_core.masking.flags import LOWEST_SHARE, status_in_words
 from bat_core.norms import LINF, TITLES
 from bat_core.suites import is_verified
 from sweeps.engine.cli.live_table import MASKING_STYLES, masking_style
 from sweeps.engine.cli.markdown import document, pipe_table
-from sweeps.engine.cli.text import UNVERIFIED_HEAD, UNVERIFIED_MARK, percent, percent_range
+from sweeps.engine.cli.text import UNVERIFIED_HEAD, UNVERIFIED_MARK, counted, percent, percent_range
 from sweeps.engine.evaluation import sampled_report
 from sweeps.engine.evaluation.attack import FIRST, Evaluation
 from sweeps.engine.evaluation.audit import audit_in_words
@@ -96,7 +98,17 @@ def captions(evaluation: Evaluation, summaries: Sequence[Summary]) -> list[str]:
         lines += [sampled_report.sentence(evaluation, one) for one in summaries]
     if evaluation.candidates:
         lines.append(best_in_words(evaluation, summaries))
+    if few := flags_from_few(evaluation, summaries):
+        lines.append(few)
     return lines + [f"{one['model']}, audit: {audit_in_words(one['audit'])}" for one in summaries if "audit" in one]
+
+
+def flags_from_few(evaluation: Evaluation, summaries: Sequence[Summary]) -> str:
+    """That red flags rest on fewer images than the checks' limits are meant for; empty if none does."""
+    if evaluation.n >= IMAGES or not any(one["flags"] for one in summaries):
+        return ""
+    few, seen = counted(math.ceil(LOWEST_SHARE * evaluation.n), "image"), counted(evaluation.n, "image")
+    return f"The checks for masked gradients saw {seen} instead of {IMAGES}: {few} can be enough for a flag."
 
 
 def settings(evaluation: Evaluation) -> str:

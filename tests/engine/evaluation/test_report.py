@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -170,6 +171,11 @@ def test_a_flag_and_a_finding_are_said_wherever_the_number_is(summaries):
     text = printed(made, [flagged, other])
     assert "one is masked (zero_gradient): 40.0% have no gradient [at all]; it cannot move" in text
     assert "one: the model [is] random" in text
+    few = "The checks for masked gradients saw 40 images instead of 200: 1 image can be enough for a flag."
+    assert few in text
+    assert few in markdown(made, [flagged, other])
+    assert few not in printed(made, [summary, other])
+    assert few not in printed(replace(made, n=200), [flagged, other])
     assert tables(text)[-1][1][0][-1] == "masked"
     assert "- one: zero_gradient: 40.0% have no gradient [at all]" in markdown(made, [flagged, other])
     worst = [

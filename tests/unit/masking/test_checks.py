@@ -6,7 +6,7 @@ from torch import nn
 
 from bat_core.attacks import Square, fgsm
 from bat_core.masking.checks import attacks, examine
-from bat_core.masking.flags import CHECKS, Evidence, Findings, conclude, get_check
+from bat_core.masking.flags import CHECKS, LOWEST_SHARE, Evidence, Findings, conclude, get_check
 
 from ..toys import Linear, normal, uniform
 
@@ -75,6 +75,10 @@ def test_a_check_is_raised_at_its_limits_and_not_below(check):
             assert raised.masking_status == masking_status
             assert raised.value == pytest.approx(limit, abs=1e-12)
             assert raised.limit == (check.masked if masking_status == "masked" else check.suspect)
+
+
+def test_no_limit_on_a_share_of_the_images_is_below_the_one_that_is_named():
+    assert min(check.suspect for check in CHECKS if check.name != "random_output") == LOWEST_SHARE  # of the logits
 
 
 @pytest.mark.parametrize("n", [20, 100, 120, 200])
