@@ -115,9 +115,9 @@ def test_a_trial_that_is_killed_among_its_loaders_goes_on_bit_for_bit(
     while len(read_status(tmp_path / "killed").epochs) < 2 or len(loaders) < 2:
         assert process.poll() is None
         loaders = psutil.Process(process.pid).children()
-    process.kill()  # its loaders' processes may live on for seconds
+    process.kill()
     process.wait()
-    with exclusive(tmp_path / "killed" / ".lock", wait=False):
+    with exclusive(tmp_path / "killed" / ".lock"):  # a loader that was forked this moment has yet to let go of it
         pass
     assert read_status(tmp_path / "killed").phase == "training"
 
