@@ -34,7 +34,7 @@ from cyclopts import Parameter
 from scipy.stats import bootstrap
 from support.common import command, machine, say, table, write_report, yes_or_no
 from support.search_contest import BAR, contest, rank_test
-from support.search_kept import KeptRuns
+from support.search_kept import KeptRuns, sampler_and_prior
 from support.search_masks import compare_fronts
 from support.search_overhead import overhead
 from support.search_replay import replay
@@ -153,7 +153,7 @@ def main(options: Options = Options()) -> dict[str, Any]:
 
 
 def _kind(contender: str) -> Kind:
-    sampler, _, prior = contender.partition("+")
+    sampler, prior = sampler_and_prior(contender)
     return Kind(name=contender, sampler=sampler, prior=prior or None)
 
 
@@ -189,8 +189,8 @@ def surrogate(options: Options, report: dict[str, Any]) -> dict[str, Any]:
     for name, given in (("counts", options.counts), ("workers", options.workers), ("searches", (options.searches,))):
         if not given or min(given) < 1:
             raise InputError(f"--{name} must be at least 1")
-    priors = (name.partition("+")[2] for name in options.contenders)
-    named = [*options.problems, *filter(None, priors)]
+    priors = [prior for _, prior in map(sampler_and_prior, options.contenders) if prior]
+    named = [*options.problems, *priors]
     trials = () if set(named) == {"analytic"} else tuple(_recorded(options))
     problems = Problems(trials, options.val_size)
     for name in named:
@@ -226,8 +226,9 @@ def samplers(outcomes: dict[str, list[Outcome]], options: Options) -> dict[str, 
         seeds = [*_add(volumes, options.earlier, options), *seeds]
     bar = median(volumes[BAR][options.num_trials])
     differences = _above(volumes, {name: BAR for name in volumes if name != BAR})
-    alone = {name: name.partition("+")[0] for name in volumes if "+" in name}
-    without_prior = _above(volumes, {name: rival for name, rival in alone.items() if rival in volumes})
+    pairs = ((name, sampler_and_prior(name)[0]) for name in volumes)
+    alone = {name: sampler for name, sampler in pairs if sampler != name and sampler in volumes}
+    without_prior = _above(volumes, alone)
     rows = []
     for name, by_count in volumes.items():
         for after, values in by_count.items():

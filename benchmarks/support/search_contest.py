@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from support.common import say, table
-from support.search_kept import KeptRuns, Searches
+from support.search_kept import KeptRuns, Searches, sampler_and_prior
 from support.search_simulation import Run
 
 BAR, RIVAL = "random", "tpe"
@@ -79,7 +79,7 @@ def _summary(runs: dict[str, list[Run]], trials: Sequence[int]) -> dict[str, Any
 
 def _rivals(name: str) -> list[str]:
     """What a contender is tested against: random, TPE, and for one with a prior the same sampler without it."""
-    alone = name.partition("+")[0]
+    alone, _ = sampler_and_prior(name)
     return [rival for rival in dict.fromkeys((BAR, RIVAL, alone)) if rival != name]
 
 

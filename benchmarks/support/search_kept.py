@@ -15,6 +15,12 @@ from sweeps.engine.storage.locks import exclusive
 RUNS = "surrogate.jsonl"
 
 
+def sampler_and_prior(contender: str) -> tuple[str, str]:
+    """The sampler of a contender such as auto+budget, and what its prior is from: empty if it has none."""
+    sampler, _, prior = contender.partition("+")
+    return sampler, prior
+
+
 @dataclass(frozen=True)
 class Searches:
     """Searches of one contender on one problem, one per seed. `auto+NAME` has a prior from a search on problem NAME."""
@@ -77,7 +83,7 @@ class KeptRuns:
             return
 
     def _simulated(self, searches: Searches, seed: int) -> Run:
-        sampler, _, other = searches.contender.partition("+")
+        sampler, other = sampler_and_prior(searches.contender)
         prior = earlier_search(self._problems.named(other), seed) if other else []
         problem = self._problems.named(searches.problem)
         return simulate(problem, sampler, seed=seed, trials=searches.trials, workers=searches.workers, prior=prior)

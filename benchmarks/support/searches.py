@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from bat_core.data import Dataset
+from support.common import say
 from sweeps.engine.cli.options import load_images
 from sweeps.engine.ray_backend.search import EpochASHA, SearchScheduler
 from sweeps.engine.ray_backend.tuning import TuneRun
@@ -18,7 +19,7 @@ from sweeps.engine.search.results import Score, scores, volume
 from sweeps.engine.search.run import search_rungs
 from sweeps.engine.search.spec import Search
 from sweeps.engine.search.study import SearchStudy
-from sweeps.engine.search.warm_start import add_warm_start
+from sweeps.engine.search.warm_start import add_warm_starts
 from sweeps.engine.storage.locks import sole_driver
 from sweeps.engine.sweep.folder import SweepFolder
 from sweeps.engine.sweep.records import read_status
@@ -116,8 +117,8 @@ def _run(setting: Setting, kind: Kind, seed: int, num_trials: int, folder: Sweep
     sweep = _sweep(folder, dataset)
     search.write(folder)
     study = SearchStudy(search, sweep, folder)
-    for source in sorted(set(search.warm_start) - study.sources()):
-        add_warm_start(study, source, sweep.pixel)
+    for said in add_warm_starts(study, sweep.pixel):
+        say(said)
     run = TuneRun(sweep=sweep, folder=folder, dataset=dataset, concurrent=1)
     rungs = search_rungs(search)
     halving = EpochASHA(run, study.trials(), rungs) if rungs else None

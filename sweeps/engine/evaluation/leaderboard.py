@@ -37,8 +37,8 @@ from sweeps.engine.pages.document import (
 )
 
 COLUMNS = ("model", "clean", *ROBUST_COLUMNS, "checks", "suite", "n")
-PROTOCOL = ("suite", "n", "recipe", "trained at", "seed", "network", "training data", "folder")  # often all the same
 MORE = ("recipe", "trained at", "seed", "training", "network", "training data", "folder")
+OFTEN_SHARED = ("suite", "n", *(name for name in MORE if name != "training"))
 NOTE = (
     "Robust: correct against every attack of the suite, with a 95 % Wilson interval over images. Verified: a verifying"
     " suite is among the attacks. Stronger attacks can only lower a number that is not verified. Models whose suites"
@@ -151,7 +151,7 @@ def as_page(entries: Sequence[Entry], corrupted: Sequence[UnderCorruptions] = ()
             note=" ".join([NOTE, *protocol(members)]),
         )
         .without_empty(UNVERIFIED_COLUMNS)
-        .without_common(PROTOCOL)
+        .without_common(OFTEN_SHARED)
         for group, members in groups.items()
     ]
     return render(

@@ -29,7 +29,7 @@ from sweeps.engine.search.study import STUDY, SearchStudy
 from sweeps.engine.search.text import is_amount
 from sweeps.engine.search.threats import compared_by
 from sweeps.engine.search.trial_config import trial_config
-from sweeps.engine.search.warm_start import add_warm_start, read_warm_start
+from sweeps.engine.search.warm_start import add_warm_starts, read_warm_start
 from sweeps.engine.storage.files import pasted, relative
 from sweeps.engine.sweep.records import read_status
 from sweeps.engine.sweep.spec import Report
@@ -58,9 +58,8 @@ def run_search(options: SearchOptions) -> int:
         folder = session.folder
         search.write(folder)
         study = SearchStudy(search, session.sweep, folder)
-        for source in sorted(set(search.warm_start) - study.sources()):
-            if said := add_warm_start(study, source, session.sweep.pixel):
-                session.console.print(said, highlight=False)
+        for said in add_warm_starts(study, session.sweep.pixel):
+            session.console.print(said, highlight=False)
         with session.tracker.running():
             over = _run_trials(session, search, study)
             finalists, champion = run_finalists(session, search) if over else ([], None)

@@ -63,21 +63,25 @@ def read_warm_start(path: Path, search: Search, pixel: float) -> WarmStart:
     return WarmStart(trials=tuple(found), difference=said, scale=pixel / sweep.pixel)
 
 
-def add_warm_start(study: SearchStudy, source: str, pixel: float) -> str:
-    """Enter an earlier search into a study: as observations, or as a prior if it is not comparable.
+def add_warm_starts(study: SearchStudy, pixel: float) -> list[str]:
+    """Enter the earlier searches that a study lacks: as observations, or as a prior if they are not comparable.
 
     Returns:
-        That it is not comparable, and why; empty if it is.
+        A sentence for each that is not comparable, with the reason.
     Raises:
         InputError: see `read_warm_start`.
     """
-    start = read_warm_start(Path(source), study.search, pixel)
-    if start.difference is None:
-        study.add(start.trials, source)
-        return ""
-    rows = prior_rows(start, study.search)
-    study.expect(rows, source)
-    return f"{source} is not comparable ({start.difference}): {len(rows)} of its trials are a prior of the sampler"
+    said = []
+    for source in sorted(set(study.search.warm_start) - study.sources()):
+        start = read_warm_start(Path(source), study.search, pixel)
+        if start.difference is None:
+            study.add(start.trials, source)
+            continue
+        rows = prior_rows(start, study.search)
+        study.expect(rows, source)
+        reason = f"{source} is not comparable ({start.difference})"
+        said.append(f"{reason}: {len(rows)} of its trials are a prior of the sampler")
+    return said
 
 
 def prior_rows(start: WarmStart, search: Search) -> list[dict[str, Any]]:
