@@ -117,7 +117,7 @@ class _Board:
         others = [(trial, status) for trial, status in self.rows if trial.id not in ended]
         rows = [self._row(trial, status, result) for trial, status, result in self.finished]
         rows += [self._row(trial, status, None) for trial, status in others]
-        return Table(
+        table = Table(
             heading="Leaderboard",
             columns=COLUMNS,
             rows=rows,
@@ -127,7 +127,8 @@ class _Board:
                 " other numbers are in a column of their own: stronger attacks can only lower them. 95 %: Wilson"
                 " intervals over test images, which say nothing of the spread over seeds."
             ),
-        ).without_empty(UNVERIFIED_COLUMNS)
+        )
+        return table.without_empty(UNVERIFIED_COLUMNS).without_common(("n", "suite"))
 
     def _row(self, trial: Trial, status: TrialStatus, result: dict[str, Any] | None) -> list[Cell | str]:
         pixels = self.sweep.budget_in_pixels(trial)
@@ -141,14 +142,14 @@ class _Board:
             state = f"{status.phase}: {status.reason}" if status.reason else status.phase
             if status.bound is not None:
                 state = f"not verified: {status.reason}"
-            return [*row, *([NONE] * 7), "", trained, Cell(state, look=status.phase), setting]
+            return [*row, *([NONE] * 8), trained, Cell(state, look=status.phase), setting]
         clean, robust = result["clean_acc"], result["robust_acc"]
         reach = wilson(round(robust * result["robust_n"]), result["robust_n"])
         row += [Cell(percent(clean), clean), *robust_cells(robust, reach, verified=is_verified(result["suite"]))]
         verdict = verdict_cell(result["verdict"], robust)
         state = "finished" if status.collapsed is None else f"finished, collapsed at epoch {status.collapsed}"
         n = Cell(str(result["robust_n"]), result["robust_n"])
-        return [*row, verdict, n, result["suite"], trained, state, setting]
+        return [*row, verdict, n, Cell(result["suite"], look="name"), trained, state, setting]
 
     def classes(self) -> list[Section]:
         """Robust accuracy by class, and the best verified model's confusion matrix."""

@@ -61,6 +61,24 @@ def cells(page, heading="Leaderboard"):
     return {row["model"]: row for row in rows}
 
 
+def test_the_suite_that_all_models_met_is_said_once(board):
+    sweep, folder, (one, other) = board("one", "other")
+    for trial in (one, other):
+        finish(folder, trial, robust=2)
+    page = sweep_page(sweep, folder, STORY)
+    (table,) = [section for section in page.sections if section.heading == "Leaderboard"]
+    assert not {"n", "suite"} & set(table.columns)
+    assert table.note.startswith(f"The same for all: n 4, suite {evaluation_suite(ATTACK).label_for('clear')}. ")
+
+
+def test_where_no_model_met_a_suite_nothing_is_said_of_one(board):
+    sweep, folder, trials = board("one", "other")
+    for trial in trials:
+        Record(folder.trial(trial)).append("failed", reason="out of memory")
+    (table, *_) = [one for one in sweep_page(sweep, folder, STORY).sections if one.heading == "Leaderboard"]
+    assert table.note.startswith("Robust: ")
+
+
 def test_an_unverified_number_is_never_among_the_verified(board):
     sweep, folder, (good, loud, masked, failed) = board("good", "loud", "masked", "failed")
     finish(folder, good, robust=2)
